@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::run::{PerPhase, Phase};
+
+pub(crate) const HELP: &str = "\
+usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [--quick] [--tasks N] [--maxclients N]
+
+  --start cold|warm   what the application holds when the server fills: nothing (default), or four connections
+  --url URL           use this server instead of starting one. It has to be on this machine, and every slot it has
+                      left will be held for some seconds. Its configuration is not touched
+  --svg PATH          where to draw the chart (default target/retry_storm.svg)
+  --json PATH         write the numbers there, too
+  --quick             shorter phases: half a minute instead of more than one
+  --tasks N           sources of requests, each sending one request every 5 ms (default 64)
+  --maxclients N      slots of the server that is started (default 32)
+  --help              this text
+";
+
+/// Connections each pool may hold, the same for all.
+pub(crate) const POOL_SIZE: usize = 16;
+
+pub(crate) enum Command {
+    Run(Args),
+    Help,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Cold,
+    Warm,
+}
+
+#[derive(Debug)]
+pub(crate) struct Args {
+    pub(crate) start: Start,
+    pub(crate) url: Option<String>,
+    pub(crate) svg: PathBuf,
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) tasks: usize,
+    pub(crate) maxclients: u32,
+    /// How long each phase lasts.
+    pub(crate) phases: PerPhase<Duration>,
+}
+
+impl Start {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cold" => Ok(Self::Cold),
+            "warm" => Ok(Self::Warm),
+            _ => Err("expected cold or warm".to_owned()),
+        }
+    }
+}
+
+/// Five seconds is the longest the guard waits between two dials, so `recovered` has to be longer than that. When the
+/// full phase is two seconds, the guard has not yet come to waits over 3.2 s (50 ms doubled from dial to dial).
+const FULL_LENGTH: PerPhase<Duration> =
+    PerPhase([Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(6)]);
+const QUICK: PerPhase<Duration> =
+    PerPhase([Duration::from_millis(700), Duration::from_secs(2), Duration::from_millis(3_300)]);
+
+pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut args = Args {
+        start: Start::Cold,
+        url: None,
+        svg: PathBuf::from("target/retry_storm.svg"),
+        json: None,
+        tasks: 64,
+        maxclients: 32,
+        phases: FULL_LENGTH,
+    };
+    let mut maxclients = None;
+    let mut words = words;
+    while let Some(word) = words.next() {
+        // Both `--flag value` and `--flag=value`.
+        let (flag, mut attached) = match word.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        let mut value =
+            || attached.take().or_else(|| words.next()).ok_or_else(|| format!("{flag} needs a value"));
+        match flag {
+            "--start" => args.start = parsed(flag, &value()?)?,
+            "--url" => args.url = Some(value()?),
+            "--svg" => args.svg = value()?.into(),
+            "--json" => args.json = Some(value()?.into()),
+            "--tasks" => args.tasks = parsed(flag, &value()?)?,
+            "--maxclients" => maxclients = Some(parsed(flag, &value()?)?),
+            "--quick" => args.phases = QUICK,
+            "--help" | "-h" => return Ok(Command::Help),
+            _ => return Err(format!("unknown argument `{word}`")),
+        }
+        if attached.is_some() {
+            return Err(format!("{flag} takes no value"));
+        }
+    }
+    if !(1..=4_096).contains(&args.tasks) {
+        return Err("--tasks: expected 1 to 4096".to_owned());
+    }
+    if let Some(n) = maxclients {
+        if args.url.is_some() {
+            return Err("--maxclients is for the server that is started; with --url the server's own counts".to_owned());
+        }
+        if !(24..=4_000).contains(&n) {
+            return Err(format!("--maxclients: expected 24 (a pool of {POOL_SIZE} and some room) to 4000"));
+        }
+        args.maxclients = n;
+    }
+    Ok(Command::Run(args))
+}
+
+fn parsed<T: FromStr<Err: ToString>>(flag: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|e: T::Err| format!("{flag} {text}: {}", e.to_string()))
+}
+
+impl Args {
+    /// When a phase begins, counted from the start of the first.
+    pub(crate) fn offset(&self, phase: Phase) -> Duration {
+        Phase::ALL.into_iter().take_while(|p| *p != phase).map(|p| self.phases[p]).sum()
+    }
+
+    /// All phases together.
+    pub(crate) fn length(&self) -> Duration {
+        self.phases.0.iter().sum()
+    }
+}

@@ -1,0 +1,167 @@
+//! The clients that are compared, each as a service would use it.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::{AsyncCommands, RedisResult, SetExpiry, SetOptions};
+use redis_guard::{Error, GuardedPool, Rejection};
+use tokio::time::Instant;
+
+use crate::Failure;
+use crate::args::POOL_SIZE;
+
+/// How long a caller waits for a connection, where the client lets one say so.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client under test. Clones share the same connections.
+pub(crate) trait Contender: Clone + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// Sets the client up without dialing: the server may be full.
+    fn open(url: &str) -> Result<Self, Failure>;
+
+    /// Comes to hold `n` connections, if it is one that holds several.
+    fn warm_up(&self, n: usize) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// One request: acquire a connection, `SET`, `GET`.
+    fn request(&self, key: &str) -> impl Future<Output = Result<(), Failed>> + Send;
+
+    /// The time to the next dial, from a client that can say.
+    fn next_dial_in(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// A request that failed.
+pub(crate) struct Failed {
+    pub(crate) message: String,
+    /// Set when an open breaker refused the request: how long it took to say so.
+    pub(crate) refused_within: Option<Duration>,
+}
+
+impl<E: Display> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { message: error.to_string(), refused_within: None }
+    }
+}
+
+/// What every request does with its connection.
+async fn set_and_get(connection: &mut (impl ConnectionLike + Send + Sync), key: &str) -> RedisResult<()> {
+    // The keys are deleted at the end of the run. Should it be interrupted, they expire.
+    let options = SetOptions::default().with_expiration(SetExpiry::EX(300));
+    let () = connection.set_options(key, "value", options).await?;
+    let _: String = connection.get(key).await?;
+    Ok(())
+}
+
+/// `deadpool_redis`, bare.
+#[derive(Clone)]
+pub(crate) struct BareDeadpool(deadpool_redis::Pool);
+
+impl Contender for BareDeadpool {
+    const NAME: &'static str = "deadpool-redis";
+
+    fn open(url: &str) -> Result<Self, Failure> {
+        let pool = deadpool_redis::Config::from_url(url)
+            .builder()?
+            .max_size(POOL_SIZE)
+            .wait_timeout(Some(ACQUIRE_TIMEOUT))
+            .runtime(deadpool_redis::Runtime::Tokio1)
+            .build()?;
+        Ok(Self(pool))
+    }
+
+    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+        try_join_all((0..n).map(|_| self.0.get())).await?;
+        Ok(())
+    }
+
+    async fn request(&self, key: &str) -> Result<(), Failed> {
+        let mut connection = self.0.get().await?;
+        Ok(set_and_get(&mut connection, key).await?)
+    }
+}
+
+/// `bb8_redis`.
+#[derive(Clone)]
+pub(crate) struct Bb8(bb8::Pool<bb8_redis::RedisConnectionManager>);
+
+impl Contender for Bb8 {
+    const NAME: &'static str = "bb8-redis";
+
+    fn open(url: &str) -> Result<Self, Failure> {
+        let manager = bb8_redis::RedisConnectionManager::new(url)?;
+        let pool = bb8::Pool::builder()
+            .max_size(u32::try_from(POOL_SIZE)?)
+            .connection_timeout(ACQUIRE_TIMEOUT)
+            .build_unchecked(manager);
+        Ok(Self(pool))
+    }
+
+    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+        try_join_all((0..n).map(|_| self.0.get())).await?;
+        Ok(())
+    }
+
+    async fn request(&self, key: &str) -> Result<(), Failed> {
+        let mut connection = self.0.get().await?;
+        Ok(set_and_get(&mut *connection, key).await?)
+    }
+}
+
+/// redis-rs' `ConnectionManager`: one connection that all tasks share, made anew when it dies.
+#[derive(Clone)]
+pub(crate) struct Manager(ConnectionManager);
+
+impl Contender for Manager {
+    const NAME: &'static str = "connection-manager";
+
+    fn open(url: &str) -> Result<Self, Failure> {
+        let client = redis::Client::open(url)?;
+        Ok(Self(ConnectionManager::new_lazy_with_config(client, ConnectionManagerConfig::new())?))
+    }
+
+    async fn warm_up(&self, _: usize) -> Result<(), Failure> {
+        let () = self.0.clone().ping().await?;
+        Ok(())
+    }
+
+    async fn request(&self, key: &str) -> Result<(), Failed> {
+        Ok(set_and_get(&mut self.0.clone(), key).await?)
+    }
+}
+
+/// redis-guard, with leases of its own connections.
+#[derive(Clone)]
+pub(crate) struct Guard(GuardedPool);
+
+impl Contender for Guard {
+    const NAME: &'static str = "redis-guard";
+
+    fn open(url: &str) -> Result<Self, Failure> {
+        let pool =
+            GuardedPool::builder(url).max_connections(POOL_SIZE).acquire_timeout(ACQUIRE_TIMEOUT).build()?;
+        Ok(Self(pool))
+    }
+
+    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+        self.0.warm_up(n).await?;
+        Ok(())
+    }
+
+    async fn request(&self, key: &str) -> Result<(), Failed> {
+        let asked = Instant::now();
+        let mut connection = self.0.get().await.map_err(|error| {
+            let heard = asked.elapsed();
+            let refused = matches!(error, Error::Rejected(Rejection::BreakerOpen { .. }));
+            Failed { refused_within: refused.then_some(heard), ..Failed::from(error) }
+        })?;
+        Ok(set_and_get(&mut connection, key).await?)
+    }
+
+    fn next_dial_in(&self) -> Option<Duration> {
+        self.0.status().breaker.next_dial_in
+    }
+}

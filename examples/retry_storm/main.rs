@@ -1,0 +1,119 @@
+//! A retry storm, and how to avoid it: what four Redis clients do when the server has no slot left.
+//!
+//! A Redis server takes at most `maxclients` connections. Here leaked connections hold all of them for a while, as
+//! they do when another service forgets to close its own. The same workload goes through bare deadpool-redis,
+//! bb8-redis, redis-rs' `ConnectionManager` and redis-guard, one after the other, in three phases:
+//!
+//! 1. **healthy**: there is room for everybody;
+//! 2. **full**: leaked connections hold every slot the application does not hold itself;
+//! 3. **recovered**: the leaked connections are closed, and the application may have its slots back.
+//!
+//! ```sh
+//! sudo apt-get install -y redis-server
+//! cargo run --release --example retry_storm                   # about a minute; starts a server of its own
+//! cargo run --release --example retry_storm -- --start warm   # the application holds four connections beforehand
+//! cargo run --release --example retry_storm -- --help
+//! ```
+//!
+//! It prints a table and draws `target/retry_storm.svg`: the dials the server refused, and the requests that
+//! succeeded, in every tenth of a second.
+//!
+//! # What to look for
+//! Before the server fills, the application is restarted. With `--start cold` it then holds nothing, so every request
+//! needs a new connection: a bare pool dials once for every request, thousands of times a second, against a server that has
+//! no room. With `--start warm` it holds four connections and could live on them; a bare pool still dials (and fails a
+//! request) whenever those four are busy, while the guard lets the request wait its turn.
+//!
+//! # How the requests arrive
+//! Each of 64 tasks stands for a source of requests. A request is one connection acquired, one `SET`, one `GET`. Every
+//! task sends one request each 5 ms, whatever became of the one before; if that took longer, the next follows at once.
+//! Nobody sleeps after a failure and nobody retries: a service does not choose when its next request arrives. The pace
+//! and the task are the same for all clients. All pools have the same size, and where a client has a time to wait for a
+//! connection, it is one second. Everything else is each client's default.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+mod args;
+mod chart;
+mod clients;
+mod report;
+mod run;
+mod storm;
+mod target;
+
+/// Starts a redis-server for us; the integration tests use the same.
+#[path = "../../tests/support/server.rs"]
+mod server;
+
+use args::{Args, Command};
+use clients::{BareDeadpool, Bb8, Guard, Manager};
+use run::Run;
+use storm::storm;
+use target::Target;
+
+/// What `main` prints when something could not be done. These are for people, so text is enough.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match args::parse(std::env::args().skip(1)) {
+        Ok(Command::Help) => {
+            print!("{}", args::HELP);
+            Ok(())
+        }
+        Ok(Command::Run(args)) => compare(&args).await,
+        Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("retry_storm: {failure}");
+            let mut cause = failure.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Puts the storm through one client after the other and reports.
+async fn compare(args: &Args) -> Result<(), Failure> {
+    for path in [Some(&args.svg), args.json.as_ref()].into_iter().flatten() {
+        writable(path).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    }
+    let mut target = Target::open(args)?;
+    eprintln!("{}", report::introduction(args, &target));
+
+    // A new client: a `Contender` in clients.rs and a line here.
+    let runs: [Run; 4] = [
+        storm::<BareDeadpool>(&mut target, args).await?,
+        storm::<Bb8>(&mut target, args).await?,
+        storm::<Manager>(&mut target, args).await?,
+        storm::<Guard>(&mut target, args).await?,
+    ];
+    target.clean_up(args.tasks)?;
+
+    println!("{}", report::text(args, &runs));
+    chart::draw(&args.svg, args, &runs)?;
+    println!("chart: {}", args.svg.display());
+    if let Some(path) = &args.json {
+        let report = serde_json::to_string_pretty(&report::json(args, &target, &runs))?;
+        fs::write(path, report + "\n")?;
+        println!("json:  {}", path.display());
+    }
+    Ok(())
+}
+
+/// Better to know before the run than after it.
+fn writable(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::OpenOptions::new().create(true).append(true).open(path)?;
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! The numbers: progress, tables, JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::args::{Args, POOL_SIZE, Start};
+use crate::run::{Phase, Run, Spread};
+use crate::target::Target;
+
+/// What is about to happen.
+pub(crate) fn introduction(args: &Args, target: &Target) -> String {
+    let whose = if target.is_own() { "a redis-server of our own" } else { "your server" };
+    let held = match args.start {
+        Start::Cold => "nothing",
+        Start::Warm => "a few connections",
+    };
+    format!(
+        "{whose} with maxclients {}; {} tasks, pools of {POOL_SIZE}; {} start: the application holds {held} when the \
+         server fills",
+        target.maxclients,
+        args.tasks,
+        args.start.as_str()
+    )
+}
+
+/// One client is done.
+pub(crate) fn progress(run: &Run) -> String {
+    let failed: u64 = run.failed.0.iter().sum();
+    let ok: usize = run.ok.0.iter().sum();
+    format!(
+        "{:<20} {} requests succeeded, {} failed, {} dials refused\n",
+        run.name,
+        thousands(ok),
+        thousands(failed),
+        thousands(run.dials_refused)
+    )
+}
+
+pub(crate) fn text(args: &Args, runs: &[Run]) -> String {
+    let mut out = String::new();
+    render(&mut out, args, runs).expect("writing to a String cannot fail");
+    out
+}
+
+fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
+    let [healthy, full, recovered] = Phase::ALL.map(|phase| args.phases[phase].as_secs_f64());
+    writeln!(out, "retry storm, {} start: requests that succeeded / failed", args.start.as_str())?;
+    writeln!(
+        out,
+        "{:<20}{:>14}{:>19}{:>19}{:>19}{:>17}",
+        "client",
+        "dials refused",
+        format!("healthy {healthy:.1} s"),
+        format!("full {full:.1} s"),
+        format!("recovered {recovered:.1} s"),
+        "first success*"
+    )?;
+    for run in runs {
+        write!(out, "{:<20}{:>14}", run.name, thousands(run.dials_refused))?;
+        for phase in Phase::ALL {
+            let counts = format!("{} / {}", thousands(run.ok[phase]), thousands(run.failed[phase]));
+            write!(out, "{counts:>19}")?;
+        }
+        writeln!(out, "{:>17}", run.first_success_after_freed.map_or_else(|| "none".to_owned(), pretty))?;
+    }
+    writeln!(out, "* after the slots were freed\n")?;
+
+    writeln!(out, "time of a successful request, p50 / p99")?;
+    for run in runs {
+        write!(out, "{:<34}", run.name)?;
+        for phase in Phase::ALL {
+            let times = run.took[phase]
+                .map_or_else(|| "-".to_owned(), |t| format!("{} / {}", pretty(t.p50), pretty(t.p99)));
+            write!(out, "{times:>19}")?;
+        }
+        writeln!(out)?;
+    }
+
+    writeln!(out, "\nwhat the callers were told while the server was full")?;
+    for run in runs {
+        let told = match &run.error {
+            Some(error) => error,
+            None if run.ok[Phase::Full] == 0 => "(nothing: they were all left waiting)",
+            None => "(no request failed)",
+        };
+        writeln!(out, "{:<20}{told}", run.name)?;
+    }
+
+    for run in runs {
+        if let Some(Spread { p50, p99, max }) = run.refusal {
+            writeln!(
+                out,
+                "\n{}: {} requests refused by the open breaker, told so within {} (p50), {} (p99), {} (longest)",
+                run.name,
+                thousands(run.refusals),
+                pretty(p50),
+                pretty(p99),
+                pretty(max)
+            )?;
+        }
+        if let Some(due) = run.open_time_in_force {
+            let first = run.first_success_after_freed.map_or_else(|| "none".to_owned(), pretty);
+            writeln!(
+                out,
+                "{}: when the slots were freed the next dial was due in {}; first success after {first}",
+                run.name,
+                pretty(due),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn json(args: &Args, target: &Target, runs: &[Run]) -> Value {
+    let by_phase = |value: &dyn Fn(Phase) -> Value| {
+        Value::Object(Phase::ALL.map(|phase| (phase.as_str().to_owned(), value(phase))).into_iter().collect())
+    };
+    let clients: Vec<Value> = runs
+        .iter()
+        .map(|run| {
+            json!({
+                "name": run.name,
+                "dials_refused": run.dials_refused,
+                "requests_ok": by_phase(&|phase| json!(run.ok[phase])),
+                "requests_failed": by_phase(&|phase| json!(run.failed[phase])),
+                "p50_us": by_phase(&|phase| json!(run.took[phase].map(|t| micros(t.p50)))),
+                "p99_us": by_phase(&|phase| json!(run.took[phase].map(|t| micros(t.p99)))),
+                "first_success_after_freed_ms": run.first_success_after_freed.map(millis),
+                "open_time_in_force_ms": run.open_time_in_force.map(millis),
+                "refusals": run.refusals,
+                "refusal_p50_us": run.refusal.map(|t| micros(t.p50)),
+                "refusal_p99_us": run.refusal.map(|t| micros(t.p99)),
+                "refusal_max_us": run.refusal.map(|t| micros(t.max)),
+                "last_error_while_full": run.error,
+            })
+        })
+        .collect();
+    json!({
+        "schema": 1,
+        "start": args.start.as_str(),
+        "maxclients": target.maxclients,
+        "tasks": args.tasks,
+        "pool_size": POOL_SIZE,
+        "phase_seconds": by_phase(&|phase| json!(args.phases[phase].as_secs_f64())),
+        "clients": clients,
+    })
+}
+
+fn millis(time: Duration) -> f64 {
+    micros(time) / 1e3
+}
+
+/// To three decimals, which is all the clock gives.
+fn micros(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e9).round() / 1e3
+}
+
+/// A duration in three figures or so, in the unit that fits.
+pub(crate) fn pretty(time: Duration) -> String {
+    let us = micros(time);
+    let (value, unit) = match us {
+        ..1e3 => (us, "µs"),
+        ..1e6 => (us / 1e3, "ms"),
+        _ => (us / 1e6, "s"),
+    };
+    let decimals = if value < 10.0 { 1 } else { 0 };
+    let decimals = if unit == "s" { 2 } else { decimals };
+    format!("{value:.decimals$} {unit}")
+}
+
+pub(crate) fn thousands(n: impl ToString) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            let _ = out.write_char(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,153 @@
+//! One client's way through the three phases.
+
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use crate::Failure;
+use crate::args::{Args, Start};
+use crate::clients::Contender;
+use crate::report;
+use crate::run::{BUCKET, Log, PerPhase, Phase, Run, Success};
+use crate::target::{Target, key};
+
+/// Each task sends a request this often.
+const PACE: Duration = Duration::from_millis(5);
+/// What the application holds when the server fills, with a warm start.
+const HELD: usize = 4;
+
+/// Which phase it is and since when; `None` when it is over.
+type Stage = Option<(Phase, Instant)>;
+
+pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Result<Run, Failure> {
+    let mut driver = Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before: 0 };
+    driver.refused_before = driver.target.refused()?;
+
+    let application = Application::start(&C::open(&driver.target.url)?, args.tasks);
+    driver.phase(Phase::Healthy, &application).await?;
+    let mut log = application.stop().await?;
+    driver.target.emptied(C::NAME).await?;
+
+    // The application is restarted, before or after the server fills.
+    let (client, leaked) = match args.start {
+        Start::Cold => {
+            let leaked = driver.target.fill()?;
+            (C::open(&driver.target.url)?, leaked)
+        }
+        Start::Warm => {
+            let client = C::open(&driver.target.url)?;
+            client.warm_up(HELD).await.map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
+            (client, driver.target.fill()?)
+        }
+    };
+    let application = Application::start(&client, args.tasks);
+    driver.phase(Phase::Full, &application).await?;
+
+    let next_dial_in = client.next_dial_in();
+    drop(leaked);
+    driver.phase(Phase::Recovered, &application).await?;
+    drop(client);
+    log.absorb(application.stop().await?);
+    driver.target.emptied(C::NAME).await?;
+
+    let run = Run::new(C::NAME, log, driver.refused, next_dial_in);
+    eprintln!("{}", report::progress(&run));
+    Ok(run)
+}
+
+/// Leads through the phases and watches the server meanwhile.
+struct Driver<'a> {
+    target: &'a mut Target,
+    args: &'a Args,
+    name: &'static str,
+    refused: PerPhase<Vec<u64>>,
+    refused_before: u64,
+}
+
+impl Driver<'_> {
+    /// One phase, from now on. Counts the refused dials in each tenth of a second of it.
+    async fn phase(&mut self, phase: Phase, application: &Application) -> Result<(), Failure> {
+        let length = self.args.phases[phase];
+        eprintln!("{:<20} {:<10} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
+        let started = Instant::now();
+        application.stage.send_replace(Some((phase, started)));
+
+        let mut ticks = interval_at(started + BUCKET, BUCKET);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        for _ in 0..length.as_millis() / BUCKET.as_millis() {
+            ticks.tick().await;
+            // Blocks, but on the thread of `main`, which runs none of the tasks.
+            let refused = self.target.refused()?;
+            self.refused[phase].push(refused.saturating_sub(self.refused_before));
+            self.refused_before = refused;
+        }
+        Ok(())
+    }
+}
+
+/// The tasks of a running application.
+struct Application {
+    stage: watch::Sender<Stage>,
+    tasks: JoinSet<Log>,
+}
+
+impl Application {
+    /// The tasks begin with the first phase.
+    fn start<C: Contender>(client: &C, tasks: usize) -> Self {
+        let (stage, seen) = watch::channel(None);
+        let tasks = (0..tasks).map(|task| work(client.clone(), task, tasks, seen.clone())).collect();
+        Self { stage, tasks }
+    }
+
+    /// Ends the tasks. What is in flight is dropped and not counted.
+    async fn stop(mut self) -> Result<Log, Failure> {
+        self.stage.send_replace(None);
+        let mut all = Log::default();
+        while let Some(log) = self.tasks.join_next().await {
+            all.absorb(log?);
+        }
+        Ok(all)
+    }
+}
+
+async fn work<C: Contender>(client: C, task: usize, tasks: usize, mut stage: watch::Receiver<Stage>) -> Log {
+    let key = key(task);
+    let mut log = Log::default();
+    let Ok(Some((_, begun))) = stage.wait_for(Option::is_some).await.map(|stage| *stage) else { return log };
+    // Spread over the first interval, so that the tasks do not march in step.
+    let mut next = begun + PACE.mul_f64(fraction(task, tasks));
+    loop {
+        sleep_until(next).await;
+        let asked = Instant::now();
+        let outcome = select! {
+            biased;
+            outcome = client.request(&key) => outcome,
+            _ = stage.wait_for(Option::is_none) => return log,
+        };
+        let heard = Instant::now();
+        next = (next + PACE).max(heard);
+        let Some((phase, since)) = *stage.borrow() else { return log };
+        match outcome {
+            Ok(()) => log.successes.push(Success {
+                phase,
+                at: heard.saturating_duration_since(since),
+                took: heard - asked,
+            }),
+            Err(failed) => {
+                log.failed[phase] += 1;
+                log.refusals.extend(failed.refused_within);
+                if phase == Phase::Full {
+                    log.error = Some(failed.message);
+                }
+            }
+        }
+    }
+}
+
+fn fraction(part: usize, whole: usize) -> f64 {
+    let float = |n| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+    float(part) / float(whole)
+}

@@ -1,0 +1,249 @@
+//! Dialing: from an address to an authenticated connection, or to what the server said instead.
+
+pub(crate) mod gate;
+mod outcome;
+mod stream;
+mod tap;
+#[cfg(feature = "tls-rustls")]
+mod tls_rustls;
+#[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
+mod tls_native;
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use tokio::time::Instant;
+
+use crate::error::DialFailure;
+use outcome::{Stage, classify, of_error_line, refusal};
+use stream::Stream;
+use tap::{Ear, Tap};
+
+pub use outcome::Outcome;
+
+#[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
+pub(crate) use tls_native::Tls;
+#[cfg(feature = "tls-rustls")]
+pub(crate) use tls_rustls::Tls;
+
+/// The future that moves a connection's bytes. The connection is dead when it ends.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where to dial.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Tcp { host: String, port: u16 },
+    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+    Tls { host: String, port: u16, tls: Tls },
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Self::Tls { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Dials one server.
+pub(crate) struct Dialer {
+    pub(crate) address: Address,
+    pub(crate) redis: RedisConnectionInfo,
+    /// The address as text, for messages.
+    pub(crate) server: Arc<str>,
+    /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
+    pub(crate) client_name: String,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer")
+            .field("server", &self.server)
+            .field("client_name", &self.client_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection that has answered us once.
+pub(crate) struct Dialed {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) driver: Driver,
+}
+
+/// How a dial failed, before it is put into words.
+struct Failed {
+    stage: Stage,
+    heard: Vec<u8>,
+    error: RedisError,
+}
+
+impl Failed {
+    fn at(stage: Stage) -> impl FnOnce(RedisError) -> Self {
+        move |error| Self { stage, heard: Vec::new(), error }
+    }
+}
+
+impl Dialer {
+    /// Dials once: one address at a time, and at most one socket open at any moment.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub(crate) async fn dial(&self) -> Result<Dialed, DialFailure> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let result = match self.open(deadline).await {
+            Ok(stream) => self.handshake(stream, deadline).await,
+            Err(failed) => Err(failed),
+        };
+        result.map_err(|failed| {
+            let (outcome, message) = classify(failed.stage, &failed.heard, &failed.error);
+            let message = self.redact(message);
+            DialFailure { server: Arc::clone(&self.server), outcome, message }
+        })
+    }
+
+    /// Opens the socket, and TLS over it.
+    async fn open(&self, deadline: Instant) -> Result<Stream, Failed> {
+        match &self.address {
+            Address::Unix(path) => {
+                let stream = by(deadline, Stream::connect_unix(path)).await;
+                stream.map_err(Failed::at(Stage::Connect))
+            }
+            Address::Tcp { host, port } => self.connect(host, *port, deadline).await,
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { host, port, tls } => {
+                let stream = self.connect(host, *port, deadline).await?;
+                let stream = by(deadline, tls.wrap(host, stream)).await;
+                stream.map_err(Failed::at(Stage::Handshake))
+            }
+        }
+    }
+
+    /// Connects to the first of the name's addresses that answers. Each gets its share of the time
+    /// left, so that one that drops packets does not use up the others' turn.
+    async fn connect(&self, host: &str, port: u16, deadline: Instant) -> Result<Stream, Failed> {
+        let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
+        let addresses = by(deadline, lookup).await.map_err(Failed::at(Stage::Resolve))?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let mut last = RedisError::from((ErrorKind::Io, "the name has no address"));
+        for (tried, address) in (0_u32..).zip(&addresses) {
+            let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(tried);
+            let now = Instant::now();
+            let turn = now + deadline.saturating_duration_since(now) / left.max(1);
+            match by(turn, Stream::connect_tcp(*address)).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
+        Err(Failed::at(stage)(last))
+    }
+
+    /// Authenticates, selects the database, names the connection, and waits for one answer.
+    async fn handshake(&self, stream: Stream, deadline: Instant) -> Result<Dialed, Failed> {
+        let (tap, ear) = Tap::new(stream);
+        match by(deadline, self.set_up(tap, &ear)).await {
+            Ok(dialed) => {
+                ear.close();
+                Ok(dialed)
+            }
+            Err(error) => Err(Failed { stage: Stage::Handshake, heard: ear.heard(), error }),
+        }
+    }
+
+    async fn set_up(&self, tap: Tap<Stream>, ear: &Ear) -> Result<Dialed, RedisError> {
+        // Response timeouts are the lease's: it knows which commands block.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&self.redis, tap, config).await?;
+        let mut driver: Driver = Box::pin(driver);
+        let mut hello = redis::pipe();
+        hello.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        let replies = tokio::select! {
+            biased;
+            replies = connection.send_packed_commands(&hello, 0, 2) => replies?,
+            () = &mut driver => return Err(closed()),
+        };
+        // A proxy may pass a full shard's refusal on as the answer to any of our commands.
+        if let Some(words) = refusal(&ear.heard()) {
+            return Err((ErrorKind::Client, "refused", words).into());
+        }
+        match replies.into_iter().next_back() {
+            // Only what says that we are not let in: an ACL without PING, a proxy that does not
+            // know it, or a script that runs too long is an answer from a server we are logged in to.
+            Some(Value::ServerError(error)) => {
+                let error = RedisError::from(error);
+                let code = error.code().unwrap_or_default();
+                let line = format!("{code} {}", error.detail().unwrap_or_default());
+                if of_error_line(&line).is_some() { Err(error) } else { Ok(()) }
+            }
+            Some(_) => Ok(()),
+            None => Err(closed()),
+        }?;
+        Ok(Dialed { connection, driver })
+    }
+
+    /// Makes a message fit for a log line: without the password, without the arguments that some
+    /// servers echo of a command they do not know (AUTH's are the password, perhaps cut short),
+    /// on one line and of bounded length.
+    fn redact(&self, message: String) -> String {
+        const LONGEST: usize = 256;
+        let said = message.split("with args beginning with").next().unwrap_or_default();
+        let said = said.trim_end_matches([',', ' ']);
+        let said = match self.redis.password() {
+            Some(password) if !password.is_empty() => said.replace(password, "***"),
+            _ => said.to_owned(),
+        };
+        said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
+    }
+}
+
+/// The commands that bring a connection back to where the dial left it, after `RESET`.
+pub(crate) fn reset_commands(redis: &RedisConnectionInfo, client_name: &str) -> redis::Pipeline {
+    let mut pipe = redis::pipe();
+    pipe.cmd("RESET");
+    if redis.protocol() == redis::ProtocolVersion::RESP3 {
+        pipe.cmd("HELLO").arg(3);
+        if let Some(password) = redis.password() {
+            pipe.arg("AUTH").arg(redis.username().unwrap_or("default")).arg(password);
+        }
+    } else if let Some(password) = redis.password() {
+        pipe.cmd("AUTH").arg(redis.username()).arg(password);
+    }
+    if redis.db() != 0 {
+        pipe.cmd("SELECT").arg(redis.db());
+    }
+    pipe.cmd("CLIENT").arg("SETNAME").arg(client_name);
+    pipe
+}
+
+fn closed() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
+}
+
+/// Runs `future` until `deadline`; past it, the error is a timeout.
+async fn by<T>(
+    deadline: Instant,
+    future: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    match tokio::time::timeout_at(deadline, future).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            "no answer within the connect timeout",
+        )
+        .into()),
+    }
+}

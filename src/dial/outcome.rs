@@ -1,0 +1,326 @@
+//! Classification: from what a dial saw to what it means.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisError};
+
+use crate::policy::FailureKind;
+
+/// How a dial ended.
+///
+/// redis-rs alone cannot tell these apart: it answers a full server with "broken pipe" or
+/// "connection reset", and sometimes with "authentication failed".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// An authenticated round trip succeeded.
+    Connected,
+    /// The server said that it has no slot left ("max number of clients reached" and the vendors'
+    /// wordings of it).
+    MaxClients,
+    /// The socket was accepted, then closed or reset before the first reply, as a full server
+    /// does over TLS, or a proxy that closes silently.
+    SuspectedMaxClients,
+    /// Protected mode.
+    Denied,
+    /// Nothing listens there.
+    Refused,
+    /// No route to the host, or a proxy said that it has no backend.
+    Unreachable,
+    /// The name did not resolve.
+    Dns,
+    /// No answer within the connect timeout.
+    Timeout,
+    /// Wrong or missing credentials.
+    Auth,
+    /// The server is loading its data set.
+    Loading,
+    /// The server answered that what we asked for does not exist (database number, protocol
+    /// version, …), or its TLS certificate was not accepted.
+    Misconfigured,
+    /// Anything else; the message tells.
+    Other,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the metric's `outcome` label.
+    pub const ALL: [Self; 12] = [
+        Self::Connected,
+        Self::MaxClients,
+        Self::SuspectedMaxClients,
+        Self::Denied,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Dns,
+        Self::Timeout,
+        Self::Auth,
+        Self::Loading,
+        Self::Misconfigured,
+        Self::Other,
+    ];
+
+    /// The `outcome` label of `redis_guard_dials_total`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::MaxClients => "max_clients",
+            Self::SuspectedMaxClients => "suspected_max_clients",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Dns => "dns",
+            Self::Timeout => "timeout",
+            Self::Auth => "auth",
+            Self::Loading => "loading",
+            Self::Misconfigured => "misconfigured",
+            Self::Other => "other",
+        }
+    }
+
+    /// True for what waiting does not mend: credentials, protected mode, configuration.
+    pub(crate) const fn is_permanent(self) -> bool {
+        matches!(self, Self::Auth | Self::Denied | Self::Misconfigured)
+    }
+
+    /// True for a server without a slot, said or suspected.
+    pub(crate) const fn is_full(self) -> bool {
+        matches!(self, Self::MaxClients | Self::SuspectedMaxClients)
+    }
+
+    pub(crate) const fn failure_kind(self) -> FailureKind {
+        match self {
+            Self::MaxClients => FailureKind::MaxClients,
+            Self::SuspectedMaxClients => FailureKind::Suspected,
+            _ => FailureKind::Other,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How far a dial had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Resolving the name.
+    Resolve,
+    /// Waiting for the kernel to connect.
+    Connect,
+    /// The socket is open: TLS, set-up commands, the first round trip.
+    Handshake,
+}
+
+/// What an error line of the server means, or `None` where it says nothing about the connection.
+///
+/// Vendors word the refusal differently, and proxies add to it, so this matches on the meaning,
+/// without regard to case.
+pub(crate) fn of_error_line(line: &str) -> Option<Outcome> {
+    let text = line.to_ascii_lowercase();
+    let code = text.split(' ').next().unwrap_or_default();
+    if (text.contains("max number of clients") && text.contains("reached"))
+        || text.contains("max concurrent connections exceeded")
+    {
+        return Some(Outcome::MaxClients);
+    }
+    match code {
+        "denied" => return Some(Outcome::Denied),
+        "loading" => return Some(Outcome::Loading),
+        "noauth" | "wrongpass" => return Some(Outcome::Auth),
+        "noproto" => return Some(Outcome::Misconfigured),
+        _ => {}
+    }
+    const AUTH: [&str; 4] =
+        ["invalid password", "invalid username-password", "sent auth", "auth <password>"];
+    const MISCONFIGURED: [&str; 5] = [
+        "db index",
+        "select is not allowed",
+        "unknown command `hello`",
+        "unknown command 'hello'",
+        "unknown command \"hello\"",
+    ];
+    const NO_BACKEND: [&str; 2] = ["no upstream host", "upstream failure"];
+    let any = |texts: &[&str]| texts.iter().any(|part| text.contains(part));
+    // First: such a line may echo our own arguments, whatever they contain.
+    if any(&MISCONFIGURED) {
+        Some(Outcome::Misconfigured)
+    } else if any(&AUTH) {
+        Some(Outcome::Auth)
+    } else if any(&NO_BACKEND) {
+        Some(Outcome::Unreachable)
+    } else {
+        None
+    }
+}
+
+/// The error lines among the first bytes of the server, without their `-`. The last one may be cut
+/// short: KeyDB sends some without an end of line.
+fn error_lines(heard: &[u8]) -> impl Iterator<Item = String> + '_ {
+    heard
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.strip_prefix(b"-"))
+        .map(|line| String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
+/// The refusal among the first bytes of the server, if it said one.
+pub(crate) fn refusal(heard: &[u8]) -> Option<String> {
+    error_lines(heard).find(|line| of_error_line(line) == Some(Outcome::MaxClients))
+}
+
+/// What a failed dial means, and in whose words: `heard` are the first bytes the server sent,
+/// `error` is what the driver, or the socket, made of it.
+pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outcome, String) {
+    // What the server said in so many words comes before anything the driver concluded.
+    if let Some(said) = error_lines(heard).find_map(|line| Some((of_error_line(&line)?, line))) {
+        return said;
+    }
+    if error.code().is_some() {
+        let words = server_words(error);
+        return (of_error_line(&words).unwrap_or(Outcome::Other), words);
+    }
+    match stage {
+        Stage::Resolve => (Outcome::Dns, error.to_string()),
+        Stage::Connect => (of_connect_error(error), error.to_string()),
+        Stage::Handshake if heard.is_empty() && was_closed(error) => (
+            Outcome::SuspectedMaxClients,
+            format!(
+                "accepted, then closed before the first reply ({error}): the server may be full \
+                 (over TLS and behind some proxies it does not say so), or expect TLS"
+            ),
+        ),
+        Stage::Handshake => of_handshake_error(heard, error),
+    }
+}
+
+/// The server's words in an error reply.
+fn server_words(error: &RedisError) -> String {
+    let code = error.code().unwrap_or_default();
+    error.detail().map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"))
+}
+
+/// The I/O error inside. redis-rs keeps it behind an `Arc`, which is what `source` hands out.
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    type Shared = Arc<dyn std::error::Error + Send + Sync>;
+    let source = std::error::Error::source(error)?.downcast_ref::<Shared>()?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+fn of_connect_error(error: &RedisError) -> Outcome {
+    match io_kind(error) {
+        // A Unix socket that is not there is a server that is not there.
+        Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Outcome::Refused,
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            Outcome::Unreachable
+        }
+        // A Unix socket whose backlog is full says so at once: the server does not accept.
+        Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => Outcome::Timeout,
+        Some(io::ErrorKind::PermissionDenied) => Outcome::Misconfigured,
+        _ => Outcome::Other,
+    }
+}
+
+/// True where the driver or the socket reports that the other side closed the connection.
+fn was_closed(error: &RedisError) -> bool {
+    match io_kind(error) {
+        Some(kind) => matches!(
+            kind,
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::NotConnected
+        ),
+        None => error.is_connection_dropped(),
+    }
+}
+
+fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
+    let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
+    if let Some(words) = error_lines(heard).next() {
+        // Not `Auth` even where the driver says "authentication failed": it says so of any
+        // error it meets there, and the words do not speak of credentials.
+        return (if timed_out { Outcome::Timeout } else { Outcome::Other }, words);
+    }
+    let outcome = match (error.kind(), io_kind(error)) {
+        (ErrorKind::AuthenticationFailed, _) => Outcome::Auth,
+        (ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig, _) => {
+            Outcome::Misconfigured
+        }
+        // rustls reports a certificate it does not accept as invalid data.
+        (_, Some(io::ErrorKind::InvalidData)) if heard.is_empty() => Outcome::Misconfigured,
+        _ if timed_out => Outcome::Timeout,
+        _ => Outcome::Other,
+    };
+    (outcome, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io_error(kind: io::ErrorKind) -> RedisError {
+        io::Error::from(kind).into()
+    }
+
+    #[test]
+    fn every_vendors_refusal_is_heard() {
+        for line in [
+            "ERR max number of clients reached",
+            "ERR max number of clients + cluster connections reached",
+            "ERR max concurrent connections exceeded",
+            "err Max Number Of Clients Reached (limit 10000)",
+        ] {
+            assert_eq!(of_error_line(line), Some(Outcome::MaxClients), "{line}");
+        }
+        assert_eq!(
+            of_error_line("DENIED Redis is running in protected mode because"),
+            Some(Outcome::Denied)
+        );
+        assert_eq!(of_error_line("no upstream host"), Some(Outcome::Unreachable));
+        assert_eq!(of_error_line("ERR unknown subcommand 'SETINFO'"), None);
+    }
+
+    #[test]
+    fn the_servers_words_come_before_the_drivers() {
+        let heard = b"-ERR max number of clients reached\r\n";
+        for error in [
+            io_error(io::ErrorKind::BrokenPipe),
+            RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed")),
+        ] {
+            let (outcome, words) = classify(Stage::Handshake, heard, &error);
+            assert_eq!((outcome, words.as_str()), (
+                Outcome::MaxClients,
+                "ERR max number of clients reached"
+            ));
+        }
+    }
+
+    #[test]
+    fn an_unrelated_error_line_before_the_refusal_does_not_hide_it() {
+        let heard = b"-ERR Unknown subcommand 'SETINFO'\r\n-ERR max number of clients reached\r\n";
+        let (outcome, _) = classify(Stage::Handshake, heard, &io_error(io::ErrorKind::BrokenPipe));
+        assert_eq!(outcome, Outcome::MaxClients);
+    }
+
+    #[test]
+    fn a_silent_close_is_suspected_only_before_the_first_byte() {
+        let eof = io_error(io::ErrorKind::UnexpectedEof);
+        assert_eq!(classify(Stage::Handshake, b"", &eof).0, Outcome::SuspectedMaxClients);
+        assert_eq!(classify(Stage::Handshake, b"+OK\r\n", &eof).0, Outcome::Other);
+        let refused = io_error(io::ErrorKind::ConnectionRefused);
+        assert_eq!(classify(Stage::Connect, b"", &refused).0, Outcome::Refused);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_read_too() {
+        let eof = io_error(io::ErrorKind::UnexpectedEof);
+        let (outcome, words) = classify(Stage::Handshake, b"-SHUTDOWN", &eof);
+        assert_eq!((outcome, words.as_str()), (Outcome::Other, "SHUTDOWN"));
+    }
+}

@@ -1,0 +1,186 @@
+//! The tap: keeps the first bytes a server sends, which the driver throws away.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How many of the first bytes are kept. A refusal is one line; the replies before it are short.
+const KEPT: usize = 4 * 1024;
+
+/// The most a server may send before the dial is done. The longest honest answer is HELLO's list
+/// of modules. Without this bound an endless line would grow the driver's buffer until the connect
+/// timeout.
+const MOST: usize = 256 * 1024;
+
+/// A stream whose first bytes are kept until [`Ear::close`].
+///
+/// It also **holds write errors back** while it listens: a server that refuses writes its line and
+/// closes, and over a Unix socket our own write then often fails first (`EPIPE`), with the line
+/// still unread. Reported at once, the error would end the dial before the line is read (half of
+/// 1,280 were missed so); held back, the next read brings the line and then the end.
+#[derive(Debug)]
+pub(crate) struct Tap<S> {
+    stream: S,
+    ear: Ear,
+    received: usize,
+    write_failed: bool,
+}
+
+/// What the tap has heard, shared with the dialer.
+#[derive(Clone, Debug)]
+pub(crate) struct Ear(Arc<EarInner>);
+
+#[derive(Debug)]
+struct EarInner {
+    /// Read on every poll for as long as the connection lives, so an atomic beside the lock.
+    listening: AtomicBool,
+    /// Written by the driver's task, read by the dialer; only while listening.
+    heard: Mutex<Vec<u8>>,
+}
+
+impl Ear {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_listening(&self) -> bool {
+        self.0.listening.load(Ordering::Relaxed)
+    }
+
+    fn hear(&self, bytes: &[u8]) {
+        let mut heard = self.lock();
+        let room = KEPT.saturating_sub(heard.len());
+        heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// The first bytes so far.
+    pub(crate) fn heard(&self) -> Vec<u8> {
+        self.lock().clone()
+    }
+
+    /// Stops listening: the dial is done, and the stream only passes through from here on.
+    pub(crate) fn close(&self) {
+        self.0.listening.store(false, Ordering::Relaxed);
+        *self.lock() = Vec::new();
+    }
+}
+
+impl<S> Tap<S> {
+    pub(crate) fn new(stream: S) -> (Self, Ear) {
+        let ear = Ear(Arc::new(EarInner {
+            listening: AtomicBool::new(true),
+            heard: Mutex::new(Vec::new()),
+        }));
+        (Self { stream, ear: ear.clone(), received: 0, write_failed: false }, ear)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if self.ear.is_listening() {
+            let bytes = &buf.filled()[before..];
+            self.ear.hear(bytes);
+            self.received += bytes.len();
+            if self.received > MOST {
+                return Poll::Ready(Err(io::Error::other(format!(
+                    "the server sent more than {MOST} bytes before it was asked anything"
+                ))));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.write_failed {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        match ready!(Pin::new(&mut self.stream).poll_write(cx, buf)) {
+            Err(_) if self.ear.is_listening() => {
+                self.write_failed = true;
+                Poll::Ready(Ok(buf.len()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+            Err(_) if self.ear.is_listening() => {
+                self.write_failed = true;
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_bytes_are_kept_and_still_delivered() {
+        let (ours, mut theirs) = duplex(64);
+        let (mut tap, ear) = Tap::new(ours);
+        theirs.write_all(b"-ERR max").await.unwrap();
+        let mut buf = [0; 8];
+        tap.read_exact(&mut buf).await.unwrap();
+        assert_eq!((&buf, ear.heard().as_slice()), (b"-ERR max", b"-ERR max".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_held_back_until_the_line_is_read() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"-ERR full\r\n").await.unwrap();
+        drop(theirs);
+        let (mut tap, ear) = Tap::new(ours);
+        tap.write_all(b"HELLO 3\r\n").await.unwrap();
+        tap.flush().await.unwrap();
+        let mut line = Vec::new();
+        tap.read_to_end(&mut line).await.unwrap();
+        assert_eq!((line.as_slice(), ear.heard()), (b"-ERR full\r\n".as_slice(), line.clone()));
+    }
+
+    #[tokio::test]
+    async fn once_closed_it_only_passes_through() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut tap, ear) = Tap::new(ours);
+        ear.close();
+        drop(theirs);
+        assert!(tap.write_all(b"PING\r\n").await.is_err());
+        assert!(ear.heard().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_cut_off() {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let (mut tap, ear) = Tap::new(ours);
+        tokio::spawn(async move { while theirs.write_all(&[b'A'; 4096]).await.is_ok() {} });
+        let mut sink = Vec::new();
+        assert!(tap.read_to_end(&mut sink).await.is_err());
+        assert!(sink.len() <= MOST + 64 * 1024 && ear.heard().len() == KEPT);
+    }
+}

@@ -1,0 +1,172 @@
+//! Endpoints: the names that connection budgets, metrics and rejections go by.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::sync::Arc;
+
+/// The most distinct endpoints a pool keeps apart; later names count as [`Endpoint::OTHER`], so
+/// that metric labels stay bounded whatever a caller derives its names from.
+pub(crate) const MAX_ENDPOINTS: usize = 256;
+
+/// The longest name in bytes: metric labels and log fields stay readable.
+const MAX_NAME: usize = 64;
+
+/// A short name for a part of the application that uses Redis: a route, a job, a feature.
+///
+/// Each endpoint has a [`Budget`](crate::Budget) of connections. A string literal costs nothing
+/// to convert; names made at run time are kept in an `Arc<str>`, so clone the `Endpoint` rather
+/// than formatting the name for every call.
+///
+/// A valid name is 1 to 64 bytes long and has no control characters. [`build`] reports an invalid
+/// name; one that first appears in [`acquire`] counts as [`Endpoint::OTHER`], and so does every
+/// name after the 256th.
+///
+/// ```
+/// use redis_guard::Endpoint;
+///
+/// let fixed = Endpoint::from("checkout");
+/// let made = Endpoint::from(format!("tenant-{}", 7));
+/// assert_eq!(made.as_str(), "tenant-7");
+/// # let _ = fixed;
+/// ```
+///
+/// [`build`]: crate::GuardedPoolBuilder::build
+/// [`acquire`]: crate::GuardedPool::acquire
+#[derive(Clone)]
+pub struct Endpoint(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Endpoint {
+    /// The endpoint of [`GuardedPool::get`](crate::GuardedPool::get), for code that names none.
+    pub const DEFAULT: Self = Self(Repr::Static("default"));
+
+    /// Where names beyond the bound, and invalid ones, are counted.
+    pub const OTHER: Self = Self(Repr::Static("other"));
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Repr::Static(name) => name,
+            Repr::Shared(name) => name,
+        }
+    }
+
+    /// What is wrong with the name, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let name = self.as_str();
+        if name.is_empty() {
+            Some("is empty".to_owned())
+        } else if name.chars().any(char::is_control) {
+            Some("has control characters".to_owned())
+        } else if name.len() > MAX_NAME {
+            Some(format!("is longer than {MAX_NAME} bytes"))
+        } else {
+            None
+        }
+    }
+}
+
+impl From<&'static str> for Endpoint {
+    fn from(name: &'static str) -> Self {
+        Self(Repr::Static(name))
+    }
+}
+
+impl From<String> for Endpoint {
+    fn from(name: String) -> Self {
+        Self(Repr::Shared(name.into()))
+    }
+}
+
+impl From<Arc<str>> for Endpoint {
+    fn from(name: Arc<str>) -> Self {
+        Self(Repr::Shared(name))
+    }
+}
+
+impl From<Cow<'static, str>> for Endpoint {
+    fn from(name: Cow<'static, str>) -> Self {
+        match name {
+            Cow::Borrowed(name) => name.into(),
+            Cow::Owned(name) => name.into(),
+        }
+    }
+}
+
+impl From<&Endpoint> for Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        endpoint.clone()
+    }
+}
+
+impl From<Endpoint> for metrics::SharedString {
+    fn from(endpoint: Endpoint) -> Self {
+        match endpoint.0 {
+            Repr::Static(name) => Self::const_str(name),
+            Repr::Shared(name) => Self::from_shared(name),
+        }
+    }
+}
+
+impl Borrow<str> for Endpoint {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Endpoint {}
+
+impl std::hash::Hash for Endpoint {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl serde::Serialize for Endpoint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_equal_however_they_were_made() {
+        assert_eq!(Endpoint::from("a"), Endpoint::from("a".to_owned()));
+        assert_eq!(Endpoint::from(Cow::Borrowed("a")), Endpoint::from(Arc::<str>::from("a")));
+    }
+
+    #[test]
+    fn invalid_names_say_why() {
+        assert_eq!(Endpoint::from("").problem().as_deref(), Some("is empty"));
+        assert_eq!(Endpoint::from("a\nb").problem().as_deref(), Some("has control characters"));
+        assert!(Endpoint::from("x".repeat(65)).problem().is_some());
+        assert_eq!(Endpoint::from("x".repeat(64)).problem(), None);
+    }
+}

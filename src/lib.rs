@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+// In the order in which it reads: the vocabulary, the pure policies, the dial, the pool.
+mod endpoint;
+mod error;
+mod event;
+mod metrics;
+mod policy;
+mod status;
+
+mod dial;
+mod pool;
+
+pub use dial::Outcome;
+pub use endpoint::Endpoint;
+pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
+pub use event::{Event, Events};
+pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays};
+pub use pool::{BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder};
+pub use status::{BreakerStatus, CloseReason, EndpointStatus, Health, Leak, Status};
+
+/// The crates whose types are part of this one's API, in the versions it uses.
+pub use deadpool_redis;
+pub use redis;
+pub use redis::AsyncCommands;

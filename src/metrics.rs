@@ -1,0 +1,197 @@
+//! Metric names, and recording them through the `metrics` facade.
+//!
+//! Counts are kept by the pool itself and published once a second, so that the path of a request
+//! pays for none of it, and a recorder that is installed after the pool was built misses nothing.
+//! Durations are recorded as they happen, over handles that are looked up anew once a second, for
+//! a handle made before a recorder is installed does nothing for ever.
+
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use metrics::{Histogram, SharedString, Unit};
+
+use crate::error::Reason;
+use crate::status::{CloseReason, Status};
+use crate::{BreakerState, Outcome};
+
+/// Name, unit and description of every metric.
+pub(crate) const GAUGES: [(&str, Unit, &str); 11] = [
+    ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
+    ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
+    ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
+    ("redis_guard_connection_limit", Unit::Count, "sockets that may be open now"),
+    ("redis_guard_breaker_state", Unit::Count, "1 for the breaker's state, 0 for the others"),
+    ("redis_guard_backoff_seconds", Unit::Seconds, "time to the next dial"),
+    ("redis_guard_endpoint_in_use", Unit::Count, "connections the endpoint holds"),
+    ("redis_guard_endpoint_max", Unit::Count, "the most connections the endpoint may hold"),
+    ("redis_guard_endpoint_waiting", Unit::Count, "the endpoint's callers who wait"),
+    ("redis_guard_oldest_lease_seconds", Unit::Seconds, "age of the oldest lease"),
+    ("redis_guard_dialing", Unit::Count, "dials in flight"),
+];
+pub(crate) const COUNTERS: [(&str, Unit, &str); 7] = [
+    ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
+    ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
+    ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
+    ("redis_guard_breaker_transitions_total", Unit::Count, "changes of the breaker's state"),
+    ("redis_guard_leaks_suspected_total", Unit::Count, "leases held over leak_after"),
+    ("redis_guard_leaks_resolved_total", Unit::Count, "suspected leaks that came back"),
+    ("redis_guard_connections_closed_total", Unit::Count, "connections closed, by reason"),
+];
+const CREATE_TIME: &str = "db_client_connection_create_time_seconds";
+const WAIT_TIME: &str = "db_client_connection_wait_time_seconds";
+const USE_TIME: &str = "db_client_connection_use_time_seconds";
+pub(crate) const HISTOGRAMS: [(&str, Unit, &str); 3] = [
+    (CREATE_TIME, Unit::Seconds, "duration of successful dials"),
+    (WAIT_TIME, Unit::Seconds, "time from acquire to lease"),
+    (USE_TIME, Unit::Seconds, "time from lease to return"),
+];
+
+/// The metrics of one pool.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pool: SharedString,
+    histograms: ArcSwap<Histograms>,
+}
+
+struct Histograms {
+    create: Histogram,
+    wait: Histogram,
+    usage: Histogram,
+}
+
+impl std::fmt::Debug for Histograms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Histograms")
+    }
+}
+
+impl Histograms {
+    fn look_up(pool: &SharedString) -> Self {
+        let pool = || pool.clone();
+        Self {
+            create: metrics::histogram!(CREATE_TIME, "pool" => pool()),
+            wait: metrics::histogram!(WAIT_TIME, "pool" => pool()),
+            usage: metrics::histogram!(USE_TIME, "pool" => pool()),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(pool: &str) -> Self {
+        let pool = SharedString::from_owned(pool.to_owned());
+        let histograms = ArcSwap::from_pointee(Histograms::look_up(&pool));
+        Self { pool, histograms }
+    }
+
+    pub(crate) fn created(&self, took: Duration) {
+        self.histograms.load().create.record(took);
+    }
+
+    pub(crate) fn waited(&self, waited: Duration) {
+        self.histograms.load().wait.record(waited);
+    }
+
+    pub(crate) fn used(&self, used: Duration) {
+        self.histograms.load().usage.record(used);
+    }
+
+    pub(crate) fn transition(&self, from: BreakerState, to: BreakerState) {
+        let labels = [
+            ("pool", self.pool.clone()),
+            ("from", SharedString::const_str(from.as_str())),
+            ("to", SharedString::const_str(to.as_str())),
+        ];
+        metrics::counter!("redis_guard_breaker_transitions_total", &labels).increment(1);
+    }
+
+    /// Publishes a snapshot.
+    pub(crate) fn publish(&self, status: &Status, oldest_lease: Duration) {
+        self.histograms.store(std::sync::Arc::new(Histograms::look_up(&self.pool)));
+        describe();
+        let gauge = |name: &'static str, value: f64| {
+            metrics::gauge!(name, "pool" => self.pool.clone()).set(value);
+        };
+        let idle = status.live.min(status.idle);
+        for (state, count) in [("idle", idle), ("used", status.live - idle)] {
+            metrics::gauge!(
+                "db_client_connection_count", "pool" => self.pool.clone(), "state" => state
+            )
+            .set(float(count));
+        }
+        gauge("db_client_connection_max", float(status.max_connections));
+        gauge("db_client_connection_pending_requests", float(status.waiting));
+        gauge("redis_guard_connection_limit", float(status.limit));
+        gauge("redis_guard_dialing", float(status.dialing));
+        gauge("redis_guard_backoff_seconds", status.breaker.next_dial_in.as_secs_f64());
+        gauge("redis_guard_oldest_lease_seconds", oldest_lease.as_secs_f64());
+        for state in BreakerState::ALL {
+            let now = f64::from(u8::from(state == status.breaker.state));
+            metrics::gauge!(
+                "redis_guard_breaker_state",
+                "pool" => self.pool.clone(), "state" => state.as_str()
+            )
+            .set(now);
+        }
+        self.publish_counts(status);
+    }
+
+    fn publish_counts(&self, status: &Status) {
+        for outcome in Outcome::ALL {
+            let count = status.dials.get(outcome.as_str()).copied().unwrap_or(0);
+            metrics::counter!(
+                "redis_guard_dials_total",
+                "pool" => self.pool.clone(), "outcome" => outcome.as_str()
+            )
+            .absolute(count);
+        }
+        for reason in CloseReason::ALL {
+            let count = status.connections_closed.get(reason.as_str()).copied().unwrap_or(0);
+            metrics::counter!(
+                "redis_guard_connections_closed_total",
+                "pool" => self.pool.clone(), "reason" => reason.as_str()
+            )
+            .absolute(count);
+        }
+        let mut timeouts = 0;
+        for endpoint in &status.endpoints {
+            let labels =
+                [("pool", self.pool.clone()), ("endpoint", endpoint.name.clone().into())];
+            metrics::gauge!("redis_guard_endpoint_in_use", &labels).set(float(endpoint.in_use));
+            metrics::gauge!("redis_guard_endpoint_max", &labels).set(float(endpoint.max));
+            metrics::gauge!("redis_guard_endpoint_waiting", &labels).set(float(endpoint.waiting));
+            metrics::counter!("redis_guard_leaks_suspected_total", &labels)
+                .absolute(endpoint.leaks_suspected);
+            metrics::counter!("redis_guard_leaks_resolved_total", &labels)
+                .absolute(endpoint.leaks_resolved);
+            for (reason, count) in &endpoint.rejected {
+                if *reason == Reason::AcquireTimeout.as_str() {
+                    timeouts += count;
+                }
+                let [pool, name] = labels.clone();
+                let labels = [pool, name, ("reason", SharedString::const_str(reason))];
+                metrics::counter!("redis_guard_rejections_total", &labels).absolute(*count);
+            }
+        }
+        metrics::counter!("db_client_connection_timeouts_total", "pool" => self.pool.clone())
+            .absolute(timeouts);
+    }
+}
+
+/// Describes every metric; done anew at each publication, because a description given before a
+/// recorder is installed is lost.
+fn describe() {
+    for (name, unit, text) in GAUGES {
+        metrics::describe_gauge!(name, unit, text);
+    }
+    for (name, unit, text) in COUNTERS {
+        metrics::describe_counter!(name, unit, text);
+    }
+    for (name, unit, text) in HISTOGRAMS {
+        metrics::describe_histogram!(name, unit, text);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of connections is far below 2^52")]
+fn float(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,173 @@
+//! When the breaker trips: the policy value and the counts behind it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When the circuit breaker trips, that is, when callers stop waiting for the next dial and hear
+/// "no" at once.
+///
+/// The breaker is a verdict over the back-off schedule, not a timer of its own: it is open until
+/// the next dial, which is its probe. It never takes live connections away: while one is live,
+/// callers wait their turn for it.
+///
+/// Defaults: 1 × "max number of clients reached" (the server said it, so there is nothing to
+/// confirm), 2 × suspected within 1 s (a single silent close can be a restart), 5 failures in a row
+/// of any other kind (a restart takes a few dials).
+///
+/// ```
+/// use redis_guard::Breaker;
+/// use std::time::Duration;
+///
+/// let patient = Breaker::default().suspected(3, Duration::from_secs(5)).failures(10);
+/// # let _ = patient;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    max_clients: u32,
+    suspected: u32,
+    within: Duration,
+    failures: u32,
+}
+
+impl Breaker {
+    /// Trip after `count` dials in a row that the server refused with "max number of clients
+    /// reached". Default 1.
+    #[must_use]
+    pub const fn max_clients(mut self, count: u32) -> Self {
+        self.max_clients = count;
+        self
+    }
+
+    /// Trip after `count` suspected refusals (accepted, then closed without a word) `within` the
+    /// given time. Default 2 within 1 s.
+    #[must_use]
+    pub const fn suspected(mut self, count: u32, within: Duration) -> Self {
+        self.suspected = count;
+        self.within = within;
+        self
+    }
+
+    /// Trip after `count` failures in a row of whatever kind. Default 5.
+    #[must_use]
+    pub const fn failures(mut self, count: u32) -> Self {
+        self.failures = count;
+        self
+    }
+
+    /// What is wrong with the values, if anything.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        if self.max_clients == 0 || self.suspected == 0 || self.failures == 0 {
+            Some("a threshold is zero, so it would trip before anything failed")
+        } else if self.within.is_zero() && self.suspected > 1 {
+            Some("the window for suspected refusals is zero, so it would never trip on them")
+        } else {
+            None
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { max_clients: 1, suspected: 2, within: Duration::from_secs(1), failures: 5 }
+    }
+}
+
+/// The state of the circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// Callers wait for the next dial.
+    Closed,
+    /// With nothing live, callers are refused at once, with the time to the next dial.
+    Open,
+    /// That dial, the probe, is in flight; callers are still refused, so that a server which
+    /// accepts and never answers does not hold them.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// Every state, in the order of the metric's `state` label.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// The metric label: `closed`, `open` or `half_open`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+impl std::fmt::Display for BreakerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The failures that count towards the thresholds of a [`Breaker`].
+#[derive(Debug, Default)]
+pub(crate) struct Tripwire {
+    max_clients: u32,
+    failures: u32,
+    /// Start of the current window, and how many suspected refusals fell into it.
+    suspected: Option<(Instant, u32)>,
+}
+
+/// What the tripwire tells failures apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    MaxClients,
+    Suspected,
+    Other,
+}
+
+impl Tripwire {
+    /// Counts one failure; true when a threshold is reached.
+    pub(crate) fn failed(&mut self, kind: FailureKind, breaker: &Breaker, now: Instant) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        match kind {
+            FailureKind::MaxClients => self.max_clients = self.max_clients.saturating_add(1),
+            FailureKind::Suspected => {
+                self.suspected = Some(match self.suspected {
+                    Some((start, count)) if now.duration_since(start) <= breaker.within => {
+                        (start, count.saturating_add(1))
+                    }
+                    _ => (now, 1),
+                });
+            }
+            FailureKind::Other => {}
+        }
+        self.max_clients >= breaker.max_clients
+            || self.failures >= breaker.failures
+            || self.suspected.is_some_and(|(_, count)| count >= breaker.suspected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count_until_trip(breaker: Breaker, kind: FailureKind, step: Duration) -> u32 {
+        let mut wire = Tripwire::default();
+        let start = Instant::now();
+        (1..=50).find(|n| wire.failed(kind, &breaker, start + step * *n)).unwrap_or(u32::MAX)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_max_clients_two_suspected_or_five_of_a_kind_trip_it() {
+        let breaker = Breaker::default();
+        let soon = Duration::from_millis(100);
+        assert_eq!(count_until_trip(breaker, FailureKind::MaxClients, soon), 1);
+        assert_eq!(count_until_trip(breaker, FailureKind::Suspected, soon), 2);
+        assert_eq!(count_until_trip(breaker, FailureKind::Other, soon), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn suspected_refusals_far_apart_count_only_as_failures() {
+        let rare = Duration::from_secs(2);
+        assert_eq!(count_until_trip(Breaker::default(), FailureKind::Suspected, rare), 5);
+    }
+}

@@ -1,0 +1,390 @@
+//! The builder: collects settings, then checks all of them at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+use super::GuardedPool;
+use super::core::{Core, Settings};
+use super::ledger::Ledger;
+use crate::dial::gate::Gate;
+use crate::dial::{Address, Dialer};
+use crate::error::BuildError;
+use crate::{Backoff, Breaker, Budget, Endpoint};
+
+/// The longest time any setting may name: far beyond use, and clear of overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The shortest hold worth planning a queue for: one round trip and the work around it.
+const SHORTEST_HOLD: Duration = Duration::from_millis(1);
+
+/// Settings of a [`GuardedPool`]; see [`GuardedPool::builder`].
+///
+/// No setter fails: [`build`](Self::build) reports everything that is wrong, at once.
+#[derive(Debug)]
+#[must_use = "call `build` to get the pool"]
+pub struct GuardedPoolBuilder {
+    info: Result<ConnectionInfo, String>,
+    settings: Settings,
+    endpoints: Vec<(Endpoint, Budget)>,
+    default_budget: Option<Budget>,
+    connect_timeout: Duration,
+    queue_limit: Option<usize>,
+    backoff: Backoff,
+    breaker: Breaker,
+    client_name: Option<String>,
+    seed: Option<u64>,
+    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+    certificates: Option<redis::TlsCertificates>,
+}
+
+impl GuardedPoolBuilder {
+    pub(super) fn new(params: impl IntoConnectionInfo) -> Self {
+        Self::from_info(params.into_connection_info().map_err(|error| error.to_string()))
+    }
+
+    fn from_info(info: Result<ConnectionInfo, String>) -> Self {
+        Self {
+            info,
+            settings: Settings {
+                name: "default".to_owned(),
+                max_connections: 16,
+                acquire_timeout: Duration::from_secs(1),
+                response_timeout: Duration::from_millis(500),
+                leak_after: Duration::from_secs(30),
+                revoke_after: None,
+                idle_timeout: Duration::from_secs(5 * 60),
+                min_idle: 1,
+                max_lifetime: Duration::from_secs(30 * 60),
+                drain_timeout: Duration::from_secs(10),
+            },
+            endpoints: Vec::new(),
+            default_budget: None,
+            connect_timeout: Duration::from_secs(2),
+            queue_limit: None,
+            backoff: Backoff::default(),
+            breaker: Breaker::default(),
+            client_name: None,
+            seed: None,
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            certificates: None,
+        }
+    }
+
+    pub(super) fn from_config(config: deadpool_redis::Config) -> Self {
+        let deadpool_redis::Config { url, connection, pool } = config;
+        let info = match (url, connection) {
+            (Some(url), None) => url.into_connection_info().map_err(|error| error.to_string()),
+            (None, connection) => Ok(connection.unwrap_or_default().into()),
+            (Some(_), Some(_)) => {
+                Err("the deadpool-redis configuration has both a url and a connection".to_owned())
+            }
+        };
+        let mut builder = Self::from_info(info);
+        if let Some(pool) = pool {
+            builder.settings.max_connections = pool.max_size;
+            if let Some(wait) = pool.timeouts.wait {
+                builder.settings.acquire_timeout = wait;
+            }
+            if let Some(create) = pool.timeouts.create {
+                builder.connect_timeout = create;
+            }
+        }
+        builder
+    }
+
+    /// The pool's name: the `pool` label of its metrics and logs. Default `default`. Give each pool
+    /// of a process its own, or their metrics mix.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// The most connections this pool opens: this process's share of the server's `maxclients`.
+    /// Default 16: on one core of client and server, more connections add nothing to throughput.
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.settings.max_connections = max;
+        self
+    }
+
+    /// Gives an endpoint its own budget; see [`Budget`].
+    pub fn endpoint(mut self, endpoint: impl Into<Endpoint>, budget: Budget) -> Self {
+        self.endpoints.push((endpoint.into(), budget));
+        self
+    }
+
+    /// The budget of each endpoint that has none of its own. Default: all of `max_connections`, no
+    /// reserve.
+    pub fn default_budget(mut self, budget: Budget) -> Self {
+        self.default_budget = Some(budget);
+        self
+    }
+
+    /// How long [`acquire`](GuardedPool::acquire) waits for a connection, dialing included.
+    /// Default 1 s, the patience of an interactive request. Zero never waits.
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.acquire_timeout = timeout;
+        self
+    }
+
+    /// How long one dial may take, from the name lookup to the first answer. Default 2 s: a lost
+    /// SYN is sent again after 1 s, and the second one gets its chance.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a lease waits for a reply. Default 500 ms, as in redis-rs. Commands that block by
+    /// design (BLPOP, XREAD BLOCK, WAIT, …) are exempt.
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// How many callers may wait at a time; past it they hear
+    /// [`QueueFull`](crate::Rejection::QueueFull) at once. Default: as many as could be served
+    /// within the acquire timeout if each held its connection for 1 ms
+    /// (`max_connections × acquire_timeout / 1 ms`), between 64 and 65,536. Whoever came after them
+    /// would time out anyway.
+    pub fn queue_limit(mut self, limit: usize) -> Self {
+        self.queue_limit = Some(limit);
+        self
+    }
+
+    /// The back-off between failed dials. Default: equal jitter, 50 ms to 5 s; see [`Backoff`].
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// When callers stop waiting for the next dial; see [`Breaker`].
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.breaker = breaker;
+        self
+    }
+
+    /// A lease held for longer is reported as a suspected leak, once, with the place where it was
+    /// acquired. Default 30 s: a hundred times what Redis work takes. Checked once a second, or four
+    /// times in this time if that is shorter.
+    pub fn leak_after(mut self, age: Duration) -> Self {
+        self.settings.leak_after = age;
+        self
+    }
+
+    /// Closes the connection under a lease held for longer; its next command gets an error.
+    /// Default: never, because a slow job is not a leak.
+    pub fn revoke_after(mut self, age: Duration) -> Self {
+        self.settings.revoke_after = Some(age);
+        self
+    }
+
+    /// A connection idle for longer is closed, down to [`min_idle`](Self::min_idle), and its slot
+    /// is free for others. Default 5 min.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout;
+        self
+    }
+
+    /// How many idle connections `idle_timeout` leaves open. Default 1: a service that gives its last
+    /// connection back has to win a slot again, perhaps from a full server.
+    pub fn min_idle(mut self, connections: usize) -> Self {
+        self.settings.min_idle = connections;
+        self
+    }
+
+    /// A connection older than this, ± 10 % at random so that a fleet does not redial together, is
+    /// closed once nobody holds it. Default 30 min, so that a fleet spreads over new replicas and
+    /// DNS changes in that time. Put off while the server is full.
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.max_lifetime = lifetime;
+        self
+    }
+
+    /// How long [`close`](GuardedPool::close) waits for leases before it closes the connections
+    /// under them. Default 10 s: well inside the 30 s that Kubernetes leaves a container to end.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// The name every connection gives itself in `CLIENT LIST`. Default
+    /// `redis-guard:<process>`. Printable ASCII without spaces.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = Some(name.into());
+        self
+    }
+
+    /// Roots to trust instead of the platform's, and a client certificate, for `rediss://`. The same
+    /// value that [`redis::Client::build_with_tls`] takes; a client built so does not give it back.
+    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))))]
+    pub fn tls_certificates(mut self, certificates: redis::TlsCertificates) -> Self {
+        self.certificates = Some(certificates);
+        self
+    }
+
+    /// Seeds the jitter, for tests that must repeat. Default: random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes the pool. Opens no connection: the first caller, or
+    /// [`warm_up`](GuardedPool::warm_up), does.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] with everything that is wrong: a malformed URL, a zero limit or timeout, a
+    /// reserve above its max, reserves above the total, an invalid or repeated endpoint name.
+    pub fn build(self) -> Result<GuardedPool, BuildError> {
+        let mut problems = self.problems();
+        let address = self.address().unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        let (Some(address), Ok(info), []) = (address, &self.info, problems.as_slice()) else {
+            return Err(BuildError::new(problems));
+        };
+        let Self { settings, connect_timeout, .. } = &self;
+        let dialer = Dialer {
+            server: address.to_string().into(),
+            address,
+            redis: info.redis_settings().clone(),
+            client_name: self.client_name.clone().unwrap_or_else(default_client_name),
+            connect_timeout: *connect_timeout,
+        };
+        let everything = Budget::max(settings.max_connections);
+        let ledger = Ledger::new(
+            settings.max_connections,
+            self.queue_limit.unwrap_or_else(|| default_queue_limit(settings)),
+            self.default_budget.unwrap_or(everything),
+            self.endpoints.iter().cloned(),
+        );
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let gate = Gate::new(self.backoff, self.breaker, *connect_timeout, seed);
+        Ok(GuardedPool::new(Arc::new(Core::new(self.settings, dialer, ledger, gate))))
+    }
+
+    /// Everything that is wrong with the settings, apart from the address.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let settings = &self.settings;
+        if settings.max_connections == 0 {
+            problems.push("max_connections is 0, so nobody could ever be served".to_owned());
+        }
+        if self.queue_limit == Some(0) {
+            problems.push("queue_limit is 0, so nobody could ever wait".to_owned());
+        }
+        if settings.name.is_empty() || settings.name.chars().any(char::is_control) {
+            problems.push("the pool's name is empty or has control characters".to_owned());
+        }
+        if let Some(name) = &self.client_name
+            && (name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            problems.push("client_name must be printable ASCII without spaces".to_owned());
+        }
+        for (name, value, zero_allowed) in [
+            ("acquire_timeout", Some(settings.acquire_timeout), true),
+            ("connect_timeout", Some(self.connect_timeout), false),
+            ("response_timeout", Some(settings.response_timeout), false),
+            ("leak_after", Some(settings.leak_after), false),
+            ("revoke_after", settings.revoke_after, false),
+            ("idle_timeout", Some(settings.idle_timeout), false),
+            ("max_lifetime", Some(settings.max_lifetime), false),
+            ("drain_timeout", Some(settings.drain_timeout), true),
+            ("the back-off's cap", Some(self.backoff.cap()), true),
+        ] {
+            let Some(value) = value else { continue };
+            if value.is_zero() && !zero_allowed {
+                problems.push(format!("{name} is zero"));
+            } else if value > LONGEST {
+                problems.push(format!("{name} is longer than a year"));
+            }
+        }
+        problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
+        problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
+        problems.extend(self.budget_problems());
+        problems
+    }
+
+    fn budget_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (at, (endpoint, budget)) in self.endpoints.iter().enumerate() {
+            if let Some(problem) = endpoint.problem() {
+                problems.push(format!("endpoint name {endpoint:?} {problem}"));
+            }
+            if let Some(problem) = budget.problem() {
+                problems.push(format!("endpoint {endpoint:?}: {problem}"));
+            }
+            if self.endpoints[..at].iter().any(|(earlier, _)| earlier == endpoint) {
+                problems.push(format!("endpoint {endpoint:?} has two budgets"));
+            }
+        }
+        if let Some(budget) = self.default_budget {
+            problems.extend(budget.problem().map(|problem| format!("default_budget: {problem}")));
+            if budget.reserved() > 0 {
+                // The number of endpoints that would each take it is not known.
+                problems.push("default_budget: only a named endpoint can have a reserve".to_owned());
+            }
+        }
+        let reserved = self
+            .endpoints
+            .iter()
+            .map(|(_, budget)| budget.reserved())
+            .fold(0, usize::saturating_add);
+        let max = self.settings.max_connections;
+        if reserved > max {
+            problems.push(format!("the reserves add up to {reserved}, above max_connections {max}"));
+        }
+        problems
+    }
+
+    /// Where to dial; `None` if the URL was no URL.
+    fn address(&self) -> Result<Option<Address>, String> {
+        let info = match &self.info {
+            Ok(info) => info,
+            Err(problem) => return Err(format!("the URL is not usable: {problem}")),
+        };
+        match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                Ok(Some(Address::Tcp { host: host.clone(), port: *port }))
+            }
+            ConnectionAddr::Unix(path) if cfg!(unix) => {
+                Ok(Some(Address::Unix(PathBuf::clone(path))))
+            }
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            ConnectionAddr::TcpTls { host, port, insecure, tls_params } => {
+                if tls_params.is_some() && self.certificates.is_none() {
+                    return Err("a redis::Client does not give its certificates back: pass them \
+                                to tls_certificates as well"
+                        .to_owned());
+                }
+                let tls = crate::dial::Tls::new(self.certificates.as_ref(), *insecure)?;
+                Ok(Some(Address::Tls { host: host.clone(), port: *port, tls }))
+            }
+            #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+            ConnectionAddr::TcpTls { .. } => Err("TLS needs the feature tls-rustls or \
+                                                  tls-native-tls of redis-guard"
+                .to_owned()),
+            _ => Err("this kind of address is not supported".to_owned()),
+        }
+    }
+}
+
+fn default_queue_limit(settings: &Settings) -> usize {
+    let served_each = settings.acquire_timeout.as_nanos() / SHORTEST_HOLD.as_nanos();
+    let served_each = usize::try_from(served_each).unwrap_or(usize::MAX);
+    settings.max_connections.saturating_mul(served_each).clamp(64, 65_536)
+}
+
+/// `redis-guard:<process>`, with what `CLIENT SETNAME` does not take left out.
+fn default_client_name() -> String {
+    let process = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .unwrap_or_default();
+    let process: String = process.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!("redis-guard:{process}")
+}

@@ -1,0 +1,221 @@
+//! What a command does to the connection it is sent on.
+
+use redis::{Arg, Cmd, Pipeline};
+
+/// What a lease has left behind on its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Residue {
+    /// Keys are being watched.
+    pub(super) watching: bool,
+    /// A transaction is open.
+    pub(super) queueing: bool,
+    /// Database, user, protocol, name or tracking may have changed.
+    pub(super) session: bool,
+    /// Replies no longer match requests one to one, or the connection is broken.
+    pub(super) poisoned: bool,
+    /// A command was given up before its reply came.
+    pub(super) unanswered: bool,
+    /// The one given up blocks on the server.
+    pub(super) blocked: bool,
+}
+
+impl Residue {
+    pub(super) fn is_clean(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Nothing we could send makes it fit to be lent again.
+    pub(super) fn is_beyond_reset(self) -> bool {
+        self.poisoned || self.blocked
+    }
+
+    /// RESET is needed, and not only the outstanding replies.
+    pub(super) fn needs_reset(self) -> bool {
+        self.watching || self.queueing || self.session
+    }
+
+    /// Notes that a command was answered. Replies come in order, so whatever was given up before
+    /// it has been answered too.
+    pub(super) fn after(&mut self, cmd: &Cmd) {
+        self.unanswered = false;
+        self.blocked = false;
+        match effect(cmd) {
+            Effect::None | Effect::Blocks => {}
+            Effect::Watch => self.watching = true,
+            Effect::Unwatch => self.watching = false,
+            Effect::Multi => self.queueing = true,
+            Effect::EndTransaction => {
+                self.watching = false;
+                self.queueing = false;
+            }
+            Effect::Session => self.session = true,
+            Effect::Poison => self.poisoned = true,
+        }
+    }
+
+    /// Notes that a pipeline was answered.
+    pub(super) fn after_pipeline(&mut self, pipeline: &Pipeline) {
+        for cmd in pipeline.cmd_iter() {
+            self.after(cmd);
+        }
+        if pipeline.is_transaction() {
+            // EXEC, which the driver adds, forgets the watched keys.
+            self.watching = false;
+        }
+    }
+}
+
+/// True if the command may wait on the server for as long as it says itself.
+pub(super) fn blocks(cmd: &Cmd) -> bool {
+    effect(cmd) == Effect::Blocks
+}
+
+/// What a command does to the connection it is sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    None,
+    Blocks,
+    Watch,
+    Unwatch,
+    Multi,
+    EndTransaction,
+    Session,
+    Poison,
+}
+
+/// The longest command name below.
+const LONGEST: usize = 12;
+
+fn effect(cmd: &Cmd) -> Effect {
+    let mut args = cmd.args_iter().map(|arg| match arg {
+        Arg::Simple(bytes) => bytes,
+        _ => b"".as_slice(),
+    });
+    let mut name = [0; LONGEST];
+    let Some(name) = args.next().and_then(|arg| upper(arg, &mut name)) else {
+        return Effect::None;
+    };
+    match name {
+        b"WATCH" => Effect::Watch,
+        b"UNWATCH" => Effect::Unwatch,
+        b"MULTI" => Effect::Multi,
+        b"EXEC" | b"DISCARD" => Effect::EndTransaction,
+        b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"READONLY" | b"READWRITE" | b"ASKING" => {
+            Effect::Session
+        }
+        b"CLIENT" => of_client(args.next().unwrap_or_default()),
+        b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE"
+        | b"SUNSUBSCRIBE" | b"MONITOR" | b"QUIT" | b"SYNC" | b"PSYNC" => Effect::Poison,
+        b"SCRIPT" if args.next().is_some_and(|arg| arg.eq_ignore_ascii_case(b"DEBUG")) => {
+            Effect::Poison
+        }
+        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" | b"BZPOPMIN"
+        | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
+        b"XREAD" | b"XREADGROUP" => {
+            let mut options = args.take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
+            match options.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) {
+                true => Effect::Blocks,
+                false => Effect::None,
+            }
+        }
+        _ => Effect::None,
+    }
+}
+
+fn of_client(subcommand: &[u8]) -> Effect {
+    let mut name = [0; LONGEST];
+    match upper(subcommand, &mut name) {
+        // Without replies, the driver cannot tell which reply is whose.
+        Some(b"REPLY") => Effect::Poison,
+        Some(b"SETNAME" | b"TRACKING" | b"CACHING" | b"NO-EVICT" | b"NO-TOUCH") => Effect::Session,
+        _ => Effect::None,
+    }
+}
+
+/// `name` in upper case, or `None` where it is longer than any that matters.
+fn upper<'a>(name: &[u8], buffer: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
+    let buffer = buffer.get_mut(..name.len())?;
+    buffer.copy_from_slice(name);
+    buffer.make_ascii_uppercase();
+    Some(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{cmd, pipe};
+
+    use super::*;
+
+    fn residue(commands: &[&str]) -> Residue {
+        let mut residue = Residue::default();
+        for line in commands {
+            let mut words = line.split(' ');
+            let mut cmd = cmd(words.next().unwrap());
+            for word in words {
+                cmd.arg(word);
+            }
+            residue.after(&cmd);
+        }
+        residue
+    }
+
+    #[test]
+    fn a_transaction_that_ends_leaves_nothing_behind() {
+        assert!(residue(&["WATCH k", "MULTI", "SET k v", "exec"]).is_clean());
+        assert!(residue(&["watch k", "UNWATCH"]).is_clean());
+        assert!(residue(&["WATCH k", "MULTI", "DISCARD"]).is_clean());
+        assert!(residue(&["WATCH k", "MULTI"]).needs_reset());
+    }
+
+    #[test]
+    fn session_changes_want_a_reset() {
+        for command in ["SELECT 2", "AUTH x", "HELLO 2", "CLIENT SETNAME x", "client no-evict on"] {
+            let residue = residue(&[command]);
+            assert!(residue.needs_reset() && !residue.is_beyond_reset(), "{command}");
+        }
+        assert!(residue(&["CLIENT ID", "CLIENT LIST", "GET k"]).is_clean());
+    }
+
+    #[test]
+    fn what_breaks_the_framing_is_beyond_reset() {
+        for command in ["SUBSCRIBE a b", "MONITOR", "CLIENT REPLY OFF", "SCRIPT DEBUG YES"] {
+            assert!(residue(&[command]).is_beyond_reset(), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_the_sum_of_its_commands() {
+        let mut pipeline = pipe();
+        pipeline.cmd("WATCH").arg("k").cmd("MULTI").cmd("SET").arg("k").arg(1).cmd("EXEC");
+        let mut residue = Residue::default();
+        residue.after_pipeline(&pipeline);
+        assert!(residue.is_clean());
+        let mut pipeline = pipe();
+        pipeline.cmd("SELECT").arg(1).cmd("GET").arg("k");
+        residue.after_pipeline(&pipeline);
+        assert!(residue.needs_reset());
+    }
+
+    #[test]
+    fn an_atomic_pipeline_forgets_the_watched_keys() {
+        let mut residue = Residue { watching: true, ..Residue::default() };
+        let mut pipeline = pipe();
+        pipeline.atomic().cmd("SET").arg("k").arg(1);
+        residue.after_pipeline(&pipeline);
+        assert!(residue.is_clean());
+    }
+
+    #[test]
+    fn blocking_commands_are_known() {
+        let blocks = |line: &str| {
+            let mut words = line.split(' ');
+            let mut cmd = cmd(words.next().unwrap());
+            words.for_each(|word| {
+                cmd.arg(word);
+            });
+            super::blocks(&cmd)
+        };
+        assert!(blocks("BLPOP k 0") && blocks("XREAD BLOCK 0 STREAMS s $") && blocks("wait 1 0"));
+        assert!(!blocks("XREAD STREAMS block 0") && !blocks("LPOP k"));
+    }
+}

@@ -1,0 +1,700 @@
+//! The core: the one lock, and everything that changes what is behind it.
+//!
+//! The ledger and the gate are pure; this is where their decisions meet sockets, tasks and callers.
+//! The rule that keeps it simple: change the state under the lock, collect whom that concerns, let
+//! go of the lock, then wake them. Nothing is awaited, woken or dropped under the lock, with one
+//! exception: idle connections are withdrawn from the store under it (the order of locks is state,
+//! then store, everywhere), so that a grant never meets a store that was emptied behind its back.
+
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::dialing;
+use super::lease::GuardedConnection;
+use super::ledger::{AccountId, Admission, Ledger, Ticket};
+use super::maintenance;
+use super::store::{Connection, Shared, Store};
+use crate::dial::gate::{Gate, Transition, Verdict};
+use crate::dial::Dialer;
+use crate::error::{Phase, Reason};
+use crate::event::{Event, EventBus};
+use crate::metrics::Metrics;
+use crate::status::CloseReason;
+use crate::{Endpoint, Outcome, Rejection};
+
+/// What a waiter is woken with.
+type Answer = Result<Grant, Rejection>;
+
+/// The settings that matter after the pool is built.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) name: String,
+    pub(super) max_connections: usize,
+    pub(super) acquire_timeout: Duration,
+    pub(super) response_timeout: Duration,
+    pub(super) leak_after: Duration,
+    pub(super) revoke_after: Option<Duration>,
+    pub(super) idle_timeout: Duration,
+    pub(super) min_idle: usize,
+    pub(super) max_lifetime: Duration,
+    pub(super) drain_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) dialer: Dialer,
+    pub(super) store: Store,
+    pub(super) metrics: Metrics,
+    pub(super) events: EventBus,
+    /// Wakes the dialer from its back-off: an override, or the end.
+    pub(super) schedule_changed: Notify,
+    /// A dial ended, a socket was closed, or a lease came back to a closed pool.
+    pub(super) progress: Notify,
+    /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
+    /// await, and an async one would cost more than what it guards.
+    state: Mutex<State>,
+    /// Every open connection, for the sweep; changed when one opens or closes.
+    registry: Mutex<HashMap<u64, Arc<Shared>>>,
+    next_id: AtomicU64,
+    epoch: Instant,
+    /// Milliseconds since `epoch`, as of the last sweep.
+    coarse: AtomicU64,
+    /// Where to spawn from a thread that is in no runtime: a lease may be dropped anywhere.
+    runtime: OnceLock<Handle>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) ledger: Ledger<oneshot::Sender<Answer>>,
+    pub(super) gate: Gate,
+    /// By account.
+    pub(super) tallies: Vec<Tally>,
+    pub(super) dials: [u64; Outcome::ALL.len()],
+    pub(super) closed: [u64; CloseReason::ALL.len()],
+    dialer_runs: bool,
+    maintenance_runs: bool,
+    losses: Losses,
+}
+
+/// What happened to an endpoint's callers so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) rejected: [u64; Reason::ALL.len()],
+    pub(super) leaks_suspected: u64,
+    pub(super) leaks_resolved: u64,
+}
+
+/// Connections lost to the other side at about the same time.
+#[derive(Debug, Default)]
+struct Losses {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Losses {
+    /// Counts one; how many there were within the last second.
+    fn count(&mut self, now: Instant) -> u32 {
+        let recent = |since: &Instant| now.duration_since(*since) < Duration::from_secs(1);
+        if self.since.as_ref().is_none_or(|since| !recent(since)) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count
+    }
+}
+
+/// Whom a change of the state concerns, once the lock is gone.
+#[derive(Default)]
+struct Wakes {
+    granted: Vec<(AccountId, oneshot::Sender<Answer>)>,
+    refused: Vec<(oneshot::Sender<Answer>, Rejection)>,
+    start_dialer: bool,
+}
+
+impl State {
+    fn settle(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
+        while let Some(grant) = self.ledger.next_grant() {
+            wakes.granted.push((grant.account, grant.waiter));
+        }
+        if self.ledger.counts().waiting > 0
+            && let Some(rejection) = self.refusal()
+        {
+            let queue = self.ledger.drain_queue();
+            wakes.refused = queue.into_iter().map(|(_, w)| (w, rejection.clone())).collect();
+            // Turned away, so they no longer show that a connection is wanted.
+            self.ledger.ask();
+        }
+        if !self.dialer_runs && self.ledger.wants_dial() {
+            self.dialer_runs = true;
+            wakes.start_dialer = true;
+        }
+        wakes
+    }
+
+    /// Why nobody can be served now, or soon, if that is so. While something is live, everybody
+    /// may wait for it.
+    fn refusal(&self) -> Option<Rejection> {
+        if self.ledger.is_closed() {
+            return Some(Rejection::Closed);
+        }
+        if self.ledger.live() > 0 {
+            return None;
+        }
+        match self.gate.verdict(Instant::now()) {
+            Verdict::Wait => None,
+            Verdict::Refuse { retry_after } => {
+                let failure = self.gate.failure().cloned();
+                Some(Rejection::BreakerOpen { retry_after, failure })
+            }
+            Verdict::Fail { retry_after, failure } => {
+                Some(Rejection::ConnectFailed { failure, retry_after })
+            }
+        }
+    }
+
+    /// Why no further connection can be had for now, if that is so.
+    pub(super) fn hopeless(&self, now: Instant) -> Option<Rejection> {
+        if self.ledger.is_closed() {
+            return Some(Rejection::Closed);
+        }
+        let retry_after = self.gate.next_attempt_in(now);
+        if self.ledger.counts().dialing > 0 || retry_after.is_zero() {
+            return None;
+        }
+        if let Some(rejection) = self.refusal() {
+            return Some(rejection);
+        }
+        match self.gate.failure().cloned() {
+            Some(failure) => Some(Rejection::ConnectFailed { failure, retry_after }),
+            None if self.gate.is_held() => {
+                Some(Rejection::BreakerOpen { retry_after, failure: None })
+            }
+            None => None,
+        }
+    }
+
+    pub(super) fn tally(&mut self, account: AccountId) -> &mut Tally {
+        if self.tallies.len() <= account.0 {
+            self.tallies.resize_with(account.0 + 1, Tally::default);
+        }
+        &mut self.tallies[account.0]
+    }
+
+    pub(super) fn dialer_stopped(&mut self) {
+        self.dialer_runs = false;
+    }
+
+    pub(super) fn maintenance_stopped(&mut self) {
+        self.maintenance_runs = false;
+    }
+}
+
+/// Where a caller stands after its first look.
+pub(super) enum Entry {
+    Lease(GuardedConnection),
+    Wait(Waiter),
+}
+
+/// The right to take one connection from the store, and later the place of a lease in its
+/// endpoint's budget. Dropping it unused gives the connection to the next in the queue.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) core: Arc<Core>,
+    pub(super) account: AccountId,
+    end: End,
+}
+
+/// What becomes of a grant when it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Its connection is in the store: never taken, or back.
+    InStore,
+    /// Its connection is dead, or away being reset.
+    Gone,
+    /// The ledger has taken it back already.
+    Settled,
+}
+
+impl Grant {
+    fn new(core: &Arc<Core>, account: AccountId) -> Self {
+        Self { core: Arc::clone(core), account, end: End::InStore }
+    }
+
+    /// Ends a lease. `in_store`: its connection is back in the store.
+    pub(super) fn end(mut self, in_store: bool) {
+        self.end = if in_store { End::InStore } else { End::Gone };
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if self.end == End::Settled {
+            return;
+        }
+        let (account, to_store) = (self.account, self.end == End::InStore);
+        let closed = self.core.change(|state| {
+            state.ledger.released(account, to_store);
+            state.ledger.is_closed()
+        });
+        if closed {
+            self.core.close_idle();
+            self.core.progress.notify_waiters();
+        }
+    }
+}
+
+/// A caller in the queue. Dropping it leaves the queue; a grant that was on its way goes to the
+/// next.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    core: Arc<Core>,
+    account: AccountId,
+    ticket: Ticket,
+    answer: oneshot::Receiver<Answer>,
+    location: &'static Location<'static>,
+    since: Instant,
+}
+
+impl Waiter {
+    /// Waits for a connection until the acquire timeout.
+    pub(super) async fn wait(mut self) -> Result<GuardedConnection, Rejection> {
+        // Clamped by the builder, so it cannot overflow.
+        let deadline = self.since + self.core.settings.acquire_timeout;
+        loop {
+            let answer = tokio::time::timeout_at(deadline, &mut self.answer).await;
+            let grant = match answer {
+                Ok(Ok(Ok(grant))) => grant,
+                Ok(Ok(Err(rejection))) => return Err(self.core.reject(self.account, rejection)),
+                // The core never drops a sender unanswered, but if it did, that is what it means.
+                Ok(Err(_)) => return Err(self.core.reject(self.account, Rejection::Closed)),
+                Err(_) => return Err(self.core.reject_late(self.account, self.since)),
+            };
+            match self.core.lend(grant, self.location, self.since) {
+                Ok(lease) => {
+                    self.core.metrics.waited(self.since.elapsed());
+                    return Ok(lease);
+                }
+                Err(grant) => self.requeue(grant),
+            }
+        }
+    }
+
+    /// The connection died on the way: back to the same place in the queue.
+    fn requeue(&mut self, grant: Grant) {
+        (self.ticket, self.answer) = Core::missed(grant, Some(self.ticket));
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let (account, ticket) = (self.account, self.ticket);
+        self.core.change(|state| state.ledger.cancelled(account, ticket));
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: Settings,
+        dialer: Dialer,
+        ledger: Ledger<oneshot::Sender<Answer>>,
+        gate: Gate,
+    ) -> Self {
+        Self {
+            store: Store::new(settings.max_connections),
+            metrics: Metrics::new(&settings.name),
+            events: EventBus::new(),
+            schedule_changed: Notify::new(),
+            progress: Notify::new(),
+            state: Mutex::new(State {
+                ledger,
+                gate,
+                tallies: Vec::new(),
+                dials: [0; Outcome::ALL.len()],
+                closed: [0; CloseReason::ALL.len()],
+                dialer_runs: false,
+                maintenance_runs: false,
+                losses: Losses::default(),
+            }),
+            registry: Mutex::new(HashMap::new()),
+            next_id: AtomicU64::new(0),
+            epoch: Instant::now(),
+            coarse: AtomicU64::new(0),
+            runtime: OnceLock::new(),
+            settings,
+            dialer,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // The state machines do not panic; if one did, its counts are still the best there are.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then serves, refuses or starts whatever follows from it.
+    pub(super) fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let limit = state.ledger.counts().limit;
+        let result = change(&mut state);
+        let wakes = state.settle();
+        let new_limit = state.ledger.counts().limit;
+        drop(state);
+        if limit != new_limit {
+            tracing::info!(pool = %self.settings.name, from = limit, to = new_limit, "limit changed");
+            self.events.send(|| Event::LimitChanged { from: limit, to: new_limit });
+        }
+        self.wake(wakes);
+        result
+    }
+
+    fn wake(self: &Arc<Self>, wakes: Wakes) {
+        for (account, waiter) in wakes.granted {
+            // Where the waiter is gone, the grant is dropped here and serves the next one.
+            let _ = waiter.send(Ok(Grant::new(self, account)));
+        }
+        for (waiter, rejection) in wakes.refused {
+            let _ = waiter.send(Err(rejection));
+        }
+        if wakes.start_dialer && !self.spawn(dialing::run(Arc::clone(self))) {
+            self.lock().dialer_stopped();
+        }
+    }
+
+    /// Spawns on this thread's runtime, or on the one that last called; false if there is none.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let runtime = Handle::try_current().ok().or_else(|| self.runtime.get().cloned());
+        runtime.inspect(|runtime| drop(runtime.spawn(task))).is_some()
+    }
+
+    /// A caller comes in: it gets a lease, a place in the queue, or a refusal.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+        since: Instant,
+    ) -> Result<Entry, Rejection> {
+        let mut state = self.lock();
+        let account = state.ledger.account(endpoint);
+        let start_maintenance = !std::mem::replace(&mut state.maintenance_runs, true);
+        let admission = match state.ledger.is_closed() {
+            true => Admission::NoneFree,
+            false => state.ledger.acquire(account),
+        };
+        let entry = match admission {
+            Admission::Granted => Ok(None),
+            Admission::BudgetExhausted | Admission::NoneFree => {
+                self.queue_or_refuse(&mut state, account).map(Some)
+            }
+        };
+        let wakes = match &entry {
+            // Took one that was free: concerns nobody else.
+            Ok(None) => Wakes::default(),
+            Ok(Some(_)) | Err(_) => state.settle(),
+        };
+        drop(state);
+        if start_maintenance {
+            self.start_maintenance();
+        }
+        self.wake(wakes);
+        match entry {
+            Ok(None) => match self.lend(Grant::new(self, account), location, since) {
+                Ok(lease) => {
+                    self.metrics.waited(Duration::ZERO);
+                    Ok(Entry::Lease(lease))
+                }
+                Err(grant) => {
+                    let (ticket, answer) = Self::missed(grant, None);
+                    Ok(Entry::Wait(self.waiter(account, ticket, answer, location, since)))
+                }
+            },
+            Ok(Some((ticket, answer))) => {
+                Ok(Entry::Wait(self.waiter(account, ticket, answer, location, since)))
+            }
+            Err(rejection) => {
+                self.announce_rejection(endpoint, &rejection);
+                Err(rejection)
+            }
+        }
+    }
+
+    fn waiter(
+        self: &Arc<Self>,
+        account: AccountId,
+        ticket: Ticket,
+        answer: oneshot::Receiver<Answer>,
+        location: &'static Location<'static>,
+        since: Instant,
+    ) -> Waiter {
+        Waiter { core: Arc::clone(self), account, ticket, answer, location, since }
+    }
+
+    fn queue_or_refuse(
+        &self,
+        state: &mut State,
+        account: AccountId,
+    ) -> Result<(Ticket, oneshot::Receiver<Answer>), Rejection> {
+        let refused = match state.refusal() {
+            Some(rejection) => {
+                state.ledger.ask();
+                rejection
+            }
+            None => {
+                let (waiter, answer) = oneshot::channel();
+                match state.ledger.enqueue(account, waiter) {
+                    Ok(ticket) => return Ok((ticket, answer)),
+                    Err(_) => Rejection::QueueFull { limit: state.ledger.queue_limit() },
+                }
+            }
+        };
+        state.tally(account).rejected[Reason::of(&refused) as usize] += 1;
+        Err(refused)
+    }
+
+    /// Takes a connection if one is free right now.
+    pub(super) fn try_enter(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<GuardedConnection, Rejection> {
+        let (account, admission, start_maintenance) = self.change(|state| {
+            let account = state.ledger.account(endpoint);
+            let start_maintenance = !std::mem::replace(&mut state.maintenance_runs, true);
+            if let Some(rejection) = state.refusal() {
+                state.ledger.ask();
+                return (account, Err(rejection), start_maintenance);
+            }
+            let admission = match state.ledger.acquire(account) {
+                Admission::Granted => Ok(()),
+                Admission::BudgetExhausted => Err(Rejection::BudgetExhausted {
+                    endpoint: state.ledger.account_name(account).clone(),
+                    max: state.ledger.account_max(account),
+                }),
+                Admission::NoneFree => {
+                    state.ledger.ask();
+                    Err(late(state, Duration::ZERO))
+                }
+            };
+            (account, admission, start_maintenance)
+        });
+        if start_maintenance {
+            self.start_maintenance();
+        }
+        let missed = |grant: Grant| {
+            drop(grant);
+            late(&self.lock(), Duration::ZERO)
+        };
+        admission
+            .and_then(|()| {
+                self.lend(Grant::new(self, account), location, Instant::now()).map_err(missed)
+            })
+            .map_err(|rejection| self.reject(account, rejection))
+    }
+
+    /// Takes the granted connection; gives the grant back if it has died meanwhile.
+    fn lend(
+        self: &Arc<Self>,
+        grant: Grant,
+        location: &'static Location<'static>,
+        since: Instant,
+    ) -> Result<GuardedConnection, Grant> {
+        match self.store.take() {
+            Some(connection) => Ok(GuardedConnection::new(connection, grant, location, since)),
+            None => Err(grant),
+        }
+    }
+
+    /// Puts the holder of a grant that found nothing back into the queue.
+    fn missed(
+        mut grant: Grant,
+        ticket: Option<Ticket>,
+    ) -> (Ticket, oneshot::Receiver<Answer>) {
+        let (waiter, answer) = oneshot::channel();
+        let (core, account) = (Arc::clone(&grant.core), grant.account);
+        let ticket = core.change(|state| state.ledger.missed(account, ticket, waiter));
+        grant.end = End::Settled;
+        (ticket, answer)
+    }
+
+    /// Counts and announces a refusal that was decided before.
+    fn reject(self: &Arc<Self>, account: AccountId, rejection: Rejection) -> Rejection {
+        let endpoint = {
+            let mut state = self.lock();
+            state.tally(account).rejected[Reason::of(&rejection) as usize] += 1;
+            state.ledger.account_name(account).clone()
+        };
+        self.announce_rejection(&endpoint, &rejection);
+        rejection
+    }
+
+    /// The refusal of a caller whose acquire timeout ran out.
+    fn reject_late(self: &Arc<Self>, account: AccountId, since: Instant) -> Rejection {
+        let rejection = {
+            let state = self.lock();
+            if state.ledger.is_exhausted(account) {
+                Rejection::BudgetExhausted {
+                    endpoint: state.ledger.account_name(account).clone(),
+                    max: state.ledger.account_max(account),
+                }
+            } else {
+                late(&state, since.elapsed())
+            }
+        };
+        self.reject(account, rejection)
+    }
+
+    fn announce_rejection(&self, endpoint: &Endpoint, rejection: &Rejection) {
+        tracing::debug!(
+            pool = %self.settings.name, %endpoint, reason = rejection.reason(), %rejection,
+            "caller refused"
+        );
+        self.events.send(|| Event::Rejected {
+            endpoint: endpoint.clone(),
+            rejection: rejection.clone(),
+        });
+    }
+
+    pub(super) fn announce(&self, transition: Option<Transition>) {
+        let Some(Transition { from, to }) = transition else { return };
+        self.metrics.transition(from, to);
+        tracing::warn!(
+            pool = %self.settings.name, server = %self.dialer.server, %from, %to, "breaker changed"
+        );
+        self.events.send(|| Event::BreakerChanged { from, to });
+    }
+
+    // Connections.
+
+    pub(super) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn registry(&self) -> MutexGuard<'_, HashMap<u64, Arc<Shared>>> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn register(&self, shared: &Arc<Shared>) {
+        self.registry().insert(shared.id, Arc::clone(shared));
+    }
+
+    /// Every open connection.
+    pub(super) fn connections(&self) -> Vec<Arc<Shared>> {
+        self.registry().values().cloned().collect()
+    }
+
+    /// Marks a connection dead before it is closed, so that nobody is granted it.
+    pub(super) fn retire(&self, shared: &Shared, reason: CloseReason) {
+        shared.blame(reason);
+        let mut state = self.lock();
+        if shared.bury() {
+            state.ledger.withdrawn(1);
+        }
+    }
+
+    /// Closes the socket under whoever holds the connection.
+    pub(super) fn revoke(&self, shared: &Shared, reason: CloseReason) {
+        self.retire(shared, reason);
+        shared.abort();
+    }
+
+    /// A connection's socket is closed; called by the last thing the driver's task drops.
+    pub(super) fn socket_closed(self: &Arc<Self>, shared: &Shared) {
+        self.registry().remove(&shared.id);
+        let reason = shared.reason();
+        let was_idle = self.change(|state| {
+            let was_idle = shared.bury();
+            state.ledger.withdrawn(usize::from(was_idle));
+            state.ledger.died();
+            state.closed[reason as usize] += 1;
+            if reason == CloseReason::Peer {
+                let now = Instant::now();
+                if state.losses.count(now) > 1 && state.ledger.live() == 0 {
+                    state.gate.mass_disconnect(now);
+                }
+            }
+            was_idle
+        });
+        if was_idle {
+            self.store.purge();
+        }
+        tracing::debug!(pool = %self.settings.name, reason = reason.as_str(), "connection closed");
+        self.events.send(|| Event::ConnectionClosed { reason });
+        self.progress.notify_waiters();
+    }
+
+    /// Takes the idle connections out of the store that `wanted` picks.
+    pub(super) fn withdraw(&self, wanted: impl FnMut(&Shared) -> bool) -> Vec<Connection> {
+        let mut state = self.lock();
+        let withdrawn = self.store.withdraw(wanted);
+        state.ledger.withdrawn(withdrawn.len());
+        drop(state);
+        withdrawn
+    }
+
+    /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
+    pub(super) fn restore(self: &Arc<Self>, connection: Connection) {
+        if !connection.shared.is_idle() && !connection.shared.give_back() {
+            return;
+        }
+        self.store.put(connection);
+        let closed = self.change(|state| {
+            state.ledger.restored();
+            state.ledger.is_closed()
+        });
+        if closed {
+            self.close_idle();
+        }
+    }
+
+    // The end.
+
+    /// Refuses everybody from now on, and closes what is idle. Leases stay valid.
+    pub(super) fn shut(self: &Arc<Self>) {
+        self.change(|state| state.ledger.close());
+        self.close_idle();
+        self.schedule_changed.notify_one();
+        self.progress.notify_waiters();
+    }
+
+    fn close_idle(&self) {
+        for connection in self.withdraw(|_| true) {
+            connection.shared.blame(CloseReason::PoolClosed);
+        }
+    }
+
+    // Time.
+
+    pub(super) fn start_maintenance(self: &Arc<Self>) {
+        if let Ok(runtime) = Handle::try_current() {
+            let _ = self.runtime.set(runtime);
+        }
+        if !self.spawn(maintenance::run(Arc::clone(self))) {
+            self.lock().maintenance_stopped();
+        }
+    }
+
+    /// Milliseconds since the pool was built, as of the last sweep (once a second): enough to tell
+    /// an idle connection by, and free on the path of a request.
+    pub(super) fn coarse_now(&self) -> u64 {
+        self.coarse.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn advance_coarse(&self, now: Instant) -> u64 {
+        let millis = now.duration_since(self.epoch).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.coarse.store(millis, Ordering::Relaxed);
+        millis
+    }
+}
+
+fn late(state: &State, waited: Duration) -> Rejection {
+    let phase = if state.ledger.live() == 0 { Phase::Dial } else { Phase::Connection };
+    Rejection::AcquireTimeout { waited, phase, failure: state.gate.failure().cloned() }
+}

@@ -1,0 +1,181 @@
+//! The background dialer: one task a server, which dials for all who wait.
+//!
+//! Waiters never dial. The task starts when a connection is wanted, ends when none is, and is
+//! detached from the waiters: one that gives up cancels nothing. Whatever comes first, a returned
+//! connection or a finished dial, serves the longest waiter (bb8's idea).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::store::{Connection, Shared};
+use crate::Outcome;
+use crate::dial::gate::{Approval, Decision};
+use crate::dial::{Dialed, Driver};
+use crate::error::DialFailure;
+use crate::event::Event;
+
+/// What the dialer does next.
+enum Step {
+    Dial(Attempt),
+    /// Wait for the schedule, or for a change of it.
+    WaitUntil(Instant),
+    Wait,
+    Stop,
+}
+
+/// Dials while a connection is wanted.
+pub(super) async fn run(core: Arc<Core>) {
+    let _running = Running(&core);
+    loop {
+        match next_step(&core) {
+            Step::Dial(attempt) => {
+                let started = Instant::now();
+                let result = core.dialer.dial().await;
+                attempt.ended(result, started);
+            }
+            Step::WaitUntil(due) => tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = core.schedule_changed.notified() => {}
+            },
+            Step::Wait => core.schedule_changed.notified().await,
+            Step::Stop => return,
+        }
+    }
+}
+
+/// Says that the dialer has stopped, also when its runtime is shut down under it.
+struct Running<'a>(&'a Arc<Core>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // Whoever came between the last look and this starts a new one.
+        self.0.change(|state| state.dialer_stopped());
+    }
+}
+
+fn next_step(core: &Arc<Core>) -> Step {
+    let mut state = core.lock();
+    if !state.ledger.wants_dial() {
+        return Step::Stop;
+    }
+    let (decision, transition) = state.gate.ask(Instant::now());
+    let step = match decision {
+        Decision::Dial(approval) => {
+            state.ledger.dial_started();
+            Step::Dial(Attempt { core: Arc::clone(core), approval: Some(approval) })
+        }
+        Decision::WaitUntil(due) => Step::WaitUntil(due),
+        Decision::Held => Step::Wait,
+    };
+    drop(state);
+    core.announce(transition);
+    step
+}
+
+/// One dial, counted from its first packet. Dropped before its end, it gives the probe back.
+struct Attempt {
+    core: Arc<Core>,
+    /// `None` once it has ended.
+    approval: Option<Approval>,
+}
+
+impl Attempt {
+    fn ended(mut self, result: Result<Dialed, DialFailure>, started: Instant) {
+        let Some(approval) = self.approval.take() else { return };
+        match result {
+            Ok(dialed) => connected(&self.core, approval, dialed, started),
+            Err(failure) => failed(&self.core, approval, failure),
+        }
+        self.core.progress.notify_waiters();
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(approval) = self.approval.take() else { return };
+        let transition = self.core.change(|state| {
+            state.ledger.dial_failed(false);
+            state.gate.abandoned(approval)
+        });
+        self.core.announce(transition);
+    }
+}
+
+fn connected(core: &Arc<Core>, approval: Approval, dialed: Dialed, started: Instant) {
+    let now = Instant::now();
+    let took = now.duration_since(started);
+    // From here on the socket counts as live, so that its end can be counted whenever it comes.
+    let (transition, live) = core.change(|state| {
+        state.dials[Outcome::Connected as usize] += 1;
+        state.ledger.connected();
+        (state.gate.connected(approval, took, now), state.ledger.live())
+    });
+    core.metrics.created(took);
+    core.announce(transition);
+    tracing::debug!(pool = %core.settings.name, server = %core.dialer.server, ?took, live, "connected");
+    core.events.send(|| Event::Connected { live });
+    core.restore(open(core, dialed, now));
+}
+
+fn failed(core: &Arc<Core>, approval: Approval, failure: DialFailure) {
+    let failure = Arc::new(failure);
+    let now = Instant::now();
+    let (transition, next_dial_in) = core.change(|state| {
+        state.dials[failure.outcome as usize] += 1;
+        state.ledger.dial_failed(failure.outcome.is_full());
+        let transition = state.gate.failed(approval, Arc::clone(&failure), now);
+        (transition, state.gate.next_attempt_in(now))
+    });
+    tracing::warn!(
+        pool = %core.settings.name, server = %failure.server, outcome = %failure.outcome,
+        message = failure.message, ?next_dial_in, "dial failed"
+    );
+    core.events.send(|| Event::DialFailed { failure, next_dial_in });
+    core.announce(transition);
+}
+
+/// Starts the connection's driver.
+fn open(core: &Arc<Core>, dialed: Dialed, now: Instant) -> Connection {
+    let Dialed { connection: redis, driver } = dialed;
+    // ± 10 %, so that a fleet that was started together does not redial together.
+    let lifetime = core.settings.max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
+    let shared =
+        Arc::new(Shared::new(core.new_id(), redis.clone(), now + lifetime, core.coarse_now()));
+    core.register(&shared);
+    let slot = Slot { core: Arc::clone(core), shared: Arc::clone(&shared) };
+    let task = tokio::spawn(Driven { driver, _slot: slot });
+    shared.set_task(task.abort_handle());
+    Connection { redis, shared, core: Arc::downgrade(core) }
+}
+
+/// A driver and its slot. The order of the fields is the point: the socket, which the driver owns,
+/// is closed before the slot is free for the next dial.
+struct Driven {
+    driver: Driver,
+    _slot: Slot,
+}
+
+impl Future for Driven {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver.as_mut().poll(cx)
+    }
+}
+
+/// One of the server's slots: held from the dial until the socket is closed, however that comes.
+struct Slot {
+    core: Arc<Core>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.core.socket_closed(&self.shared);
+    }
+}

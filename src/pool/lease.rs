@@ -1,0 +1,247 @@
+//! The lease: a connection in the hands of one caller.
+
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use tokio::time::Instant;
+
+use deadpool::managed::Object;
+
+use super::command::{self, Residue};
+use super::core::{Core, Grant};
+use super::ledger::AccountId;
+use super::store::{Connection, Lent};
+use crate::dial::reset_commands;
+use crate::event::Event;
+use crate::status::{CloseReason, Leak};
+
+/// An exclusive lease of one connection, returned when it is dropped.
+///
+/// It implements [`ConnectionLike`], so everything in [`redis::AsyncCommands`], pipelines and scripts
+/// work on it. It is neither `Clone` nor does it dereference to something that is: a copy would
+/// outlive the lease and escape the budget.
+///
+/// **Timeouts.** A command that is not answered within
+/// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout) fails with an I/O error of the
+/// kind `TimedOut`; commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) wait for as long as
+/// they say themselves.
+///
+/// **What a lease leaves behind.** A connection on which keys are still watched, a transaction is
+/// open, or the session was changed (SELECT, AUTH, HELLO, CLIENT SETNAME, …) is brought back to
+/// where the dial left it, with RESET (Redis 6.2 and later), in the background, before anybody else
+/// gets it. One that cannot be (SUBSCRIBE, MONITOR, CLIENT REPLY, an abandoned blocking command) is
+/// closed.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a command does not recall the command: the server may run it. The
+/// connection stays usable; it is lent again once the reply has come.
+pub struct GuardedConnection {
+    /// `Some` until the drop.
+    held: Option<Held>,
+    residue: Residue,
+}
+
+struct Held {
+    connection: Lent,
+    grant: Grant,
+}
+
+/// Who holds a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeaseInfo {
+    pub(super) account: AccountId,
+    pub(super) location: &'static Location<'static>,
+    pub(super) since: Instant,
+    /// Reported as a suspected leak.
+    pub(super) reported: bool,
+}
+
+impl LeaseInfo {
+    pub(super) fn leak(&self, core: &Core, now: Instant) -> Leak {
+        let endpoint = core.lock().ledger.account_name(self.account).clone();
+        let age = now.duration_since(self.since);
+        Leak { endpoint, location: self.location.to_string(), age }
+    }
+}
+
+impl GuardedConnection {
+    pub(super) fn new(
+        connection: Lent,
+        grant: Grant,
+        location: &'static Location<'static>,
+        since: Instant,
+    ) -> Self {
+        let info = LeaseInfo { account: grant.account, location, since, reported: false };
+        *connection.shared.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
+        Self { held: Some(Held { connection, grant }), residue: Residue::default() }
+    }
+
+    fn held(&mut self) -> &mut Held {
+        self.held.as_mut().expect("held until the drop")
+    }
+
+    /// Sends a command and notes what it leaves behind, also when the caller loses patience.
+    async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        let blocks = command::blocks(cmd);
+        let limit = self.start(blocks);
+        let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
+        self.note(&reply, |residue| residue.after(cmd));
+        reply
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        let blocks = pipeline.cmd_iter().any(command::blocks);
+        let limit = self.start(blocks);
+        let redis = &mut self.held().connection.redis;
+        let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
+        self.note(&replies, |residue| residue.after_pipeline(pipeline));
+        replies
+    }
+
+    /// Notes that a command is on its way; the time to wait for its reply.
+    fn start(&mut self, blocks: bool) -> Option<Duration> {
+        self.residue.unanswered = true;
+        self.residue.blocked |= blocks;
+        (!blocks).then_some(self.held().grant.core.settings.response_timeout)
+    }
+
+    fn note<T>(&mut self, reply: &RedisResult<T>, answered: impl FnOnce(&mut Residue)) {
+        match reply {
+            // Still on its way, and noted as such.
+            Err(error) if error.is_timeout() => {}
+            // The driver is gone or about to go; the flag that says so may come a moment later.
+            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
+                self.residue.poisoned = true;
+            }
+            Ok(_) | Err(_) => answered(&mut self.residue),
+        }
+    }
+}
+
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    reply: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    match limit {
+        None => reply.await,
+        Some(limit) => tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no reply within the response timeout")
+                .into())
+        }),
+    }
+}
+
+impl ConnectionLike for GuardedConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(self.command(cmd))
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(self.pipeline(pipeline, offset, count))
+    }
+
+    fn get_db(&self) -> i64 {
+        self.held.as_ref().map_or(0, |held| held.grant.core.dialer.redis.db())
+    }
+}
+
+impl fmt::Debug for GuardedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.held.as_ref().map(|held| held.connection.shared.id);
+        f.debug_struct("GuardedConnection").field("id", &id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for GuardedConnection {
+    fn drop(&mut self) {
+        let Some(Held { connection, grant }) = self.held.take() else { return };
+        let core = &grant.core;
+        let shared = &connection.shared;
+        let info = shared.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(info) = info {
+            let now = Instant::now();
+            core.metrics.used(now.duration_since(info.since));
+            if info.reported {
+                resolved(core, &info, now);
+            }
+        }
+        let in_store = if !shared.is_alive() {
+            drop(Object::take(connection));
+            false
+        } else if shared.is_doomed() || self.residue.is_beyond_reset() {
+            let reason =
+                if shared.is_doomed() { CloseReason::Lifetime } else { CloseReason::Dirty };
+            shared.blame(reason);
+            drop(Object::take(connection));
+            false
+        } else if !self.residue.is_clean() {
+            clean(core, Object::take(connection), self.residue);
+            false
+        } else if shared.give_back() {
+            shared.used(core.coarse_now());
+            drop(connection);
+            true
+        } else {
+            drop(Object::take(connection));
+            false
+        };
+        grant.end(in_store);
+    }
+}
+
+fn resolved(core: &Core, info: &LeaseInfo, now: Instant) {
+    core.lock().tally(info.account).leaks_resolved += 1;
+    let leak = info.leak(core, now);
+    tracing::info!(
+        pool = %core.settings.name, endpoint = %leak.endpoint, location = leak.location,
+        age = ?leak.age, "a suspected leak came back"
+    );
+    core.events.send(|| Event::LeakResolved(leak));
+}
+
+/// Brings a connection back to where the dial left it, in the background, and puts it back; or
+/// closes it.
+fn clean(core: &std::sync::Arc<Core>, mut connection: Connection, residue: Residue) {
+    let keeper = std::sync::Arc::clone(core);
+    let task = async move {
+        let commands = if residue.needs_reset() {
+            reset_commands(&keeper.dialer.redis, &keeper.dialer.client_name)
+        } else {
+            // Only the reply that nobody waited for is outstanding, and replies come in order.
+            let mut ping = redis::pipe();
+            ping.cmd("PING");
+            ping
+        };
+        let limit = Some(keeper.settings.response_timeout);
+        let sent = connection.redis.send_packed_commands(&commands, 0, commands.len());
+        let clean = match within(limit, sent).await {
+            Ok(replies) => !replies.iter().any(|reply| matches!(reply, Value::ServerError(_))),
+            Err(_) => false,
+        };
+        if clean {
+            connection.shared.used(keeper.coarse_now());
+            keeper.restore(connection);
+        } else {
+            connection.shared.blame(CloseReason::Dirty);
+        }
+    };
+    // Without a runtime the connection is dropped with the task, and so closed.
+    core.spawn(task);
+}
+

@@ -1,0 +1,441 @@
+//! The ledger: who may hold a connection, who is next, and whether one more is wanted.
+//!
+//! A pure state machine over counts. It never sees a connection: it says that *one* may be taken
+//! from the store, and the store gives whichever it has. `W` is what a waiter is woken with.
+//!
+//! Invariants, after every call:
+//! - `idle` is the number of connections in the store that nobody has been granted. It can be
+//!   negative for a moment: when a connection dies between its grant and its taking, the one who
+//!   finds the store empty comes back with [`Ledger::missed`].
+//! - If `idle > 0`, no queued waiter is eligible (once [`Ledger::next_grant`] has been drained).
+//! - `live + dialing` counts sockets, from the first SYN until they are closed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::Endpoint;
+use crate::endpoint::MAX_ENDPOINTS;
+use crate::policy::Budget;
+
+#[derive(Debug)]
+pub(crate) struct Ledger<W> {
+    max_connections: usize,
+    /// How many sockets may be open now: `max_connections`, or what the server let us have.
+    limit: usize,
+    frozen: bool,
+    live: usize,
+    dialing: usize,
+    idle: isize,
+    /// Leases out, over all endpoints.
+    in_use: usize,
+    accounts: Vec<Account<W>>,
+    by_name: HashMap<Endpoint, AccountId>,
+    default_budget: Budget,
+    /// Over all accounts, what is reserved and not in use.
+    unused_reserve: usize,
+    queue_limit: usize,
+    queued: usize,
+    next_ticket: Ticket,
+    /// Somebody was turned away for want of a connection since the last dial.
+    asked: bool,
+    /// As many connections should be live, whoever asks.
+    target: usize,
+    closed: bool,
+}
+
+/// One endpoint's part of the ledger.
+#[derive(Debug)]
+struct Account<W> {
+    name: Endpoint,
+    budget: Budget,
+    /// The budget's reserve, or its share of it while the limit is below the sum of all reserves.
+    reserve: usize,
+    in_use: usize,
+    /// Connections granted so far.
+    acquired: u64,
+    /// In order of arrival. A waiter who comes back keeps its ticket and with it its place.
+    queue: BTreeMap<Ticket, W>,
+}
+
+/// An endpoint's place in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AccountId(pub(crate) usize);
+
+/// A waiter's place in the queue.
+pub(crate) type Ticket = u64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Take one from the store.
+    Granted,
+    /// The endpoint holds its `max`.
+    BudgetExhausted,
+    /// No connection is free, or the free ones are kept for others.
+    NoneFree,
+}
+
+/// A waiter's turn has come.
+#[derive(Debug)]
+pub(crate) struct Grant<W> {
+    pub(crate) account: AccountId,
+    pub(crate) waiter: W,
+}
+
+/// What the ledger says of one endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct AccountStatus {
+    pub(crate) name: Endpoint,
+    pub(crate) max: usize,
+    pub(crate) reserve: usize,
+    pub(crate) in_use: usize,
+    pub(crate) waiting: usize,
+    pub(crate) acquired: u64,
+}
+
+/// The ledger's counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) limit: usize,
+    pub(crate) live: usize,
+    pub(crate) dialing: usize,
+    pub(crate) idle: usize,
+    pub(crate) in_use: usize,
+    pub(crate) waiting: usize,
+}
+
+impl<W> Ledger<W> {
+    pub(crate) fn new(
+        max_connections: usize,
+        queue_limit: usize,
+        default_budget: Budget,
+        endpoints: impl IntoIterator<Item = (Endpoint, Budget)>,
+    ) -> Self {
+        let mut ledger = Self {
+            max_connections,
+            limit: max_connections,
+            frozen: false,
+            live: 0,
+            dialing: 0,
+            idle: 0,
+            in_use: 0,
+            accounts: Vec::new(),
+            by_name: HashMap::new(),
+            default_budget,
+            unused_reserve: 0,
+            queue_limit,
+            queued: 0,
+            next_ticket: 0,
+            asked: false,
+            target: 0,
+            closed: false,
+        };
+        for (name, budget) in endpoints {
+            ledger.open_account(name, budget);
+        }
+        ledger.share_reserves();
+        ledger
+    }
+
+    fn open_account(&mut self, name: Endpoint, budget: Budget) -> AccountId {
+        let id = AccountId(self.accounts.len());
+        self.by_name.insert(name.clone(), id);
+        self.accounts.push(Account {
+            name,
+            budget,
+            reserve: 0,
+            in_use: 0,
+            acquired: 0,
+            queue: BTreeMap::new(),
+        });
+        id
+    }
+
+    /// The endpoint's account, opened on first use with the default budget.
+    pub(crate) fn account(&mut self, endpoint: &Endpoint) -> AccountId {
+        if let Some(id) = self.by_name.get(endpoint) {
+            return *id;
+        }
+        // One place is kept for `other` itself.
+        let room = self.accounts.len() + 1 < MAX_ENDPOINTS;
+        if room && endpoint.problem().is_none() {
+            return self.open_account(endpoint.clone(), self.default_budget);
+        }
+        match self.by_name.get(&Endpoint::OTHER) {
+            Some(other) => *other,
+            None => self.open_account(Endpoint::OTHER, self.default_budget),
+        }
+    }
+
+    pub(crate) fn account_name(&self, account: AccountId) -> &Endpoint {
+        &self.accounts[account.0].name
+    }
+
+    /// The account's `max`, in connections.
+    pub(crate) fn account_max(&self, account: AccountId) -> usize {
+        self.accounts[account.0].budget.max_connections()
+    }
+
+    /// Takes a connection for the account if one is free for it.
+    pub(crate) fn acquire(&mut self, account: AccountId) -> Admission {
+        if self.idle > 0 && self.is_eligible(account, self.limit) {
+            self.idle -= 1;
+            self.take(account);
+            Admission::Granted
+        } else if self.is_exhausted(account) {
+            Admission::BudgetExhausted
+        } else {
+            Admission::NoneFree
+        }
+    }
+
+    /// True while the account holds its `max`.
+    pub(crate) fn is_exhausted(&self, account: AccountId) -> bool {
+        self.accounts[account.0].in_use >= self.account_max(account)
+    }
+
+    /// Queues a waiter behind the others of its account, or gives it back if the queue is full.
+    pub(crate) fn enqueue(&mut self, account: AccountId, waiter: W) -> Result<Ticket, W> {
+        if self.queued >= self.queue_limit {
+            return Err(waiter);
+        }
+        let ticket = self.new_ticket();
+        self.queue(account, ticket, waiter);
+        Ok(ticket)
+    }
+
+    /// Who is next, if a connection is free for anybody. Call until `None` after every change.
+    pub(crate) fn next_grant(&mut self) -> Option<Grant<W>> {
+        if self.idle <= 0 {
+            return None;
+        }
+        let account = self.longest_waiting(self.limit)?;
+        let (_, waiter) = self.accounts[account.0].queue.pop_first()?;
+        self.queued -= 1;
+        self.idle -= 1;
+        self.take(account);
+        Some(Grant { account, waiter })
+    }
+
+    /// The account whose first waiter has waited longest, among those that may have a connection:
+    /// an endpoint at its `max` never blocks another behind it.
+    fn longest_waiting(&self, limit: usize) -> Option<AccountId> {
+        if self.queued == 0 {
+            return None;
+        }
+        let first = |id: &AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
+        (0..self.accounts.len())
+            .map(AccountId)
+            .filter(|id| !self.accounts[id.0].queue.is_empty() && self.is_eligible(*id, limit))
+            .min_by_key(first)
+    }
+
+    /// Under its `max`, and either within its reserve or leaving the others' reserves alone.
+    fn is_eligible(&self, account: AccountId, limit: usize) -> bool {
+        let Account { budget, reserve, in_use, .. } = &self.accounts[account.0];
+        *in_use < budget.max_connections()
+            && (*in_use < *reserve || self.in_use + self.unused_reserve < limit)
+    }
+
+    fn take(&mut self, account: AccountId) {
+        let account = &mut self.accounts[account.0];
+        if account.in_use < account.reserve {
+            self.unused_reserve -= 1;
+        }
+        account.in_use += 1;
+        account.acquired += 1;
+        self.in_use += 1;
+    }
+
+    /// A lease, or an unused grant, is over. `to_store`: its connection is back in the store;
+    /// otherwise it is dead, or away being reset.
+    pub(crate) fn released(&mut self, account: AccountId, to_store: bool) {
+        let account = &mut self.accounts[account.0];
+        account.in_use -= 1;
+        self.in_use -= 1;
+        if account.in_use < account.reserve {
+            self.unused_reserve += 1;
+        }
+        if to_store {
+            self.idle += 1;
+        }
+    }
+
+    /// A granted connection died before it was taken: the waiter goes back to its place, or to the
+    /// end where it had none. Never refused, for it has been admitted.
+    pub(crate) fn missed(
+        &mut self,
+        account: AccountId,
+        ticket: Option<Ticket>,
+        waiter: W,
+    ) -> Ticket {
+        self.released(account, true);
+        let ticket = ticket.unwrap_or_else(|| self.new_ticket());
+        self.queue(account, ticket, waiter);
+        ticket
+    }
+
+    fn new_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    fn queue(&mut self, account: AccountId, ticket: Ticket, waiter: W) {
+        self.queued += 1;
+        self.accounts[account.0].queue.insert(ticket, waiter);
+    }
+
+    /// A waiter left. False if it was not queued any more.
+    pub(crate) fn cancelled(&mut self, account: AccountId, ticket: Ticket) -> bool {
+        let was_queued = self.accounts[account.0].queue.remove(&ticket).is_some();
+        self.queued -= usize::from(was_queued);
+        was_queued
+    }
+
+    /// Takes every waiter out of the queue, to be refused.
+    pub(crate) fn drain_queue(&mut self) -> Vec<(AccountId, W)> {
+        self.queued = 0;
+        let accounts = (0..self.accounts.len()).map(AccountId);
+        accounts
+            .flat_map(|id| {
+                let queue = std::mem::take(&mut self.accounts[id.0].queue);
+                queue.into_values().map(move |waiter| (id, waiter)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Notes that a caller was turned away for want of a connection, so that the next dial is made
+    /// although nobody waits for it.
+    pub(crate) fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    /// Wants at least `target` connections live from now on.
+    pub(crate) fn set_target(&mut self, target: usize) {
+        self.target = target.min(self.max_connections);
+    }
+
+    /// Whether a dial would serve somebody and the limit has room for it. While the limit is frozen
+    /// the only way to learn that there is room again is to try: one dial per tick of the
+    /// back-off, and only for a caller who waits.
+    pub(crate) fn wants_dial(&self) -> bool {
+        let sockets = self.live + self.dialing;
+        if self.closed || sockets >= self.max_connections {
+            return false;
+        }
+        // Who could have one more connection, if there was one.
+        let waited_for =
+            self.idle <= 0 && self.longest_waiting(self.limit.max(sockets + 1)).is_some();
+        if sockets >= self.limit {
+            return waited_for;
+        }
+        waited_for || (self.asked && self.idle <= 0) || sockets < self.target
+    }
+
+    /// A dial starts.
+    pub(crate) fn dial_started(&mut self) {
+        self.dialing += 1;
+        self.asked = false;
+    }
+
+    /// The dial ended with a connection: the server has room after all. It counts as idle once it
+    /// is [`restored`](Self::restored) to the store.
+    pub(crate) fn connected(&mut self) {
+        self.dialing -= 1;
+        self.live += 1;
+        if self.frozen {
+            self.frozen = false;
+            self.set_limit(self.max_connections);
+        }
+    }
+
+    /// The dial ended without a connection. `full`: the server has no slot for it, so the limit
+    /// freezes at what we have (at least 1, so that there is something to dial for).
+    pub(crate) fn dial_failed(&mut self, full: bool) {
+        self.dialing -= 1;
+        if full {
+            self.frozen = true;
+            self.set_limit(self.live.max(1));
+        }
+    }
+
+    /// A connection's socket is closed.
+    pub(crate) fn died(&mut self) {
+        self.live -= 1;
+    }
+
+    /// `count` connections were taken out of the store without a grant (to be closed or checked).
+    pub(crate) fn withdrawn(&mut self, count: usize) {
+        self.idle -= isize::try_from(count).unwrap_or(isize::MAX);
+    }
+
+    /// A new or withdrawn connection is in the store.
+    pub(crate) fn restored(&mut self) {
+        self.idle += 1;
+    }
+
+    fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.min(self.max_connections);
+        self.share_reserves();
+    }
+
+    /// Gives every account its reserve, or its share where the limit is below their sum.
+    fn share_reserves(&mut self) {
+        let sum: usize = self.accounts.iter().map(|account| account.budget.reserved()).sum();
+        for account in &mut self.accounts {
+            let reserve = account.budget.reserved();
+            account.reserve = if sum > self.limit { reserve * self.limit / sum } else { reserve };
+        }
+        let unused = |account: &Account<W>| account.reserve.saturating_sub(account.in_use);
+        self.unused_reserve = self.accounts.iter().map(unused).sum();
+    }
+
+    /// No more grants and dials.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// True when no socket is open and no lease is out.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.live + self.dialing + self.in_use == 0
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            limit: self.limit,
+            live: self.live,
+            dialing: self.dialing,
+            idle: usize::try_from(self.idle).unwrap_or(0),
+            in_use: self.in_use,
+            waiting: self.queued,
+        }
+    }
+
+    pub(crate) fn queue_limit(&self) -> usize {
+        self.queue_limit
+    }
+
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = AccountStatus> + '_ {
+        self.accounts.iter().map(|account| AccountStatus {
+            name: account.name.clone(),
+            max: account.budget.max_connections(),
+            reserve: account.reserve,
+            in_use: account.in_use,
+            waiting: account.queue.len(),
+            acquired: account.acquired,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const FREE: Budget = Budget::max(100);
+
+fn ledger(max: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
+    Ledger::new(max, 100, FREE, endpoints.iter().map(|(name, budget)| ((*name).into(), *budget)))
+}
+
+/// A ledger with `live` connections idle.
+fn stocked(max: usize, live: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
+    let mut ledger = ledger(max, endpoints);
+    for _ in 0..live {
+        ledger.dial_started();
+        ledger.connected();
+        ledger.restored();
+    }
+    ledger
+}
+
+fn drain(ledger: &mut Ledger<u32>) -> Vec<u32> {
+    std::iter::from_fn(|| ledger.next_grant().map(|grant| grant.waiter)).collect()
+}
+
+#[test]
+fn a_free_connection_is_granted_and_its_return_serves_the_longest_waiter() {
+    let mut ledger = stocked(1, 1, &[]);
+    let (a, b) = (ledger.account(&"a".into()), ledger.account(&"b".into()));
+    assert_eq!(ledger.acquire(a), Admission::Granted);
+    assert_eq!(ledger.acquire(b), Admission::NoneFree);
+    ledger.enqueue(b, 1).unwrap();
+    ledger.enqueue(a, 2).unwrap();
+    ledger.released(a, true);
+    assert_eq!(drain(&mut ledger), [1]);
+    ledger.released(b, true);
+    assert_eq!(drain(&mut ledger), [2]);
+}
+
+#[test]
+fn an_endpoint_at_its_max_does_not_block_the_one_behind_it() {
+    let mut ledger = stocked(3, 3, &[("small", Budget::max(1))]);
+    let (small, big) = (ledger.account(&"small".into()), ledger.account(&"big".into()));
+    assert_eq!(ledger.acquire(small), Admission::Granted);
+    assert_eq!(ledger.acquire(small), Admission::BudgetExhausted);
+    ledger.enqueue(small, 1).unwrap();
+    assert_eq!(drain(&mut ledger), [] as [u32; 0]);
+    assert_eq!(ledger.acquire(big), Admission::Granted);
+    ledger.released(small, true);
+    assert_eq!(drain(&mut ledger), [1]);
+}
+
+#[test]
+fn a_reserve_is_kept_for_its_endpoint() {
+    let mut ledger = stocked(4, 4, &[("checkout", Budget::max(3).reserve(2))]);
+    let (checkout, other) = (ledger.account(&"checkout".into()), ledger.account(&"x".into()));
+    assert_eq!([ledger.acquire(other), ledger.acquire(other)], [Admission::Granted; 2]);
+    assert_eq!(ledger.acquire(other), Admission::NoneFree);
+    assert_eq!([ledger.acquire(checkout), ledger.acquire(checkout)], [Admission::Granted; 2]);
+}
+
+#[test]
+fn reserves_shrink_in_proportion_when_the_limit_falls_below_their_sum() {
+    let budgets = [("a", Budget::max(8).reserve(6)), ("b", Budget::max(8).reserve(2))];
+    let mut ledger = stocked(8, 4, &budgets);
+    ledger.dial_started();
+    ledger.dial_failed(true);
+    assert_eq!(ledger.counts().limit, 4);
+    let reserves: Vec<_> = ledger.accounts().map(|account| account.reserve).collect();
+    assert_eq!(reserves, [3, 1]);
+}
+
+#[test]
+fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
+    let mut ledger = stocked(8, 2, &[]);
+    let a = ledger.account(&"a".into());
+    ledger.dial_started();
+    ledger.dial_failed(true);
+    assert!(ledger.is_frozen());
+    assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
+    ledger.ask();
+    assert!(!ledger.wants_dial(), "nobody waits, so nothing is tried blindly");
+    ledger.enqueue(a, 1).unwrap();
+    assert!(ledger.wants_dial());
+    ledger.dial_started();
+    ledger.connected();
+    ledger.restored();
+    assert_eq!((ledger.counts().limit, ledger.is_frozen()), (8, false));
+}
+
+#[test]
+fn an_endpoint_that_may_not_have_more_wants_no_dial() {
+    let mut ledger = stocked(8, 1, &[("small", Budget::max(1))]);
+    let small = ledger.account(&"small".into());
+    assert_eq!(ledger.acquire(small), Admission::Granted);
+    ledger.enqueue(small, 1).unwrap();
+    assert!(!ledger.wants_dial());
+}
+
+#[test]
+fn a_waiter_who_missed_keeps_its_place() {
+    let mut ledger = stocked(2, 1, &[]);
+    let a = ledger.account(&"a".into());
+    assert_eq!(ledger.acquire(a), Admission::Granted);
+    let ticket = ledger.enqueue(a, 1).unwrap();
+    ledger.enqueue(a, 2).unwrap();
+    ledger.released(a, true);
+    let grant = ledger.next_grant().unwrap();
+    // It dies before it is taken.
+    ledger.withdrawn(1);
+    ledger.died();
+    ledger.missed(grant.account, Some(ticket), grant.waiter);
+    assert_eq!(drain(&mut ledger), [] as [u32; 0]);
+    assert!(ledger.wants_dial());
+    ledger.dial_started();
+    ledger.connected();
+    ledger.restored();
+    assert_eq!(drain(&mut ledger), [1]);
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let mut ledger: Ledger<u32> = Ledger::new(1, 2, FREE, []);
+    let a = ledger.account(&"a".into());
+    assert!(ledger.enqueue(a, 1).is_ok() && ledger.enqueue(a, 2).is_ok());
+    assert_eq!(ledger.enqueue(a, 3), Err(3));
+}
+
+#[test]
+fn names_beyond_the_bound_and_invalid_ones_count_as_other() {
+    let mut ledger = ledger(1, &[]);
+    for n in 0..400 {
+        ledger.account(&format!("e{n}").into());
+    }
+    assert_eq!(ledger.accounts().count(), MAX_ENDPOINTS);
+    let late = ledger.account(&"late".into());
+    assert_eq!(ledger.account_name(late), &Endpoint::OTHER);
+    let mut ledger = self::ledger(1, &[]);
+    let bad = ledger.account(&"a\tb".into());
+    assert_eq!(ledger.account_name(bad), &Endpoint::OTHER);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Acquire(usize),
+    Release(usize, bool),
+    Cancel(usize),
+    Dial,
+    DialFails(bool),
+    IdleDies,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_usize).prop_map(Step::Acquire),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(at, alive)| Step::Release(at, alive)),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        3 => Just(Step::Dial),
+        1 => any::<bool>().prop_map(Step::DialFails),
+        1 => Just(Step::IdleDies),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: budgets hold, nobody eligible waits beside a free
+    /// connection, and every count is back to zero at the end.
+    #[test]
+    fn the_counts_hold(steps in prop::collection::vec(step(), 1..400)) {
+        let budgets = [("a", Budget::max(3).reserve(2)), ("b", Budget::max(2)), ("c", FREE)];
+        let mut ledger = ledger(5, &budgets);
+        let ids: Vec<_> = budgets.iter().map(|(name, _)| ledger.account(&(*name).into())).collect();
+        let mut leases = Vec::new();
+        let mut tickets = Vec::new();
+        for (n, step) in (0..).zip(steps) {
+            match step {
+                Step::Acquire(at) => match ledger.acquire(ids[at]) {
+                    Admission::Granted => leases.push(ids[at]),
+                    Admission::BudgetExhausted | Admission::NoneFree => {
+                        if let Ok(ticket) = ledger.enqueue(ids[at], n) {
+                            tickets.push((ids[at], ticket, n));
+                        }
+                    }
+                },
+                Step::Release(at, alive) if !leases.is_empty() => {
+                    ledger.released(leases.swap_remove(at % leases.len()), alive);
+                    if !alive {
+                        ledger.died();
+                    }
+                }
+                Step::Cancel(at) if !tickets.is_empty() => {
+                    let (account, ticket, _) = tickets.swap_remove(at % tickets.len());
+                    prop_assert!(ledger.cancelled(account, ticket));
+                }
+                Step::Dial if ledger.wants_dial() => {
+                    ledger.dial_started();
+                    ledger.connected();
+                    ledger.restored();
+                }
+                Step::DialFails(full) if ledger.wants_dial() => {
+                    ledger.dial_started();
+                    ledger.dial_failed(full);
+                }
+                Step::IdleDies if ledger.counts().idle > 0 => {
+                    ledger.withdrawn(1);
+                    ledger.died();
+                }
+                _ => {}
+            }
+            while let Some(grant) = ledger.next_grant() {
+                tickets.retain(|(_, _, waiter)| *waiter != grant.waiter);
+                leases.push(grant.account);
+            }
+            let counts = ledger.counts();
+            prop_assert!(counts.live + counts.dialing <= 5);
+            prop_assert_eq!(counts.live, counts.idle + counts.in_use);
+            prop_assert_eq!((counts.in_use, counts.waiting), (leases.len(), tickets.len()));
+            for account in ledger.accounts() {
+                prop_assert!(account.in_use <= account.max);
+            }
+            let reserved: usize =
+                ledger.accounts().map(|a| a.reserve.saturating_sub(a.in_use)).sum();
+            prop_assert_eq!(ledger.unused_reserve, reserved);
+        }
+        for lease in leases {
+            ledger.released(lease, false);
+            ledger.died();
+        }
+        ledger.drain_queue();
+        let left = ledger.counts();
+        prop_assert_eq!((left.in_use, left.waiting, left.live), (0, 0, left.idle));
+    }
+}

@@ -1,0 +1,183 @@
+//! Maintenance: one task a pool, which once a second closes what is too old or idle, checks what
+//! was long idle, reports leaks and publishes metrics. No timer a lease, none a connection.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::core::Core;
+use super::lease::LeaseInfo;
+use super::store::{Connection, Shared};
+use crate::event::Event;
+use crate::status::CloseReason;
+
+/// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
+/// connections without a word, the common ones after minutes, careless ones after one.
+const CHECK_AFTER: Duration = Duration::from_secs(30);
+
+/// How often everything is looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Sweeps while there is something to look after.
+pub(super) async fn run(core: Arc<Core>) {
+    let _running = Running(&core);
+    let mut ticks = tokio::time::interval(period(&core));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refused = 0;
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        let coarse = core.advance_coarse(now);
+        close_expired(&core, now);
+        close_idle(&core, coarse);
+        check_idle(&core, coarse);
+        let oldest = find_leaks(&core, now);
+        core.publish(oldest);
+        report_refusals(&core, &mut refused);
+        if is_over(&core) {
+            return;
+        }
+    }
+}
+
+/// Says that maintenance has stopped, also when its runtime is shut down under it.
+struct Running<'a>(&'a Arc<Core>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().maintenance_stopped();
+    }
+}
+
+/// Over when the pool is closed and empty. An open pool keeps its sweep: gauges must not freeze at
+/// their last value.
+fn is_over(core: &Core) -> bool {
+    let state = core.lock();
+    state.ledger.is_closed() && state.ledger.is_drained()
+}
+
+/// A second, or a quarter of the shortest time that is watched.
+fn period(core: &Core) -> Duration {
+    let settings = &core.settings;
+    let watched = [Some(settings.leak_after), settings.revoke_after, Some(settings.idle_timeout)];
+    let shortest = watched.into_iter().flatten().min().map_or(SWEEP, |shortest| shortest / 4);
+    shortest.clamp(Duration::from_millis(10), SWEEP)
+}
+
+/// Closes what has outlived its lifetime: idle ones now, leases when they come back. Not while the
+/// server is full: the slot would go to somebody else, and the connection works.
+fn close_expired(core: &Core, now: Instant) {
+    if core.lock().ledger.is_frozen() {
+        return;
+    }
+    let expired = |shared: &Shared| shared.expires <= now;
+    for connection in core.withdraw(expired) {
+        close(connection, CloseReason::Lifetime);
+    }
+    for shared in core.connections() {
+        if expired(&shared) {
+            shared.doom();
+        }
+    }
+}
+
+/// Closes what was idle for too long, down to `min_idle`.
+fn close_idle(core: &Core, coarse: u64) {
+    let timeout = millis(core.settings.idle_timeout);
+    let idle = core.lock().ledger.counts().idle;
+    let mut spare = idle.saturating_sub(core.settings.min_idle);
+    let withdrawn = core.withdraw(|shared| {
+        let wanted = spare > 0 && coarse.saturating_sub(shared.used_at()) >= timeout;
+        spare -= usize::from(wanted);
+        wanted
+    });
+    for connection in withdrawn {
+        close(connection, CloseReason::Idle);
+    }
+}
+
+fn close(connection: Connection, reason: CloseReason) {
+    connection.shared.blame(reason);
+    drop(connection);
+}
+
+/// PINGs what was long idle, out of the store, so that nobody is lent a connection that is being
+/// doubted and nobody waits for the answer.
+fn check_idle(core: &Arc<Core>, coarse: u64) {
+    let doubtful = |shared: &Shared| {
+        coarse.saturating_sub(shared.heard_at()) >= millis(CHECK_AFTER)
+    };
+    for mut connection in core.withdraw(doubtful) {
+        let core = Arc::clone(core);
+        tokio::spawn(async move {
+            let limit = core.settings.response_timeout;
+            let ping = redis::cmd("PING");
+            // Any answer will do, an error too: the socket carries bytes both ways.
+            let answered = tokio::time::timeout(limit, connection.redis.send_packed_command(&ping));
+            match answered.await {
+                Ok(Ok(_)) => {
+                    connection.shared.checked(core.coarse_now());
+                    core.restore(connection);
+                }
+                _ => close(connection, CloseReason::HealthCheck),
+            }
+        });
+    }
+}
+
+/// Reports leases that are held for too long, and revokes those that may be; the age of the
+/// oldest.
+fn find_leaks(core: &Arc<Core>, now: Instant) -> Duration {
+    let mut oldest = Duration::ZERO;
+    for shared in core.connections() {
+        let mut suspected = None;
+        let mut age = Duration::ZERO;
+        if let Some(info) = &mut *shared.lease.lock().unwrap_or_else(PoisonError::into_inner) {
+            age = now.duration_since(info.since);
+            if age >= core.settings.leak_after && !info.reported {
+                info.reported = true;
+                suspected = Some(*info);
+            }
+        }
+        oldest = oldest.max(age);
+        if let Some(info) = suspected {
+            report_leak(core, &info, now);
+        }
+        if core.settings.revoke_after.is_some_and(|limit| age >= limit) {
+            core.revoke(&shared, CloseReason::Revoked);
+        }
+    }
+    oldest
+}
+
+fn report_leak(core: &Core, info: &LeaseInfo, now: Instant) {
+    core.lock().tally(info.account).leaks_suspected += 1;
+    let leak = info.leak(core, now);
+    tracing::warn!(
+        pool = %core.settings.name, endpoint = %leak.endpoint, location = leak.location,
+        age = ?leak.age, "suspected leak: a connection is held for too long"
+    );
+    core.events.send(|| Event::LeakSuspected(leak));
+}
+
+/// One line a sweep for all callers that were refused since the last one: a line a refusal would
+/// be a storm of its own.
+fn report_refusals(core: &Core, before: &mut u64) {
+    let (total, failure) = {
+        let state = core.lock();
+        let total = state.tallies.iter().flat_map(|tally| tally.rejected).sum::<u64>();
+        (total, state.gate.failure().cloned())
+    };
+    let count = total - std::mem::replace(before, total);
+    if count > 0 {
+        let failure = failure.map(|failure| failure.to_string());
+        tracing::warn!(
+            pool = %core.settings.name, count, last_failure = failure, "callers were refused"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

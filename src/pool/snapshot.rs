@@ -1,0 +1,150 @@
+//! Looking at a pool: its status, its health, and whether it is warm or empty.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::{Core, State, Tally};
+use super::lease::within;
+use crate::error::Reason;
+use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Leak, Status};
+use crate::{Error, Outcome, Rejection};
+
+impl Core {
+    pub(super) fn status(&self) -> Status {
+        let now = Instant::now();
+        let leaks = self.leaks(now);
+        let state = self.lock();
+        let counts = state.ledger.counts();
+        Status {
+            pool: self.settings.name.clone(),
+            server: Arc::clone(&self.dialer.server),
+            max_connections: self.settings.max_connections,
+            limit: counts.limit,
+            live: counts.live,
+            idle: counts.idle,
+            in_use: counts.in_use,
+            dialing: counts.dialing,
+            waiting: counts.waiting,
+            closed: state.ledger.is_closed(),
+            breaker: BreakerStatus {
+                state: state.gate.state(),
+                forced: state.gate.is_forced(),
+                failures: state.gate.failures(),
+                next_dial_in: state.gate.next_attempt_in(now),
+                last_failure: state.gate.failure().cloned(),
+            },
+            dials: named(Outcome::ALL.map(Outcome::as_str), &state.dials),
+            connections_closed: named(CloseReason::ALL.map(CloseReason::as_str), &state.closed),
+            endpoints: endpoints(&state),
+            leaks,
+        }
+    }
+
+    /// Publishes the pool's metrics.
+    pub(super) fn publish(&self, oldest_lease: Duration) {
+        self.metrics.publish(&self.status(), oldest_lease);
+    }
+
+    fn leaks(&self, now: Instant) -> Vec<Leak> {
+        let infos = self.connections().into_iter().filter_map(|shared| {
+            *shared.lease.lock().unwrap_or_else(PoisonError::into_inner)
+        });
+        let mut leaks: Vec<_> =
+            infos.filter(|info| info.reported).map(|info| info.leak(self, now)).collect();
+        leaks.sort_by_key(|leak| std::cmp::Reverse(leak.age));
+        leaks
+    }
+
+    pub(super) async fn health(&self) -> Result<Health, Error> {
+        let idle = self.connections().into_iter().find(|shared| shared.is_idle());
+        let latency = match idle {
+            Some(shared) => {
+                let started = Instant::now();
+                // Over a clone: if it is lent meanwhile, the two just share it for one reply.
+                let mut redis = shared.redis.clone();
+                let ping = redis::cmd("PING");
+                let limit = Some(self.settings.response_timeout);
+                within(limit, redis.send_packed_command(&ping)).await?.extract_error()?;
+                Some(started.elapsed())
+            }
+            None => None,
+        };
+        let state = self.lock();
+        let counts = state.ledger.counts();
+        Ok(Health {
+            latency,
+            live: counts.live,
+            idle: counts.idle,
+            breaker: state.gate.state(),
+        })
+    }
+
+    /// Whether `wanted` connections are live, or cannot be; `None` while that is open.
+    pub(super) fn warmth(&self, wanted: usize) -> Option<Result<usize, Rejection>> {
+        let state = self.lock();
+        let live = state.ledger.live();
+        if live >= wanted && !state.ledger.is_closed() {
+            return Some(Ok(live));
+        }
+        state.hopeless(Instant::now()).map(Err)
+    }
+
+    /// Waits until `done`; checked whenever a dial or a connection ends, and when a lease of a
+    /// closed pool does.
+    pub(super) async fn until(&self, done: impl Fn(&State) -> bool) {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            if done(&self.lock()) {
+                return;
+            }
+            progress.await;
+        }
+    }
+}
+
+/// Wants some connections live for as long as it lives.
+pub(super) struct Goal(Arc<Core>);
+
+impl Goal {
+    pub(super) fn set(core: &Arc<Core>, connections: usize) -> Self {
+        core.start_maintenance();
+        core.change(|state| state.ledger.set_target(connections));
+        Self(Arc::clone(core))
+    }
+}
+
+impl Drop for Goal {
+    fn drop(&mut self) {
+        self.0.change(|state| state.ledger.set_target(0));
+    }
+}
+
+fn endpoints(state: &State) -> Vec<EndpointStatus> {
+    let none = Tally::default();
+    let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
+    state
+        .ledger
+        .accounts()
+        .zip(tallies)
+        .map(|(account, tally)| EndpointStatus {
+            name: account.name,
+            max: account.max,
+            reserve: account.reserve,
+            in_use: account.in_use,
+            waiting: account.waiting,
+            acquired: account.acquired,
+            rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
+            leaks_suspected: tally.leaks_suspected,
+            leaks_resolved: tally.leaks_resolved,
+        })
+        .collect()
+}
+
+/// Counts under their labels, zeros left out.
+fn named<const N: usize>(names: [&'static str; N], counts: &[u64; N]) -> BTreeMap<&'static str, u64> {
+    names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
+}

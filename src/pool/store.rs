@@ -1,0 +1,254 @@
+//! The store: deadpool, with a manager that never awaits.
+//!
+//! deadpool keeps the connections; who may take one is the ledger's business, and dialing is the
+//! background dialer's. So `create` only pops what the dialer has put on the ready list, `recycle`
+//! only looks at the driver's liveness flag, and [`Store::take`] completes on its first poll: it
+//! cannot block, and there is no point at which it could be cancelled.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
+use redis::aio::MultiplexedConnection;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::lease::LeaseInfo;
+use crate::status::CloseReason;
+
+/// deadpool never waits here: whoever comes holds a grant.
+const NO_WAIT: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+
+pub(super) type Lent = Object<Manager>;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    pool: managed::Pool<Manager>,
+}
+
+/// The deadpool manager: a list of connections that no deadpool object holds yet.
+#[derive(Debug, Default)]
+pub(super) struct Manager {
+    /// Taken a few times in the life of a connection, never across an await.
+    ready: Mutex<Vec<Connection>>,
+}
+
+/// The store held nothing alive.
+#[derive(Debug)]
+pub(super) struct Empty;
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = Empty;
+
+    async fn create(&self) -> Result<Connection, Empty> {
+        loop {
+            let connection = self.lock().pop().ok_or(Empty)?;
+            if connection.shared.lend() {
+                return Ok(connection);
+            }
+        }
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Empty> {
+        if connection.shared.lend() { Ok(()) } else { Err(RecycleError::Backend(Empty)) }
+    }
+}
+
+impl Manager {
+    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    pub(super) fn new(max_connections: usize) -> Self {
+        // Last in, first out: under a light load the same few stay warm and the rest goes idle.
+        let pool = managed::Pool::builder(Manager::default())
+            .max_size(max_connections)
+            .queue_mode(QueueMode::Lifo)
+            .build()
+            .expect("only timeouts need a runtime, and there are none");
+        Self { pool }
+    }
+
+    /// Takes a connection for the holder of a grant; `None` if the last one just died.
+    pub(super) fn take(&self) -> Option<Lent> {
+        let get = pin!(self.pool.timeout_get(&NO_WAIT));
+        match get.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result.ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Puts an idle connection in, without a grant: a new one, or one that was withdrawn.
+    pub(super) fn put(&self, connection: Connection) {
+        self.pool.manager().lock().push(connection);
+    }
+
+    /// Takes the idle connections out that `wanted` picks, coldest first.
+    pub(super) fn withdraw(&self, mut wanted: impl FnMut(&Shared) -> bool) -> Vec<Connection> {
+        let mut pick = |connection: &Connection| {
+            wanted(&connection.shared) && connection.shared.lend()
+        };
+        let mut withdrawn = self.pool.retain(|connection, _| !pick(connection)).removed;
+        withdrawn.extend(self.pool.manager().lock().extract_if(.., |connection| pick(connection)));
+        withdrawn
+    }
+
+    /// Drops what died while it was idle.
+    pub(super) fn purge(&self) {
+        let dead = |connection: &Connection| !connection.shared.is_alive();
+        let _corpses = self.pool.retain(|connection, _| !dead(connection)).removed;
+        let _corpses: Vec<_> =
+            self.pool.manager().lock().extract_if(.., |connection| dead(connection)).collect();
+    }
+}
+
+/// One live connection. Dropping it closes the socket.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) redis: MultiplexedConnection,
+    pub(super) shared: Arc<Shared>,
+    pub(super) core: Weak<Core>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.retire(&self.shared, CloseReason::Dropped);
+        }
+        self.shared.abort();
+    }
+}
+
+/// What the driver's task, the maintenance task and the owner of a connection share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: u64,
+    state: AtomicU8,
+    /// Why it is being closed, once it is; the first reason counts.
+    reason: AtomicU8,
+    /// To be closed when it comes back.
+    doomed: AtomicBool,
+    /// Coarse time (see [`Core::coarse_now`]) of its last return.
+    used_at: AtomicU64,
+    /// Coarse time of the last PING that it answered while it was idle.
+    checked_at: AtomicU64,
+    pub(super) expires: Instant,
+    /// The driver's task.
+    task: Mutex<Option<AbortHandle>>,
+    /// A clone for `health`, which PINGs over whatever is live.
+    pub(super) redis: MultiplexedConnection,
+    /// Who has it. A lock and not an atomic because it holds three words; taken by the holder at
+    /// both ends of a lease and by the sweep once a second.
+    pub(super) lease: Mutex<Option<LeaseInfo>>,
+}
+
+const IDLE: u8 = 0;
+const LENT: u8 = 1;
+const DEAD: u8 = 2;
+
+impl Shared {
+    pub(super) fn new(id: u64, redis: MultiplexedConnection, expires: Instant, used: u64) -> Self {
+        Self {
+            id,
+            state: AtomicU8::new(IDLE),
+            reason: AtomicU8::new(CloseReason::Peer as u8),
+            doomed: AtomicBool::new(false),
+            used_at: AtomicU64::new(used),
+            checked_at: AtomicU64::new(used),
+            expires,
+            task: Mutex::new(None),
+            redis,
+            lease: Mutex::new(None),
+        }
+    }
+
+    /// Idle → lent; false if it is dead.
+    fn lend(&self) -> bool {
+        self.turn(IDLE, LENT)
+    }
+
+    /// Lent → idle; false if it died meanwhile.
+    pub(super) fn give_back(&self) -> bool {
+        self.turn(LENT, IDLE)
+    }
+
+    /// Notes the end of a lease.
+    pub(super) fn used(&self, now: u64) {
+        self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes that it answered while it was idle, which is not a use.
+    pub(super) fn checked(&self, now: u64) {
+        self.checked_at.store(now, Ordering::Relaxed);
+    }
+
+    /// → dead; true if it was idle. Under the ledger's lock, so that nobody is granted it after.
+    pub(super) fn bury(&self) -> bool {
+        self.state.swap(DEAD, Ordering::AcqRel) == IDLE
+    }
+
+    fn turn(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.state.load(Ordering::Acquire) != DEAD
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.load(Ordering::Acquire) == IDLE
+    }
+
+    pub(super) fn used_at(&self) -> u64 {
+        self.used_at.load(Ordering::Relaxed)
+    }
+
+    /// When it last showed that it works.
+    pub(super) fn heard_at(&self) -> u64 {
+        self.used_at().max(self.checked_at.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Relaxed)
+    }
+
+    /// Gives the reason for the close that follows; the first one counts.
+    pub(super) fn blame(&self, reason: CloseReason) {
+        let peer = CloseReason::Peer as u8;
+        let _ = self.reason.compare_exchange(
+            peer,
+            reason as u8,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    pub(super) fn reason(&self) -> CloseReason {
+        let reason = self.reason.load(Ordering::Relaxed);
+        CloseReason::ALL.into_iter().find(|r| *r as u8 == reason).unwrap_or(CloseReason::Peer)
+    }
+
+    pub(super) fn set_task(&self, task: AbortHandle) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Ends the driver, and with it closes the socket.
+    pub(super) fn abort(&self) {
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}

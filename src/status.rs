@@ -1,0 +1,190 @@
+//! Snapshots of a pool, for a status page, a log line or a test.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::error::DialFailure;
+use crate::{BreakerState, Endpoint};
+
+/// A pool at one moment: what an operator asks first. Serialises with serde; durations become
+/// seconds, as in metrics.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The pool's name, the `pool` label of its metrics.
+    pub pool: String,
+    /// The server's address, without credentials.
+    pub server: Arc<str>,
+    /// This process's share of the server's connections.
+    pub max_connections: usize,
+    /// How many sockets may be open now: `max_connections`, or what the server let us have.
+    pub limit: usize,
+    /// Connections that are open and authenticated.
+    pub live: usize,
+    /// Live connections that nobody holds.
+    pub idle: usize,
+    /// Leases out, over all endpoints.
+    pub in_use: usize,
+    /// Dials in flight.
+    pub dialing: usize,
+    /// Callers waiting for a connection.
+    pub waiting: usize,
+    /// True once [`close`](crate::GuardedPool::close) was called.
+    pub closed: bool,
+    /// The breaker and the schedule behind it.
+    pub breaker: BreakerStatus,
+    /// Dials that ended, by [`Outcome`](crate::Outcome), since the pool was built.
+    pub dials: BTreeMap<&'static str, u64>,
+    /// Connections that were closed, by [`CloseReason`], since the pool was built.
+    pub connections_closed: BTreeMap<&'static str, u64>,
+    /// The endpoints seen so far, in the order in which they were first seen.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Leases held for longer than `leak_after`, oldest first.
+    pub leaks: Vec<Leak>,
+}
+
+/// The breaker and the dial schedule at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BreakerStatus {
+    /// The state.
+    pub state: BreakerState,
+    /// True while an operator holds it there.
+    pub forced: bool,
+    /// Failed dials in a row.
+    pub failures: u32,
+    /// Time until the next dial may start; zero when it may start now. In seconds.
+    #[serde(rename = "next_dial_in_seconds", serialize_with = "seconds")]
+    pub next_dial_in: Duration,
+    /// The last failed dial, if no dial has succeeded since.
+    pub last_failure: Option<Arc<DialFailure>>,
+}
+
+/// One endpoint at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct EndpointStatus {
+    /// Its name.
+    pub name: Endpoint,
+    /// The most connections it may hold.
+    pub max: usize,
+    /// Connections kept for it (its share, while the limit is below the sum of all reserves).
+    pub reserve: usize,
+    /// Connections it holds.
+    pub in_use: usize,
+    /// Its callers who wait.
+    pub waiting: usize,
+    /// Leases it was given since the pool was built.
+    pub acquired: u64,
+    /// Callers it had refused, by reason, since the pool was built.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Leases that were held for longer than `leak_after`.
+    pub leaks_suspected: u64,
+    /// Those that came back after all.
+    pub leaks_resolved: u64,
+}
+
+/// A lease held for longer than `leak_after`.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Leak {
+    /// Who holds it.
+    pub endpoint: Endpoint,
+    /// Where it was acquired: `file:line:column`.
+    pub location: String,
+    /// For how long, in seconds.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Duration,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, location, age } = self;
+        write!(f, "endpoint {endpoint:?} holds a connection since {age:.1?}, acquired at {location}")
+    }
+}
+
+/// What [`health`](crate::GuardedPool::health) found.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// Round trip of a PING over a live connection, in seconds; `None` when every live connection
+    /// is in use by a caller, which says that the pool is busy, not that the server is slow.
+    #[serde(rename = "latency_seconds", serialize_with = "maybe_seconds")]
+    pub latency: Option<Duration>,
+    /// Connections that are open and authenticated.
+    pub live: usize,
+    /// Live connections that nobody holds.
+    pub idle: usize,
+    /// The breaker's state.
+    pub breaker: BreakerState,
+}
+
+/// Why a connection was closed: the `reason` label of `redis_guard_connections_closed_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The server, or the network, closed it.
+    Peer,
+    /// Idle for longer than `idle_timeout`.
+    Idle,
+    /// Older than `max_lifetime`.
+    Lifetime,
+    /// It did not answer the PING that a long-idle connection gets.
+    HealthCheck,
+    /// A lease left it in a state that could not be reset.
+    Dirty,
+    /// Held for longer than `revoke_after`.
+    Revoked,
+    /// The pool was closed or dropped.
+    PoolClosed,
+    /// Its owner let go of it.
+    Dropped,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of the metric's `reason` label.
+    pub const ALL: [Self; 8] = [
+        Self::Peer,
+        Self::Idle,
+        Self::Lifetime,
+        Self::HealthCheck,
+        Self::Dirty,
+        Self::Revoked,
+        Self::PoolClosed,
+        Self::Dropped,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::HealthCheck => "health_check",
+            Self::Dirty => "dirty",
+            Self::Revoked => "revoked",
+            Self::PoolClosed => "pool_closed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn maybe_seconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}

@@ -1,0 +1,180 @@
+//! What `build()` says to a configuration that cannot work: everything that is wrong with it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
+
+use std::time::Duration;
+
+use redis_guard::{Backoff, Breaker, Budget, GuardedPool, GuardedPoolBuilder};
+
+const URL: &str = "redis://127.0.0.1:6379";
+
+/// What is wrong with `builder`.
+fn problems(builder: GuardedPoolBuilder) -> Vec<String> {
+    builder.build().err().map(|error| error.problems().to_vec()).unwrap_or_default()
+}
+
+/// One problem, with all of these words in it.
+#[track_caller]
+fn one_problem(builder: GuardedPoolBuilder, words: &[&str]) {
+    let problems = problems(builder);
+    let [problem] = problems.as_slice() else { panic!("one problem expected: {problems:?}") };
+    for word in words {
+        assert!(problem.contains(word), "{word:?} is not in {problem:?}");
+    }
+}
+
+#[test]
+fn a_plain_configuration_builds_without_a_runtime_or_a_server() {
+    assert_eq!(problems(GuardedPool::builder(URL)), Vec::<String>::new());
+}
+
+#[test]
+fn a_malformed_url_is_reported() {
+    for url in ["", "localhost", "http://localhost", "redis://localhost:99999", "redis://h/x"] {
+        let problems = problems(GuardedPool::builder(url));
+        assert_eq!(problems.len(), 1, "{url:?}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_malformed_url_is_reported_without_its_password() {
+    for url in
+        ["redis://:s3cret@localhost:99999", "redis://u:s3cret@h/x", "http://:s3cret@h", ":s3cret@h"]
+    {
+        let error = GuardedPool::builder(url).build().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+    }
+}
+
+#[test]
+fn a_limit_of_zero_is_reported() {
+    one_problem(GuardedPool::builder(URL).max_connections(0), &["max_connections"]);
+}
+
+#[test]
+fn a_budget_of_zero_is_reported_with_its_endpoint() {
+    one_problem(GuardedPool::builder(URL).endpoint("cart", Budget::max(0)), &["cart", "max"]);
+}
+
+#[test]
+fn a_default_budget_of_zero_is_reported() {
+    one_problem(GuardedPool::builder(URL).default_budget(Budget::max(0)), &["default", "max"]);
+}
+
+#[test]
+fn a_reserve_above_its_max_is_reported_with_both() {
+    let builder = GuardedPool::builder(URL).endpoint("cart", Budget::max(2).reserve(3));
+    one_problem(builder, &["cart", "2", "3"]);
+}
+
+#[test]
+fn reserves_above_the_total_are_reported() {
+    let builder = GuardedPool::builder(URL)
+        .max_connections(5)
+        .endpoint("a", Budget::max(3).reserve(3))
+        .endpoint("b", Budget::max(3).reserve(3));
+    one_problem(builder, &["reserve", "6", "5"]);
+}
+
+#[test]
+fn reserves_that_take_everything_are_no_mistake() {
+    let builder = GuardedPool::builder(URL)
+        .max_connections(6)
+        .endpoint("a", Budget::max(3).reserve(3))
+        .endpoint("b", Budget::max(3).reserve(3));
+    assert_eq!(problems(builder), Vec::<String>::new());
+}
+
+#[test]
+fn an_empty_endpoint_name_is_reported() {
+    one_problem(GuardedPool::builder(URL).endpoint("", Budget::max(1)), &["endpoint", "empty"]);
+}
+
+#[test]
+fn a_control_character_in_an_endpoint_name_is_reported_without_being_printed() {
+    for name in ["a\nb", "a\0b", "a\x1b[31mb", "a\u{7f}b"] {
+        let problems = problems(GuardedPool::builder(URL).endpoint(name, Budget::max(1)));
+        let [problem] = problems.as_slice() else { panic!("{name:?}: {problems:?}") };
+        assert!(problem.contains("control") && !problem.chars().any(char::is_control), "{problem}");
+    }
+}
+
+#[test]
+fn an_endpoint_given_twice_is_reported() {
+    let builder = GuardedPool::builder(URL).endpoint("cart", Budget::max(1));
+    one_problem(builder.endpoint("cart", Budget::max(2)), &["cart", "two budgets"]);
+}
+
+#[test]
+fn a_reserve_for_endpoints_without_a_name_is_reported() {
+    let builder = GuardedPool::builder(URL).default_budget(Budget::max(2).reserve(1));
+    one_problem(builder, &["default_budget", "reserve"]);
+}
+
+#[test]
+fn a_queue_of_zero_is_reported() {
+    one_problem(GuardedPool::builder(URL).queue_limit(0), &["queue_limit"]);
+}
+
+#[test]
+fn names_that_logs_and_client_list_cannot_show_are_reported() {
+    for name in ["", "a\nb"] {
+        one_problem(GuardedPool::builder(URL).name(name), &["name"]);
+    }
+    for name in ["", "two words", "a\nb", "n\u{e4}me"] {
+        one_problem(GuardedPool::builder(URL).client_name(name), &["client_name"]);
+    }
+}
+
+#[test]
+fn every_duration_of_zero_is_reported_by_name() {
+    let zero = Duration::ZERO;
+    let of = GuardedPool::builder;
+    let builders = [
+        ("connect_timeout", of(URL).connect_timeout(zero)),
+        ("response_timeout", of(URL).response_timeout(zero)),
+        ("leak_after", of(URL).leak_after(zero)),
+        ("revoke_after", of(URL).revoke_after(zero)),
+        ("idle_timeout", of(URL).idle_timeout(zero)),
+        ("max_lifetime", of(URL).max_lifetime(zero)),
+        ("backoff", of(URL).backoff(Backoff::equal_jitter(zero, zero))),
+    ];
+    for (name, builder) in builders {
+        one_problem(builder, &[name]);
+    }
+}
+
+#[test]
+fn an_acquire_timeout_of_zero_means_never_to_wait() {
+    let builder = GuardedPool::builder(URL).acquire_timeout(Duration::ZERO);
+    assert_eq!(problems(builder), Vec::<String>::new());
+}
+
+#[test]
+fn a_duration_beyond_all_use_is_reported() {
+    one_problem(GuardedPool::builder(URL).connect_timeout(Duration::MAX), &["connect_timeout"]);
+    let backoff = Backoff::full_jitter(Duration::from_secs(1), Duration::MAX);
+    one_problem(GuardedPool::builder(URL).backoff(backoff), &["back-off"]);
+}
+
+#[test]
+fn a_breaker_that_would_trip_before_anything_failed_is_reported() {
+    one_problem(GuardedPool::builder(URL).breaker(Breaker::default().failures(0)), &["breaker"]);
+}
+
+#[test]
+fn one_error_lists_every_problem() {
+    let builder = GuardedPool::builder("redis://localhost:99999")
+        .max_connections(0)
+        .endpoint("", Budget::max(1))
+        .endpoint("tab\there", Budget::max(1))
+        .endpoint("cart", Budget::max(2).reserve(3))
+        .leak_after(Duration::ZERO)
+        .connect_timeout(Duration::ZERO);
+
+    let error = builder.build().unwrap_err();
+
+    assert!(error.problems().len() >= 7, "{error}");
+    for problem in error.problems() {
+        assert!(error.to_string().contains(problem), "{problem:?} is not in {error}");
+    }
+}

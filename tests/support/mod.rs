@@ -1,0 +1,69 @@
+//! What the integration tests share.
+#![allow(dead_code, reason = "every test uses its own part of the support code")]
+#![allow(unused_imports, reason = "every test uses its own part of the support code")]
+
+pub(crate) mod server;
+pub(crate) mod vendor;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use redis_guard::{Backoff, Error, GuardedConnection, GuardedPool, GuardedPoolBuilder};
+use tokio::time::{sleep, timeout};
+
+pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
+pub(crate) use self::vendor::{VendorScript, VendorServer};
+
+/// Far above anything a test waits for: it ends a test that would otherwise hang.
+const HANG: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(1);
+
+/// A pool that backs off for no more than a millisecond, so that a test can see many dials.
+pub(crate) fn impatient(url: &str) -> GuardedPoolBuilder {
+    GuardedPool::builder(url).backoff(Backoff::equal_jitter(TICK, TICK))
+}
+
+/// How many dials have ended so, by outcome; only the outcomes that occurred.
+pub(crate) fn dials(pool: &GuardedPool) -> BTreeMap<&'static str, u64> {
+    pool.status().dials.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+/// Keeps asking for a connection until `count` dials have ended. Returns what the callers were
+/// told.
+pub(crate) async fn ask_until_dialed(pool: &GuardedPool, count: u64) -> Vec<Error> {
+    let mut told = Vec::new();
+    let asking = async {
+        loop {
+            told.extend(pool.acquire("test").await.err());
+            sleep(TICK).await;
+        }
+    };
+    let counting = async {
+        while dials(pool).values().sum::<u64>() < count {
+            sleep(TICK).await;
+        }
+    };
+    let both = async {
+        tokio::select! {
+            () = asking => {}
+            () = counting => {}
+        }
+    };
+    let ended = timeout(HANG, both).await;
+    ended.unwrap_or_else(|_| panic!("{count} dials should have ended, but: {:?}", pool.status()));
+    told
+}
+
+/// Keeps asking for a connection until there is one.
+pub(crate) async fn ask_until_served(pool: &GuardedPool) -> GuardedConnection {
+    let asking = async {
+        loop {
+            match pool.acquire("test").await {
+                Ok(connection) => break connection,
+                Err(_) => sleep(TICK).await,
+            }
+        }
+    };
+    let served = timeout(HANG, asking).await;
+    served.unwrap_or_else(|_| panic!("nobody was served: {:?}", pool.status()))
+}

@@ -31,7 +31,9 @@ mod contenders;
 #[path = "../tests/support/server.rs"]
 mod server;
 
-use contenders::{Bb8Redis, Client, Deadpool, DeadpoolRedis, GuardExclusive, KEY, Pool, RefusingGuard};
+use contenders::{
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, GuardExclusive, KEY, Pool, RefusingGuard,
+};
 use server::TestServer;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -101,7 +103,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     let server = TestServer::builder().start()?;
     let full = TestServer::builder().maxclients(8).start()?;
     let _occupants = full.fill();
-    redis::cmd("SET").arg(KEY).arg("value").exec(&mut redis::Client::open(server.url())?.get_connection()?)?;
+    redis::cmd("SET")
+        .arg(KEY)
+        .arg("value")
+        .exec(&mut redis::Client::open(server.url())?.get_connection()?)?;
 
     let lab = Lab {
         runtime: runtime.handle().clone(),
@@ -121,7 +126,8 @@ fn run(options: &Options) -> Result<(), Failure> {
     if let Some(path) = &options.json {
         let rows: Vec<Value> = cells.iter().map(Cell::row).collect();
         let text = serde_json::to_string_pretty(&json!({ "schema": 1, "rows": rows }))?;
-        std::fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        std::fs::write(path, text + "\n")
+            .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
         println!("\njson: {}", path.display());
     }
     Ok(())
@@ -150,7 +156,11 @@ impl Cell {
         let mut samples = self.samples.clone();
         samples.sort_by(f64::total_cmp);
         let middle = samples.len() / 2;
-        if samples.len() % 2 == 1 { samples[middle] } else { f64::midpoint(samples[middle - 1], samples[middle]) }
+        if samples.len() % 2 == 1 {
+            samples[middle]
+        } else {
+            f64::midpoint(samples[middle - 1], samples[middle])
+        }
     }
 
     fn row(&self) -> Value {
@@ -180,7 +190,9 @@ fn print_table(cells: &[Cell]) {
             Unit::Nanoseconds => format!("{:.0} ns", cell.median()),
             Unit::OpsPerSecond => format!("{:.0} op/s", cell.median()),
         };
-        let ours = cells.iter().find(|c| c.client == OURS && (c.bench, c.tasks) == (cell.bench, cell.tasks));
+        let ours = cells
+            .iter()
+            .find(|c| c.client == OURS && (c.bench, c.tasks) == (cell.bench, cell.tasks));
         let ratio = match ours.filter(|_| cell.client != OURS).map(|c| c.median() / cell.median()) {
             Some(ratio) if cell.unit == Unit::Nanoseconds => format!("{ratio:.2} × the time"),
             Some(ratio) => format!("{ratio:.2} × the throughput"),
@@ -213,7 +225,9 @@ impl Lab {
         let mut cells = Vec::new();
         if wanted("acquire_release") {
             cells.push(self.calls("acquire_release", self.open_client::<GuardExclusive>()?));
-            cells.push(self.calls("acquire_release", self.runtime.block_on(Deadpool::open(&self.url))?));
+            cells.push(
+                self.calls("acquire_release", self.runtime.block_on(Deadpool::open(&self.url))?),
+            );
         }
         if wanted("refusal") {
             let guard = self.runtime.block_on(RefusingGuard::open(&self.full_url))?;
@@ -294,7 +308,8 @@ async fn operations_per_second<C: Client>(client: &C, tasks: usize, window: Dura
     let mut operations = 0;
     let mut span: Option<(Instant, Instant)> = None;
     while let Some(task) = all.join_next().await {
-        let (started, done, ended) = task.expect("no task is aborted, and a failed operation ends the bench");
+        let (started, done, ended) =
+            task.expect("no task is aborted, and a failed operation ends the bench");
         operations += done;
         let (first, last) = span.unwrap_or((started, ended));
         span = Some((first.min(started), last.max(ended)));

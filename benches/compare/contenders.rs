@@ -76,7 +76,9 @@ impl RefusingGuard {
     pub(crate) async fn open(url_of_full_server: &str) -> Result<Self, Failure> {
         // So long a back-off that no probe comes in between: refusals only.
         let minute = Duration::from_secs(60);
-        let pool = GuardedPool::builder(url_of_full_server).backoff(Backoff::equal_jitter(minute, minute)).build()?;
+        let pool = GuardedPool::builder(url_of_full_server)
+            .backoff(Backoff::equal_jitter(minute, minute))
+            .build()?;
         match pool.acquire(ENDPOINT).await {
             Ok(_) => Err("the full server had a slot left".into()),
             Err(_) => Ok(Self { pool }),
@@ -102,12 +104,18 @@ pub(crate) struct Deadpool(managed::Pool<Ready>);
 impl Deadpool {
     pub(crate) async fn open(url: &str) -> Result<Self, Failure> {
         let client = redis::Client::open(url)?;
-        let connections = try_join_all((0..CONNECTIONS).map(|_| client.get_multiplexed_async_connection())).await?;
+        let connections =
+            try_join_all((0..CONNECTIONS).map(|_| client.get_multiplexed_async_connection()))
+                .await?;
         let ready = connections
             .into_iter()
-            .map(|connection| Held { _connection: connection, alive: Arc::new(AtomicBool::new(true)) })
+            .map(|connection| Held {
+                _connection: connection,
+                alive: Arc::new(AtomicBool::new(true)),
+            })
             .collect();
-        let pool = managed::Pool::builder(Ready(Mutex::new(ready))).max_size(CONNECTIONS).build()?;
+        let pool =
+            managed::Pool::builder(Ready(Mutex::new(ready))).max_size(CONNECTIONS).build()?;
         try_join_all((0..CONNECTIONS).map(|_| pool.get())).await?;
         Ok(Self(pool))
     }
@@ -134,7 +142,11 @@ impl managed::Manager for Ready {
     type Error = io::Error;
 
     async fn create(&self) -> Result<Held, Self::Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().ok_or_else(|| io::Error::other("all connections are out"))
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .ok_or_else(|| io::Error::other("all connections are out"))
     }
 
     async fn recycle(&self, held: &mut Held, _: &Metrics) -> RecycleResult<Self::Error> {
@@ -172,7 +184,8 @@ impl Client for Bb8Redis {
 
     async fn open(url: &str) -> Result<Self, Failure> {
         let manager = bb8_redis::RedisConnectionManager::new(url)?;
-        let pool = bb8::Pool::builder().max_size(u32::try_from(CONNECTIONS)?).build(manager).await?;
+        let pool =
+            bb8::Pool::builder().max_size(u32::try_from(CONNECTIONS)?).build(manager).await?;
         try_join_all((0..CONNECTIONS).map(|_| pool.get())).await?;
         Ok(Self(pool))
     }

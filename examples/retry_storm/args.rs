@@ -92,8 +92,9 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
             Some((flag, value)) => (flag, Some(value.to_owned())),
             None => (word.as_str(), None),
         };
-        let mut value =
-            || attached.take().or_else(|| words.next()).ok_or_else(|| format!("{flag} needs a value"));
+        let mut value = || {
+            attached.take().or_else(|| words.next()).ok_or_else(|| format!("{flag} needs a value"))
+        };
         match flag {
             "--start" => args.start = parsed(flag, &value()?)?,
             "--url" => args.url = Some(value()?),
@@ -117,7 +118,9 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
             return Err("--maxclients is for the server that is started; with --url the server's own counts".to_owned());
         }
         if !(24..=4_000).contains(&n) {
-            return Err(format!("--maxclients: expected 24 (a pool of {POOL_SIZE} and some room) to 4000"));
+            return Err(format!(
+                "--maxclients: expected 24 (a pool of {POOL_SIZE} and some room) to 4000"
+            ));
         }
         args.maxclients = n;
     }

@@ -73,7 +73,8 @@ pub(crate) fn draw(path: &Path, args: &Args, runs: &[Run]) -> Result<(), Failure
     let halves = body.split_evenly((1, 2));
     for ((column, area), x) in COLUMNS.iter().zip(&halves).zip([0, WIDTH / 2]) {
         head.draw(&Text::new(column.title, (i32::try_from(x)? + 14, 56), text(15, column.colour)))?;
-        let top = runs.iter().flat_map(|run| (column.values)(run).0.iter().flatten()).max().copied();
+        let top =
+            runs.iter().flat_map(|run| (column.values)(run).0.iter().flatten()).max().copied();
         let top = float(top.unwrap_or(0).max(10)) * 1.1;
         for (run, panel) in runs.iter().zip(area.split_evenly((runs.len(), 1))) {
             draw_panel(&panel, args, column, run, top)?;
@@ -122,7 +123,10 @@ fn draw_panel(
             if count > 0 {
                 // At least a hair's breadth, so that a single refused dial is not lost beside thousands.
                 let height = float(count).max(top / 80.0);
-                panel.draw_series([Rectangle::new([(left, 0.0), (left + width, height)], column.colour.filled())])?;
+                panel.draw_series([Rectangle::new(
+                    [(left, 0.0), (left + width, height)],
+                    column.colour.filled(),
+                )])?;
             }
             left += width;
         }

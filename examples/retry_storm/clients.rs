@@ -48,7 +48,10 @@ impl<E: Display> From<E> for Failed {
 }
 
 /// What every request does with its connection.
-async fn set_and_get(connection: &mut (impl ConnectionLike + Send + Sync), key: &str) -> RedisResult<()> {
+async fn set_and_get(
+    connection: &mut (impl ConnectionLike + Send + Sync),
+    key: &str,
+) -> RedisResult<()> {
     // The keys are deleted at the end of the run. Should it be interrupted, they expire.
     let options = SetOptions::default().with_expiration(SetExpiry::EX(300));
     let () = connection.set_options(key, "value", options).await?;
@@ -141,8 +144,10 @@ impl Contender for Guard {
     const NAME: &'static str = "redis-guard";
 
     fn open(url: &str) -> Result<Self, Failure> {
-        let pool =
-            GuardedPool::builder(url).max_connections(POOL_SIZE).acquire_timeout(ACQUIRE_TIMEOUT).build()?;
+        let pool = GuardedPool::builder(url)
+            .max_connections(POOL_SIZE)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .build()?;
         Ok(Self(pool))
     }
 
@@ -162,6 +167,6 @@ impl Contender for Guard {
     }
 
     fn next_dial_in(&self) -> Option<Duration> {
-        self.0.status().breaker.next_dial_in
+        Some(self.0.status().breaker.next_dial_in)
     }
 }

@@ -63,7 +63,11 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
             let counts = format!("{} / {}", thousands(run.ok[phase]), thousands(run.failed[phase]));
             write!(out, "{counts:>19}")?;
         }
-        writeln!(out, "{:>17}", run.first_success_after_freed.map_or_else(|| "none".to_owned(), pretty))?;
+        writeln!(
+            out,
+            "{:>17}",
+            run.first_success_after_freed.map_or_else(|| "none".to_owned(), pretty)
+        )?;
     }
     writeln!(out, "* after the slots were freed\n")?;
 
@@ -71,8 +75,10 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     for run in runs {
         write!(out, "{:<34}", run.name)?;
         for phase in Phase::ALL {
-            let times = run.took[phase]
-                .map_or_else(|| "-".to_owned(), |t| format!("{} / {}", pretty(t.p50), pretty(t.p99)));
+            let times = run.took[phase].map_or_else(
+                || "-".to_owned(),
+                |t| format!("{} / {}", pretty(t.p50), pretty(t.p99)),
+            );
             write!(out, "{times:>19}")?;
         }
         writeln!(out)?;
@@ -115,7 +121,9 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
 
 pub(crate) fn json(args: &Args, target: &Target, runs: &[Run]) -> Value {
     let by_phase = |value: &dyn Fn(Phase) -> Value| {
-        Value::Object(Phase::ALL.map(|phase| (phase.as_str().to_owned(), value(phase))).into_iter().collect())
+        Value::Object(
+            Phase::ALL.map(|phase| (phase.as_str().to_owned(), value(phase))).into_iter().collect(),
+        )
     };
     let clients: Vec<Value> = runs
         .iter()

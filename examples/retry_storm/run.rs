@@ -107,12 +107,14 @@ impl Run {
     ) -> Self {
         let mut succeeded = PerPhase(Phase::ALL.map(|phase| vec![0; refused[phase].len()]));
         for success in &log.successes {
-            let bucket = (success.at.as_millis() / BUCKET.as_millis()).try_into().unwrap_or(usize::MAX);
+            let bucket =
+                (success.at.as_millis() / BUCKET.as_millis()).try_into().unwrap_or(usize::MAX);
             // What ends in the moment after the last bucket belongs to it.
             let last = succeeded[success.phase].len() - 1;
             succeeded[success.phase][bucket.min(last)] += 1;
         }
-        let took = |phase| log.successes.iter().filter(|s| s.phase == phase).map(|s| s.took).collect();
+        let took =
+            |phase| log.successes.iter().filter(|s| s.phase == phase).map(|s| s.took).collect();
         Self {
             name,
             dials_refused: refused.0.iter().flatten().sum(),
@@ -146,7 +148,9 @@ pub(crate) struct Spread {
 impl Spread {
     fn of(mut times: Vec<Duration>) -> Option<Self> {
         times.sort_unstable();
-        let rank = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
+        let rank = |percent: usize| {
+            times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)))
+        };
         Some(Self { p50: *rank(50)?, p99: *rank(99)?, max: *times.last()? })
     }
 }

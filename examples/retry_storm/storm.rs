@@ -23,7 +23,8 @@ const HELD: usize = 4;
 type Stage = Option<(Phase, Instant)>;
 
 pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Result<Run, Failure> {
-    let mut driver = Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before: 0 };
+    let mut driver =
+        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before: 0 };
     driver.refused_before = driver.target.refused()?;
 
     let application = Application::start(&C::open(&driver.target.url)?, args.tasks);
@@ -98,7 +99,8 @@ impl Application {
     /// The tasks begin with the first phase.
     fn start<C: Contender>(client: &C, tasks: usize) -> Self {
         let (stage, seen) = watch::channel(None);
-        let tasks = (0..tasks).map(|task| work(client.clone(), task, tasks, seen.clone())).collect();
+        let tasks =
+            (0..tasks).map(|task| work(client.clone(), task, tasks, seen.clone())).collect();
         Self { stage, tasks }
     }
 
@@ -113,10 +115,17 @@ impl Application {
     }
 }
 
-async fn work<C: Contender>(client: C, task: usize, tasks: usize, mut stage: watch::Receiver<Stage>) -> Log {
+async fn work<C: Contender>(
+    client: C,
+    task: usize,
+    tasks: usize,
+    mut stage: watch::Receiver<Stage>,
+) -> Log {
     let key = key(task);
     let mut log = Log::default();
-    let Ok(Some((_, begun))) = stage.wait_for(Option::is_some).await.map(|stage| *stage) else { return log };
+    let Ok(Some((_, begun))) = stage.wait_for(Option::is_some).await.map(|stage| *stage) else {
+        return log;
+    };
     // Spread over the first interval, so that the tasks do not march in step.
     let mut next = begun + PACE.mul_f64(fraction(task, tasks));
     loop {

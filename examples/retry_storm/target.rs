@@ -42,19 +42,22 @@ impl Target {
                 (url.clone(), None)
             }
             None => {
-                let server = TestServer::builder().maxclients(args.maxclients).start().map_err(|e| match e {
-                    StartError::NotInstalled { .. } => {
-                        format!("{e}, or name a running one with --url redis://127.0.0.1:6379").into()
-                    }
-                    _ => Failure::from(e),
-                })?;
+                let server = TestServer::builder().maxclients(args.maxclients).start().map_err(
+                    |e| match e {
+                        StartError::NotInstalled { .. } => {
+                            format!("{e}, or name a running one with --url redis://127.0.0.1:6379")
+                                .into()
+                        }
+                        _ => Failure::from(e),
+                    },
+                )?;
                 (server.url(), Some(server))
             }
         };
         let client = Client::open(url.as_str())?;
-        let admin = client
-            .get_connection_with_timeout(Duration::from_secs(2))
-            .map_err(|e| format!("cannot connect to {}: {e}", client.get_connection_info().addr()))?;
+        let admin = client.get_connection_with_timeout(Duration::from_secs(2)).map_err(|e| {
+            format!("cannot connect to {}: {e}", client.get_connection_info().addr())
+        })?;
         admin.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut target =
             Self { url, maxclients: 0, client, admin, baseline: 0, refused_ourselves: 0, own };
@@ -85,8 +88,10 @@ impl Target {
 
     /// Connections refused so far, but for ours.
     pub(crate) fn refused(&mut self) -> Result<u64, Failure> {
-        let all = field(&self.info()?, "rejected_connections").ok_or("INFO has no rejected_connections")?;
-        all.checked_sub(self.refused_ourselves).ok_or_else(|| "the server was restarted during the run".into())
+        let all = field(&self.info()?, "rejected_connections")
+            .ok_or("INFO has no rejected_connections")?;
+        all.checked_sub(self.refused_ourselves)
+            .ok_or_else(|| "the server was restarted during the run".into())
     }
 
     /// Takes every slot that is left.
@@ -102,7 +107,11 @@ impl Target {
                 match self.client.get_connection_with_timeout(Duration::from_secs(2)) {
                     Ok(connection) => connections.push(connection),
                     Err(_) if self.used()? >= self.maxclients => self.refused_ourselves += 1,
-                    Err(e) => return Err(format!("cannot take the server's last {left} slots: {e}").into()),
+                    Err(e) => {
+                        return Err(
+                            format!("cannot take the server's last {left} slots: {e}").into()
+                        );
+                    }
                 }
             }
         }
@@ -125,7 +134,10 @@ impl Target {
                     )
                     .into());
                 }
-                eprintln!("{} more connections than before; taking them for somebody else's", used - self.baseline);
+                eprintln!(
+                    "{} more connections than before; taking them for somebody else's",
+                    used - self.baseline
+                );
                 self.baseline = used;
             }
             sleep(Duration::from_millis(10)).await;

@@ -85,17 +85,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.received > MOST && self.ear.is_listening() {
+            return Poll::Ready(Err(io::Error::other(format!(
+                "the server sent more than {MOST} bytes before it was asked anything"
+            ))));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if self.ear.is_listening() {
             let bytes = &buf.filled()[before..];
             self.ear.hear(bytes);
             self.received += bytes.len();
-            if self.received > MOST {
-                return Poll::Ready(Err(io::Error::other(format!(
-                    "the server sent more than {MOST} bytes before it was asked anything"
-                ))));
-            }
         }
         Poll::Ready(Ok(()))
     }

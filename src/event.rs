@@ -133,7 +133,9 @@ impl Stream for Events {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         Pin::new(&mut self.0).poll_next(cx).map(|next| {
             next.map(|event| {
-                event.unwrap_or_else(|BroadcastStreamRecvError::Lagged(count)| Event::Missed { count })
+                event.unwrap_or_else(|BroadcastStreamRecvError::Lagged(count)| Event::Missed {
+                    count,
+                })
             })
         })
     }

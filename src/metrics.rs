@@ -154,8 +154,7 @@ impl Metrics {
         }
         let mut timeouts = 0;
         for endpoint in &status.endpoints {
-            let labels =
-                [("pool", self.pool.clone()), ("endpoint", endpoint.name.clone().into())];
+            let labels = [("pool", self.pool.clone()), ("endpoint", endpoint.name.clone().into())];
             metrics::gauge!("redis_guard_endpoint_in_use", &labels).set(float(endpoint.in_use));
             metrics::gauge!("redis_guard_endpoint_max", &labels).set(float(endpoint.max));
             metrics::gauge!("redis_guard_endpoint_waiting", &labels).set(float(endpoint.waiting));

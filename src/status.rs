@@ -104,7 +104,10 @@ pub struct Leak {
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoint, location, age } = self;
-        write!(f, "endpoint {endpoint:?} holds a connection since {age:.1?}, acquired at {location}")
+        write!(
+            f,
+            "endpoint {endpoint:?} holds a connection since {age:.1?}, acquired at {location}"
+        )
     }
 }
 

@@ -4,10 +4,10 @@ pub(crate) mod gate;
 mod outcome;
 mod stream;
 mod tap;
-#[cfg(feature = "tls-rustls")]
-mod tls_rustls;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
 mod tls_native;
+#[cfg(feature = "tls-rustls")]
+mod tls_rustls;
 
 use std::fmt;
 use std::future::Future;
@@ -39,9 +39,16 @@ pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Where to dial.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-    Tls { host: String, port: u16, tls: Tls },
+    Tls {
+        host: String,
+        port: u16,
+        tls: Tls,
+    },
     Unix(PathBuf),
 }
 

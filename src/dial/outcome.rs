@@ -294,10 +294,10 @@ mod tests {
             RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed")),
         ] {
             let (outcome, words) = classify(Stage::Handshake, heard, &error);
-            assert_eq!((outcome, words.as_str()), (
-                Outcome::MaxClients,
-                "ERR max number of clients reached"
-            ));
+            assert_eq!(
+                (outcome, words.as_str()),
+                (Outcome::MaxClients, "ERR max number of clients reached")
+            );
         }
     }
 

@@ -48,7 +48,8 @@ impl Tls {
                 .map_err(|error| format!("the client certificate does not parse: {error}"))?;
             builder.identity(identity);
         }
-        let connector = builder.build().map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        let connector =
+            builder.build().map_err(|error| format!("TLS cannot be set up: {error}"))?;
         Ok(Self(connector.into()))
     }
 

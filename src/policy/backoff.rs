@@ -157,9 +157,14 @@ mod tests {
 
     #[test]
     fn full_jitter_reaches_both_ends() {
-        let firsts = (0..1000).filter_map(|seed| Backoff::full_jitter(BASE, CAP).delays(seed).next());
-        let (low, high) = firsts.fold((CAP, Duration::ZERO), |(low, high), d| (low.min(d), high.max(d)));
-        assert!(low < Duration::from_millis(2) && high > Duration::from_millis(98), "{low:?} {high:?}");
+        let firsts =
+            (0..1000).filter_map(|seed| Backoff::full_jitter(BASE, CAP).delays(seed).next());
+        let (low, high) =
+            firsts.fold((CAP, Duration::ZERO), |(low, high), d| (low.min(d), high.max(d)));
+        assert!(
+            low < Duration::from_millis(2) && high > Duration::from_millis(98),
+            "{low:?} {high:?}"
+        );
     }
 
     #[test]

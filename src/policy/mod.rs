@@ -8,6 +8,6 @@ pub use backoff::{Backoff, Delays};
 pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
 
-pub(crate) use breaker::Tripwire;
-pub(crate) use breaker::FailureKind;
 pub(crate) use backoff::between;
+pub(crate) use breaker::FailureKind;
+pub(crate) use breaker::Tripwire;

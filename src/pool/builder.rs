@@ -326,7 +326,8 @@ impl GuardedPoolBuilder {
             problems.extend(budget.problem().map(|problem| format!("default_budget: {problem}")));
             if budget.reserved() > 0 {
                 // The number of endpoints that would each take it is not known.
-                problems.push("default_budget: only a named endpoint can have a reserve".to_owned());
+                problems
+                    .push("default_budget: only a named endpoint can have a reserve".to_owned());
             }
         }
         let reserved = self
@@ -336,7 +337,8 @@ impl GuardedPoolBuilder {
             .fold(0, usize::saturating_add);
         let max = self.settings.max_connections;
         if reserved > max {
-            problems.push(format!("the reserves add up to {reserved}, above max_connections {max}"));
+            problems
+                .push(format!("the reserves add up to {reserved}, above max_connections {max}"));
         }
         problems
     }

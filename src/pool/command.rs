@@ -109,8 +109,8 @@ fn effect(cmd: &Cmd) -> Effect {
         b"SCRIPT" if args.next().is_some_and(|arg| arg.eq_ignore_ascii_case(b"DEBUG")) => {
             Effect::Poison
         }
-        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" | b"BZPOPMIN"
-        | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
+        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX"
+        | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
         b"XREAD" | b"XREADGROUP" => {
             let mut options = args.take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
             match options.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) {

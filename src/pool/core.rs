@@ -21,8 +21,8 @@ use super::lease::GuardedConnection;
 use super::ledger::{AccountId, Admission, Ledger, Ticket};
 use super::maintenance;
 use super::store::{Connection, Shared, Store};
-use crate::dial::gate::{Gate, Transition, Verdict};
 use crate::dial::Dialer;
+use crate::dial::gate::{Gate, Transition, Verdict};
 use crate::error::{Phase, Reason};
 use crate::event::{Event, EventBus};
 use crate::metrics::Metrics;
@@ -512,10 +512,7 @@ impl Core {
     }
 
     /// Puts the holder of a grant that found nothing back into the queue.
-    fn missed(
-        mut grant: Grant,
-        ticket: Option<Ticket>,
-    ) -> (Ticket, oneshot::Receiver<Answer>) {
+    fn missed(mut grant: Grant, ticket: Option<Ticket>) -> (Ticket, oneshot::Receiver<Answer>) {
         let (waiter, answer) = oneshot::channel();
         let (core, account) = (Arc::clone(&grant.core), grant.account);
         let ticket = core.change(|state| state.ledger.missed(account, ticket, waiter));
@@ -555,10 +552,8 @@ impl Core {
             pool = %self.settings.name, %endpoint, reason = rejection.reason(), %rejection,
             "caller refused"
         );
-        self.events.send(|| Event::Rejected {
-            endpoint: endpoint.clone(),
-            rejection: rejection.clone(),
-        });
+        self.events
+            .send(|| Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() });
     }
 
     pub(super) fn announce(&self, transition: Option<Transition>) {

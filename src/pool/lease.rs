@@ -244,4 +244,3 @@ fn clean(core: &std::sync::Arc<Core>, mut connection: Connection, residue: Resid
     // Without a runtime the connection is dropped with the task, and so closed.
     core.spawn(task);
 }
-

@@ -105,9 +105,8 @@ fn close(connection: Connection, reason: CloseReason) {
 /// PINGs what was long idle, out of the store, so that nobody is lent a connection that is being
 /// doubted and nobody waits for the answer.
 fn check_idle(core: &Arc<Core>, coarse: u64) {
-    let doubtful = |shared: &Shared| {
-        coarse.saturating_sub(shared.heard_at()) >= millis(CHECK_AFTER)
-    };
+    let doubtful =
+        |shared: &Shared| coarse.saturating_sub(shared.heard_at()) >= millis(CHECK_AFTER);
     for mut connection in core.withdraw(doubtful) {
         let core = Arc::clone(core);
         tokio::spawn(async move {

@@ -19,11 +19,11 @@ use redis::IntoConnectionInfo;
 use tokio::time::Instant;
 
 use self::core::{Core, Entry};
+#[expect(unused_imports, reason = "for the docs")]
+use crate::Rejection;
 use crate::dial::gate::{Gate, Transition};
 use crate::event::Events;
 use crate::status::{CloseReason, Health, Status};
-#[expect(unused_imports, reason = "for the docs")]
-use crate::Rejection;
 use crate::{BreakerState, Endpoint, Error};
 
 pub use builder::GuardedPoolBuilder;
@@ -134,7 +134,8 @@ impl GuardedPool {
         &self,
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
-        let (core, endpoint, location) = (Arc::clone(&self.core), endpoint.into(), Location::caller());
+        let (core, endpoint, location) =
+            (Arc::clone(&self.core), endpoint.into(), Location::caller());
         async move {
             match core.enter(&endpoint, location, Instant::now())? {
                 Entry::Lease(lease) => Ok(lease),
@@ -150,9 +151,7 @@ impl GuardedPool {
     ///
     /// As [`acquire`](Self::acquire).
     #[track_caller]
-    pub fn get(
-        &self,
-    ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
+    pub fn get(&self) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
         self.acquire(Endpoint::DEFAULT)
     }
 

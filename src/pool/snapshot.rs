@@ -49,9 +49,10 @@ impl Core {
     }
 
     fn leaks(&self, now: Instant) -> Vec<Leak> {
-        let infos = self.connections().into_iter().filter_map(|shared| {
-            *shared.lease.lock().unwrap_or_else(PoisonError::into_inner)
-        });
+        let infos = self
+            .connections()
+            .into_iter()
+            .filter_map(|shared| *shared.lease.lock().unwrap_or_else(PoisonError::into_inner));
         let mut leaks: Vec<_> =
             infos.filter(|info| info.reported).map(|info| info.leak(self, now)).collect();
         leaks.sort_by_key(|leak| std::cmp::Reverse(leak.age));
@@ -74,12 +75,7 @@ impl Core {
         };
         let state = self.lock();
         let counts = state.ledger.counts();
-        Ok(Health {
-            latency,
-            live: counts.live,
-            idle: counts.idle,
-            breaker: state.gate.state(),
-        })
+        Ok(Health { latency, live: counts.live, idle: counts.idle, breaker: state.gate.state() })
     }
 
     /// Whether `wanted` connections are live, or cannot be; `None` while that is open.
@@ -145,6 +141,9 @@ fn endpoints(state: &State) -> Vec<EndpointStatus> {
 }
 
 /// Counts under their labels, zeros left out.
-fn named<const N: usize>(names: [&'static str; N], counts: &[u64; N]) -> BTreeMap<&'static str, u64> {
+fn named<const N: usize>(
+    names: [&'static str; N],
+    counts: &[u64; N],
+) -> BTreeMap<&'static str, u64> {
     names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
 }

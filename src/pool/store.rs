@@ -7,9 +7,9 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -94,9 +94,8 @@ impl Store {
 
     /// Takes the idle connections out that `wanted` picks, coldest first.
     pub(super) fn withdraw(&self, mut wanted: impl FnMut(&Shared) -> bool) -> Vec<Connection> {
-        let mut pick = |connection: &Connection| {
-            wanted(&connection.shared) && connection.shared.lend()
-        };
+        let mut pick =
+            |connection: &Connection| wanted(&connection.shared) && connection.shared.lend();
         let mut withdrawn = self.pool.retain(|connection, _| !pick(connection)).removed;
         withdrawn.extend(self.pool.manager().lock().extract_if(.., |connection| pick(connection)));
         withdrawn
@@ -228,12 +227,8 @@ impl Shared {
     /// Gives the reason for the close that follows; the first one counts.
     pub(super) fn blame(&self, reason: CloseReason) {
         let peer = CloseReason::Peer as u8;
-        let _ = self.reason.compare_exchange(
-            peer,
-            reason as u8,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let _ =
+            self.reason.compare_exchange(peer, reason as u8, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(super) fn reason(&self) -> CloseReason {

@@ -8,12 +8,12 @@
 //!
 //! | bench | what is measured | beside |
 //! |---|---|---|
-//! | `acquire_release` | a connection acquired and dropped, without I/O | `deadpool`'s own `get` and drop, over the same kind of object |
-//! | `refusal` | an acquire that the open breaker refuses, on a full server | |
-//! | `acquire_get` | a connection acquired and a `GET` of a short key, 16 connections, 1, 16 and 64 tasks | deadpool-redis, bb8-redis |
+//! | `acquire_release` | acquire and drop, no I/O | `deadpool`'s own, over the same kind of object |
+//! | `refusal` | an acquire that the open breaker refuses | |
+//! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
 //!
-//! All contenders take their turn in every round, so that what disturbs the machine disturbs all of them; the figure is
-//! the median of the rounds. Only the ratios mean something on another machine.
+//! All contenders take their turn in every round, so that what disturbs the machine disturbs all of
+//! them; the figure is the median of the rounds. Only the ratios mean something elsewhere.
 
 use std::error::Error;
 use std::path::PathBuf;

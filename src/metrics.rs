@@ -5,6 +5,7 @@
 //! Durations are recorded as they happen, over handles that are looked up anew once a second, for
 //! a handle made before a recorder is installed does nothing for ever.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -50,7 +51,13 @@ pub(crate) const HISTOGRAMS: [(&str, Unit, &str); 3] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pool: SharedString,
+    /// As of the last publication, so that without a recorder no lease reads the clock.
+    recording: AtomicBool,
     histograms: ArcSwap<Histograms>,
+    /// Leases whose wait was recorded when it ended; the others got theirs at once.
+    waited: AtomicU64,
+    /// Leases published as had at once.
+    at_once: AtomicU64,
 }
 
 struct Histograms {
@@ -80,7 +87,13 @@ impl Metrics {
     pub(crate) fn new(pool: &str) -> Self {
         let pool = SharedString::from_owned(pool.to_owned());
         let histograms = ArcSwap::from_pointee(Histograms::look_up(&pool));
-        Self { pool, histograms }
+        Self {
+            pool,
+            recording: AtomicBool::new(is_recorder_installed()),
+            histograms,
+            waited: AtomicU64::new(0),
+            at_once: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn created(&self, took: Duration) {
@@ -88,11 +101,14 @@ impl Metrics {
     }
 
     pub(crate) fn waited(&self, waited: Duration) {
+        self.waited.fetch_add(1, Ordering::Relaxed);
         self.histograms.load().wait.record(waited);
     }
 
-    pub(crate) fn used(&self, used: Duration) {
-        self.histograms.load().usage.record(used);
+    pub(crate) fn used(&self, used: impl FnOnce() -> Duration) {
+        if self.recording.load(Ordering::Relaxed) {
+            self.histograms.load().usage.record(used());
+        }
     }
 
     pub(crate) fn transition(&self, from: BreakerState, to: BreakerState) {
@@ -106,8 +122,10 @@ impl Metrics {
 
     /// Publishes a snapshot.
     pub(crate) fn publish(&self, status: &Status, oldest_lease: Duration) {
+        self.recording.store(is_recorder_installed(), Ordering::Relaxed);
         self.histograms.store(std::sync::Arc::new(Histograms::look_up(&self.pool)));
         describe();
+        self.publish_waits_of_zero(status);
         let gauge = |name: &'static str, value: f64| {
             metrics::gauge!(name, "pool" => self.pool.clone()).set(value);
         };
@@ -133,6 +151,15 @@ impl Metrics {
             .set(now);
         }
         self.publish_counts(status);
+    }
+
+    /// Those who did not wait belong into the histogram too, but need not pay for it one by one.
+    fn publish_waits_of_zero(&self, status: &Status) {
+        let acquired: u64 = status.endpoints.iter().map(|endpoint| endpoint.acquired).sum();
+        let at_once = acquired.saturating_sub(self.waited.load(Ordering::Relaxed));
+        let before = self.at_once.fetch_max(at_once, Ordering::Relaxed);
+        let new = usize::try_from(at_once.saturating_sub(before)).unwrap_or(usize::MAX);
+        self.histograms.load().wait.record_many(0.0, new);
     }
 
     fn publish_counts(&self, status: &Status) {
@@ -174,6 +201,12 @@ impl Metrics {
         metrics::counter!("db_client_connection_timeouts_total", "pool" => self.pool.clone())
             .absolute(timeouts);
     }
+}
+
+/// Whether anybody hears what is recorded. The facade does not say, but its stand-in for a missing
+/// recorder is the one without any state.
+fn is_recorder_installed() -> bool {
+    metrics::with_recorder(|recorder| size_of_val(recorder) > 0)
 }
 
 /// Describes every metric; done anew at each publication, because a description given before a

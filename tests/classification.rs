@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis_guard::{GuardedPool, GuardedPoolBuilder, Outcome, Rejection};
 use support::{
     Auth, Resp, TestServer, Transport, ask_until_dialed, ask_until_served, dials, impatient,
+    until_alone,
 };
 use tokio::time::{Instant, timeout};
 
@@ -33,24 +34,23 @@ fn server_wanting(auth: Auth<'_>) -> TestServer {
     builder.start().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A builder for a pool that trusts the server's certificate.
-fn builder(server: &TestServer, transport: Transport, url: &str) -> GuardedPoolBuilder {
-    let builder = impatient(url);
-    match transport {
-        #[cfg(feature = "tls-rustls")]
-        Transport::Tls => builder.tls_certificates(redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(server.ca_pem().into()),
-        }),
-        #[cfg(not(feature = "tls-rustls"))]
-        Transport::Tls => unreachable!("no test without the feature"),
-        Transport::Tcp | Transport::Unix => builder,
-    }
+/// A builder for a pool that trusts the server's certificate, where TLS is compiled in.
+#[cfg(feature = "tls-rustls")]
+fn builder(server: &TestServer, url: &str) -> GuardedPoolBuilder {
+    impatient(url).tls_certificates(redis::TlsCertificates {
+        client_tls: None,
+        root_cert: Some(server.ca_pem().into()),
+    })
+}
+
+#[cfg(not(feature = "tls-rustls"))]
+fn builder(_: &TestServer, url: &str) -> GuardedPoolBuilder {
+    impatient(url)
 }
 
 fn pool(server: &TestServer, transport: Transport, resp: Resp, auth: Auth<'_>) -> GuardedPool {
     let url = server.url_with(transport, resp, auth, 0);
-    builder(server, transport, &url).build().unwrap()
+    builder(server, &url).build().unwrap()
 }
 
 fn transports() -> Vec<Transport> {
@@ -68,7 +68,7 @@ async fn every_refused_dial_is(outcome: Outcome, transport: Transport) {
             let occupants = server.fill();
             let refused_before = server.admin().info_u64("rejected_connections");
             let url = server.url_with(transport, resp, auth, db);
-            let pool = builder(&server, transport, &url).build().unwrap();
+            let pool = builder(&server, &url).build().unwrap();
 
             ask_until_dialed(&pool, DIALS).await;
 
@@ -84,6 +84,7 @@ async fn every_refused_dial_is(outcome: Outcome, transport: Transport) {
             assert!(info.contains(&format!(" db={db} ")), "{case}: {info}");
             drop(connection);
             pool.close().await;
+            until_alone(&server).await;
         }
     }
 }
@@ -125,7 +126,7 @@ async fn a_wrong_password_is_auth_and_fails_at_once_in_the_servers_words() {
         for resp in EVERY_RESP {
             for auth in [WRONG, Auth::User("alice", "guess")] {
                 let url = server.url_with(transport, resp, auth, 0);
-                let builder = builder(&server, transport, &url);
+                let builder = builder(&server, &url);
                 let pool = builder.acquire_timeout(LONG).connect_timeout(LONG).build().unwrap();
 
                 let error = timeout(AT_ONCE, pool.acquire("test")).await.unwrap().unwrap_err();
@@ -200,7 +201,7 @@ async fn a_server_that_does_not_answer_is_a_timeout_at_the_connect_timeout() {
     for transport in transports() {
         for resp in EVERY_RESP {
             let url = server.url_with(transport, resp, PASSWORD, 0);
-            let builder = builder(&server, transport, &url);
+            let builder = builder(&server, &url);
             let pool = builder.connect_timeout(connect_timeout).build().unwrap();
             server.pause();
             let begun = Instant::now();
@@ -259,7 +260,7 @@ async fn a_database_that_does_not_exist_is_misconfigured() {
     for transport in transports() {
         for resp in EVERY_RESP {
             let url = server.url_with(transport, resp, PASSWORD, 99);
-            let pool = builder(&server, transport, &url).build().unwrap();
+            let pool = builder(&server, &url).build().unwrap();
 
             let error = pool.acquire("test").await.unwrap_err();
 
@@ -275,7 +276,7 @@ async fn a_database_that_does_not_exist_is_misconfigured() {
 async fn a_certificate_that_is_not_trusted_is_misconfigured() {
     let server = server_wanting(Auth::None);
     let other = server_wanting(Auth::None);
-    let pool = builder(&other, Transport::Tls, &server.tls_url()).build().unwrap();
+    let pool = builder(&other, &server.tls_url()).build().unwrap();
 
     let error = pool.acquire("test").await.unwrap_err();
 
@@ -290,6 +291,31 @@ async fn a_name_that_does_not_resolve_is_dns() {
     let pool = builder.acquire_timeout(LONG).build().unwrap();
     ask_until_dialed(&pool, 1).await;
     assert_eq!(dials(&pool).keys().collect::<Vec<_>>(), [&"dns"]);
+}
+
+/// `localhost` has two addresses on most machines; a full server refuses one dial at one of them.
+#[tokio::test]
+async fn a_name_with_several_addresses_costs_one_slot_a_dial() {
+    let server = TestServer::builder().maxclients(4).arg("bind", "127.0.0.1 -::1").start().unwrap();
+    let _occupants = server.fill();
+    let refused_before = server.admin().info_u64("rejected_connections");
+    let pool = impatient(&format!("redis://localhost:{}", server.port())).build().unwrap();
+
+    ask_until_dialed(&pool, 10).await;
+    pool.close().await;
+
+    let refused = server.admin().info_u64("rejected_connections") - refused_before;
+    assert_eq!(dials(&pool), [("max_clients", refused)].into());
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_listens_gives_way_to_the_names_next() {
+    let server = TestServer::builder().arg("bind", "127.0.0.1").start().unwrap();
+    let pool = impatient(&format!("redis://localhost:{}", server.port())).build().unwrap();
+
+    pool.acquire("test").await.unwrap();
+
+    assert_eq!(dials(&pool), [("connected", 1)].into());
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use redis_guard::{GuardedPool, Outcome};
+#[cfg(feature = "tls-rustls")]
+use support::tls_proxy::TlsProxy;
 use support::vendor::{CLUSTER_TEXT, OSS_TEXT, UPSTASH_TEXT};
 use support::{VendorScript, VendorServer, ask_until_dialed, ask_until_served, dials, impatient};
 use tokio::time::{Instant, timeout};
@@ -162,6 +164,29 @@ async fn a_shards_refusal_after_the_dial_is_the_callers_error() {
 
         assert!(get.unwrap_err().to_string().contains(OSS_TEXT), "{protocol}");
         assert_eq!(dials(&pool), [("connected", 1)].into(), "{protocol}");
+    }
+}
+
+/// A managed service that ends TLS before its Redis: unlike Redis's own TLS port, it can be heard.
+#[cfg(feature = "tls-rustls")]
+#[tokio::test]
+async fn a_refusal_inside_tls_is_heard() {
+    for (script, outcome) in [
+        (VendorScript::OssMaxClients, "max_clients"),
+        (VendorScript::Denied, "denied"),
+        (VendorScript::SilentClose, "suspected_max_clients"),
+    ] {
+        let server = VendorServer::start(script).await.unwrap();
+        let proxy = TlsProxy::start(server.address()).await.unwrap();
+        let certificates = redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(proxy.certificate_pem().into()),
+        };
+        let pool = impatient(&proxy.url()).tls_certificates(certificates).build().unwrap();
+
+        let told = ask_until_dialed(&pool, 1).await;
+
+        assert_eq!(dials(&pool).keys().collect::<Vec<_>>(), [&outcome], "{script:?}: {told:?}");
     }
 }
 

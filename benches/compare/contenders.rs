@@ -98,7 +98,7 @@ impl Pool for RefusingGuard {
     }
 }
 
-/// deadpool without anything of Redis' around it: neither its `create` nor its `recycle` ever awaits.
+/// deadpool by itself: neither its `create` nor its `recycle` ever awaits.
 pub(crate) struct Deadpool(managed::Pool<Ready>);
 
 impl Deadpool {
@@ -109,9 +109,9 @@ impl Deadpool {
                 .await?;
         let ready = connections
             .into_iter()
-            .map(|connection| Held {
-                _connection: connection,
-                alive: Arc::new(AtomicBool::new(true)),
+            .map(|connection| {
+                let alive = Arc::new(AtomicBool::new(true));
+                Box::new(Held { _connection: connection, alive })
             })
             .collect();
         let pool =
@@ -129,8 +129,10 @@ impl Pool for Deadpool {
     }
 }
 
-/// Connections made beforehand.
-pub(crate) struct Ready(Mutex<Vec<Held>>);
+/// Connections made beforehand, boxed as the guard's are: deadpool moves its objects around.
+pub(crate) struct Ready(Mutex<Vec<Connection>>);
+
+type Connection = Box<Held>;
 
 pub(crate) struct Held {
     _connection: MultiplexedConnection,
@@ -138,10 +140,10 @@ pub(crate) struct Held {
 }
 
 impl managed::Manager for Ready {
-    type Type = Held;
+    type Type = Connection;
     type Error = io::Error;
 
-    async fn create(&self) -> Result<Held, Self::Error> {
+    async fn create(&self) -> Result<Connection, Self::Error> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -149,7 +151,7 @@ impl managed::Manager for Ready {
             .ok_or_else(|| io::Error::other("all connections are out"))
     }
 
-    async fn recycle(&self, held: &mut Held, _: &Metrics) -> RecycleResult<Self::Error> {
+    async fn recycle(&self, held: &mut Connection, _: &Metrics) -> RecycleResult<Self::Error> {
         if held.alive.load(Ordering::Acquire) { Ok(()) } else { Err(RecycleError::message("dead")) }
     }
 }

@@ -7,11 +7,14 @@ use std::time::Duration;
 use crate::run::{PerPhase, Phase};
 
 pub(crate) const HELP: &str = "\
-usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [--quick] [--tasks N] [--maxclients N]
+usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [--quick]
+                   [--tasks N] [--maxclients N]
 
-  --start cold|warm   what the application holds when the server fills: nothing (default), or four connections
-  --url URL           use this server instead of starting one. It has to be on this machine, and every slot it has
-                      left will be held for some seconds. Its configuration is not touched
+  --start cold|warm   what the application holds when the server fills: nothing (default), or
+                      four connections
+  --url URL           use this server instead of starting one. It has to be on this machine, and
+                      every slot it has left will be held for some seconds. Its configuration is
+                      not touched
   --svg PATH          where to draw the chart (default target/retry_storm.svg)
   --json PATH         write the numbers there, too
   --quick             shorter phases: half a minute instead of more than one
@@ -67,8 +70,8 @@ impl FromStr for Start {
     }
 }
 
-/// Five seconds is the longest the guard waits between two dials, so `recovered` has to be longer than that. When the
-/// full phase is two seconds, the guard has not yet come to waits over 3.2 s (50 ms doubled from dial to dial).
+/// `recovered` has to last longer than the guard may wait for its next dial: at most 5 s. After a
+/// full phase of two seconds it has not yet come to waits over 3.2 s (they double each time).
 const FULL_LENGTH: PerPhase<Duration> =
     PerPhase([Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(6)]);
 const QUICK: PerPhase<Duration> =
@@ -115,7 +118,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
     }
     if let Some(n) = maxclients {
         if args.url.is_some() {
-            return Err("--maxclients is for the server that is started; with --url the server's own counts".to_owned());
+            return Err("--maxclients is for the server we start; yours has its own".to_owned());
         }
         if !(24..=4_000).contains(&n) {
             return Err(format!(

@@ -121,7 +121,7 @@ fn draw_panel(
         let mut left = args.offset(phase).as_secs_f64();
         for &count in &(column.values)(run)[phase] {
             if count > 0 {
-                // At least a hair's breadth, so that a single refused dial is not lost beside thousands.
+                // At least a hair's breadth: a single refused dial is not to be lost.
                 let height = float(count).max(top / 80.0);
                 panel.draw_series([Rectangle::new(
                     [(left, 0.0), (left + width, height)],

@@ -1,35 +1,40 @@
 //! A retry storm, and how to avoid it: what four Redis clients do when the server has no slot left.
 //!
-//! A Redis server takes at most `maxclients` connections. Here leaked connections hold all of them for a while, as
-//! they do when another service forgets to close its own. The same workload goes through bare deadpool-redis,
-//! bb8-redis, redis-rs' `ConnectionManager` and redis-guard, one after the other, in three phases:
+//! A Redis server takes at most `maxclients` connections. Here leaked connections hold all of them
+//! for a while, as they do when another service forgets to close its own. The same workload goes
+//! through bare deadpool-redis, bb8-redis, redis-rs' `ConnectionManager` and redis-guard, one after
+//! the other, in three phases:
 //!
 //! 1. **healthy**: there is room for everybody;
 //! 2. **full**: leaked connections hold every slot the application does not hold itself;
-//! 3. **recovered**: the leaked connections are closed, and the application may have its slots back.
+//! 3. **recovered**: the leaked connections are closed, and the slots are free again.
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example retry_storm                   # about a minute; starts a server of its own
-//! cargo run --release --example retry_storm -- --start warm   # the application holds four connections beforehand
+//! cargo run --release --example retry_storm                   # a minute; starts its own server
+//! cargo run --release --example retry_storm -- --start warm   # four connections held beforehand
 //! cargo run --release --example retry_storm -- --help
 //! ```
 //!
-//! It prints a table and draws `target/retry_storm.svg`: the dials the server refused, and the requests that
-//! succeeded, in every tenth of a second.
+//! It prints a table and draws `target/retry_storm.svg`: the dials the server refused, and the
+//! requests that succeeded, in every tenth of a second.
 //!
 //! # What to look for
-//! Before the server fills, the application is restarted. With `--start cold` it then holds nothing, so every request
-//! needs a new connection: a bare pool dials once for every request, thousands of times a second, against a server that has
-//! no room. With `--start warm` it holds four connections and could live on them; a bare pool still dials (and fails a
-//! request) whenever those four are busy, while the guard lets the request wait its turn.
+//! Just before the server fills, the application is restarted. With `--start cold` it then holds
+//! nothing, so every request needs a new connection. A bare pool dials for each of them, thousands
+//! of times a second, against a server that has no room. With `--start warm` it holds four
+//! connections and could live on them; a bare pool still dials, and fails the request, whenever
+//! those four are busy, while the guard lets the request wait its turn.
 //!
 //! # How the requests arrive
-//! Each of 64 tasks stands for a source of requests. A request is one connection acquired, one `SET`, one `GET`. Every
-//! task sends one request each 5 ms, whatever became of the one before; if that took longer, the next follows at once.
-//! Nobody sleeps after a failure and nobody retries: a service does not choose when its next request arrives. The pace
-//! and the task are the same for all clients. All pools have the same size, and where a client has a time to wait for a
-//! connection, it is one second. Everything else is each client's default.
+//! Each of 64 tasks is a source of requests. A request is one connection acquired, one `SET`, one
+//! `GET`. Every task sends one each 5 ms, whatever became of the one before; if that took longer,
+//! the next follows at once. Nobody sleeps after a failure and nobody retries: a service does not
+//! choose when its next request arrives. So a client that fails fast fails more requests than one
+//! that lets its callers hang: count the two together.
+//!
+//! The pace and the work are the same for all clients, and so is the size of their pools. Where a
+//! client has a time to wait for a connection, it is one second. Everything else is its default.
 
 use std::fs;
 use std::io;

@@ -17,8 +17,8 @@ pub(crate) fn introduction(args: &Args, target: &Target) -> String {
         Start::Warm => "a few connections",
     };
     format!(
-        "{whose} with maxclients {}; {} tasks, pools of {POOL_SIZE}; {} start: the application holds {held} when the \
-         server fills",
+        "{whose} with maxclients {}; {} tasks, pools of {POOL_SIZE}; {} start: the application \
+         holds {held} when the server fills\n",
         target.maxclients,
         args.tasks,
         args.start.as_str()
@@ -94,29 +94,34 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
         writeln!(out, "{:<20}{told}", run.name)?;
     }
 
-    for run in runs {
-        if let Some(Spread { p50, p99, max }) = run.refusal {
-            writeln!(
-                out,
-                "\n{}: {} requests refused by the open breaker, told so within {} (p50), {} (p99), {} (longest)",
-                run.name,
-                thousands(run.refusals),
-                pretty(p50),
-                pretty(p99),
-                pretty(max)
-            )?;
-        }
-        if let Some(due) = run.open_time_in_force {
-            let first = run.first_success_after_freed.map_or_else(|| "none".to_owned(), pretty);
-            writeln!(
-                out,
-                "{}: when the slots were freed the next dial was due in {}; first success after {first}",
-                run.name,
-                pretty(due),
-            )?;
-        }
+    for run in runs.iter().filter(|run| run.open_time_in_force.is_some()) {
+        writeln!(out)?;
+        gate(out, run)?;
     }
     Ok(())
+}
+
+/// How a client with a breaker behaved while it was open, and how long that lasted.
+fn gate(out: &mut String, run: &Run) -> std::fmt::Result {
+    let name = run.name;
+    if let Some(Spread { p50, p99, max }) = run.refusal {
+        let [p50, p99, max] = [p50, p99, max].map(pretty);
+        let refusals = thousands(run.refusals);
+        writeln!(out, "{name}: {refusals} requests were refused by the open breaker")?;
+        writeln!(
+            out,
+            "{name}: they were told so within {p50} (p50), {p99} (p99), {max} (longest)"
+        )?;
+    }
+    if let Some(due) = run.open_time_in_force.map(pretty) {
+        writeln!(out, "{name}: when the slots were freed, the next dial was due in {due}")?;
+    }
+    match run.first_success_after_freed.map(pretty) {
+        Some(first) => {
+            writeln!(out, "{name}: the first request succeeded {first} after they were freed")
+        }
+        None => writeln!(out, "{name}: no request succeeded after they were freed"),
+    }
 }
 
 pub(crate) fn json(args: &Args, target: &Target, runs: &[Run]) -> Value {

@@ -185,6 +185,7 @@ fn on_this_machine(url: &str) -> Result<(), Failure> {
     if loopback {
         Ok(())
     } else {
-        Err(format!("--url: {host} is not this machine. This example takes every slot of the server: use a local one").into())
+        Err(format!("--url: {host} is not this machine, and nobody else's slots are to be taken")
+            .into())
     }
 }

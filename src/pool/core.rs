@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::dialing;
+use super::leak::{Lease, Leases, Seat};
 use super::lease::GuardedConnection;
 use super::ledger::{AccountId, Admission, Ledger, Ticket};
 use super::maintenance;
@@ -26,11 +27,18 @@ use crate::dial::gate::{Gate, Transition, Verdict};
 use crate::error::{Phase, Reason};
 use crate::event::{Event, EventBus};
 use crate::metrics::Metrics;
-use crate::status::CloseReason;
+use crate::status::{CloseReason, Leak};
 use crate::{Endpoint, Outcome, Rejection};
 
 /// What a waiter is woken with.
 type Answer = Result<Grant, Rejection>;
+
+/// A waiter, as the ledger keeps it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    location: &'static Location<'static>,
+}
 
 /// The settings that matter after the pool is built.
 #[derive(Clone, Debug)]
@@ -67,13 +75,15 @@ pub(super) struct Core {
     epoch: Instant,
     /// Milliseconds since `epoch`, as of the last sweep.
     coarse: AtomicU64,
-    /// Where to spawn from a thread that is in no runtime: a lease may be dropped anywhere.
-    runtime: OnceLock<Handle>,
+    /// Where to spawn from a thread that is in no runtime: a lease may be dropped anywhere. The
+    /// last one that was seen.
+    runtime: Mutex<Option<Handle>>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) ledger: Ledger<oneshot::Sender<Answer>>,
+    pub(super) ledger: Ledger<Waiting>,
+    pub(super) leases: Leases,
     pub(super) gate: Gate,
     /// By account.
     pub(super) tallies: Vec<Tally>,
@@ -114,7 +124,7 @@ impl Losses {
 /// Whom a change of the state concerns, once the lock is gone.
 #[derive(Default)]
 struct Wakes {
-    granted: Vec<(AccountId, oneshot::Sender<Answer>)>,
+    granted: Vec<(AccountId, Seat, oneshot::Sender<Answer>)>,
     refused: Vec<(oneshot::Sender<Answer>, Rejection)>,
     start_dialer: bool,
 }
@@ -123,13 +133,15 @@ impl State {
     fn settle(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         while let Some(grant) = self.ledger.next_grant() {
-            wakes.granted.push((grant.account, grant.waiter));
+            let Waiting { answer, location } = grant.waiter;
+            let seat = self.leases.begin(grant.account, location);
+            wakes.granted.push((grant.account, seat, answer));
         }
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
         {
             let queue = self.ledger.drain_queue();
-            wakes.refused = queue.into_iter().map(|(_, w)| (w, rejection.clone())).collect();
+            wakes.refused = queue.into_iter().map(|(_, w)| (w.answer, rejection.clone())).collect();
             // Turned away, so they no longer show that a connection is wanted.
             self.ledger.ask();
         }
@@ -198,6 +210,12 @@ impl State {
     }
 }
 
+/// Whether a caller's turn is now.
+enum Turn {
+    Now(Seat),
+    Later(Place),
+}
+
 /// Where a caller stands after its first look.
 pub(super) enum Entry {
     Lease(GuardedConnection),
@@ -209,7 +227,8 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) core: Arc<Core>,
-    pub(super) account: AccountId,
+    account: AccountId,
+    pub(super) seat: Seat,
     end: End,
 }
 
@@ -225,8 +244,16 @@ enum End {
 }
 
 impl Grant {
-    fn new(core: &Arc<Core>, account: AccountId) -> Self {
-        Self { core: Arc::clone(core), account, end: End::InStore }
+    fn new(core: Arc<Core>, account: AccountId, seat: Seat) -> Self {
+        Self { core, account, seat, end: End::InStore }
+    }
+
+    /// Takes the granted connection; gives the grant back if it has died meanwhile.
+    fn take(self) -> Result<GuardedConnection, Self> {
+        match self.core.store.take() {
+            Some(connection) => Ok(GuardedConnection::new(connection, self)),
+            None => Err(self),
+        }
     }
 
     /// Ends a lease. `in_store`: its connection is back in the store.
@@ -240,11 +267,20 @@ impl Drop for Grant {
         if self.end == End::Settled {
             return;
         }
-        let (account, to_store) = (self.account, self.end == End::InStore);
-        let closed = self.core.change(|state| {
-            state.ledger.released(account, to_store);
-            state.ledger.is_closed()
-        });
+        let mut state = self.core.lock();
+        state.ledger.released(self.account, self.end == End::InStore);
+        let lease = state.leases.end(self.seat).filter(|lease| lease.suspected);
+        if state.ledger.is_quiet() && lease.is_none() {
+            // The common case, on every request's path: nobody waits, nothing follows.
+            return;
+        }
+        let closed = state.ledger.is_closed();
+        let wakes = state.settle();
+        drop(state);
+        self.core.wake(wakes);
+        if let Some(lease) = lease {
+            self.core.report_resolved(&lease);
+        }
         if closed {
             self.core.close_idle();
             self.core.progress.notify_waiters();
@@ -264,7 +300,19 @@ pub(super) struct Waiter {
     since: Instant,
 }
 
+/// A place in the queue, and where the answer comes.
+type Place = (Ticket, oneshot::Receiver<Answer>);
+
 impl Waiter {
+    fn new(
+        core: Arc<Core>,
+        account: AccountId,
+        (ticket, answer): Place,
+        location: &'static Location<'static>,
+    ) -> Self {
+        Self { core, account, ticket, answer, location, since: Instant::now() }
+    }
+
     /// Waits for a connection until the acquire timeout.
     pub(super) async fn wait(mut self) -> Result<GuardedConnection, Rejection> {
         // Clamped by the builder, so it cannot overflow.
@@ -278,7 +326,7 @@ impl Waiter {
                 Ok(Err(_)) => return Err(self.core.reject(self.account, Rejection::Closed)),
                 Err(_) => return Err(self.core.reject_late(self.account, self.since)),
             };
-            match self.core.lend(grant, self.location, self.since) {
+            match grant.take() {
                 Ok(lease) => {
                     self.core.metrics.waited(self.since.elapsed());
                     return Ok(lease);
@@ -290,7 +338,7 @@ impl Waiter {
 
     /// The connection died on the way: back to the same place in the queue.
     fn requeue(&mut self, grant: Grant) {
-        (self.ticket, self.answer) = Core::missed(grant, Some(self.ticket));
+        (self.ticket, self.answer) = Core::missed(grant, Some(self.ticket), self.location);
     }
 }
 
@@ -305,7 +353,7 @@ impl Core {
     pub(super) fn new(
         settings: Settings,
         dialer: Dialer,
-        ledger: Ledger<oneshot::Sender<Answer>>,
+        ledger: Ledger<Waiting>,
         gate: Gate,
     ) -> Self {
         Self {
@@ -316,6 +364,7 @@ impl Core {
             progress: Notify::new(),
             state: Mutex::new(State {
                 ledger,
+                leases: Leases::default(),
                 gate,
                 tallies: Vec::new(),
                 dials: [0; Outcome::ALL.len()],
@@ -328,7 +377,7 @@ impl Core {
             next_id: AtomicU64::new(0),
             epoch: Instant::now(),
             coarse: AtomicU64::new(0),
-            runtime: OnceLock::new(),
+            runtime: Mutex::new(None),
             settings,
             dialer,
         }
@@ -356,9 +405,9 @@ impl Core {
     }
 
     fn wake(self: &Arc<Self>, wakes: Wakes) {
-        for (account, waiter) in wakes.granted {
+        for (account, seat, waiter) in wakes.granted {
             // Where the waiter is gone, the grant is dropped here and serves the next one.
-            let _ = waiter.send(Ok(Grant::new(self, account)));
+            let _ = waiter.send(Ok(Grant::new(Arc::clone(self), account, seat)));
         }
         for (waiter, rejection) in wakes.refused {
             let _ = waiter.send(Err(rejection));
@@ -370,16 +419,21 @@ impl Core {
 
     /// Spawns on this thread's runtime, or on the one that last called; false if there is none.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
-        let runtime = Handle::try_current().ok().or_else(|| self.runtime.get().cloned());
+        let runtime = {
+            let mut last = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(current) = Handle::try_current() {
+                *last = Some(current);
+            }
+            last.clone()
+        };
         runtime.inspect(|runtime| drop(runtime.spawn(task))).is_some()
     }
 
     /// A caller comes in: it gets a lease, a place in the queue, or a refusal.
     pub(super) fn enter(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
-        since: Instant,
     ) -> Result<Entry, Rejection> {
         let mut state = self.lock();
         let account = state.ledger.account(endpoint);
@@ -389,15 +443,15 @@ impl Core {
             false => state.ledger.acquire(account),
         };
         let entry = match admission {
-            Admission::Granted => Ok(None),
+            Admission::Granted => Ok(Turn::Now(state.leases.begin(account, location))),
             Admission::BudgetExhausted | Admission::NoneFree => {
-                self.queue_or_refuse(&mut state, account).map(Some)
+                self.queue_or_refuse(&mut state, account, location).map(Turn::Later)
             }
         };
         let wakes = match &entry {
             // Took one that was free: concerns nobody else.
-            Ok(None) => Wakes::default(),
-            Ok(Some(_)) | Err(_) => state.settle(),
+            Ok(Turn::Now(_)) => Wakes::default(),
+            Ok(Turn::Later(_)) | Err(_) => state.settle(),
         };
         drop(state);
         if start_maintenance {
@@ -405,19 +459,15 @@ impl Core {
         }
         self.wake(wakes);
         match entry {
-            Ok(None) => match self.lend(Grant::new(self, account), location, since) {
-                Ok(lease) => {
-                    self.metrics.waited(Duration::ZERO);
-                    Ok(Entry::Lease(lease))
-                }
+            Ok(Turn::Now(seat)) => match Grant::new(self, account, seat).take() {
+                Ok(lease) => Ok(Entry::Lease(lease)),
                 Err(grant) => {
-                    let (ticket, answer) = Self::missed(grant, None);
-                    Ok(Entry::Wait(self.waiter(account, ticket, answer, location, since)))
+                    let core = Arc::clone(&grant.core);
+                    let place = Self::missed(grant, None, location);
+                    Ok(Entry::Wait(Waiter::new(core, account, place, location)))
                 }
             },
-            Ok(Some((ticket, answer))) => {
-                Ok(Entry::Wait(self.waiter(account, ticket, answer, location, since)))
-            }
+            Ok(Turn::Later(place)) => Ok(Entry::Wait(Waiter::new(self, account, place, location))),
             Err(rejection) => {
                 self.announce_rejection(endpoint, &rejection);
                 Err(rejection)
@@ -425,22 +475,12 @@ impl Core {
         }
     }
 
-    fn waiter(
-        self: &Arc<Self>,
-        account: AccountId,
-        ticket: Ticket,
-        answer: oneshot::Receiver<Answer>,
-        location: &'static Location<'static>,
-        since: Instant,
-    ) -> Waiter {
-        Waiter { core: Arc::clone(self), account, ticket, answer, location, since }
-    }
-
     fn queue_or_refuse(
         &self,
         state: &mut State,
         account: AccountId,
-    ) -> Result<(Ticket, oneshot::Receiver<Answer>), Rejection> {
+        location: &'static Location<'static>,
+    ) -> Result<Place, Rejection> {
         let refused = match state.refusal() {
             Some(rejection) => {
                 state.ledger.ask();
@@ -448,7 +488,7 @@ impl Core {
             }
             None => {
                 let (waiter, answer) = oneshot::channel();
-                match state.ledger.enqueue(account, waiter) {
+                match state.ledger.enqueue(account, Waiting { answer: waiter, location }) {
                     Ok(ticket) => return Ok((ticket, answer)),
                     Err(_) => Rejection::QueueFull { limit: state.ledger.queue_limit() },
                 }
@@ -472,7 +512,7 @@ impl Core {
                 return (account, Err(rejection), start_maintenance);
             }
             let admission = match state.ledger.acquire(account) {
-                Admission::Granted => Ok(()),
+                Admission::Granted => Ok(state.leases.begin(account, location)),
                 Admission::BudgetExhausted => Err(Rejection::BudgetExhausted {
                     endpoint: state.ledger.account_name(account).clone(),
                     max: state.ledger.account_max(account),
@@ -492,30 +532,23 @@ impl Core {
             late(&self.lock(), Duration::ZERO)
         };
         admission
-            .and_then(|()| {
-                self.lend(Grant::new(self, account), location, Instant::now()).map_err(missed)
-            })
+            .and_then(|seat| Grant::new(Arc::clone(self), account, seat).take().map_err(missed))
             .map_err(|rejection| self.reject(account, rejection))
     }
 
-    /// Takes the granted connection; gives the grant back if it has died meanwhile.
-    fn lend(
-        self: &Arc<Self>,
-        grant: Grant,
-        location: &'static Location<'static>,
-        since: Instant,
-    ) -> Result<GuardedConnection, Grant> {
-        match self.store.take() {
-            Some(connection) => Ok(GuardedConnection::new(connection, grant, location, since)),
-            None => Err(grant),
-        }
-    }
-
     /// Puts the holder of a grant that found nothing back into the queue.
-    fn missed(mut grant: Grant, ticket: Option<Ticket>) -> (Ticket, oneshot::Receiver<Answer>) {
+    fn missed(
+        mut grant: Grant,
+        ticket: Option<Ticket>,
+        location: &'static Location<'static>,
+    ) -> Place {
         let (waiter, answer) = oneshot::channel();
-        let (core, account) = (Arc::clone(&grant.core), grant.account);
-        let ticket = core.change(|state| state.ledger.missed(account, ticket, waiter));
+        let waiting = Waiting { answer: waiter, location };
+        let (core, account, seat) = (Arc::clone(&grant.core), grant.account, grant.seat);
+        let ticket = core.change(|state| {
+            state.leases.end(seat);
+            state.ledger.missed(account, ticket, waiting)
+        });
         grant.end = End::Settled;
         (ticket, answer)
     }
@@ -554,6 +587,31 @@ impl Core {
         );
         self.events
             .send(|| Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() });
+    }
+
+    pub(super) fn leak(&self, lease: &Lease, now: Instant) -> Leak {
+        let endpoint = self.lock().ledger.account_name(lease.account).clone();
+        Leak { endpoint, location: lease.location.to_string(), age: lease.age(now) }
+    }
+
+    pub(super) fn report_leak(&self, lease: &Lease, now: Instant) {
+        self.lock().tally(lease.account).leaks_suspected += 1;
+        let leak = self.leak(lease, now);
+        tracing::warn!(
+            pool = %self.settings.name, endpoint = %leak.endpoint, location = leak.location,
+            age = ?leak.age, "suspected leak: a connection is held for too long"
+        );
+        self.events.send(|| Event::LeakSuspected(leak));
+    }
+
+    fn report_resolved(&self, lease: &Lease) {
+        self.lock().tally(lease.account).leaks_resolved += 1;
+        let leak = self.leak(lease, Instant::now());
+        tracing::info!(
+            pool = %self.settings.name, endpoint = %leak.endpoint, location = leak.location,
+            age = ?leak.age, "a suspected leak came back"
+        );
+        self.events.send(|| Event::LeakResolved(leak));
     }
 
     pub(super) fn announce(&self, transition: Option<Transition>) {
@@ -667,9 +725,6 @@ impl Core {
     // Time.
 
     pub(super) fn start_maintenance(self: &Arc<Self>) {
-        if let Ok(runtime) = Handle::try_current() {
-            let _ = self.runtime.set(runtime);
-        }
         if !self.spawn(maintenance::run(Arc::clone(self))) {
             self.lock().maintenance_stopped();
         }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::store::{Connection, Shared};
+use super::store::{Connection, Owned, Shared};
 use crate::Outcome;
 use crate::dial::gate::{Approval, Decision};
 use crate::dial::{Dialed, Driver};
@@ -29,8 +29,14 @@ enum Step {
 }
 
 /// Dials while a connection is wanted.
-pub(super) async fn run(core: Arc<Core>) {
-    let _running = Running(&core);
+pub(super) fn run(core: Arc<Core>) -> impl Future<Output = ()> {
+    // Made before the first poll: a task may be dropped without one.
+    let running = Running { core, ended: false };
+    dial_while_wanted(running)
+}
+
+async fn dial_while_wanted(mut running: Running) {
+    let core = Arc::clone(&running.core);
     loop {
         match next_step(&core) {
             Step::Dial(attempt) => {
@@ -43,24 +49,34 @@ pub(super) async fn run(core: Arc<Core>) {
                 () = core.schedule_changed.notified() => {}
             },
             Step::Wait => core.schedule_changed.notified().await,
-            Step::Stop => return,
+            Step::Stop => {
+                running.ended = true;
+                return;
+            }
         }
     }
 }
 
-/// Says that the dialer has stopped, also when its runtime is shut down under it.
-struct Running<'a>(&'a Arc<Core>);
+/// Says that the dialer has stopped when its runtime is shut down under it.
+struct Running {
+    core: Arc<Core>,
+    /// It has stopped by itself, and said so under the lock.
+    ended: bool,
+}
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        // Whoever came between the last look and this starts a new one.
-        self.0.change(|state| state.dialer_stopped());
+        if !self.ended {
+            // Starts no other here, on a runtime that is going down; the next change does.
+            self.core.lock().dialer_stopped();
+        }
     }
 }
 
 fn next_step(core: &Arc<Core>) -> Step {
     let mut state = core.lock();
     if !state.ledger.wants_dial() {
+        state.dialer_stopped();
         return Step::Stop;
     }
     let (decision, transition) = state.gate.ask(Instant::now());
@@ -150,7 +166,7 @@ fn open(core: &Arc<Core>, dialed: Dialed, now: Instant) -> Connection {
     let slot = Slot { core: Arc::clone(core), shared: Arc::clone(&shared) };
     let task = tokio::spawn(Driven { driver, _slot: slot });
     shared.set_task(task.abort_handle());
-    Connection { redis, shared, core: Arc::downgrade(core) }
+    Box::new(Owned { redis, shared, core: Arc::downgrade(core) })
 }
 
 /// A driver and its slot. The order of the fields is the point: the socket, which the driver owns,

@@ -2,23 +2,19 @@
 
 use std::fmt;
 use std::io;
-use std::panic::Location;
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
-use tokio::time::Instant;
 
 use deadpool::managed::Object;
 
 use super::command::{self, Residue};
 use super::core::{Core, Grant};
-use super::ledger::AccountId;
 use super::store::{Connection, Lent};
 use crate::dial::reset_commands;
-use crate::event::Event;
-use crate::status::{CloseReason, Leak};
+use crate::status::CloseReason;
 
 /// An exclusive lease of one connection, returned when it is dropped.
 ///
@@ -52,33 +48,9 @@ struct Held {
     grant: Grant,
 }
 
-/// Who holds a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LeaseInfo {
-    pub(super) account: AccountId,
-    pub(super) location: &'static Location<'static>,
-    pub(super) since: Instant,
-    /// Reported as a suspected leak.
-    pub(super) reported: bool,
-}
-
-impl LeaseInfo {
-    pub(super) fn leak(&self, core: &Core, now: Instant) -> Leak {
-        let endpoint = core.lock().ledger.account_name(self.account).clone();
-        let age = now.duration_since(self.since);
-        Leak { endpoint, location: self.location.to_string(), age }
-    }
-}
-
 impl GuardedConnection {
-    pub(super) fn new(
-        connection: Lent,
-        grant: Grant,
-        location: &'static Location<'static>,
-        since: Instant,
-    ) -> Self {
-        let info = LeaseInfo { account: grant.account, location, since, reported: false };
-        *connection.shared.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
+    pub(super) fn new(connection: Lent, grant: Grant) -> Self {
+        connection.shared.lent_to(Some(grant.seat));
         Self { held: Some(Held { connection, grant }), residue: Residue::default() }
     }
 
@@ -173,14 +145,9 @@ impl Drop for GuardedConnection {
         let Some(Held { connection, grant }) = self.held.take() else { return };
         let core = &grant.core;
         let shared = &connection.shared;
-        let info = shared.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(info) = info {
-            let now = Instant::now();
-            core.metrics.used(now.duration_since(info.since));
-            if info.reported {
-                resolved(core, &info, now);
-            }
-        }
+        shared.lent_to(None);
+        // deadpool reads the clock when it hands out; that is the start.
+        core.metrics.used(|| Object::metrics(&connection).last_used());
         let in_store = if !shared.is_alive() {
             drop(Object::take(connection));
             false
@@ -205,20 +172,10 @@ impl Drop for GuardedConnection {
     }
 }
 
-fn resolved(core: &Core, info: &LeaseInfo, now: Instant) {
-    core.lock().tally(info.account).leaks_resolved += 1;
-    let leak = info.leak(core, now);
-    tracing::info!(
-        pool = %core.settings.name, endpoint = %leak.endpoint, location = leak.location,
-        age = ?leak.age, "a suspected leak came back"
-    );
-    core.events.send(|| Event::LeakResolved(leak));
-}
-
 /// Brings a connection back to where the dial left it, in the background, and puts it back; or
 /// closes it.
-fn clean(core: &std::sync::Arc<Core>, mut connection: Connection, residue: Residue) {
-    let keeper = std::sync::Arc::clone(core);
+fn clean(core: &Arc<Core>, mut connection: Connection, residue: Residue) {
+    let keeper = Arc::clone(core);
     let task = async move {
         let commands = if residue.needs_reset() {
             reset_commands(&keeper.dialer.redis, &keeper.dialer.client_name)

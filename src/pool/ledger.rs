@@ -151,8 +151,10 @@ impl<W> Ledger<W> {
 
     /// The endpoint's account, opened on first use with the default budget.
     pub(crate) fn account(&mut self, endpoint: &Endpoint) -> AccountId {
-        if let Some(id) = self.by_name.get(endpoint) {
-            return *id;
+        // A look at the first few costs less than hashing the name, and most pools have few.
+        let first = self.accounts.iter().take(8).position(|account| account.name == *endpoint);
+        if let Some(id) = first.map(AccountId).or_else(|| self.by_name.get(endpoint).copied()) {
+            return id;
         }
         // One place is kept for `other` itself.
         let room = self.accounts.len() + 1 < MAX_ENDPOINTS;
@@ -395,6 +397,12 @@ impl<W> Ledger<W> {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// True if a returned connection concerns nobody: the pool is open, nobody waits, and no
+    /// dial is wanted that the dialer does not know of.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queued == 0 && !self.closed
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

@@ -1,15 +1,13 @@
 //! Maintenance: one task a pool, which once a second closes what is too old or idle, checks what
 //! was long idle, reports leaks and publishes metrics. No timer a lease, none a connection.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::core::Core;
-use super::lease::LeaseInfo;
+use super::core::{Core, Settings};
 use super::store::{Connection, Shared};
-use crate::event::Event;
 use crate::status::CloseReason;
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
@@ -20,8 +18,14 @@ const CHECK_AFTER: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Sweeps while there is something to look after.
-pub(super) async fn run(core: Arc<Core>) {
-    let _running = Running(&core);
+pub(super) fn run(core: Arc<Core>) -> impl Future<Output = ()> {
+    // Made before the first poll: a task may be dropped without one.
+    let running = Running(core);
+    sweep(running)
+}
+
+async fn sweep(running: Running) {
+    let core = Arc::clone(&running.0);
     let mut ticks = tokio::time::interval(period(&core));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refused = 0;
@@ -42,9 +46,9 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 /// Says that maintenance has stopped, also when its runtime is shut down under it.
-struct Running<'a>(&'a Arc<Core>);
+struct Running(Arc<Core>);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.lock().maintenance_stopped();
     }
@@ -127,37 +131,20 @@ fn check_idle(core: &Arc<Core>, coarse: u64) {
 
 /// Reports leases that are held for too long, and revokes those that may be; the age of the
 /// oldest.
-fn find_leaks(core: &Arc<Core>, now: Instant) -> Duration {
-    let mut oldest = Duration::ZERO;
-    for shared in core.connections() {
-        let mut suspected = None;
-        let mut age = Duration::ZERO;
-        if let Some(info) = &mut *shared.lease.lock().unwrap_or_else(PoisonError::into_inner) {
-            age = now.duration_since(info.since);
-            if age >= core.settings.leak_after && !info.reported {
-                info.reported = true;
-                suspected = Some(*info);
+fn find_leaks(core: &Core, now: Instant) -> Duration {
+    let Settings { leak_after, revoke_after, .. } = core.settings;
+    let sweep = core.lock().leases.sweep(now, leak_after, revoke_after);
+    for lease in &sweep.suspected {
+        core.report_leak(lease, now);
+    }
+    if !sweep.overdue.is_empty() {
+        for shared in core.connections() {
+            if sweep.overdue.iter().any(|seat| shared.is_lent_to(*seat)) {
+                core.revoke(&shared, CloseReason::Revoked);
             }
         }
-        oldest = oldest.max(age);
-        if let Some(info) = suspected {
-            report_leak(core, &info, now);
-        }
-        if core.settings.revoke_after.is_some_and(|limit| age >= limit) {
-            core.revoke(&shared, CloseReason::Revoked);
-        }
     }
-    oldest
-}
-
-fn report_leak(core: &Core, info: &LeaseInfo, now: Instant) {
-    core.lock().tally(info.account).leaks_suspected += 1;
-    let leak = info.leak(core, now);
-    tracing::warn!(
-        pool = %core.settings.name, endpoint = %leak.endpoint, location = leak.location,
-        age = ?leak.age, "suspected leak: a connection is held for too long"
-    );
-    core.events.send(|| Event::LeakSuspected(leak));
+    sweep.oldest
 }
 
 /// One line a sweep for all callers that were refused since the last one: a line a refusal would

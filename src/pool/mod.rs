@@ -4,6 +4,7 @@ mod builder;
 mod command;
 mod core;
 mod dialing;
+mod leak;
 mod lease;
 mod ledger;
 mod maintenance;
@@ -15,9 +16,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::IntoConnectionInfo;
-use tokio::time::Instant;
-
 use self::core::{Core, Entry};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Rejection;
@@ -25,6 +23,7 @@ use crate::dial::gate::{Gate, Transition};
 use crate::event::Events;
 use crate::status::{CloseReason, Health, Status};
 use crate::{BreakerState, Endpoint, Error};
+use redis::IntoConnectionInfo;
 
 pub use builder::GuardedPoolBuilder;
 pub use lease::GuardedConnection;
@@ -137,7 +136,7 @@ impl GuardedPool {
         let (core, endpoint, location) =
             (Arc::clone(&self.core), endpoint.into(), Location::caller());
         async move {
-            match core.enter(&endpoint, location, Instant::now())? {
+            match core.enter(&endpoint, location)? {
                 Entry::Lease(lease) => Ok(lease),
                 Entry::Wait(waiter) => Ok(waiter.wait().await?),
             }

@@ -1,7 +1,7 @@
 //! Looking at a pool: its status, its health, and whether it is warm or empty.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use super::core::{Core, State, Tally};
 use super::lease::within;
 use crate::error::Reason;
-use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Leak, Status};
+use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status};
 use crate::{Error, Outcome, Rejection};
 
 impl Core {
     pub(super) fn status(&self) -> Status {
         let now = Instant::now();
-        let leaks = self.leaks(now);
+        let suspected = self.lock().leases.suspected();
+        let leaks = suspected.iter().map(|lease| self.leak(lease, now)).collect();
         let state = self.lock();
         let counts = state.ledger.counts();
         Status {
@@ -46,17 +47,6 @@ impl Core {
     /// Publishes the pool's metrics.
     pub(super) fn publish(&self, oldest_lease: Duration) {
         self.metrics.publish(&self.status(), oldest_lease);
-    }
-
-    fn leaks(&self, now: Instant) -> Vec<Leak> {
-        let infos = self
-            .connections()
-            .into_iter()
-            .filter_map(|shared| *shared.lease.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut leaks: Vec<_> =
-            infos.filter(|info| info.reported).map(|info| info.leak(self, now)).collect();
-        leaks.sort_by_key(|leak| std::cmp::Reverse(leak.age));
-        leaks
     }
 
     pub(super) async fn health(&self) -> Result<Health, Error> {

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::lease::LeaseInfo;
+use super::leak::Seat;
 use crate::status::CloseReason;
 
 /// deadpool never waits here: whoever comes holds a grant.
@@ -110,15 +110,19 @@ impl Store {
     }
 }
 
-/// One live connection. Dropping it closes the socket.
+/// One live connection. Dropping it closes the socket. Behind a pointer, because it is moved a
+/// dozen times a lease.
+pub(super) type Connection = Box<Owned>;
+
+/// The owner's part of a connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Owned {
     pub(super) redis: MultiplexedConnection,
     pub(super) shared: Arc<Shared>,
     pub(super) core: Weak<Core>,
 }
 
-impl Drop for Connection {
+impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(core) = self.core.upgrade() {
             core.retire(&self.shared, CloseReason::Dropped);
@@ -145,9 +149,8 @@ pub(super) struct Shared {
     task: Mutex<Option<AbortHandle>>,
     /// A clone for `health`, which PINGs over whatever is live.
     pub(super) redis: MultiplexedConnection,
-    /// Who has it. A lock and not an atomic because it holds three words; taken by the holder at
-    /// both ends of a lease and by the sweep once a second.
-    pub(super) lease: Mutex<Option<LeaseInfo>>,
+    /// The mark of the seat that has it, or zero.
+    seat: AtomicUsize,
 }
 
 const IDLE: u8 = 0;
@@ -166,7 +169,7 @@ impl Shared {
             expires,
             task: Mutex::new(None),
             redis,
-            lease: Mutex::new(None),
+            seat: AtomicUsize::new(0),
         }
     }
 
@@ -178,6 +181,15 @@ impl Shared {
     /// Lent → idle; false if it died meanwhile.
     pub(super) fn give_back(&self) -> bool {
         self.turn(LENT, IDLE)
+    }
+
+    /// Notes who has it.
+    pub(super) fn lent_to(&self, seat: Option<Seat>) {
+        self.seat.store(seat.map_or(0, Seat::mark), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_lent_to(&self, seat: Seat) -> bool {
+        self.seat.load(Ordering::Relaxed) == seat.mark()
     }
 
     /// Notes the end of a lease.

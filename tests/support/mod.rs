@@ -3,6 +3,8 @@
 #![allow(unused_imports, reason = "every test uses its own part of the support code")]
 
 pub(crate) mod server;
+#[cfg(feature = "tls-rustls")]
+pub(crate) mod tls_proxy;
 pub(crate) mod vendor;
 
 use std::collections::BTreeMap;
@@ -66,4 +68,16 @@ pub(crate) async fn ask_until_served(pool: &GuardedPool) -> GuardedConnection {
     };
     let served = timeout(HANG, asking).await;
     served.unwrap_or_else(|_| panic!("nobody was served: {:?}", pool.status()))
+}
+
+/// Returns when the server has noticed that its clients have closed their connections: until
+/// then it counts them, and [`TestServer::fill`] would leave their slots out.
+pub(crate) async fn until_alone(server: &TestServer) {
+    let alone = async {
+        while server.admin().used_slots() > 1 {
+            sleep(TICK).await;
+        }
+    };
+    let left = timeout(HANG, alone).await;
+    left.unwrap_or_else(|_| panic!("still connected: {:?}", server.admin().client_list()));
 }

@@ -1,0 +1,375 @@
+//! Budgets: who may hold how many connections, counted by the server.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
+
+mod support;
+mod waiting;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis_guard::{Backoff, Budget, GuardedConnection, GuardedPool, redis};
+use support::{TestServer, impatient};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use waiting::{AT_ONCE, HANG, at_rest, cmd, echo, poll_once, ready, sockets, soon, until};
+
+const MAX: usize = 8;
+const ENDPOINTS: [(&str, Budget); 3] =
+    [("a", Budget::max(3).reserve(1)), ("b", Budget::max(5).reserve(2)), ("c", Budget::max(8))];
+const MAXIMA: [usize; 3] = [3, 5, 8];
+const STEPS: usize = 10_000;
+const WORKERS: u64 = 12;
+const RESTARTS: usize = 3;
+
+/// What the tasks of one random run share.
+struct Run {
+    server: TestServer,
+    pool: GuardedPool,
+    name: String,
+    steps: AtomicUsize,
+    stepped: Notify,
+    /// Counted here, beside the pool's own counts.
+    held: [AtomicUsize; 3],
+    over: AtomicBool,
+}
+
+/// A lease, and its place in our own count.
+struct Held<'a> {
+    connection: GuardedConnection,
+    count: &'a AtomicUsize,
+}
+
+impl Run {
+    /// The lease counts as held before anybody else can see it, and until just before its end.
+    fn hold(&self, endpoint: usize, connection: GuardedConnection) -> Held<'_> {
+        let held = self.held[endpoint].fetch_add(1, Ordering::SeqCst) + 1;
+        assert!(held <= MAXIMA[endpoint], "{} holds {held}", ENDPOINTS[endpoint].0);
+        Held { connection, count: &self.held[endpoint] }
+    }
+
+    fn check_counts(&self) {
+        let status = self.pool.status();
+        assert!(status.live + status.dialing <= MAX, "{status:#?}");
+        assert!(status.in_use <= MAX && status.limit <= MAX, "{status:#?}");
+        for endpoint in &status.endpoints {
+            assert!(endpoint.in_use <= endpoint.max, "{status:#?}");
+        }
+    }
+
+    fn check_sockets(&self) {
+        if let Some(sockets) = sockets(&self.server, &self.name) {
+            assert!(sockets <= MAX, "the server counts {sockets}");
+        }
+    }
+
+    /// Closes one of the pool's connections from the server's side.
+    fn kill_one(&self, rng: &mut fastrand::Rng) {
+        let list = self.server.admin().command(&["CLIENT", "LIST"]);
+        let list = list.map(|reply| reply.text()).unwrap_or_default();
+        let field = format!(" name={} ", self.name);
+        let ours: Vec<&str> = list.lines().filter(|line| line.contains(&field)).collect();
+        if let Some(line) = rng.choice(ours) {
+            let id = line.split(' ').next().unwrap().trim_start_matches("id=");
+            // It may have gone meanwhile.
+            let _ = self.server.admin().command(&["CLIENT", "KILL", "ID", id]);
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One caller that does at random what callers do.
+async fn work(run: Arc<Run>, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut held: Vec<Held<'_>> = Vec::new();
+    while run.steps.fetch_add(1, Ordering::SeqCst) < STEPS {
+        run.stepped.notify_one();
+        let endpoint = rng.usize(..3);
+        let acquire = || run.pool.acquire(ENDPOINTS[endpoint].0);
+        let lease = (!held.is_empty()).then(|| rng.usize(..held.len()));
+        match (rng.u32(..100), lease) {
+            (0..30, _) => {
+                held.extend(acquire().await.ok().map(|lease| run.hold(endpoint, lease)));
+            }
+            (30..40, _) => {
+                let polls = rng.usize(..4);
+                let lease = waiting::dropped_after(polls, acquire()).await;
+                held.extend(lease.and_then(Result::ok).map(|lease| run.hold(endpoint, lease)));
+            }
+            (40..45, _) => {
+                let patience = Duration::from_micros(rng.u64(..2_000));
+                let lease = timeout(patience, acquire()).await;
+                held.extend(lease.ok().and_then(Result::ok).map(|lease| run.hold(endpoint, lease)));
+            }
+            (45..65, Some(at)) => drop(held.swap_remove(at)),
+            (65..73, Some(at)) => {
+                let mut lease = held.swap_remove(at);
+                leave_something_behind(&mut lease.connection, &mut rng).await;
+            }
+            (73..77, Some(at)) => {
+                let stray = echo(&mut held[at].connection, "stray");
+                waiting::dropped_after(rng.usize(..3), stray).await.map(Result::ok);
+            }
+            (77..96, Some(at)) => {
+                let text = rng.u64(..).to_string();
+                let echoed = echo(&mut held[at].connection, &text).await;
+                // A killed connection may say so; a wrong reply it must not give.
+                assert!(echoed.as_ref().is_ok_and(|echoed| *echoed == text) || echoed.is_err());
+            }
+            (96..98, _) => run.kill_one(&mut rng),
+            _ => run.check_sockets(),
+        }
+        run.check_counts();
+        if held.len() > 2 {
+            held.remove(0);
+        }
+    }
+}
+
+async fn leave_something_behind(connection: &mut GuardedConnection, rng: &mut fastrand::Rng) {
+    let command = match rng.u32(..5) {
+        0 => "WATCH k",
+        1 => "MULTI",
+        2 => "SELECT 3",
+        3 => "CLIENT SETNAME other",
+        _ => "SUBSCRIBE c",
+    };
+    let _: redis::RedisResult<redis::Value> = cmd(command).query_async(connection).await;
+}
+
+fn random_run() -> (Arc<Run>, u64) {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("run again with SEED={seed}");
+    let server = TestServer::start().unwrap();
+    let name = format!("random-{seed}");
+    let mut builder = GuardedPool::builder(server.url())
+        .max_connections(MAX)
+        .acquire_timeout(Duration::from_millis(20))
+        .backoff(Backoff::equal_jitter(Duration::from_millis(1), Duration::from_millis(20)))
+        .client_name(&name)
+        .seed(seed);
+    for (endpoint, budget) in ENDPOINTS {
+        builder = builder.endpoint(endpoint, budget);
+    }
+    let pool = builder.build().unwrap();
+    let run = Run {
+        server,
+        pool,
+        name,
+        steps: AtomicUsize::new(0),
+        stepped: Notify::new(),
+        held: Default::default(),
+        over: AtomicBool::new(false),
+    };
+    (Arc::new(run), seed)
+}
+
+/// Restarts the server at even distances through the run.
+async fn restart_now_and_then(run: Arc<Run>) {
+    for nth in 1..=RESTARTS {
+        while run.steps.load(Ordering::SeqCst) < STEPS * nth / (RESTARTS + 1) {
+            run.stepped.notified().await;
+        }
+        tokio::task::block_in_place(|| run.server.restart()).unwrap();
+    }
+}
+
+/// Asks the server for its own count all the time.
+fn watch_sockets(run: &Run) -> usize {
+    let mut samples = 0;
+    while !run.over.load(Ordering::SeqCst) {
+        run.check_sockets();
+        samples += 1;
+    }
+    samples
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_random_steps_keep_every_bound_and_leave_nothing_behind() {
+    let (run, seed) = random_run();
+    let watcher = tokio::task::spawn_blocking({
+        let run = Arc::clone(&run);
+        move || watch_sockets(&run)
+    });
+    let restarts = tokio::spawn(restart_now_and_then(Arc::clone(&run)));
+    let workers: Vec<_> =
+        (0..WORKERS).map(|nth| tokio::spawn(work(Arc::clone(&run), seed ^ nth))).collect();
+    for worker in workers {
+        timeout(3 * HANG, worker).await.expect("a worker hangs").unwrap();
+    }
+    soon("the last restart", restarts).await.unwrap();
+    run.over.store(true, Ordering::SeqCst);
+    assert!(watcher.await.unwrap() > 100, "the server was asked at many points");
+
+    at_rest(&run.pool, &run.server).await;
+    let acquired: u64 = run.pool.status().endpoints.iter().map(|e| e.acquired).sum();
+    assert!(acquired > 1_000, "most of the run was served, not {acquired}");
+    let named = sockets(&run.server, &run.name).unwrap();
+    assert_eq!(named, run.pool.status().live, "every socket has its name again");
+    soon("close", run.pool.close()).await;
+    assert_eq!(run.pool.status().live, 0);
+    until("an empty CLIENT LIST", &run.pool, || sockets(&run.server, &run.name) == Some(0)).await;
+}
+
+/// Leases held by `endpoint`, all that it can get at once.
+async fn take_all(pool: &GuardedPool, endpoint: &'static str) -> Vec<GuardedConnection> {
+    let mut taken = Vec::new();
+    while let Ok(lease) = pool.try_acquire(endpoint) {
+        taken.push(lease);
+    }
+    taken
+}
+
+fn pool_of_eight(server: &TestServer) -> GuardedPool {
+    impatient(&server.url())
+        .max_connections(8)
+        .endpoint("leaky", Budget::max(4))
+        .endpoint("kept", Budget::max(4).reserve(2))
+        .acquire_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_its_max_and_no_more() {
+    let server = TestServer::start().unwrap();
+    let pool = pool_of_eight(&server);
+    pool.warm_up(8).await.unwrap();
+
+    let _leaked = take_all(&pool, "leaky").await;
+
+    let error = pool.acquire("leaky").await.unwrap_err();
+    assert_eq!(error.reason(), "budget_exhausted");
+    assert_eq!(error.to_string(), "endpoint \"leaky\" holds all 4 connections of its budget");
+    assert_eq!(pool.status().in_use, 4);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_leaks_all_its_leases_keeps_nobody_else_waiting() {
+    let server = TestServer::start().unwrap();
+    let pool = pool_of_eight(&server);
+    pool.warm_up(8).await.unwrap();
+    let _leaked = take_all(&pool, "leaky").await;
+    let mut hopeless: Vec<_> = (0..50).map(|_| Box::pin(pool.acquire("leaky"))).collect();
+    assert!(hopeless.iter_mut().all(|waiter| poll_once(waiter).is_pending()));
+
+    for _ in 0..1_000 {
+        let served = ready(pool.acquire("other")).expect("served on the first poll");
+        drop(served.unwrap());
+    }
+
+    let status = pool.status();
+    let acquired =
+        |name| status.endpoints.iter().find(|e| e.name.as_str() == name).unwrap().acquired;
+    assert_eq!((acquired("leaky"), acquired("other")), (4, 1_000));
+}
+
+#[tokio::test]
+async fn the_others_requests_are_as_fast_beside_a_leak_as_without_it() {
+    async fn a_hundred_requests(pool: &GuardedPool) -> Duration {
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let mut lease = pool.acquire("other").await.unwrap();
+            let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+        }
+        begun.elapsed()
+    }
+    let server = TestServer::start().unwrap();
+    let pool = pool_of_eight(&server);
+    pool.warm_up(8).await.unwrap();
+    let without = a_hundred_requests(&pool).await;
+
+    let _leaked = take_all(&pool, "leaky").await;
+
+    let beside = a_hundred_requests(&pool).await;
+    assert!(beside < 10 * without + AT_ONCE, "{without:?} without, {beside:?} beside the leak");
+}
+
+#[tokio::test]
+async fn a_reserve_is_there_when_the_others_have_taken_all_they_can() {
+    let server = TestServer::start().unwrap();
+    let pool = pool_of_eight(&server);
+    pool.warm_up(8).await.unwrap();
+
+    let others = take_all(&pool, "other").await;
+
+    assert_eq!(others.len(), 6);
+    let kept = [ready(pool.acquire("kept")), ready(pool.acquire("kept"))];
+    assert!(kept.iter().all(|lease| matches!(lease, Some(Ok(_)))), "{kept:?}");
+    assert!(ready(pool.acquire("kept")).is_none(), "the rest is not reserved");
+}
+
+#[tokio::test]
+async fn a_reserve_is_dialed_for_its_owner_although_the_others_wait() {
+    let server = TestServer::start().unwrap();
+    let pool = pool_of_eight(&server);
+    pool.warm_up(6).await.unwrap();
+    let _others = take_all(&pool, "other").await;
+    let mut waiting = pin!(pool.acquire("other"));
+    assert!(ready(waiting.as_mut()).is_none());
+
+    let kept = soon("the reserve", pool.acquire("kept")).await.unwrap();
+
+    assert!(ready(waiting.as_mut()).is_none(), "its turn has not come");
+    drop(kept);
+}
+
+#[tokio::test]
+async fn connections_are_granted_in_the_order_of_the_calls() {
+    let server = TestServer::start().unwrap();
+    let pool = impatient(&server.url()).max_connections(1).build().unwrap();
+    let mut lease = pool.acquire("a").await.unwrap();
+    let endpoints = ["a", "b", "a", "c", "b", "a"];
+    let mut queue: Vec<_> = endpoints.map(|name| Box::pin(pool.acquire(name))).into();
+    assert!(queue.iter_mut().all(|waiter| poll_once(waiter).is_pending()));
+
+    while !queue.is_empty() {
+        drop(lease);
+        let served: Vec<bool> = queue.iter_mut().skip(1).map(|w| poll_once(w).is_ready()).collect();
+        assert!(!served.contains(&true), "{served:?}: somebody was served out of turn");
+        lease = ready(queue.remove(0)).expect("the one that waited longest").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_exhausted_endpoint_does_not_block_those_behind_it() {
+    let server = TestServer::start().unwrap();
+    let builder = impatient(&server.url()).max_connections(2).endpoint("one", Budget::max(1));
+    let pool = builder.build().unwrap();
+    let _one = pool.acquire("one").await.unwrap();
+    let other = pool.acquire("other").await.unwrap();
+    let mut exhausted = Box::pin(pool.acquire("one"));
+    let mut behind = Box::pin(pool.acquire("other"));
+    assert!(poll_once(&mut exhausted).is_pending() && poll_once(&mut behind).is_pending());
+
+    drop(other);
+
+    assert!(poll_once(&mut exhausted).is_pending());
+    assert!(poll_once(&mut behind).is_ready());
+}
+
+/// The bound on everything, the unnamed sockets of dials in flight included.
+#[tokio::test]
+async fn the_server_never_accepts_more_connections_than_the_pool_may_open() {
+    let server = TestServer::start().unwrap();
+    let pool = impatient(&server.url()).max_connections(4).build().unwrap();
+    let before = server.admin().info_u64("total_connections_received");
+
+    let callers = (0..64).map(|_| async {
+        for _ in 0..20 {
+            let mut lease = pool.acquire("test").await.unwrap();
+            let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+        }
+    });
+    soon("64 callers", futures_util::future::join_all(callers)).await;
+
+    assert!(server.admin().info_u64("total_connections_received") - before <= 4);
+    at_rest(&pool, &server).await;
+}

@@ -227,3 +227,23 @@ fn describe() {
 fn float(count: usize) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_metric_and_no_other() {
+        let readme = include_str!("../README.md");
+        let mut listed: Vec<_> = readme
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with("db_client") || name.starts_with("redis_guard_"))
+            .collect();
+        let mut emitted: Vec<_> =
+            GAUGES.iter().chain(&COUNTERS).chain(&HISTOGRAMS).map(|(name, ..)| *name).collect();
+        listed.sort_unstable();
+        emitted.sort_unstable();
+        assert_eq!(listed, emitted);
+    }
+}

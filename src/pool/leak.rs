@@ -124,7 +124,7 @@ mod tests {
     async fn a_lease_is_suspected_once_and_known_until_it_ends() {
         let (mut leases, start) = (Leases::default(), Instant::now());
         let seat = begin(&mut leases);
-        let mut sweep = |leases: &mut Leases, at: u32| {
+        let sweep = |leases: &mut Leases, at: u32| {
             leases.sweep(start + SECOND * at, SECOND * 3, None).suspected.len()
         };
         assert_eq!([sweep(&mut leases, 0), sweep(&mut leases, 2)], [0, 0]);

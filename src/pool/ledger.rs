@@ -399,8 +399,7 @@ impl<W> Ledger<W> {
         self.closed
     }
 
-    /// True if a returned connection concerns nobody: the pool is open, nobody waits, and no
-    /// dial is wanted that the dialer does not know of.
+    /// True if a returned connection concerns nobody: the pool is open and nobody waits.
     pub(crate) fn is_quiet(&self) -> bool {
         self.queued == 0 && !self.closed
     }

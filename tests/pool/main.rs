@@ -1,0 +1,36 @@
+//! What a pool does for its callers, on a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../waiting/mod.rs"]
+mod waiting;
+
+mod acquire;
+mod aging;
+mod close;
+mod dirty;
+mod events;
+mod full;
+mod health;
+mod leaks;
+mod proxy;
+mod timeouts;
+
+use redis_guard::{GuardedPool, GuardedPoolBuilder};
+use support::{TestServer, impatient};
+
+/// A server with defaults, and a pool of so many connections on it.
+fn pair(connections: usize) -> (TestServer, GuardedPool) {
+    pair_with(connections, |builder| builder)
+}
+
+fn pair_with(
+    connections: usize,
+    settings: impl FnOnce(GuardedPoolBuilder) -> GuardedPoolBuilder,
+) -> (TestServer, GuardedPool) {
+    let server = TestServer::start().unwrap();
+    let builder = impatient(&server.url()).max_connections(connections);
+    let pool = settings(builder).build().unwrap();
+    (server, pool)
+}

@@ -34,6 +34,20 @@ impl Residue {
         self.watching || self.queueing || self.session
     }
 
+    /// Notes that a command is on its way: until it is answered, it must be taken to have done what
+    /// it does.
+    pub(super) fn before(&mut self, cmd: &Cmd) {
+        self.unanswered = true;
+        match effect(cmd) {
+            Effect::None | Effect::Unwatch | Effect::EndTransaction => {}
+            Effect::Blocks => self.blocked = true,
+            Effect::Watch => self.watching = true,
+            Effect::Multi => self.queueing = true,
+            Effect::Session => self.session = true,
+            Effect::Poison => self.poisoned = true,
+        }
+    }
+
     /// Notes that a command was answered. Replies come in order, so whatever was given up before
     /// it has been answered too.
     pub(super) fn after(&mut self, cmd: &Cmd) {
@@ -181,6 +195,18 @@ mod tests {
         for command in ["SUBSCRIBE a b", "MONITOR", "CLIENT REPLY OFF", "SCRIPT DEBUG YES"] {
             assert!(residue(&[command]).is_beyond_reset(), "{command}");
         }
+    }
+
+    #[test]
+    fn what_was_given_up_is_taken_to_have_happened() {
+        let mut residue = Residue::default();
+        residue.before(cmd("SELECT").arg(1));
+        assert!(residue.needs_reset() && residue.unanswered);
+        residue.before(cmd("BLPOP").arg("k").arg(0));
+        assert!(residue.is_beyond_reset());
+        let mut residue = Residue { watching: true, ..Residue::default() };
+        residue.before(&cmd("EXEC"));
+        assert!(residue.watching, "it may not have run");
     }
 
     #[test]

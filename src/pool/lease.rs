@@ -60,8 +60,8 @@ impl GuardedConnection {
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
     async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        let blocks = command::blocks(cmd);
-        let limit = self.start(blocks);
+        self.residue.before(cmd);
+        let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
         self.note(&reply, |residue| residue.after(cmd));
         reply
@@ -73,18 +73,16 @@ impl GuardedConnection {
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
-        let blocks = pipeline.cmd_iter().any(command::blocks);
-        let limit = self.start(blocks);
+        pipeline.cmd_iter().for_each(|cmd| self.residue.before(cmd));
+        let limit = self.limit(pipeline.cmd_iter().any(command::blocks));
         let redis = &mut self.held().connection.redis;
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
         self.note(&replies, |residue| residue.after_pipeline(pipeline));
         replies
     }
 
-    /// Notes that a command is on its way; the time to wait for its reply.
-    fn start(&mut self, blocks: bool) -> Option<Duration> {
-        self.residue.unanswered = true;
-        self.residue.blocked |= blocks;
+    /// How long to wait for a reply.
+    fn limit(&mut self, blocks: bool) -> Option<Duration> {
         (!blocks).then_some(self.held().grant.core.settings.response_timeout)
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use redis::IntoConnectionInfo;
 use redis_guard::{
     Backoff, BreakerState, Budget, Event, GuardedPool, Phase, Rejection, deadpool_redis, redis,
 };
-use redis::IntoConnectionInfo;
 use tokio::time::Instant;
 
 use crate::support::{TestServer, VendorScript, VendorServer, dials, impatient};
@@ -313,10 +313,8 @@ async fn after_a_restart_of_the_server_the_pool_serves_again() {
 
     server.restart().unwrap();
 
-    until("all four closed", &pool, || {
-        pool.status().connections_closed.get("peer") == Some(&4)
-    })
-    .await;
+    until("all four closed", &pool, || pool.status().connections_closed.get("peer") == Some(&4))
+        .await;
     let mut lease = crate::support::ask_until_served(&pool).await;
     assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
 }

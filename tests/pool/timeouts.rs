@@ -1,0 +1,114 @@
+//! How long a lease waits for a reply, and what comes of a reply that is late.
+
+use std::time::Duration;
+
+use redis_guard::{AsyncCommands, redis};
+
+use crate::pair_with;
+use crate::support::{Auth, Resp};
+use crate::support::{TestServer, Transport, impatient};
+use crate::waiting::{cmd, echo, field, id, soon};
+
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Above the response timeout, below twice that: the PING of the clean-up is answered.
+const SLOW: &str = "DEBUG SLEEP 0.15";
+
+#[tokio::test]
+async fn a_command_that_is_not_answered_in_time_fails_with_a_timeout() {
+    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut lease = pool.acquire("test").await.unwrap();
+
+    let error = cmd(SLOW).query_async::<String>(&mut lease).await.unwrap_err();
+
+    assert!(error.is_timeout(), "{error}");
+    assert!(error.to_string().contains("no reply within the response timeout"), "{error}");
+}
+
+#[tokio::test]
+async fn after_a_timeout_the_connection_is_lent_again_and_replies_are_not_mixed_up() {
+    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut lease = pool.acquire("test").await.unwrap();
+    let first = id(&mut lease).await;
+    for nth in 0..3 {
+        cmd(SLOW).query_async::<String>(&mut lease).await.unwrap_err();
+        drop(lease);
+
+        lease = soon("the next lease", pool.acquire("test")).await.unwrap();
+
+        assert_eq!(echo(&mut lease, &nth.to_string()).await.unwrap(), nth.to_string());
+        assert_eq!(id(&mut lease).await, first);
+    }
+}
+
+#[tokio::test]
+async fn after_a_timeout_the_same_lease_gets_its_own_replies() {
+    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut lease = pool.acquire("test").await.unwrap();
+    for nth in 0..3 {
+        cmd(SLOW).query_async::<String>(&mut lease).await.unwrap_err();
+        assert_eq!(echo(&mut lease, &nth.to_string()).await.unwrap(), nth.to_string());
+    }
+}
+
+/// It was executed all the same, so the next lease must not find another database.
+#[tokio::test]
+async fn a_select_that_timed_out_is_reset() {
+    let server = TestServer::start().unwrap();
+    for resp in [Resp::Resp2, Resp::Resp3] {
+        let url = server.url_with(Transport::Tcp, resp, Auth::None, 0);
+        let builder = impatient(&url).max_connections(1).response_timeout(RESPONSE_TIMEOUT);
+        let pool = builder.build().unwrap();
+        let mut lease = pool.acquire("test").await.unwrap();
+        let mut both = redis::pipe();
+        both.add_command(cmd(SLOW)).add_command(cmd("SELECT 3"));
+        both.query_async::<()>(&mut lease).await.unwrap_err();
+        drop(lease);
+
+        let mut next = soon("the next lease", pool.acquire("test")).await.unwrap();
+
+        let id = id(&mut next).await;
+        assert_eq!(field(&server, id, "db").as_deref(), Some("0"), "{resp:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_stays_silent_is_closed_and_replaced() {
+    let (server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut events = pool.events();
+    let mut lease = pool.acquire("test").await.unwrap();
+    server.pause();
+    cmd("PING").query_async::<String>(&mut lease).await.unwrap_err();
+    drop(lease);
+
+    let reason = crate::waiting::next_close(&mut events).await;
+
+    assert_eq!(reason, redis_guard::CloseReason::Dirty);
+    server.resume();
+    soon("another connection", pool.acquire("test")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_blocking_command_waits_for_as_long_as_it_says_itself() {
+    let (server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut lease = pool.acquire("test").await.unwrap();
+
+    let nothing: Option<(String, String)> = lease.blpop("list", 0.3).await.unwrap();
+
+    assert_eq!(nothing, None);
+    server.admin().text(&["RPUSH", "list", "one"]);
+    let one: Option<(String, String)> = lease.blpop("list", 0.3).await.unwrap();
+    assert_eq!(one, Some(("list".to_owned(), "one".to_owned())));
+}
+
+#[tokio::test]
+async fn a_pipeline_with_a_blocking_command_waits_for_it() {
+    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(RESPONSE_TIMEOUT));
+    let mut lease = pool.acquire("test").await.unwrap();
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(cmd("BLPOP list 0.3")).add_command(cmd("ECHO after"));
+
+    let (nothing, after): (Option<Vec<String>>, String) =
+        pipeline.query_async(&mut lease).await.unwrap();
+
+    assert_eq!((nothing, after.as_str()), (None, "after"));
+}

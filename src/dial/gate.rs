@@ -28,9 +28,9 @@ const SLOW: Backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::fr
 /// dials (simulated).
 const GROWTH_GAP: u32 = 3;
 
-/// The window over which the first dial after a mass disconnect is spread, for a fleet whose size
-/// is not known.
-const MASS_DISCONNECT_SPREAD: Duration = Duration::from_millis(50);
+/// The window over which the first dial after the server closed a connection is spread, for a
+/// fleet whose size is not known: a restart closes everybody's at once.
+const DISCONNECT_SPREAD: Duration = Duration::from_millis(50);
 
 /// How long after the connect timeout a probe is given up.
 const PROBE_GRACE: Duration = Duration::from_secs(1);
@@ -46,8 +46,12 @@ pub(crate) struct Gate {
     forced: Option<Forced>,
     generation: u64,
     in_flight: Option<InFlight>,
-    /// When the next dial may start; `None`: at once.
+    /// When the back-off allows the next dial; `None`: at once.
     next_dial: Option<Instant>,
+    /// When growth, or the spread after a disconnect, allows it.
+    gap: Option<Instant>,
+    /// One dial may go out whatever the back-off says.
+    excused: bool,
     tripwire: Tripwire,
     failures: u32,
     permanent_failures: u32,
@@ -122,6 +126,8 @@ impl Gate {
             generation: 0,
             in_flight: None,
             next_dial: None,
+            gap: None,
+            excused: false,
             tripwire: Tripwire::default(),
             failures: 0,
             permanent_failures: 0,
@@ -135,13 +141,10 @@ impl Gate {
         if self.is_held() {
             return (Decision::Held, None);
         }
-        let due = match &self.in_flight {
-            Some(dial) => Some(dial.deadline),
-            None => self.next_dial,
-        };
-        if let Some(due) = due.filter(|due| *due > now) {
+        if let Some(due) = self.due().filter(|due| *due > now) {
             return (Decision::WaitUntil(due), None);
         }
+        self.excused = false;
         // A dial still in flight here is past its deadline: given up, and its outcome ignored.
         self.generation += 1;
         self.in_flight =
@@ -153,21 +156,29 @@ impl Gate {
         (Decision::Dial(Approval { generation: self.generation }), transition)
     }
 
-    /// The dial succeeded: the schedule starts anew.
+    /// The dial succeeded. `room`: the server had a slot that was not ours before, so the schedule
+    /// starts anew. A mere replacement says nothing about room, and leaves it as it is.
     pub(crate) fn connected(
         &mut self,
         approval: Approval,
+        room: bool,
         took: Duration,
         now: Instant,
     ) -> Option<Transition> {
         if !self.settle(&approval) {
             return None;
         }
-        self.failures = 0;
-        self.permanent_failures = 0;
-        self.tripwire = Tripwire::default();
-        self.failure = None;
-        self.next_dial = Some(now + took * GROWTH_GAP);
+        self.gap = Some(now + took * GROWTH_GAP);
+        if room {
+            self.failures = 0;
+            self.permanent_failures = 0;
+            self.tripwire = Tripwire::default();
+            self.failure = None;
+            self.next_dial = None;
+        } else if self.next_dial.is_none_or(|due| due <= now) {
+            self.next_dial =
+                Some(now + self.backoff.delay(self.failures, self.previous, &mut self.rng));
+        }
         self.go(BreakerState::Closed)
     }
 
@@ -183,6 +194,7 @@ impl Gate {
         }
         let outcome = failure.outcome;
         self.failure = Some(failure);
+        self.gap = None;
         if outcome.is_permanent() {
             self.permanent_failures = self.permanent_failures.saturating_add(1);
             let delay = SLOW.delay(self.permanent_failures, self.previous, &mut self.rng);
@@ -212,11 +224,32 @@ impl Gate {
         }
     }
 
-    /// The last of several connections was lost at once, as in a restart or a failover: the first
-    /// dial is spread, so that a fleet does not come back in one burst.
-    pub(crate) fn mass_disconnect(&mut self, now: Instant) {
-        let spread = now + between(Duration::ZERO, MASS_DISCONNECT_SPREAD, &mut self.rng);
-        self.next_dial = Some(self.next_dial.map_or(spread, |due| due.max(spread)));
+    /// The server closed a connection, perhaps everybody's: the next dial is spread, so that a
+    /// fleet does not come back in one burst.
+    pub(crate) fn disconnected(&mut self, now: Instant) {
+        if self.gap.is_none_or(|due| due <= now) {
+            let spread = between(Duration::ZERO, DISCONNECT_SPREAD, &mut self.rng);
+            self.gap = Some(now + spread);
+        }
+    }
+
+    /// Nothing is live any more: the pace of growth is no reason to wait.
+    pub(crate) fn lost_all(&mut self, now: Instant) {
+        self.gap = self.gap.map(|due| due.min(now + DISCONNECT_SPREAD));
+    }
+
+    /// We closed a connection while the server was full: its slot is there for one dial at once.
+    pub(crate) fn excuse(&mut self) {
+        self.excused = true;
+    }
+
+    /// When the next dial may start, or the one in flight is given up.
+    fn due(&self) -> Option<Instant> {
+        match &self.in_flight {
+            Some(dial) => Some(dial.deadline),
+            None if self.excused => None,
+            None => self.next_dial.max(self.gap),
+        }
     }
 
     /// What a caller hears, given that nothing is live.
@@ -227,6 +260,7 @@ impl Gate {
             BreakerState::Closed => match &self.failure {
                 Some(failure)
                     if failure.outcome.is_permanent()
+                        && self.forced.is_none()
                         && self.next_dial.is_some_and(|due| due > now) =>
                 {
                     Verdict::Fail { retry_after, failure: Arc::clone(failure) }
@@ -242,11 +276,7 @@ impl Gate {
         if self.is_held() {
             return self.backoff.cap();
         }
-        let due = match &self.in_flight {
-            Some(dial) => Some(dial.deadline),
-            None => self.next_dial,
-        };
-        due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now))
+        self.due().map_or(Duration::ZERO, |due| due.saturating_duration_since(now))
     }
 
     /// The breaker's state, an operator's override included.
@@ -370,7 +400,7 @@ mod tests {
         let probe = approve(&mut gate, later);
         assert_eq!(gate.state(), BreakerState::HalfOpen);
         assert!(matches!(gate.verdict(later), Verdict::Refuse { .. }));
-        gate.connected(probe, MS, later);
+        gate.connected(probe, true, MS, later);
         assert_eq!((gate.state(), gate.verdict(later)), (BreakerState::Closed, Verdict::Wait));
         assert_eq!(due(&mut gate, later), later + 3 * MS, "growth leaves a gap");
     }
@@ -398,7 +428,7 @@ mod tests {
         let second = approve(&mut gate, deadline);
         assert_eq!(gate.failed(slow, failure(Outcome::MaxClients), deadline), None, "stale");
         assert_eq!(gate.failures(), 0);
-        gate.connected(second, MS, deadline);
+        gate.connected(second, true, MS, deadline);
     }
 
     #[tokio::test(start_paused = true)]
@@ -409,7 +439,7 @@ mod tests {
         fail(&mut gate, Outcome::MaxClients, now);
         now = due(&mut gate, now);
         let _probe = approve(&mut gate, now);
-        gate.connected(slow, MS, now);
+        gate.connected(slow, true, MS, now);
         assert_eq!(gate.state(), BreakerState::HalfOpen);
     }
 
@@ -461,13 +491,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_replacement_proves_no_room_and_keeps_the_schedule() {
+        let (mut gate, mut now) = (gate(), Instant::now());
+        for _ in 0..6 {
+            fail(&mut gate, Outcome::MaxClients, now);
+            now = due(&mut gate, now);
+        }
+        fail(&mut gate, Outcome::MaxClients, now);
+        let probe = due(&mut gate, now);
+        gate.excuse();
+        let replacement = approve(&mut gate, now);
+        gate.connected(replacement, false, MS, now);
+        assert_eq!((gate.state(), gate.failures()), (BreakerState::Closed, 7));
+        assert_eq!(due(&mut gate, now), probe, "one dial was excused, not two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_of_growth_does_not_hold_up_a_pool_that_lost_everything() {
+        let (mut gate, now) = (gate(), Instant::now());
+        let dial = approve(&mut gate, now);
+        gate.connected(dial, true, 400 * MS, now);
+        assert_eq!(due(&mut gate, now), now + 1200 * MS);
+        gate.lost_all(now);
+        assert!(due(&mut gate, now) <= now + 50 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_fleet_comes_back_spread_after_a_mass_disconnect() {
         let now = Instant::now();
         let dues: Vec<_> = (0..100)
             .map(|seed| {
                 let mut gate =
                     Gate::new(Backoff::default(), Breaker::default(), Duration::from_secs(2), seed);
-                gate.mass_disconnect(now);
+                for _ in 0..32 {
+                    gate.disconnected(now);
+                }
                 due(&mut gate, now) - now
             })
             .collect();

@@ -217,9 +217,12 @@ impl Dialer {
     }
 }
 
-/// The commands that bring a connection back to where the dial left it, after `RESET`.
-pub(crate) fn reset_commands(redis: &RedisConnectionInfo, client_name: &str) -> redis::Pipeline {
-    let mut pipe = redis::pipe();
+/// Adds the commands that bring a connection back to where the dial left it.
+pub(crate) fn reset_commands(
+    pipe: &mut redis::Pipeline,
+    redis: &RedisConnectionInfo,
+    client_name: &str,
+) {
     pipe.cmd("RESET");
     if redis.protocol() == redis::ProtocolVersion::RESP3 {
         pipe.cmd("HELLO").arg(3);
@@ -233,7 +236,6 @@ pub(crate) fn reset_commands(redis: &RedisConnectionInfo, client_name: &str) -> 
         pipe.cmd("SELECT").arg(redis.db());
     }
     pipe.cmd("CLIENT").arg("SETNAME").arg(client_name);
-    pipe
 }
 
 fn closed() -> RedisError {

@@ -140,6 +140,9 @@ impl Tripwire {
             }
             FailureKind::Other => {}
         }
+        if kind != FailureKind::MaxClients {
+            self.max_clients = 0;
+        }
         self.max_clients >= breaker.max_clients
             || self.failures >= breaker.failures
             || self.suspected.is_some_and(|(_, count)| count >= breaker.suspected)

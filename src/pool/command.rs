@@ -58,10 +58,12 @@ impl Residue {
             Effect::Watch => self.watching = true,
             Effect::Unwatch => self.watching = false,
             Effect::Multi => self.queueing = true,
-            Effect::EndTransaction => {
+            // "EXEC without MULTI" is an error that keeps the watched keys.
+            Effect::EndTransaction if self.queueing => {
                 self.watching = false;
                 self.queueing = false;
             }
+            Effect::EndTransaction => {}
             Effect::Session => self.session = true,
             Effect::Poison => self.poisoned = true,
         }
@@ -179,6 +181,7 @@ mod tests {
         assert!(residue(&["watch k", "UNWATCH"]).is_clean());
         assert!(residue(&["WATCH k", "MULTI", "DISCARD"]).is_clean());
         assert!(residue(&["WATCH k", "MULTI"]).needs_reset());
+        assert!(residue(&["WATCH k", "EXEC"]).needs_reset(), "EXEC without MULTI keeps the keys");
     }
 
     #[test]

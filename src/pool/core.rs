@@ -91,7 +91,6 @@ pub(super) struct State {
     pub(super) closed: [u64; CloseReason::ALL.len()],
     dialer_runs: bool,
     maintenance_runs: bool,
-    losses: Losses,
 }
 
 /// What happened to an endpoint's callers so far.
@@ -100,25 +99,6 @@ pub(super) struct Tally {
     pub(super) rejected: [u64; Reason::ALL.len()],
     pub(super) leaks_suspected: u64,
     pub(super) leaks_resolved: u64,
-}
-
-/// Connections lost to the other side at about the same time.
-#[derive(Debug, Default)]
-struct Losses {
-    since: Option<Instant>,
-    count: u32,
-}
-
-impl Losses {
-    /// Counts one; how many there were within the last second.
-    fn count(&mut self, now: Instant) -> u32 {
-        let recent = |since: &Instant| now.duration_since(*since) < Duration::from_secs(1);
-        if self.since.as_ref().is_none_or(|since| !recent(since)) {
-            (self.since, self.count) = (Some(now), 0);
-        }
-        self.count += 1;
-        self.count
-    }
 }
 
 /// Whom a change of the state concerns, once the lock is gone.
@@ -205,6 +185,11 @@ impl State {
         self.dialer_runs = false;
     }
 
+    /// True if maintenance is to be started, which is noted as done.
+    pub(super) fn wants_maintenance(&mut self) -> bool {
+        !self.ledger.is_closed() && !std::mem::replace(&mut self.maintenance_runs, true)
+    }
+
     pub(super) fn maintenance_stopped(&mut self) {
         self.maintenance_runs = false;
     }
@@ -268,8 +253,12 @@ impl Drop for Grant {
             return;
         }
         let mut state = self.core.lock();
+        let Some(lease) = state.leases.end(self.seat) else {
+            // Its socket was closed under it, and its place given back then.
+            return;
+        };
         state.ledger.released(self.account, self.end == End::InStore);
-        let lease = state.leases.end(self.seat).filter(|lease| lease.suspected);
+        let lease = Some(lease).filter(|lease| lease.suspected);
         if state.ledger.is_quiet() && lease.is_none() {
             // The common case, on every request's path: nobody waits, nothing follows.
             return;
@@ -333,6 +322,8 @@ impl Waiter {
                 }
                 Err(grant) => self.requeue(grant),
             }
+            // Never in a loop without a pause, whatever the store says.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -345,7 +336,8 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let (account, ticket) = (self.account, self.ticket);
-        self.core.change(|state| state.ledger.cancelled(account, ticket));
+        // Dropped here, outside the lock: the sender's end wakes.
+        let _waiting = self.core.change(|state| state.ledger.cancelled(account, ticket));
     }
 }
 
@@ -371,7 +363,6 @@ impl Core {
                 closed: [0; CloseReason::ALL.len()],
                 dialer_runs: false,
                 maintenance_runs: false,
-                losses: Losses::default(),
             }),
             registry: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(0),
@@ -437,7 +428,7 @@ impl Core {
     ) -> Result<Entry, Rejection> {
         let mut state = self.lock();
         let account = state.ledger.account(endpoint);
-        let start_maintenance = !std::mem::replace(&mut state.maintenance_runs, true);
+        let start_maintenance = state.wants_maintenance();
         let admission = match state.ledger.is_closed() {
             true => Admission::NoneFree,
             false => state.ledger.acquire(account),
@@ -506,7 +497,7 @@ impl Core {
     ) -> Result<GuardedConnection, Rejection> {
         let (account, admission, start_maintenance) = self.change(|state| {
             let account = state.ledger.account(endpoint);
-            let start_maintenance = !std::mem::replace(&mut state.maintenance_runs, true);
+            let start_maintenance = state.wants_maintenance();
             if let Some(rejection) = state.refusal() {
                 state.ledger.ask();
                 return (account, Err(rejection), start_maintenance);
@@ -550,6 +541,7 @@ impl Core {
             state.ledger.missed(account, ticket, waiting)
         });
         grant.end = End::Settled;
+        core.progress.notify_waiters();
         (ticket, answer)
     }
 
@@ -657,25 +649,62 @@ impl Core {
         shared.abort();
     }
 
+    /// Closes the socket under one lease, unless it ended meanwhile.
+    pub(super) fn revoke_lease(&self, shared: &Shared, seat: Seat) {
+        let still_held = {
+            let state = self.lock();
+            let held = state.leases.is_out(seat) && shared.holder() == Some(seat);
+            held && !shared.bury()
+        };
+        if still_held {
+            shared.blame(CloseReason::Revoked);
+            shared.abort();
+        }
+    }
+
+    /// Whether a connection past its lifetime is to be closed now. Not while the server is full:
+    /// the slot would go to somebody else, and the connection works.
+    pub(super) fn expire(&self, shared: &Shared) -> bool {
+        let mut state = self.lock();
+        if state.ledger.is_frozen() {
+            return false;
+        }
+        shared.blame(CloseReason::Lifetime);
+        // Its successor is dialed now, and not when a caller misses it.
+        state.ledger.ask();
+        true
+    }
+
     /// A connection's socket is closed; called by the last thing the driver's task drops.
     pub(super) fn socket_closed(self: &Arc<Self>, shared: &Shared) {
         self.registry().remove(&shared.id);
         let reason = shared.reason();
-        let was_idle = self.change(|state| {
+        let (was_idle, lease) = self.change(|state| {
             let was_idle = shared.bury();
             state.ledger.withdrawn(usize::from(was_idle));
             state.ledger.died();
             state.closed[reason as usize] += 1;
-            if reason == CloseReason::Peer {
-                let now = Instant::now();
-                if state.losses.count(now) > 1 && state.ledger.live() == 0 {
-                    state.gate.mass_disconnect(now);
-                }
+            // A budget counts sockets: the place of a lease whose socket is gone is free.
+            let lease = shared.holder().and_then(|seat| state.leases.end(seat));
+            if let Some(lease) = &lease {
+                state.ledger.released(lease.account, false);
             }
-            was_idle
+            let now = Instant::now();
+            if reason == CloseReason::Peer {
+                state.gate.disconnected(now);
+            } else if state.ledger.has_spare_slot() {
+                state.gate.excuse();
+            }
+            if state.ledger.live() == 0 {
+                state.gate.lost_all(now);
+            }
+            (was_idle, lease)
         });
         if was_idle {
             self.store.purge();
+        }
+        if let Some(lease) = lease.filter(|lease| lease.suspected) {
+            self.report_resolved(&lease);
         }
         tracing::debug!(pool = %self.settings.name, reason = reason.as_str(), "connection closed");
         self.events.send(|| Event::ConnectionClosed { reason });
@@ -685,7 +714,8 @@ impl Core {
     /// Takes the idle connections out of the store that `wanted` picks.
     pub(super) fn withdraw(&self, wanted: impl FnMut(&Shared) -> bool) -> Vec<Connection> {
         let mut state = self.lock();
-        let withdrawn = self.store.withdraw(wanted);
+        // No more than are free: others have been granted already, and are about to be taken.
+        let withdrawn = self.store.withdraw(state.ledger.counts().idle, wanted);
         state.ledger.withdrawn(withdrawn.len());
         drop(state);
         withdrawn
@@ -693,7 +723,7 @@ impl Core {
 
     /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
     pub(super) fn restore(self: &Arc<Self>, connection: Connection) {
-        if !connection.shared.is_idle() && !connection.shared.give_back() {
+        if !connection.shared.give_back() {
             return;
         }
         self.store.put(connection);
@@ -724,6 +754,7 @@ impl Core {
 
     // Time.
 
+    /// Starts the maintenance task, which was noted as running.
     pub(super) fn start_maintenance(self: &Arc<Self>) {
         if !self.spawn(maintenance::run(Arc::clone(self))) {
             self.lock().maintenance_stopped();

@@ -41,8 +41,11 @@ async fn dial_while_wanted(mut running: Running) {
         match next_step(&core) {
             Step::Dial(attempt) => {
                 let started = Instant::now();
-                let result = core.dialer.dial().await;
-                attempt.ended(result, started);
+                tokio::select! {
+                    result = core.dialer.dial() => attempt.ended(result, started),
+                    // Nobody needs it any more; `attempt` takes it out of the books.
+                    () = closed(&core) => {}
+                }
             }
             Step::WaitUntil(due) => tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
@@ -114,11 +117,32 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let Some(approval) = self.approval.take() else { return };
+        if std::thread::panicking() {
+            // A dial that panics must not be tried again at once, for ever.
+            let failure = core_panicked(&self.core);
+            return failed(&self.core, approval, failure);
+        }
         let transition = self.core.change(|state| {
             state.ledger.dial_failed(false);
             state.gate.abandoned(approval)
         });
         self.core.announce(transition);
+        self.core.progress.notify_waiters();
+    }
+}
+
+fn core_panicked(core: &Core) -> DialFailure {
+    DialFailure {
+        server: Arc::clone(&core.dialer.server),
+        outcome: Outcome::Other,
+        message: "the dial panicked".to_owned(),
+    }
+}
+
+/// Ends when the pool is closed.
+async fn closed(core: &Core) {
+    while !core.lock().ledger.is_closed() {
+        core.schedule_changed.notified().await;
     }
 }
 
@@ -128,8 +152,8 @@ fn connected(core: &Arc<Core>, approval: Approval, dialed: Dialed, started: Inst
     // From here on the socket counts as live, so that its end can be counted whenever it comes.
     let (transition, live) = core.change(|state| {
         state.dials[Outcome::Connected as usize] += 1;
-        state.ledger.connected();
-        (state.gate.connected(approval, took, now), state.ledger.live())
+        let room = state.ledger.connected();
+        (state.gate.connected(approval, room, took, now), state.ledger.live())
     });
     core.metrics.created(took);
     core.announce(transition);
@@ -160,8 +184,7 @@ fn open(core: &Arc<Core>, dialed: Dialed, now: Instant) -> Connection {
     let Dialed { connection: redis, driver } = dialed;
     // ± 10 %, so that a fleet that was started together does not redial together.
     let lifetime = core.settings.max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
-    let shared =
-        Arc::new(Shared::new(core.new_id(), redis.clone(), now + lifetime, core.coarse_now()));
+    let shared = Arc::new(Shared::new(core.new_id(), now + lifetime, core.coarse_now()));
     core.register(&shared);
     let slot = Slot { core: Arc::clone(core), shared: Arc::clone(&shared) };
     let task = tokio::spawn(Driven { driver, _slot: slot });

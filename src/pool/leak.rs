@@ -14,13 +14,23 @@ use super::ledger::AccountId;
 /// The leases that are out.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    seats: Vec<Option<Lease>>,
-    free: Vec<Seat>,
+    rows: Vec<Row>,
+    free: Vec<u32>,
 }
 
-/// A lease's place among those that are out; reused after its end.
+/// The places are used again; the turn tells one lease on a place from the next.
+#[derive(Debug, Default)]
+struct Row {
+    turn: u32,
+    lease: Option<Lease>,
+}
+
+/// A lease's place among those that are out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seat(usize);
+pub(super) struct Seat {
+    row: u32,
+    turn: u32,
+}
 
 /// Who holds a connection.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +43,15 @@ pub(super) struct Lease {
 }
 
 impl Seat {
-    /// A number that is never zero, to note on the connection.
-    pub(super) fn mark(self) -> usize {
-        self.0 + 1
+    /// A number that no other lease has, and never zero, to note on the connection.
+    pub(super) fn mark(self) -> u64 {
+        (u64::from(self.turn) << 32) | (u64::from(self.row) + 1)
+    }
+
+    /// The seat of a mark; `None` for zero.
+    pub(super) fn of_mark(mark: u64) -> Option<Self> {
+        let row = u32::try_from(mark & u64::from(u32::MAX)).ok()?.checked_sub(1)?;
+        Some(Self { row, turn: u32::try_from(mark >> 32).ok()? })
     }
 }
 
@@ -62,20 +78,28 @@ impl Leases {
         account: AccountId,
         location: &'static Location<'static>,
     ) -> Seat {
-        let lease = Some(Lease { account, location, seen: None, suspected: false });
-        if let Some(seat) = self.free.pop() {
-            self.seats[seat.0] = lease;
-            seat
-        } else {
-            self.seats.push(lease);
-            Seat(self.seats.len() - 1)
-        }
+        let row = self.free.pop().unwrap_or_else(|| {
+            self.rows.push(Row::default());
+            u32::try_from(self.rows.len() - 1).expect("fewer leases than 2^32 fit into memory")
+        });
+        let place = &mut self.rows[row as usize];
+        place.lease = Some(Lease { account, location, seen: None, suspected: false });
+        Seat { row, turn: place.turn }
     }
 
+    pub(super) fn is_out(&self, seat: Seat) -> bool {
+        self.rows[seat.row as usize].turn == seat.turn
+    }
+
+    /// Ends a lease; `None` if it was ended before.
     pub(super) fn end(&mut self, seat: Seat) -> Option<Lease> {
-        let lease = self.seats[seat.0].take();
-        self.free.push(seat);
-        lease
+        let place = &mut self.rows[seat.row as usize];
+        if place.turn != seat.turn {
+            return None;
+        }
+        place.turn = place.turn.wrapping_add(1);
+        self.free.push(seat.row);
+        place.lease.take()
     }
 
     pub(super) fn sweep(
@@ -85,8 +109,8 @@ impl Leases {
         revoke_after: Option<Duration>,
     ) -> Sweep {
         let mut sweep = Sweep::default();
-        for (at, seat) in self.seats.iter_mut().enumerate() {
-            let Some(lease) = seat else { continue };
+        for (row, place) in (0..).zip(&mut self.rows) {
+            let Some(lease) = &mut place.lease else { continue };
             lease.seen.get_or_insert(now);
             let age = lease.age(now);
             sweep.oldest = sweep.oldest.max(age);
@@ -95,7 +119,7 @@ impl Leases {
                 sweep.suspected.push(*lease);
             }
             if revoke_after.is_some_and(|limit| age >= limit) {
-                sweep.overdue.push(Seat(at));
+                sweep.overdue.push(Seat { row, turn: place.turn });
             }
         }
         sweep
@@ -104,7 +128,7 @@ impl Leases {
     /// The suspected leaks, oldest first.
     pub(super) fn suspected(&self) -> Vec<Lease> {
         let mut leases: Vec<_> =
-            self.seats.iter().flatten().filter(|lease| lease.suspected).copied().collect();
+            self.rows.iter().filter_map(|row| row.lease).filter(|l| l.suspected).collect();
         leases.sort_by_key(|lease| lease.seen);
         leases
     }
@@ -140,7 +164,9 @@ mod tests {
         let first = begin(&mut leases);
         leases.sweep(start, SECOND, None);
         leases.end(first);
-        assert_eq!(begin(&mut leases), first);
+        let second = begin(&mut leases);
+        assert_eq!((second.row, Seat::of_mark(second.mark())), (first.row, Some(second)));
+        assert!(leases.end(first).is_none(), "the turn of the first is over");
         let sweep = leases.sweep(start + SECOND * 9, SECOND, Some(SECOND));
         assert_eq!((sweep.suspected.len(), sweep.overdue.len()), (0, 0));
         assert_eq!(sweep.oldest, Duration::ZERO);

@@ -63,7 +63,9 @@ impl GuardedConnection {
         self.residue.before(cmd);
         let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
-        self.note(&reply, |residue| residue.after(cmd));
+        if !cmd.is_no_response() {
+            self.note(&reply, |residue| residue.after(cmd));
+        }
         reply
     }
 
@@ -94,7 +96,10 @@ impl GuardedConnection {
             Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
                 self.residue.poisoned = true;
             }
-            Ok(_) | Err(_) => answered(&mut self.residue),
+            Ok(_) => answered(&mut self.residue),
+            Err(error) if error.code().is_some() => answered(&mut self.residue),
+            // Not sent, or not known to be.
+            Err(_) => {}
         }
     }
 }
@@ -149,10 +154,11 @@ impl Drop for GuardedConnection {
         let in_store = if !shared.is_alive() {
             drop(Object::take(connection));
             false
-        } else if shared.is_doomed() || self.residue.is_beyond_reset() {
-            let reason =
-                if shared.is_doomed() { CloseReason::Lifetime } else { CloseReason::Dirty };
-            shared.blame(reason);
+        } else if self.residue.is_beyond_reset() {
+            shared.blame(CloseReason::Dirty);
+            drop(Object::take(connection));
+            false
+        } else if shared.is_doomed() && core.expire(shared) {
             drop(Object::take(connection));
             false
         } else if !self.residue.is_clean() {
@@ -175,21 +181,20 @@ impl Drop for GuardedConnection {
 fn clean(core: &Arc<Core>, mut connection: Connection, residue: Residue) {
     let keeper = Arc::clone(core);
     let task = async move {
-        let commands = if residue.needs_reset() {
-            reset_commands(&keeper.dialer.redis, &keeper.dialer.client_name)
-        } else {
-            // Only the reply that nobody waited for is outstanding, and replies come in order.
-            let mut ping = redis::pipe();
-            ping.cmd("PING");
-            ping
-        };
+        let mut commands = redis::pipe();
+        if residue.needs_reset() {
+            reset_commands(&mut commands, &keeper.dialer.redis, &keeper.dialer.client_name);
+        }
+        // Replies come in order, so once this one is there no other is outstanding. A number that
+        // was not sent before tells it from the reply to somebody else's question.
+        let nonce = fastrand::u64(..).to_string();
+        commands.cmd("PING").arg(&nonce);
         let limit = Some(keeper.settings.response_timeout);
         let sent = connection.redis.send_packed_commands(&commands, 0, commands.len());
-        let clean = match within(limit, sent).await {
-            Ok(replies) => !replies.iter().any(|reply| matches!(reply, Value::ServerError(_))),
-            Err(_) => false,
-        };
-        if clean {
+        let replies = within(limit, sent).await.unwrap_or_default();
+        let ours = Value::BulkString(nonce.into_bytes());
+        let failed = replies.iter().any(|reply| matches!(reply, Value::ServerError(_)));
+        if !failed && replies.last() == Some(&ours) {
             connection.shared.used(keeper.coarse_now());
             keeper.restore(connection);
         } else {

@@ -21,7 +21,8 @@ pub(crate) struct Ledger<W> {
     max_connections: usize,
     /// How many sockets may be open now: `max_connections`, or what the server let us have.
     limit: usize,
-    frozen: bool,
+    /// How many were live when the server refused one more; `None` while it has not.
+    frozen: Option<usize>,
     live: usize,
     dialing: usize,
     idle: isize,
@@ -37,8 +38,8 @@ pub(crate) struct Ledger<W> {
     next_ticket: Ticket,
     /// Somebody was turned away for want of a connection since the last dial.
     asked: bool,
-    /// As many connections should be live, whoever asks.
-    target: usize,
+    /// How many connections somebody wants live, each until its removal.
+    goals: Vec<usize>,
     closed: bool,
 }
 
@@ -112,7 +113,7 @@ impl<W> Ledger<W> {
         let mut ledger = Self {
             max_connections,
             limit: max_connections,
-            frozen: false,
+            frozen: None,
             live: 0,
             dialing: 0,
             idle: 0,
@@ -125,7 +126,7 @@ impl<W> Ledger<W> {
             queued: 0,
             next_ticket: 0,
             asked: false,
-            target: 0,
+            goals: Vec::new(),
             closed: false,
         };
         for (name, budget) in endpoints {
@@ -285,11 +286,11 @@ impl<W> Ledger<W> {
         self.accounts[account.0].queue.insert(ticket, waiter);
     }
 
-    /// A waiter left. False if it was not queued any more.
-    pub(crate) fn cancelled(&mut self, account: AccountId, ticket: Ticket) -> bool {
-        let was_queued = self.accounts[account.0].queue.remove(&ticket).is_some();
-        self.queued -= usize::from(was_queued);
-        was_queued
+    /// A waiter left; `None` if it was not queued any more.
+    pub(crate) fn cancelled(&mut self, account: AccountId, ticket: Ticket) -> Option<W> {
+        let waiter = self.accounts[account.0].queue.remove(&ticket);
+        self.queued -= usize::from(waiter.is_some());
+        waiter
     }
 
     /// Takes every waiter out of the queue, to be refused.
@@ -310,26 +311,31 @@ impl<W> Ledger<W> {
         self.asked = true;
     }
 
-    /// Wants at least `target` connections live from now on.
-    pub(crate) fn set_target(&mut self, target: usize) {
-        self.target = target.min(self.max_connections);
+    /// Wants at least `goal` connections live until it is removed.
+    pub(crate) fn add_goal(&mut self, goal: usize) {
+        self.goals.push(goal.min(self.max_connections));
+    }
+
+    /// Removes a goal that was added before.
+    pub(crate) fn remove_goal(&mut self, goal: usize) {
+        let goal = goal.min(self.max_connections);
+        if let Some(at) = self.goals.iter().position(|other| *other == goal) {
+            self.goals.swap_remove(at);
+        }
     }
 
     /// Whether a dial would serve somebody and the limit has room for it. While the limit is frozen
     /// the only way to learn that there is room again is to try: one dial per tick of the
     /// back-off, and only for a caller who waits.
     pub(crate) fn wants_dial(&self) -> bool {
-        let sockets = self.live + self.dialing;
+        let sockets = self.sockets();
         if self.closed || sockets >= self.max_connections {
             return false;
         }
-        // Who could have one more connection, if there was one.
-        let waited_for =
-            self.idle <= 0 && self.longest_waiting(self.limit.max(sockets + 1)).is_some();
-        if sockets >= self.limit {
-            return waited_for;
-        }
-        waited_for || (self.asked && self.idle <= 0) || sockets < self.target
+        // Whoever still queues could not be served with what there is; could they with one more?
+        let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some();
+        let goal = self.goals.iter().any(|goal| sockets < *goal);
+        waited_for || goal || (self.asked && self.idle <= 0 && sockets < self.limit)
     }
 
     /// A dial starts.
@@ -338,15 +344,17 @@ impl<W> Ledger<W> {
         self.asked = false;
     }
 
-    /// The dial ended with a connection: the server has room after all. It counts as idle once it
-    /// is [`restored`](Self::restored) to the store.
-    pub(crate) fn connected(&mut self) {
+    /// The dial ended with a connection. It counts as idle once it is
+    /// [`restored`](Self::restored) to the store. True if the server had room for one more than it
+    /// let us have before, and did not only take a replacement.
+    pub(crate) fn connected(&mut self) -> bool {
         self.dialing -= 1;
         self.live += 1;
-        if self.frozen {
-            self.frozen = false;
+        let room = self.frozen.is_none_or(|frozen| self.live > frozen);
+        if room && self.frozen.take().is_some() {
             self.set_limit(self.max_connections);
         }
+        room
     }
 
     /// The dial ended without a connection. `full`: the server has no slot for it, so the limit
@@ -354,7 +362,7 @@ impl<W> Ledger<W> {
     pub(crate) fn dial_failed(&mut self, full: bool) {
         self.dialing -= 1;
         if full {
-            self.frozen = true;
+            self.frozen = Some(self.live);
             self.set_limit(self.live.max(1));
         }
     }
@@ -379,12 +387,16 @@ impl<W> Ledger<W> {
         self.share_reserves();
     }
 
-    /// Gives every account its reserve, or its share where the limit is below their sum.
+    /// Gives every account its reserve, or its share where the limit has no room for all. A lowered
+    /// limit always leaves one connection that is nobody's: a server that is full for long must not
+    /// starve whoever has no reserve.
     fn share_reserves(&mut self) {
         let sum: usize = self.accounts.iter().map(|account| account.budget.reserved()).sum();
+        let lowered = self.limit < self.max_connections;
+        let room = self.limit - usize::from(lowered && self.limit > 0);
         for account in &mut self.accounts {
             let reserve = account.budget.reserved();
-            account.reserve = if sum > self.limit { reserve * self.limit / sum } else { reserve };
+            account.reserve = if sum > room { reserve * room / sum } else { reserve };
         }
         let unused = |account: &Account<W>| account.reserve.saturating_sub(account.in_use);
         self.unused_reserve = self.accounts.iter().map(unused).sum();
@@ -405,16 +417,26 @@ impl<W> Ledger<W> {
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen
+        self.frozen.is_some()
+    }
+
+    /// True if the server is full, and has a slot of ours that we have given back.
+    pub(crate) fn has_spare_slot(&self) -> bool {
+        self.frozen.is_some_and(|frozen| self.sockets() < frozen)
     }
 
     /// True when no socket is open and no lease is out.
     pub(crate) fn is_drained(&self) -> bool {
-        self.live + self.dialing + self.in_use == 0
+        self.sockets() + self.in_use == 0
     }
 
     pub(crate) fn live(&self) -> usize {
         self.live
+    }
+
+    /// Open sockets, and those being opened.
+    pub(crate) fn sockets(&self) -> usize {
+        self.live + self.dialing
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{Core, Settings};
+use super::lease::within;
 use super::store::{Connection, Shared};
 use crate::status::CloseReason;
 
@@ -69,15 +71,14 @@ fn period(core: &Core) -> Duration {
     shortest.clamp(Duration::from_millis(10), SWEEP)
 }
 
-/// Closes what has outlived its lifetime: idle ones now, leases when they come back. Not while the
-/// server is full: the slot would go to somebody else, and the connection works.
+/// Closes what has outlived its lifetime: idle ones now, leases when they come back.
 fn close_expired(core: &Core, now: Instant) {
     if core.lock().ledger.is_frozen() {
         return;
     }
     let expired = |shared: &Shared| shared.expires <= now;
     for connection in core.withdraw(expired) {
-        close(connection, CloseReason::Lifetime);
+        core.expire(&connection.shared);
     }
     for shared in core.connections() {
         if expired(&shared) {
@@ -107,25 +108,35 @@ fn close(connection: Connection, reason: CloseReason) {
 }
 
 /// PINGs what was long idle, out of the store, so that nobody is lent a connection that is being
-/// doubted and nobody waits for the answer.
+/// doubted. Half of what is idle at a time: a caller who comes meanwhile finds the other half.
 fn check_idle(core: &Arc<Core>, coarse: u64) {
-    let doubtful =
-        |shared: &Shared| coarse.saturating_sub(shared.heard_at()) >= millis(CHECK_AFTER);
-    for mut connection in core.withdraw(doubtful) {
-        let core = Arc::clone(core);
-        tokio::spawn(async move {
-            let limit = core.settings.response_timeout;
-            let ping = redis::cmd("PING");
-            // Any answer will do, an error too: the socket carries bytes both ways.
-            let answered = tokio::time::timeout(limit, connection.redis.send_packed_command(&ping));
-            match answered.await {
-                Ok(Ok(_)) => {
-                    connection.shared.checked(core.coarse_now());
-                    core.restore(connection);
-                }
-                _ => close(connection, CloseReason::HealthCheck),
-            }
-        });
+    let mut left = core.lock().ledger.counts().idle.div_ceil(2);
+    let doubtful = |shared: &Shared| {
+        let picked = left > 0 && coarse.saturating_sub(shared.heard_at()) >= millis(CHECK_AFTER);
+        left -= usize::from(picked);
+        picked
+    };
+    for connection in core.withdraw(doubtful) {
+        tokio::spawn(check(Arc::clone(core), connection));
+    }
+}
+
+/// PINGs a withdrawn connection, and puts it back or closes it; the round trip.
+pub(super) async fn check(core: Arc<Core>, mut connection: Connection) -> RedisResult<Duration> {
+    let started = Instant::now();
+    let ping = redis::cmd("PING");
+    let limit = Some(core.settings.response_timeout);
+    // Any answer will do, an error too: the socket carries bytes both ways.
+    match within(limit, connection.redis.send_packed_command(&ping)).await {
+        Ok(_) => {
+            connection.shared.checked(core.coarse_now());
+            core.restore(connection);
+            Ok(started.elapsed())
+        }
+        Err(error) => {
+            close(connection, CloseReason::HealthCheck);
+            Err(error)
+        }
     }
 }
 
@@ -139,8 +150,8 @@ fn find_leaks(core: &Core, now: Instant) -> Duration {
     }
     if !sweep.overdue.is_empty() {
         for shared in core.connections() {
-            if sweep.overdue.iter().any(|seat| shared.is_lent_to(*seat)) {
-                core.revoke(&shared, CloseReason::Revoked);
+            if let Some(seat) = shared.holder().filter(|seat| sweep.overdue.contains(seat)) {
+                core.revoke_lease(&shared, seat);
             }
         }
     }

@@ -238,7 +238,7 @@ impl GuardedPool {
             for shared in self.core.connections() {
                 self.core.revoke(&shared, CloseReason::PoolClosed);
             }
-            let closed = self.core.until(|state| state.ledger.live() == 0);
+            let closed = self.core.until(|state| state.ledger.sockets() == 0);
             let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
         }
         self.core.publish(Duration::ZERO);
@@ -278,6 +278,7 @@ impl BreakerHandle {
     fn force(&self, change: fn(&mut Gate) -> Option<Transition>) {
         let transition = self.core.change(|state| change(&mut state.gate));
         self.core.schedule_changed.notify_one();
+        self.core.progress.notify_waiters();
         self.core.announce(transition);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::core::{Core, State, Tally};
-use super::lease::within;
+use super::maintenance;
 use crate::error::Reason;
 use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status};
 use crate::{Error, Outcome, Rejection};
@@ -49,17 +49,14 @@ impl Core {
         self.metrics.publish(&self.status(), oldest_lease);
     }
 
-    pub(super) async fn health(&self) -> Result<Health, Error> {
-        let idle = self.connections().into_iter().find(|shared| shared.is_idle());
+    pub(super) async fn health(self: &Arc<Self>) -> Result<Health, Error> {
+        let mut taken = false;
+        let idle = self.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
         let latency = match idle {
-            Some(shared) => {
-                let started = Instant::now();
-                // Over a clone: if it is lent meanwhile, the two just share it for one reply.
-                let mut redis = shared.redis.clone();
-                let ping = redis::cmd("PING");
-                let limit = Some(self.settings.response_timeout);
-                within(limit, redis.send_packed_command(&ping)).await?.extract_error()?;
-                Some(started.elapsed())
+            // In a task, so that a caller who loses patience does not take the connection along.
+            Some(connection) => {
+                let check = tokio::spawn(maintenance::check(Arc::clone(self), connection));
+                Some(check.await.map_err(|_| Rejection::Closed)??)
             }
             None => None,
         };
@@ -93,19 +90,27 @@ impl Core {
 }
 
 /// Wants some connections live for as long as it lives.
-pub(super) struct Goal(Arc<Core>);
+pub(super) struct Goal {
+    core: Arc<Core>,
+    connections: usize,
+}
 
 impl Goal {
     pub(super) fn set(core: &Arc<Core>, connections: usize) -> Self {
-        core.start_maintenance();
-        core.change(|state| state.ledger.set_target(connections));
-        Self(Arc::clone(core))
+        let start_maintenance = core.change(|state| {
+            state.ledger.add_goal(connections);
+            state.wants_maintenance()
+        });
+        if start_maintenance {
+            core.start_maintenance();
+        }
+        Self { core: Arc::clone(core), connections }
     }
 }
 
 impl Drop for Goal {
     fn drop(&mut self) {
-        self.0.change(|state| state.ledger.set_target(0));
+        self.core.change(|state| state.ledger.remove_goal(self.connections));
     }
 }
 

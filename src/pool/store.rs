@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::leak::Seat;
 use crate::status::CloseReason;
+
+/// How many dead leases that nobody lets go of the store has room for, at least.
+const DEAD_LEASES: usize = 256;
 
 /// deadpool never waits here: whoever comes holds a grant.
 const NO_WAIT: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
@@ -69,9 +72,12 @@ impl Manager {
 
 impl Store {
     pub(super) fn new(max_connections: usize) -> Self {
+        // Room beyond `max_connections` for leases whose socket is dead: their slot is free for the
+        // next dial, but deadpool counts them until their holder lets go.
+        let objects = max_connections.saturating_mul(2).saturating_add(DEAD_LEASES);
         // Last in, first out: under a light load the same few stay warm and the rest goes idle.
         let pool = managed::Pool::builder(Manager::default())
-            .max_size(max_connections)
+            .max_size(objects)
             .queue_mode(QueueMode::Lifo)
             .build()
             .expect("only timeouts need a runtime, and there are none");
@@ -92,10 +98,18 @@ impl Store {
         self.pool.manager().lock().push(connection);
     }
 
-    /// Takes the idle connections out that `wanted` picks, coldest first.
-    pub(super) fn withdraw(&self, mut wanted: impl FnMut(&Shared) -> bool) -> Vec<Connection> {
-        let mut pick =
-            |connection: &Connection| wanted(&connection.shared) && connection.shared.lend();
+    /// Takes idle connections out that `wanted` picks, at most `most`, coldest first.
+    pub(super) fn withdraw(
+        &self,
+        most: usize,
+        mut wanted: impl FnMut(&Shared) -> bool,
+    ) -> Vec<Connection> {
+        let mut left = most;
+        let mut pick = |connection: &Connection| {
+            let picked = left > 0 && wanted(&connection.shared) && connection.shared.lend();
+            left -= usize::from(picked);
+            picked
+        };
         let mut withdrawn = self.pool.retain(|connection, _| !pick(connection)).removed;
         withdrawn.extend(self.pool.manager().lock().extract_if(.., |connection| pick(connection)));
         withdrawn
@@ -147,10 +161,8 @@ pub(super) struct Shared {
     pub(super) expires: Instant,
     /// The driver's task.
     task: Mutex<Option<AbortHandle>>,
-    /// A clone for `health`, which PINGs over whatever is live.
-    pub(super) redis: MultiplexedConnection,
     /// The mark of the seat that has it, or zero.
-    seat: AtomicUsize,
+    seat: AtomicU64,
 }
 
 const IDLE: u8 = 0;
@@ -158,18 +170,18 @@ const LENT: u8 = 1;
 const DEAD: u8 = 2;
 
 impl Shared {
-    pub(super) fn new(id: u64, redis: MultiplexedConnection, expires: Instant, used: u64) -> Self {
+    pub(super) fn new(id: u64, expires: Instant, used: u64) -> Self {
         Self {
             id,
-            state: AtomicU8::new(IDLE),
+            // The dialer's, until it is put into the store.
+            state: AtomicU8::new(LENT),
             reason: AtomicU8::new(CloseReason::Peer as u8),
             doomed: AtomicBool::new(false),
             used_at: AtomicU64::new(used),
             checked_at: AtomicU64::new(used),
             expires,
             task: Mutex::new(None),
-            redis,
-            seat: AtomicUsize::new(0),
+            seat: AtomicU64::new(0),
         }
     }
 
@@ -188,8 +200,8 @@ impl Shared {
         self.seat.store(seat.map_or(0, Seat::mark), Ordering::Relaxed);
     }
 
-    pub(super) fn is_lent_to(&self, seat: Seat) -> bool {
-        self.seat.load(Ordering::Relaxed) == seat.mark()
+    pub(super) fn holder(&self) -> Option<Seat> {
+        Seat::of_mark(self.seat.load(Ordering::Relaxed))
     }
 
     /// Notes the end of a lease.
@@ -213,10 +225,6 @@ impl Shared {
 
     pub(super) fn is_alive(&self) -> bool {
         self.state.load(Ordering::Acquire) != DEAD
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.load(Ordering::Acquire) == IDLE
     }
 
     pub(super) fn used_at(&self) -> u64 {

@@ -137,8 +137,22 @@ async fn another_name_is_reset() {
 }
 
 #[tokio::test]
-async fn another_mode_is_reset() {
-    is_reset(&[&["CLIENT NO-EVICT on"], &["READONLY"], &["CLIENT TRACKING on"]]).await;
+async fn tracking_is_reset() {
+    is_reset(&[&["CLIENT TRACKING on BCAST"]]).await;
+}
+
+/// RESET does not take it back.
+#[tokio::test]
+async fn a_connection_exempt_from_eviction_is_not_lent_so() {
+    let (server, pool) = pair(1);
+    let mut lease = pool.acquire("test").await.unwrap();
+    let _: redis::Value = cmd("CLIENT NO-EVICT on").query_async(&mut lease).await.unwrap();
+    drop(lease);
+
+    let mut next = soon("the next lease", pool.acquire("test")).await.unwrap();
+
+    let id = id(&mut next).await;
+    assert_eq!(field(&server, id, "flags").as_deref(), Some("N"));
 }
 
 #[tokio::test]

@@ -129,13 +129,28 @@ async fn revoke_after_closes_the_socket_and_the_next_command_is_an_error() {
     assert_eq!(next_close(&mut events).await, CloseReason::Revoked);
 
     until("an empty CLIENT LIST", &pool, || clients(&server) == 0).await;
-    assert_eq!((pool.status().live, pool.status().in_use), (0, 1));
+    assert_eq!(pool.status().live, 0);
     let error = cmd("PING").query_async::<String>(&mut lease).await.unwrap_err();
     assert!(error.is_connection_dropped() || error.is_io_error(), "{error}");
     drop(lease);
     assert_eq!(pool.status().in_use, 0);
     let mut next = soon("another connection", pool.acquire("test")).await.unwrap();
     assert_eq!(echo(&mut next, "hello").await.unwrap(), "hello");
+}
+
+/// A slot is a socket: once that is closed, the leaked lease holds nothing.
+#[tokio::test]
+async fn a_revoked_lease_makes_room_for_the_next_caller() {
+    let (_server, pool) = pair_with(1, |builder| builder.revoke_after(LEAK_AFTER));
+    let mut events = pool.events();
+    let leaked = pool.acquire("leaky").await.unwrap();
+    assert_eq!(next_close(&mut events).await, CloseReason::Revoked);
+
+    let mut next = pool.acquire("leaky").await.expect("the socket is closed");
+
+    assert_eq!(echo(&mut next, "hello").await.unwrap(), "hello");
+    drop(leaked);
+    assert_eq!(pool.status().in_use, 1, "only one of the two still holds anything");
 }
 
 #[tokio::test]

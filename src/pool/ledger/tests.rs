@@ -67,7 +67,7 @@ fn reserves_shrink_in_proportion_when_the_limit_falls_below_their_sum() {
     ledger.dial_failed(true);
     assert_eq!(ledger.counts().limit, 4);
     let reserves: Vec<_> = ledger.accounts().map(|account| account.reserve).collect();
-    assert_eq!(reserves, [3, 1]);
+    assert_eq!(reserves, [2, 0], "of 4, one is nobody's");
 }
 
 #[test]
@@ -86,6 +86,56 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
     ledger.connected();
     ledger.restored();
     assert_eq!((ledger.counts().limit, ledger.is_frozen()), (8, false));
+}
+
+#[test]
+fn a_replacement_below_the_frozen_limit_does_not_thaw_it() {
+    let mut ledger = stocked(8, 2, &[]);
+    ledger.dial_started();
+    ledger.dial_failed(true);
+    ledger.withdrawn(1);
+    ledger.died();
+    assert!(ledger.has_spare_slot());
+    ledger.dial_started();
+    assert!(!ledger.connected());
+    assert!(ledger.is_frozen() && !ledger.has_spare_slot());
+}
+
+#[test]
+fn a_reserve_does_not_starve_the_others_while_the_server_is_full() {
+    let mut ledger = stocked(8, 2, &[("checkout", Budget::max(8).reserve(2))]);
+    let other = ledger.account(&"x".into());
+    assert_eq!([ledger.acquire(other), ledger.acquire(other)], [Admission::Granted; 2]);
+    ledger.enqueue(other, 1).unwrap();
+    ledger.dial_started();
+    ledger.dial_failed(true);
+    ledger.released(other, true);
+    ledger.released(other, true);
+    assert_eq!(drain(&mut ledger), [1]);
+    ledger.enqueue(other, 2).unwrap();
+    assert_eq!(drain(&mut ledger), [] as [u32; 0], "the other one is kept for checkout");
+    assert!(ledger.wants_dial(), "and so there is something to try for");
+}
+
+#[test]
+fn goals_do_not_undo_each_other() {
+    let mut ledger = ledger(8, &[]);
+    ledger.add_goal(4);
+    ledger.add_goal(1);
+    ledger.remove_goal(1);
+    assert!(ledger.wants_dial());
+    ledger.remove_goal(4);
+    assert!(!ledger.wants_dial());
+}
+
+#[test]
+fn a_goal_is_tried_for_although_the_limit_is_frozen() {
+    let mut ledger = stocked(8, 2, &[]);
+    ledger.dial_started();
+    ledger.dial_failed(true);
+    assert!(!ledger.wants_dial());
+    ledger.add_goal(3);
+    assert!(ledger.wants_dial());
 }
 
 #[test]
@@ -189,7 +239,7 @@ proptest! {
                 }
                 Step::Cancel(at) if !tickets.is_empty() => {
                     let (account, ticket, _) = tickets.swap_remove(at % tickets.len());
-                    prop_assert!(ledger.cancelled(account, ticket));
+                    prop_assert!(ledger.cancelled(account, ticket).is_some());
                 }
                 Step::Dial if ledger.wants_dial() => {
                     ledger.dial_started();

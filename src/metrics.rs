@@ -111,15 +111,6 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn transition(&self, from: BreakerState, to: BreakerState) {
-        let labels = [
-            ("pool", self.pool.clone()),
-            ("from", SharedString::const_str(from.as_str())),
-            ("to", SharedString::const_str(to.as_str())),
-        ];
-        metrics::counter!("redis_guard_breaker_transitions_total", &labels).increment(1);
-    }
-
     /// Publishes a snapshot.
     pub(crate) fn publish(&self, status: &Status, oldest_lease: Duration) {
         self.recording.store(is_recorder_installed(), Ordering::Relaxed);
@@ -163,6 +154,13 @@ impl Metrics {
     }
 
     fn publish_counts(&self, status: &Status) {
+        for ((from, to), count) in &status.breaker.transitions {
+            metrics::counter!(
+                "redis_guard_breaker_transitions_total",
+                "pool" => self.pool.clone(), "from" => *from, "to" => *to
+            )
+            .absolute(*count);
+        }
         for outcome in Outcome::ALL {
             let count = status.dials.get(outcome.as_str()).copied().unwrap_or(0);
             metrics::counter!(

@@ -60,6 +60,9 @@ pub struct BreakerStatus {
     /// Time until the next dial may start; zero when it may start now. In seconds.
     #[serde(rename = "next_dial_in_seconds", serialize_with = "seconds")]
     pub next_dial_in: Duration,
+    /// Changes of the state since the pool was built, by the states before and after.
+    #[serde(skip)]
+    pub transitions: BTreeMap<(&'static str, &'static str), u64>,
     /// The last failed dial, if no dial has succeeded since.
     pub last_failure: Option<Arc<DialFailure>>,
 }

@@ -254,7 +254,11 @@ impl Gate {
 
     /// What a caller hears, given that nothing is live.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
-        let retry_after = self.next_attempt_in(now);
+        let retry_after = match &self.in_flight {
+            // The probe takes a round trip, not its whole deadline.
+            Some(_) => self.next_attempt_in(now).min(self.backoff.base()),
+            None => self.next_attempt_in(now),
+        };
         match self.state() {
             BreakerState::Open | BreakerState::HalfOpen => Verdict::Refuse { retry_after },
             BreakerState::Closed => match &self.failure {

@@ -66,6 +66,11 @@ impl Backoff {
         Self { jitter: Jitter::None, base, cap }
     }
 
+    /// The unit that the delays double from.
+    pub(crate) const fn base(&self) -> Duration {
+        self.base
+    }
+
     /// The longest delay.
     #[must_use]
     pub const fn cap(&self) -> Duration {

@@ -141,9 +141,10 @@ fn effect(cmd: &Cmd) -> Effect {
 fn of_client(subcommand: &[u8]) -> Effect {
     let mut name = [0; LONGEST];
     match upper(subcommand, &mut name) {
-        // Without replies, the driver cannot tell which reply is whose.
-        Some(b"REPLY") => Effect::Poison,
-        Some(b"SETNAME" | b"TRACKING" | b"CACHING" | b"NO-EVICT" | b"NO-TOUCH") => Effect::Session,
+        // Without replies the driver cannot tell which reply is whose, and RESET does not take the
+        // others back.
+        Some(b"REPLY" | b"NO-EVICT" | b"NO-TOUCH") => Effect::Poison,
+        Some(b"SETNAME" | b"TRACKING" | b"CACHING") => Effect::Session,
         _ => Effect::None,
     }
 }
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn session_changes_want_a_reset() {
-        for command in ["SELECT 2", "AUTH x", "HELLO 2", "CLIENT SETNAME x", "client no-evict on"] {
+        for command in ["SELECT 2", "AUTH x", "HELLO 2", "CLIENT SETNAME x", "client tracking on"] {
             let residue = residue(&[command]);
             assert!(residue.needs_reset() && !residue.is_beyond_reset(), "{command}");
         }
@@ -195,7 +196,13 @@ mod tests {
 
     #[test]
     fn what_breaks_the_framing_is_beyond_reset() {
-        for command in ["SUBSCRIBE a b", "MONITOR", "CLIENT REPLY OFF", "SCRIPT DEBUG YES"] {
+        for command in [
+            "SUBSCRIBE a b",
+            "MONITOR",
+            "CLIENT REPLY OFF",
+            "client no-evict on",
+            "SCRIPT DEBUG YES",
+        ] {
             assert!(residue(&[command]).is_beyond_reset(), "{command}");
         }
     }

@@ -6,7 +6,7 @@
 //! exception: idle connections are withdrawn from the store under it (the order of locks is state,
 //! then store, everywhere), so that a grant never meets a store that was emptied behind its back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,6 +89,7 @@ pub(super) struct State {
     pub(super) tallies: Vec<Tally>,
     pub(super) dials: [u64; Outcome::ALL.len()],
     pub(super) closed: [u64; CloseReason::ALL.len()],
+    pub(super) transitions: BTreeMap<(&'static str, &'static str), u64>,
     dialer_runs: bool,
     maintenance_runs: bool,
 }
@@ -361,6 +362,7 @@ impl Core {
                 tallies: Vec::new(),
                 dials: [0; Outcome::ALL.len()],
                 closed: [0; CloseReason::ALL.len()],
+                transitions: BTreeMap::new(),
                 dialer_runs: false,
                 maintenance_runs: false,
             }),
@@ -608,7 +610,7 @@ impl Core {
 
     pub(super) fn announce(&self, transition: Option<Transition>) {
         let Some(Transition { from, to }) = transition else { return };
-        self.metrics.transition(from, to);
+        *self.lock().transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
         tracing::warn!(
             pool = %self.settings.name, server = %self.dialer.server, %from, %to, "breaker changed"
         );

@@ -190,9 +190,11 @@ impl<W> Ledger<W> {
         }
     }
 
-    /// True while the account holds its `max`.
+    /// True while the account holds its `max`, and that is what stands in its way: an account that
+    /// may have the whole pool waits for connections, not for its budget.
     pub(crate) fn is_exhausted(&self, account: AccountId) -> bool {
-        self.accounts[account.0].in_use >= self.account_max(account)
+        let max = self.account_max(account);
+        max < self.limit && self.accounts[account.0].in_use >= max
     }
 
     /// Queues a waiter behind the others of its account, or gives it back if the queue is full.

@@ -35,6 +35,7 @@ impl Core {
                 forced: state.gate.is_forced(),
                 failures: state.gate.failures(),
                 next_dial_in: state.gate.next_attempt_in(now),
+                transitions: state.transitions.clone(),
                 last_failure: state.gate.failure().cloned(),
             },
             dials: named(Outcome::ALL.map(Outcome::as_str), &state.dials),

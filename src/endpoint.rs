@@ -48,6 +48,9 @@ impl Endpoint {
     /// Where names beyond the bound, and invalid ones, are counted.
     pub const OTHER: Self = Self(Repr::Static("other"));
 
+    /// What the connections of [`shared`](crate::GuardedPool::shared) handles are counted as.
+    pub const LANES: Self = Self(Repr::Static("shared-lanes"));
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

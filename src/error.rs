@@ -122,6 +122,15 @@ pub enum Rejection {
         /// Its budget, in connections.
         max: usize,
     },
+    /// The endpoint had all of its shared commands in flight, and none was answered within the
+    /// acquire timeout.
+    #[non_exhaustive]
+    InFlightLimit {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Its limit, in commands.
+        max: usize,
+    },
     /// As many callers wait as the queue holds; one more would time out anyway.
     #[non_exhaustive]
     QueueFull {
@@ -195,6 +204,9 @@ impl fmt::Display for Rejection {
             Self::BudgetExhausted { endpoint, max } => {
                 write!(f, "endpoint {endpoint:?} holds all {max} connections of its budget")
             }
+            Self::InFlightLimit { endpoint, max } => {
+                write!(f, "endpoint {endpoint:?} has {max} shared commands in flight already")
+            }
             Self::QueueFull { limit } => {
                 write!(f, "{limit} callers wait for a connection already")
             }
@@ -260,6 +272,7 @@ impl fmt::Display for Phase {
 pub(crate) enum Reason {
     BreakerOpen,
     BudgetExhausted,
+    InFlightLimit,
     QueueFull,
     AcquireTimeout,
     ConnectFailed,
@@ -267,9 +280,10 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::BreakerOpen,
         Self::BudgetExhausted,
+        Self::InFlightLimit,
         Self::QueueFull,
         Self::AcquireTimeout,
         Self::ConnectFailed,
@@ -280,6 +294,7 @@ impl Reason {
         match rejection {
             Rejection::BreakerOpen { .. } => Self::BreakerOpen,
             Rejection::BudgetExhausted { .. } => Self::BudgetExhausted,
+            Rejection::InFlightLimit { .. } => Self::InFlightLimit,
             Rejection::QueueFull { .. } => Self::QueueFull,
             Rejection::AcquireTimeout { .. } => Self::AcquireTimeout,
             Rejection::ConnectFailed { .. } => Self::ConnectFailed,
@@ -291,6 +306,7 @@ impl Reason {
         match self {
             Self::BreakerOpen => "breaker_open",
             Self::BudgetExhausted => "budget_exhausted",
+            Self::InFlightLimit => "in_flight_limit",
             Self::QueueFull => "queue_full",
             Self::AcquireTimeout => "acquire_timeout",
             Self::ConnectFailed => "connect_failed",

@@ -17,8 +17,10 @@ pub use endpoint::Endpoint;
 pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
 pub use event::{Event, Events};
 pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays};
-pub use pool::{BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder};
-pub use status::{BreakerStatus, CloseReason, EndpointStatus, Health, Leak, Status};
+pub use pool::{
+    BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, SharedConnection,
+};
+pub use status::{BreakerStatus, CloseReason, EndpointStatus, Health, LaneStatus, Leak, Status};
 
 /// The crates whose types are part of this one's API, in the versions it uses.
 pub use deadpool_redis;

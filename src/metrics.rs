@@ -16,7 +16,7 @@ use crate::status::{CloseReason, Status};
 use crate::{BreakerState, Outcome};
 
 /// Name, unit and description of every metric.
-pub(crate) const GAUGES: [(&str, Unit, &str); 11] = [
+pub(crate) const GAUGES: [(&str, Unit, &str); 13] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -28,6 +28,8 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 11] = [
     ("redis_guard_endpoint_waiting", Unit::Count, "the endpoint's callers who wait"),
     ("redis_guard_oldest_lease_seconds", Unit::Seconds, "age of the oldest lease"),
     ("redis_guard_dialing", Unit::Count, "dials in flight"),
+    ("redis_guard_shared_lanes", Unit::Count, "shared connections that carry commands"),
+    ("redis_guard_shared_in_flight", Unit::Count, "the endpoint's shared commands in flight"),
 ];
 pub(crate) const COUNTERS: [(&str, Unit, &str); 7] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
@@ -41,10 +43,12 @@ pub(crate) const COUNTERS: [(&str, Unit, &str); 7] = [
 const CREATE_TIME: &str = "db_client_connection_create_time_seconds";
 const WAIT_TIME: &str = "db_client_connection_wait_time_seconds";
 const USE_TIME: &str = "db_client_connection_use_time_seconds";
-pub(crate) const HISTOGRAMS: [(&str, Unit, &str); 3] = [
+const SHARED_USE_TIME: &str = "redis_guard_shared_use_time_seconds";
+pub(crate) const HISTOGRAMS: [(&str, Unit, &str); 4] = [
     (CREATE_TIME, Unit::Seconds, "duration of successful dials"),
     (WAIT_TIME, Unit::Seconds, "time from acquire to lease"),
     (USE_TIME, Unit::Seconds, "time from lease to return"),
+    (SHARED_USE_TIME, Unit::Seconds, "time of a command on a shared connection"),
 ];
 
 /// The metrics of one pool.
@@ -64,6 +68,7 @@ struct Histograms {
     create: Histogram,
     wait: Histogram,
     usage: Histogram,
+    shared: Histogram,
 }
 
 impl std::fmt::Debug for Histograms {
@@ -79,6 +84,7 @@ impl Histograms {
             create: metrics::histogram!(CREATE_TIME, "pool" => pool()),
             wait: metrics::histogram!(WAIT_TIME, "pool" => pool()),
             usage: metrics::histogram!(USE_TIME, "pool" => pool()),
+            shared: metrics::histogram!(SHARED_USE_TIME, "pool" => pool()),
         }
     }
 }
@@ -105,8 +111,17 @@ impl Metrics {
         self.histograms.load().wait.record(waited);
     }
 
+    /// Whether anybody hears what is recorded, as of the last publication.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn used_shared(&self, used: Duration) {
+        self.histograms.load().shared.record(used);
+    }
+
     pub(crate) fn used(&self, used: impl FnOnce() -> Duration) {
-        if self.recording.load(Ordering::Relaxed) {
+        if self.is_recording() {
             self.histograms.load().usage.record(used());
         }
     }
@@ -131,6 +146,10 @@ impl Metrics {
         gauge("db_client_connection_pending_requests", float(status.waiting));
         gauge("redis_guard_connection_limit", float(status.limit));
         gauge("redis_guard_dialing", float(status.dialing));
+        gauge(
+            "redis_guard_shared_lanes",
+            float(status.lanes.iter().filter(|lane| lane.up).count()),
+        );
         gauge("redis_guard_backoff_seconds", status.breaker.next_dial_in.as_secs_f64());
         gauge("redis_guard_oldest_lease_seconds", oldest_lease.as_secs_f64());
         for state in BreakerState::ALL {
@@ -182,6 +201,8 @@ impl Metrics {
             let labels = [("pool", self.pool.clone()), ("endpoint", endpoint.name.clone().into())];
             metrics::gauge!("redis_guard_endpoint_in_use", &labels).set(float(endpoint.in_use));
             metrics::gauge!("redis_guard_endpoint_max", &labels).set(float(endpoint.max));
+            metrics::gauge!("redis_guard_shared_in_flight", &labels)
+                .set(float(endpoint.shared_in_flight));
             metrics::gauge!("redis_guard_endpoint_waiting", &labels).set(float(endpoint.waiting));
             metrics::counter!("redis_guard_leaks_suspected_total", &labels)
                 .absolute(endpoint.leaks_suspected);

@@ -41,6 +41,9 @@ pub struct Status {
     pub dials: BTreeMap<&'static str, u64>,
     /// Connections that were closed, by [`CloseReason`], since the pool was built.
     pub connections_closed: BTreeMap<&'static str, u64>,
+    /// The lanes that [`shared`](crate::GuardedPool::shared) handles use; empty until the first
+    /// one is used.
+    pub lanes: Vec<LaneStatus>,
     /// The endpoints seen so far, in the order in which they were first seen.
     pub endpoints: Vec<EndpointStatus>,
     /// Leases held for longer than `leak_after`, oldest first.
@@ -81,6 +84,10 @@ pub struct EndpointStatus {
     pub in_use: usize,
     /// Its callers who wait.
     pub waiting: usize,
+    /// Its commands in flight on shared connections.
+    pub shared_in_flight: usize,
+    /// The most of them at a time.
+    pub shared_in_flight_max: usize,
     /// Leases it was given since the pool was built.
     pub acquired: u64,
     /// Callers it had refused, by reason, since the pool was built.
@@ -89,6 +96,17 @@ pub struct EndpointStatus {
     pub leaks_suspected: u64,
     /// Those that came back after all.
     pub leaks_resolved: u64,
+}
+
+/// One shared connection at one moment.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LaneStatus {
+    /// True while it carries commands; otherwise it is being replaced, or waits for somebody to
+    /// want it.
+    pub up: bool,
+    /// Connections it has had so far.
+    pub connections: u64,
 }
 
 /// A lease held for longer than `leak_after`.

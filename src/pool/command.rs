@@ -86,6 +86,35 @@ pub(super) fn blocks(cmd: &Cmd) -> bool {
     effect(cmd) == Effect::Blocks
 }
 
+/// Whether a command may go over a connection that others use at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Allowed,
+    /// It would hold up everybody behind it, so it gets a connection of its own.
+    Exclusive,
+    /// It changes the connection for everybody, so it is refused.
+    Refused,
+}
+
+impl Sharing {
+    pub(super) fn of(cmd: &Cmd) -> Self {
+        match effect(cmd) {
+            Effect::None => Self::Allowed,
+            Effect::Blocks => Self::Exclusive,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The strictest of its commands'.
+    pub(super) fn of_pipeline(pipeline: &Pipeline) -> Self {
+        pipeline.cmd_iter().map(Self::of).fold(Self::Allowed, |all, one| match (all, one) {
+            (Self::Refused, _) | (_, Self::Refused) => Self::Refused,
+            (Self::Exclusive, _) | (_, Self::Exclusive) => Self::Exclusive,
+            (Self::Allowed, Self::Allowed) => Self::Allowed,
+        })
+    }
+}
+
 /// What a command does to the connection it is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
@@ -121,7 +150,9 @@ fn effect(cmd: &Cmd) -> Effect {
         }
         b"CLIENT" => of_client(args.next().unwrap_or_default()),
         b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE"
-        | b"SUNSUBSCRIBE" | b"MONITOR" | b"QUIT" | b"SYNC" | b"PSYNC" => Effect::Poison,
+        | b"SUNSUBSCRIBE" | b"MONITOR" | b"QUIT" | b"SYNC" | b"PSYNC" | b"REPLCONF" => {
+            Effect::Poison
+        }
         b"SCRIPT" if args.next().is_some_and(|arg| arg.eq_ignore_ascii_case(b"DEBUG")) => {
             Effect::Poison
         }

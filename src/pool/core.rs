@@ -21,6 +21,7 @@ use super::leak::{Lease, Leases, Seat};
 use super::lease::GuardedConnection;
 use super::ledger::{AccountId, Admission, Ledger, Ticket};
 use super::maintenance;
+use super::shared::Lanes;
 use super::store::{Connection, Shared, Store};
 use crate::dial::Dialer;
 use crate::dial::gate::{Gate, Transition, Verdict};
@@ -53,6 +54,7 @@ pub(super) struct Settings {
     pub(super) min_idle: usize,
     pub(super) max_lifetime: Duration,
     pub(super) drain_timeout: Duration,
+    pub(super) shared_lanes: usize,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) dialer: Dialer,
     pub(super) store: Store,
+    pub(super) lanes: Lanes,
     pub(super) metrics: Metrics,
     pub(super) events: EventBus,
     /// Wakes the dialer from its back-off: an override, or the end.
@@ -135,7 +138,7 @@ impl State {
 
     /// Why nobody can be served now, or soon, if that is so. While something is live, everybody
     /// may wait for it.
-    fn refusal(&self) -> Option<Rejection> {
+    pub(super) fn refusal(&self) -> Option<Rejection> {
         if self.ledger.is_closed() {
             return Some(Rejection::Closed);
         }
@@ -172,6 +175,13 @@ impl State {
                 Some(Rejection::BreakerOpen { retry_after, failure: None })
             }
             None => None,
+        }
+    }
+
+    /// Counts a refused caller. The keeper of a lane is none: those for whom it asks are.
+    fn count_rejection(&mut self, account: AccountId, rejection: &Rejection) {
+        if *self.ledger.account_name(account) != Endpoint::LANES {
+            self.tally(account).rejected[Reason::of(rejection) as usize] += 1;
         }
     }
 
@@ -351,6 +361,7 @@ impl Core {
     ) -> Self {
         Self {
             store: Store::new(settings.max_connections),
+            lanes: Lanes::new(settings.shared_lanes),
             metrics: Metrics::new(&settings.name),
             events: EventBus::new(),
             schedule_changed: Notify::new(),
@@ -487,7 +498,7 @@ impl Core {
                 }
             }
         };
-        state.tally(account).rejected[Reason::of(&refused) as usize] += 1;
+        state.count_rejection(account, &refused);
         Err(refused)
     }
 
@@ -548,10 +559,10 @@ impl Core {
     }
 
     /// Counts and announces a refusal that was decided before.
-    fn reject(self: &Arc<Self>, account: AccountId, rejection: Rejection) -> Rejection {
+    pub(super) fn reject(self: &Arc<Self>, account: AccountId, rejection: Rejection) -> Rejection {
         let endpoint = {
             let mut state = self.lock();
-            state.tally(account).rejected[Reason::of(&rejection) as usize] += 1;
+            state.count_rejection(account, &rejection);
             state.ledger.account_name(account).clone()
         };
         self.announce_rejection(&endpoint, &rejection);
@@ -575,6 +586,9 @@ impl Core {
     }
 
     fn announce_rejection(&self, endpoint: &Endpoint, rejection: &Rejection) {
+        if *endpoint == Endpoint::LANES {
+            return;
+        }
         tracing::debug!(
             pool = %self.settings.name, %endpoint, reason = rejection.reason(), %rejection,
             "caller refused"

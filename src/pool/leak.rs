@@ -40,6 +40,8 @@ pub(super) struct Lease {
     seen: Option<Instant>,
     /// Reported as a suspected leak.
     pub(super) suspected: bool,
+    /// Meant to be held for as long as it likes: a lane, or a subscriber.
+    exempt: bool,
 }
 
 impl Seat {
@@ -83,8 +85,17 @@ impl Leases {
             u32::try_from(self.rows.len() - 1).expect("fewer leases than 2^32 fit into memory")
         });
         let place = &mut self.rows[row as usize];
-        place.lease = Some(Lease { account, location, seen: None, suspected: false });
+        place.lease =
+            Some(Lease { account, location, seen: None, suspected: false, exempt: false });
         Seat { row, turn: place.turn }
+    }
+
+    /// Takes a lease out of leak detection.
+    pub(super) fn exempt(&mut self, seat: Seat) {
+        let place = &mut self.rows[seat.row as usize];
+        if let Some(lease) = place.lease.as_mut().filter(|_| place.turn == seat.turn) {
+            lease.exempt = true;
+        }
     }
 
     pub(super) fn is_out(&self, seat: Seat) -> bool {
@@ -110,7 +121,7 @@ impl Leases {
     ) -> Sweep {
         let mut sweep = Sweep::default();
         for (row, place) in (0..).zip(&mut self.rows) {
-            let Some(lease) = &mut place.lease else { continue };
+            let Some(lease) = place.lease.as_mut().filter(|lease| !lease.exempt) else { continue };
             lease.seen.get_or_insert(now);
             let age = lease.age(now);
             sweep.oldest = sweep.oldest.max(age);

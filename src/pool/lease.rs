@@ -5,14 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::ConnectionLike;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use deadpool::managed::Object;
 
 use super::command::{self, Residue};
 use super::core::{Core, Grant};
-use super::store::{Connection, Lent};
+use super::leak::Seat;
+use super::store::{Connection, Lent, Shared};
 use crate::dial::reset_commands;
 use crate::status::CloseReason;
 
@@ -54,12 +55,29 @@ impl GuardedConnection {
         Self { held: Some(Held { connection, grant }), residue: Residue::default() }
     }
 
+    /// Its place among the leases.
+    pub(super) fn seat(&self) -> Option<Seat> {
+        self.held.as_ref().map(|held| held.grant.seat)
+    }
+
+    /// A copy of the connection, and what its owner knows of it.
+    pub(super) fn parts(&self) -> Option<(MultiplexedConnection, Arc<Shared>)> {
+        let connection = &self.held.as_ref()?.connection;
+        Some((connection.redis.clone(), Arc::clone(&connection.shared)))
+    }
+
+    /// Ends the lease and closes its connection.
+    pub(super) fn discard(mut self, reason: CloseReason) {
+        self.residue.poisoned = true;
+        self.held().connection.shared.blame(reason);
+    }
+
     fn held(&mut self) -> &mut Held {
         self.held.as_mut().expect("held until the drop")
     }
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
-    async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         self.residue.before(cmd);
         let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
@@ -69,7 +87,7 @@ impl GuardedConnection {
         reply
     }
 
-    async fn pipeline(
+    pub(super) async fn pipeline(
         &mut self,
         pipeline: &Pipeline,
         offset: usize,
@@ -111,8 +129,11 @@ pub(super) async fn within<T>(
     match limit {
         None => reply.await,
         Some(limit) => tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "no reply within the response timeout")
-                .into())
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no reply within the response timeout; the command may have run",
+            )
+            .into())
         }),
     }
 }

@@ -172,6 +172,19 @@ impl<W> Ledger<W> {
         &self.accounts[account.0].name
     }
 
+    /// The account's budget.
+    pub(crate) fn account_budget(&self, account: AccountId) -> Budget {
+        self.accounts[account.0].budget
+    }
+
+    /// Opens an account with a budget of its own, unless it is open.
+    pub(crate) fn internal_account(&mut self, name: &Endpoint, budget: Budget) -> AccountId {
+        match self.by_name.get(name) {
+            Some(account) => *account,
+            None => self.open_account(name.clone(), budget),
+        }
+    }
+
     /// The account's `max`, in connections.
     pub(crate) fn account_max(&self, account: AccountId) -> usize {
         self.accounts[account.0].budget.max_connections()

@@ -80,10 +80,16 @@ fn close_expired(core: &Core, now: Instant) {
     for connection in core.withdraw(expired) {
         core.expire(&connection.shared);
     }
+    let mut doomed = false;
     for shared in core.connections() {
         if expired(&shared) {
             shared.doom();
+            doomed = true;
         }
+    }
+    if doomed {
+        // A lane's keeper replaces it.
+        core.progress.notify_waiters();
     }
 }
 

@@ -8,6 +8,7 @@ mod leak;
 mod lease;
 mod ledger;
 mod maintenance;
+mod shared;
 mod snapshot;
 mod store;
 
@@ -27,6 +28,7 @@ use redis::IntoConnectionInfo;
 
 pub use builder::GuardedPoolBuilder;
 pub use lease::GuardedConnection;
+pub use shared::SharedConnection;
 
 /// How long [`GuardedPool::close`] waits, once it has closed the last sockets, for their tasks to
 /// end.
@@ -141,6 +143,37 @@ impl GuardedPool {
                 Entry::Wait(waiter) => Ok(waiter.wait().await?),
             }
         }
+    }
+
+    async fn acquire_at(
+        &self,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<GuardedConnection, Error> {
+        match Arc::clone(&self.core).enter(endpoint, location)? {
+            Entry::Lease(lease) => Ok(lease),
+            Entry::Wait(waiter) => Ok(waiter.wait().await?),
+        }
+    }
+
+    /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens
+    /// nothing; the first command does.
+    ///
+    /// Most Redis work needs no connection of its own, and one multiplexed connection carries
+    /// several times the throughput of a pool on a fraction of the slots; see
+    /// [`SharedConnection`] for what may not be shared.
+    ///
+    /// ```no_run
+    /// # use redis_guard::{AsyncCommands, GuardedPool};
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut search = pool.shared("search");
+    /// let hits: Option<u64> = search.get("hits").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn shared(&self, endpoint: impl Into<Endpoint>) -> SharedConnection {
+        SharedConnection::new(self.clone(), &endpoint.into(), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) for code that names no endpoint: it counts as `default`. Named like

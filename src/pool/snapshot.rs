@@ -40,9 +40,36 @@ impl Core {
             },
             dials: named(Outcome::ALL.map(Outcome::as_str), &state.dials),
             connections_closed: named(CloseReason::ALL.map(CloseReason::as_str), &state.closed),
-            endpoints: endpoints(&state),
+            lanes: self.lanes.status(),
+            endpoints: self.endpoints(&state),
             leaks,
         }
+    }
+
+    fn endpoints(&self, state: &State) -> Vec<EndpointStatus> {
+        let none = Tally::default();
+        let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
+        state
+            .ledger
+            .accounts()
+            .zip(tallies)
+            .map(|(account, tally)| {
+                let (shared_in_flight, shared_in_flight_max) = self.lanes.in_flight(&account.name);
+                EndpointStatus {
+                    name: account.name,
+                    max: account.max,
+                    reserve: account.reserve,
+                    in_use: account.in_use,
+                    waiting: account.waiting,
+                    shared_in_flight,
+                    shared_in_flight_max,
+                    acquired: account.acquired,
+                    rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
+                    leaks_suspected: tally.leaks_suspected,
+                    leaks_resolved: tally.leaks_resolved,
+                }
+            })
+            .collect()
     }
 
     /// Publishes the pool's metrics.
@@ -113,27 +140,6 @@ impl Drop for Goal {
     fn drop(&mut self) {
         self.core.change(|state| state.ledger.remove_goal(self.connections));
     }
-}
-
-fn endpoints(state: &State) -> Vec<EndpointStatus> {
-    let none = Tally::default();
-    let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
-    state
-        .ledger
-        .accounts()
-        .zip(tallies)
-        .map(|(account, tally)| EndpointStatus {
-            name: account.name,
-            max: account.max,
-            reserve: account.reserve,
-            in_use: account.in_use,
-            waiting: account.waiting,
-            acquired: account.acquired,
-            rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
-            leaks_suspected: tally.leaks_suspected,
-            leaks_resolved: tally.leaks_resolved,
-        })
-        .collect()
 }
 
 /// Counts under their labels, zeros left out.

@@ -18,7 +18,8 @@ pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
 pub use event::{Event, Events};
 pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays};
 pub use pool::{
-    BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, SharedConnection,
+    BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
+    SharedConnection,
 };
 pub use status::{BreakerStatus, CloseReason, EndpointStatus, Health, LaneStatus, Leak, Status};
 

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis_guard::{Backoff, Budget, GuardedConnection, GuardedPool, redis};
-use support::{TestServer, impatient};
+use support::{Occupants, TestServer, impatient};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use waiting::{AT_ONCE, HANG, at_rest, cmd, echo, poll_once, ready, sockets, soon, until};
 
 const MAX: usize = 8;
@@ -21,16 +21,27 @@ const ENDPOINTS: [(&str, Budget); 3] =
 const MAXIMA: [usize; 3] = [3, 5, 8];
 const STEPS: usize = 10_000;
 const WORKERS: u64 = 12;
-const RESTARTS: usize = 3;
+const TROUBLES: usize = 3;
+
+/// What happens to the server during a random run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// It restarts, and closes connections.
+    Faults,
+    /// Others take all its slots, and give them back.
+    Full,
+}
 
 /// What the tasks of one random run share.
 struct Run {
+    trouble: Trouble,
     server: TestServer,
     pool: GuardedPool,
     name: String,
     steps: AtomicUsize,
     stepped: Notify,
-    /// Counted here, beside the pool's own counts.
+    /// Leases, counted here, beside the pool's own counts.
     held: [AtomicUsize; 3],
     over: AtomicBool,
 }
@@ -42,10 +53,12 @@ struct Held<'a> {
 }
 
 impl Run {
-    /// The lease counts as held before anybody else can see it, and until just before its end.
+    /// The lease counts as held until just before its end. (A budget counts sockets, so a lease
+    /// whose socket is closed holds nothing, and its place may have another holder.)
     fn hold(&self, endpoint: usize, connection: GuardedConnection) -> Held<'_> {
         let held = self.held[endpoint].fetch_add(1, Ordering::SeqCst) + 1;
-        assert!(held <= MAXIMA[endpoint], "{} holds {held}", ENDPOINTS[endpoint].0);
+        let (name, max) = (ENDPOINTS[endpoint].0, MAXIMA[endpoint]);
+        assert!(held <= max || self.trouble == Trouble::Faults, "{name} holds {held}");
         Held { connection, count: &self.held[endpoint] }
     }
 
@@ -94,9 +107,11 @@ async fn work(run: Arc<Run>, seed: u64) {
         let acquire = || run.pool.acquire(ENDPOINTS[endpoint].0);
         let lease = (!held.is_empty()).then(|| rng.usize(..held.len()));
         match (rng.u32(..100), lease) {
-            (0..30, _) => {
-                held.extend(acquire().await.ok().map(|lease| run.hold(endpoint, lease)));
-            }
+            (0..30, _) => match acquire().await {
+                Ok(lease) => held.push(run.hold(endpoint, lease)),
+                // Whoever is refused at once leaves the others some steps.
+                Err(_) => sleep(Duration::from_millis(1)).await,
+            },
             (30..40, _) => {
                 let polls = rng.usize(..4);
                 let lease = waiting::dropped_after(polls, acquire()).await;
@@ -120,9 +135,12 @@ async fn work(run: Arc<Run>, seed: u64) {
                 let text = rng.u64(..).to_string();
                 let echoed = echo(&mut held[at].connection, &text).await;
                 // A killed connection may say so; a wrong reply it must not give.
-                assert!(echoed.as_ref().is_ok_and(|echoed| *echoed == text) || echoed.is_err());
+                let said = echoed
+                    .as_ref()
+                    .map_or(run.trouble == Trouble::Faults, |echoed| *echoed == text);
+                assert!(said, "ECHO {text} was answered with {echoed:?}");
             }
-            (96..98, _) => run.kill_one(&mut rng),
+            (96..98, _) if run.trouble == Trouble::Faults => run.kill_one(&mut rng),
             _ => run.check_sockets(),
         }
         run.check_counts();
@@ -143,11 +161,11 @@ async fn leave_something_behind(connection: &mut GuardedConnection, rng: &mut fa
     let _: redis::RedisResult<redis::Value> = cmd(command).query_async(connection).await;
 }
 
-fn random_run() -> (Arc<Run>, u64) {
+fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("run again with SEED={seed}");
-    let server = TestServer::start().unwrap();
+    let server = TestServer::builder().maxclients(32).start().unwrap();
     let name = format!("random-{seed}");
     let mut builder = GuardedPool::builder(server.url())
         .max_connections(MAX)
@@ -160,6 +178,7 @@ fn random_run() -> (Arc<Run>, u64) {
     }
     let pool = builder.build().unwrap();
     let run = Run {
+        trouble,
         server,
         pool,
         name,
@@ -171,13 +190,35 @@ fn random_run() -> (Arc<Run>, u64) {
     (Arc::new(run), seed)
 }
 
-/// Restarts the server at even distances through the run.
-async fn restart_now_and_then(run: Arc<Run>) {
-    for nth in 1..=RESTARTS {
-        while run.steps.load(Ordering::SeqCst) < STEPS * nth / (RESTARTS + 1) {
+/// Makes trouble at even distances through the run.
+async fn make_trouble(run: Arc<Run>) {
+    let mut occupants = None;
+    for nth in 1..=TROUBLES {
+        while run.steps.load(Ordering::SeqCst) < STEPS * nth / (TROUBLES + 1) {
             run.stepped.notified().await;
         }
-        tokio::task::block_in_place(|| run.server.restart()).unwrap();
+        tokio::task::block_in_place(|| match run.trouble {
+            Trouble::None => {}
+            Trouble::Faults => run.server.restart().unwrap(),
+            Trouble::Full => {
+                occupants = match occupants.take() {
+                    None => Some(run.server.fill()),
+                    Some(occupants) => {
+                        Occupants::free(occupants);
+                        None
+                    }
+                };
+            }
+        });
+    }
+}
+
+/// Ends the watch, also when the test fails: the runtime waits for its thread.
+struct Over(Arc<Run>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::SeqCst);
     }
 }
 
@@ -193,24 +234,39 @@ fn watch_sockets(run: &Run) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_random_steps_keep_every_bound_and_leave_nothing_behind() {
-    let (run, seed) = random_run();
+    random_steps(Trouble::None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_do_ten_thousand_with_killed_connections_and_restarts() {
+    random_steps(Trouble::Faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_ten_thousand_while_others_take_the_servers_slots_and_give_them_back() {
+    random_steps(Trouble::Full).await;
+}
+
+async fn random_steps(trouble: Trouble) {
+    let (run, seed) = random_run(trouble);
     let watcher = tokio::task::spawn_blocking({
         let run = Arc::clone(&run);
         move || watch_sockets(&run)
     });
-    let restarts = tokio::spawn(restart_now_and_then(Arc::clone(&run)));
+    let over = Over(Arc::clone(&run));
+    let trouble = tokio::spawn(make_trouble(Arc::clone(&run)));
     let workers: Vec<_> =
         (0..WORKERS).map(|nth| tokio::spawn(work(Arc::clone(&run), seed ^ nth))).collect();
     for worker in workers {
         timeout(3 * HANG, worker).await.expect("a worker hangs").unwrap();
     }
-    soon("the last restart", restarts).await.unwrap();
-    run.over.store(true, Ordering::SeqCst);
+    soon("the last trouble", trouble).await.unwrap();
+    drop(over);
     assert!(watcher.await.unwrap() > 100, "the server was asked at many points");
 
     at_rest(&run.pool, &run.server).await;
     let acquired: u64 = run.pool.status().endpoints.iter().map(|e| e.acquired).sum();
-    assert!(acquired > 1_000, "most of the run was served, not {acquired}");
+    assert!(acquired > 500, "only {acquired} were served");
     let named = sockets(&run.server, &run.name).unwrap();
     assert_eq!(named, run.pool.status().live, "every socket has its name again");
     soon("close", run.pool.close()).await;

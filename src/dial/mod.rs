@@ -17,14 +17,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::error::DialFailure;
 use outcome::{Stage, classify, of_error_line, refusal};
-use stream::Stream;
-use tap::{Ear, Tap};
+use tap::Ear;
+
+pub(crate) use stream::Stream;
+pub(crate) use tap::Tap;
 
 pub use outcome::Outcome;
 
@@ -109,9 +112,43 @@ impl Dialer {
     ///
     /// Dropping the future closes the socket.
     pub(crate) async fn dial(&self) -> Result<Dialed, DialFailure> {
+        self.attempt(|tap, ear| self.set_up(tap, ear)).await
+    }
+
+    /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub(crate) async fn dial_pubsub<W>(
+        &self,
+        wrap: impl FnOnce(Tap<Stream>) -> W,
+    ) -> Result<PubSub, DialFailure>
+    where
+        W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.attempt(|mut tap, _ear| async move {
+            self.greet(&mut tap).await?;
+            PubSub::new(&self.redis, wrap(tap)).await
+        })
+        .await
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        set_up: impl FnOnce(Tap<Stream>, Ear) -> F,
+    ) -> Result<T, DialFailure>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
         let deadline = Instant::now() + self.connect_timeout;
         let result = match self.open(deadline).await {
-            Ok(stream) => self.handshake(stream, deadline).await,
+            Ok(stream) => {
+                let (tap, ear) = Tap::new(stream);
+                let result = by(deadline, set_up(tap, ear.clone())).await;
+                let heard = ear.close();
+                result.map_err(|error| Failed { stage: Stage::Handshake, heard, error })
+            }
             Err(failed) => Err(failed),
         };
         result.map_err(|failed| {
@@ -159,18 +196,7 @@ impl Dialer {
     }
 
     /// Authenticates, selects the database, names the connection, and waits for one answer.
-    async fn handshake(&self, stream: Stream, deadline: Instant) -> Result<Dialed, Failed> {
-        let (tap, ear) = Tap::new(stream);
-        match by(deadline, self.set_up(tap, &ear)).await {
-            Ok(dialed) => {
-                ear.close();
-                Ok(dialed)
-            }
-            Err(error) => Err(Failed { stage: Stage::Handshake, heard: ear.heard(), error }),
-        }
-    }
-
-    async fn set_up(&self, tap: Tap<Stream>, ear: &Ear) -> Result<Dialed, RedisError> {
+    async fn set_up(&self, tap: Tap<Stream>, ear: Ear) -> Result<Dialed, RedisError> {
         // Response timeouts are the lease's: it knows which commands block.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (mut connection, driver) =
@@ -200,6 +226,29 @@ impl Dialer {
             None => Err(closed()),
         }?;
         Ok(Dialed { connection, driver })
+    }
+
+    /// Authenticates and names a connection that is to become a subscriber's, whose driver can send
+    /// nothing but subscriptions, and waits for the answers: one line each.
+    async fn greet(&self, tap: &mut Tap<Stream>) -> Result<(), RedisError> {
+        let mut greeting = redis::pipe();
+        if let Some(password) = self.redis.password() {
+            greeting.cmd("AUTH").arg(self.redis.username()).arg(password);
+        }
+        greeting.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        tap.write_all(&greeting.get_packed_pipeline()).await?;
+        tap.flush().await?;
+        let mut answers = Vec::new();
+        while answers.iter().filter(|byte| **byte == b'\n').count() < greeting.len() {
+            // The tap bounds how much that can be.
+            if tap.read_buf(&mut answers).await? == 0 {
+                return Err(closed());
+            }
+        }
+        match outcome::bad_news(&answers) {
+            Some(words) => Err((ErrorKind::Client, "refused", words).into()),
+            None => Ok(()),
+        }
     }
 
     /// Makes a message fit for a log line: without the password, without the arguments that some

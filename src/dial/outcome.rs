@@ -173,6 +173,11 @@ pub(crate) fn refusal(heard: &[u8]) -> Option<String> {
     error_lines(heard).find(|line| of_error_line(line) == Some(Outcome::MaxClients))
 }
 
+/// The first error line that says that we are not let in.
+pub(crate) fn bad_news(heard: &[u8]) -> Option<String> {
+    error_lines(heard).find(|line| of_error_line(line).is_some())
+}
+
 /// What a failed dial means, and in whose words: `heard` are the first bytes the server sent,
 /// `error` is what the driver, or the socket, made of it.
 pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outcome, String) {

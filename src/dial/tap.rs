@@ -62,10 +62,11 @@ impl Ear {
         self.lock().clone()
     }
 
-    /// Stops listening: the dial is done, and the stream only passes through from here on.
-    pub(crate) fn close(&self) {
+    /// Stops listening: the dial is done, and the stream only passes through from here on. The
+    /// first bytes.
+    pub(crate) fn close(&self) -> Vec<u8> {
         self.0.listening.store(false, Ordering::Relaxed);
-        *self.lock() = Vec::new();
+        std::mem::take(&mut *self.lock())
     }
 }
 

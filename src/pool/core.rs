@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use redis::aio::PubSub;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -19,10 +20,11 @@ use tokio::time::Instant;
 use super::dialing;
 use super::leak::{Lease, Leases, Seat};
 use super::lease::GuardedConnection;
-use super::ledger::{AccountId, Admission, Ledger, Ticket};
+use super::ledger::{AccountId, Admission, Fresh, Ledger, Ticket};
 use super::maintenance;
+use super::pubsub::Subscriber;
 use super::shared::Lanes;
-use super::store::{Connection, Shared, Store};
+use super::store::{Connection, DEAD_LEASES, Shared, Store};
 use crate::dial::Dialer;
 use crate::dial::gate::{Gate, Transition, Verdict};
 use crate::error::{Phase, Reason};
@@ -31,14 +33,44 @@ use crate::metrics::Metrics;
 use crate::status::{CloseReason, Leak};
 use crate::{Endpoint, Outcome, Rejection};
 
-/// What a waiter is woken with.
-type Answer = Result<Grant, Rejection>;
-
 /// A waiter, as the ledger keeps it.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    answer: oneshot::Sender<Answer>,
+    answer: Answer,
     location: &'static Location<'static>,
+}
+
+/// How a waiter is woken: with the right to a connection, or with a socket of its own.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Grant(oneshot::Sender<Result<Grant, Rejection>>),
+    Subscriber(oneshot::Sender<Result<Subscriber, Rejection>>),
+}
+
+impl Answer {
+    fn refuse(self, rejection: Rejection) {
+        // Where the waiter is gone, nobody minds.
+        match self {
+            Self::Grant(waiter) => drop(waiter.send(Err(rejection))),
+            Self::Subscriber(waiter) => drop(waiter.send(Err(rejection))),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Grant(waiter) => waiter.is_closed(),
+            Self::Subscriber(waiter) => waiter.is_closed(),
+        }
+    }
+}
+
+/// A dial for one waiter.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    account: AccountId,
+    ticket: Ticket,
+    seat: Seat,
+    waiting: Waiting,
 }
 
 /// The settings that matter after the pool is built.
@@ -93,6 +125,8 @@ pub(super) struct State {
     pub(super) dials: [u64; Outcome::ALL.len()],
     pub(super) closed: [u64; CloseReason::ALL.len()],
     pub(super) transitions: BTreeMap<(&'static str, &'static str), u64>,
+    /// Leases that are held although their socket is closed.
+    dead_leases: usize,
     dialer_runs: bool,
     maintenance_runs: bool,
 }
@@ -108,9 +142,10 @@ pub(super) struct Tally {
 /// Whom a change of the state concerns, once the lock is gone.
 #[derive(Default)]
 struct Wakes {
-    granted: Vec<(AccountId, Seat, oneshot::Sender<Answer>)>,
-    refused: Vec<(oneshot::Sender<Answer>, Rejection)>,
+    granted: Vec<(AccountId, Seat, Answer)>,
+    refused: Vec<(Answer, Rejection)>,
     start_dialer: bool,
+    make_room: bool,
 }
 
 impl State {
@@ -129,6 +164,7 @@ impl State {
             // Turned away, so they no longer show that a connection is wanted.
             self.ledger.ask();
         }
+        wakes.make_room = self.ledger.makes_room();
         if !self.dialer_runs && self.ledger.wants_dial() {
             self.dialer_runs = true;
             wakes.start_dialer = true;
@@ -209,13 +245,13 @@ impl State {
 /// Whether a caller's turn is now.
 enum Turn {
     Now(Seat),
-    Later(Place),
+    Later(Place<Grant>),
 }
 
 /// Where a caller stands after its first look.
 pub(super) enum Entry {
     Lease(GuardedConnection),
-    Wait(Waiter),
+    Wait(Waiter<Grant>),
 }
 
 /// The right to take one connection from the store, and later the place of a lease in its
@@ -266,6 +302,7 @@ impl Drop for Grant {
         let mut state = self.core.lock();
         let Some(lease) = state.leases.end(self.seat) else {
             // Its socket was closed under it, and its place given back then.
+            state.dead_leases -= 1;
             return;
         };
         state.ledger.released(self.account, self.end == End::InStore);
@@ -291,49 +328,67 @@ impl Drop for Grant {
 /// A caller in the queue. Dropping it leaves the queue; a grant that was on its way goes to the
 /// next.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct Waiter<T> {
     core: Arc<Core>,
     account: AccountId,
     ticket: Ticket,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<Result<T, Rejection>>,
     location: &'static Location<'static>,
     since: Instant,
 }
 
 /// A place in the queue, and where the answer comes.
-type Place = (Ticket, oneshot::Receiver<Answer>);
+type Place<T> = (Ticket, oneshot::Receiver<Result<T, Rejection>>);
 
-impl Waiter {
+impl<T> Waiter<T> {
     fn new(
         core: Arc<Core>,
         account: AccountId,
-        (ticket, answer): Place,
+        (ticket, answer): Place<T>,
         location: &'static Location<'static>,
     ) -> Self {
         Self { core, account, ticket, answer, location, since: Instant::now() }
     }
 
-    /// Waits for a connection until the acquire timeout.
-    pub(super) async fn wait(mut self) -> Result<GuardedConnection, Rejection> {
+    /// Waits for the answer until the acquire timeout.
+    async fn answer(&mut self) -> Result<T, Rejection> {
         // Clamped by the builder, so it cannot overflow.
         let deadline = self.since + self.core.settings.acquire_timeout;
+        match tokio::time::timeout_at(deadline, &mut self.answer).await {
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(rejection))) => Err(self.core.reject(self.account, rejection)),
+            // The core never drops a sender unanswered, but if it did, that is what it means.
+            Ok(Err(_)) => Err(self.core.reject(self.account, Rejection::Closed)),
+            Err(_) => Err(self.core.reject_late(self.account, self.since)),
+        }
+    }
+}
+
+impl Waiter<Subscriber> {
+    /// Waits for a socket until the acquire timeout.
+    pub(super) async fn wait(mut self) -> Result<Subscriber, Rejection> {
+        let subscriber = self.answer().await?;
+        self.core.metrics.waited(self.since.elapsed());
+        Ok(subscriber)
+    }
+}
+
+impl Waiter<Grant> {
+    /// Waits for a connection until the acquire timeout.
+    pub(super) async fn wait(mut self) -> Result<GuardedConnection, Rejection> {
         loop {
-            let answer = tokio::time::timeout_at(deadline, &mut self.answer).await;
-            let grant = match answer {
-                Ok(Ok(Ok(grant))) => grant,
-                Ok(Ok(Err(rejection))) => return Err(self.core.reject(self.account, rejection)),
-                // The core never drops a sender unanswered, but if it did, that is what it means.
-                Ok(Err(_)) => return Err(self.core.reject(self.account, Rejection::Closed)),
-                Err(_) => return Err(self.core.reject_late(self.account, self.since)),
-            };
+            let grant = self.answer().await?;
             match grant.take() {
                 Ok(lease) => {
                     self.core.metrics.waited(self.since.elapsed());
                     return Ok(lease);
                 }
+                // Never in a loop without an end, whatever the store says.
+                Err(_) if self.since.elapsed() >= self.core.settings.acquire_timeout => {
+                    return Err(self.core.reject_late(self.account, self.since));
+                }
                 Err(grant) => self.requeue(grant),
             }
-            // Never in a loop without a pause, whatever the store says.
             tokio::task::yield_now().await;
         }
     }
@@ -344,8 +399,10 @@ impl Waiter {
     }
 }
 
-impl Drop for Waiter {
+impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
+        // First, so that a dial under way for it does not queue it again.
+        self.answer.close();
         let (account, ticket) = (self.account, self.ticket);
         // Dropped here, outside the lock: the sender's end wakes.
         let _waiting = self.core.change(|state| state.ledger.cancelled(account, ticket));
@@ -374,6 +431,7 @@ impl Core {
                 dials: [0; Outcome::ALL.len()],
                 closed: [0; CloseReason::ALL.len()],
                 transitions: BTreeMap::new(),
+                dead_leases: 0,
                 dialer_runs: false,
                 maintenance_runs: false,
             }),
@@ -411,10 +469,17 @@ impl Core {
     fn wake(self: &Arc<Self>, wakes: Wakes) {
         for (account, seat, waiter) in wakes.granted {
             // Where the waiter is gone, the grant is dropped here and serves the next one.
-            let _ = waiter.send(Ok(Grant::new(Arc::clone(self), account, seat)));
+            let grant = Grant::new(Arc::clone(self), account, seat);
+            if let Answer::Grant(waiter) = waiter {
+                let _ = waiter.send(Ok(grant));
+            }
         }
         for (waiter, rejection) in wakes.refused {
-            let _ = waiter.send(Err(rejection));
+            waiter.refuse(rejection);
+        }
+        if wakes.make_room {
+            let mut left = 1;
+            drop(self.withdraw(|_| std::mem::take(&mut left) > 0));
         }
         if wakes.start_dialer && !self.spawn(dialing::run(Arc::clone(self))) {
             self.lock().dialer_stopped();
@@ -484,7 +549,7 @@ impl Core {
         state: &mut State,
         account: AccountId,
         location: &'static Location<'static>,
-    ) -> Result<Place, Rejection> {
+    ) -> Result<Place<Grant>, Rejection> {
         let refused = match state.refusal() {
             Some(rejection) => {
                 state.ledger.ask();
@@ -492,7 +557,8 @@ impl Core {
             }
             None => {
                 let (waiter, answer) = oneshot::channel();
-                match state.ledger.enqueue(account, Waiting { answer: waiter, location }) {
+                let waiting = Waiting { answer: Answer::Grant(waiter), location };
+                match state.ledger.enqueue(account, waiting) {
                     Ok(ticket) => return Ok((ticket, answer)),
                     Err(_) => Rejection::QueueFull { limit: state.ledger.queue_limit() },
                 }
@@ -500,6 +566,36 @@ impl Core {
         };
         state.count_rejection(account, &refused);
         Err(refused)
+    }
+
+    /// Queues for a socket of the caller's own.
+    pub(super) fn enter_subscriber(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<Waiter<Subscriber>, Rejection> {
+        let (waiter, answer) = oneshot::channel();
+        let waiting = Waiting { answer: Answer::Subscriber(waiter), location };
+        let (account, start_maintenance, queued) = self.change(|state| {
+            let account = state.ledger.account(endpoint);
+            let start_maintenance = state.wants_maintenance();
+            let queued = match state.refusal() {
+                Some(rejection) => {
+                    state.ledger.ask();
+                    Err(rejection)
+                }
+                None => state
+                    .ledger
+                    .enqueue_fresh(account, waiting)
+                    .map_err(|_| Rejection::QueueFull { limit: state.ledger.queue_limit() }),
+            };
+            (account, start_maintenance, queued)
+        });
+        if start_maintenance {
+            self.start_maintenance();
+        }
+        let ticket = queued.map_err(|rejection| self.reject(account, rejection))?;
+        Ok(Waiter::new(Arc::clone(self), account, (ticket, answer), location))
     }
 
     /// Takes a connection if one is free right now.
@@ -545,9 +641,9 @@ impl Core {
         mut grant: Grant,
         ticket: Option<Ticket>,
         location: &'static Location<'static>,
-    ) -> Place {
+    ) -> Place<Grant> {
         let (waiter, answer) = oneshot::channel();
-        let waiting = Waiting { answer: waiter, location };
+        let waiting = Waiting { answer: Answer::Grant(waiter), location };
         let (core, account, seat) = (Arc::clone(&grant.core), grant.account, grant.seat);
         let ticket = core.change(|state| {
             state.leases.end(seat);
@@ -631,6 +727,46 @@ impl Core {
         self.events.send(|| Event::BreakerChanged { from, to });
     }
 
+    // Dials for one waiter.
+
+    /// Notes that a dial starts; for whom, if it is for somebody in particular.
+    pub(super) fn dial_started(state: &mut State) -> Option<Reserved> {
+        let Fresh { account, ticket, waiter: waiting } = state.ledger.dial_started()?;
+        let seat = state.leases.begin(account, waiting.location);
+        state.leases.exempt(seat);
+        Some(Reserved { account, ticket, seat, waiting })
+    }
+
+    /// The dial failed: the waiter goes back to its place, unless it has left.
+    pub(super) fn dial_failed(state: &mut State, reserved: Reserved) -> Option<Waiting> {
+        let Reserved { account, ticket, seat, waiting } = reserved;
+        state.leases.end(seat);
+        let gone = waiting.answer.is_gone();
+        let (gone, waiting) = if gone { (Some(waiting), None) } else { (None, Some(waiting)) };
+        state.ledger.fresh_failed(account, ticket, waiting);
+        // To be dropped outside the lock.
+        gone
+    }
+
+    /// The dial succeeded: hands the socket over.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        reserved: Reserved,
+        redis: PubSub,
+        shared: Arc<Shared>,
+    ) {
+        let Reserved { account, seat, waiting, .. } = reserved;
+        shared.lent_to(Some(seat));
+        let mut grant = Grant::new(Arc::clone(self), account, seat);
+        // It never was in the store, and never will be.
+        grant.end = End::Gone;
+        let subscriber = Subscriber { redis, shared, grant };
+        if let Answer::Subscriber(waiter) = waiting.answer {
+            // Where the waiter is gone, this closes the socket.
+            let _ = waiter.send(Ok(subscriber));
+        }
+    }
+
     // Connections.
 
     pub(super) fn new_id(&self) -> u64 {
@@ -701,8 +837,11 @@ impl Core {
             state.ledger.died();
             state.closed[reason as usize] += 1;
             // A budget counts sockets: the place of a lease whose socket is gone is free.
-            let lease = shared.holder().and_then(|seat| state.leases.end(seat));
+            // As far as the store has room for leases that nobody lets go of.
+            let room = state.dead_leases < DEAD_LEASES;
+            let lease = shared.holder().filter(|_| room).and_then(|seat| state.leases.end(seat));
             if let Some(lease) = &lease {
+                state.dead_leases += 1;
                 state.ledger.released(lease.account, false);
             }
             let now = Instant::now();
@@ -758,6 +897,12 @@ impl Core {
     pub(super) fn shut(self: &Arc<Self>) {
         self.change(|state| state.ledger.close());
         self.close_idle();
+        for shared in self.connections() {
+            if shared.is_subscriber() {
+                // It would listen for ever.
+                self.revoke(&shared, CloseReason::PoolClosed);
+            }
+        }
         self.schedule_changed.notify_one();
         self.progress.notify_waiters();
     }

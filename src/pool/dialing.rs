@@ -9,10 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use redis::aio::PubSub;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::store::{Connection, Owned, Shared};
+use super::berth::{Berth, Berthed};
+use super::core::{Core, Reserved};
+use super::store::{Connection, Ending, Owned, Shared};
 use crate::Outcome;
 use crate::dial::gate::{Approval, Decision};
 use crate::dial::{Dialed, Driver};
@@ -42,7 +45,7 @@ async fn dial_while_wanted(mut running: Running) {
             Step::Dial(attempt) => {
                 let started = Instant::now();
                 tokio::select! {
-                    result = core.dialer.dial() => attempt.ended(result, started),
+                    result = attempt.dial() => attempt.ended(result, started),
                     // Nobody needs it any more; `attempt` takes it out of the books.
                     () = closed(&core) => {}
                 }
@@ -85,8 +88,8 @@ fn next_step(core: &Arc<Core>) -> Step {
     let (decision, transition) = state.gate.ask(Instant::now());
     let step = match decision {
         Decision::Dial(approval) => {
-            state.ledger.dial_started();
-            Step::Dial(Attempt { core: Arc::clone(core), approval: Some(approval) })
+            let reserved = Core::dial_started(&mut state);
+            Step::Dial(Attempt { core: Arc::clone(core), approval: Some(approval), reserved })
         }
         Decision::WaitUntil(due) => Step::WaitUntil(due),
         Decision::Held => Step::Wait,
@@ -101,14 +104,52 @@ struct Attempt {
     core: Arc<Core>,
     /// `None` once it has ended.
     approval: Option<Approval>,
+    /// The one waiter that it is for, if that is a subscriber.
+    reserved: Option<Reserved>,
+}
+
+/// What a dial brings.
+enum Product {
+    Connection(Dialed),
+    PubSub(PubSub, Berth),
 }
 
 impl Attempt {
-    fn ended(mut self, result: Result<Dialed, DialFailure>, started: Instant) {
+    async fn dial(&self) -> Result<Product, DialFailure> {
+        let dialer = &self.core.dialer;
+        if self.reserved.is_none() {
+            return dialer.dial().await.map(Product::Connection);
+        }
+        let berth = Berth::default();
+        let (signal, end) = oneshot::channel();
+        berth.signal(signal);
+        let ours = berth.clone();
+        let redis = dialer.dial_pubsub(move |stream| Berthed::new(stream, end, ours)).await?;
+        Ok(Product::PubSub(redis, berth))
+    }
+
+    fn ended(mut self, result: Result<Product, DialFailure>, started: Instant) {
         let Some(approval) = self.approval.take() else { return };
-        match result {
-            Ok(dialed) => connected(&self.core, approval, dialed, started),
-            Err(failure) => failed(&self.core, approval, failure),
+        let reserved = self.reserved.take();
+        match (result, reserved) {
+            (Ok(product), reserved) => {
+                let now = connected(&self.core, approval, started);
+                match (product, reserved) {
+                    (Product::PubSub(redis, berth), Some(reserved)) => {
+                        let shared = occupy(&self.core, &berth, now);
+                        // Or else our copy keeps the slot when the socket is closed.
+                        drop(berth);
+                        self.core.deliver(reserved, redis, shared);
+                    }
+                    (Product::Connection(dialed), _) => {
+                        self.core.restore(open(&self.core, dialed, now));
+                    }
+                    (Product::PubSub(..), None) => {
+                        unreachable!("a subscriber is dialed only for its waiter")
+                    }
+                }
+            }
+            (Err(failure), reserved) => failed(&self.core, approval, reserved, failure),
         }
         self.core.progress.notify_waiters();
     }
@@ -117,14 +158,16 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let Some(approval) = self.approval.take() else { return };
+        let reserved = self.reserved.take();
         if std::thread::panicking() {
             // A dial that panics must not be tried again at once, for ever.
             let failure = core_panicked(&self.core);
-            return failed(&self.core, approval, failure);
+            return failed(&self.core, approval, reserved, failure);
         }
-        let transition = self.core.change(|state| {
+        let (transition, _gone) = self.core.change(|state| {
             state.ledger.dial_failed(false);
-            state.gate.abandoned(approval)
+            let gone = reserved.map(|reserved| Core::dial_failed(state, reserved));
+            (state.gate.abandoned(approval), gone)
         });
         self.core.announce(transition);
         self.core.progress.notify_waiters();
@@ -146,7 +189,7 @@ async fn closed(core: &Core) {
     }
 }
 
-fn connected(core: &Arc<Core>, approval: Approval, dialed: Dialed, started: Instant) {
+fn connected(core: &Arc<Core>, approval: Approval, started: Instant) -> Instant {
     let now = Instant::now();
     let took = now.duration_since(started);
     // From here on the socket counts as live, so that its end can be counted whenever it comes.
@@ -157,19 +200,21 @@ fn connected(core: &Arc<Core>, approval: Approval, dialed: Dialed, started: Inst
     });
     core.metrics.created(took);
     core.announce(transition);
-    tracing::debug!(pool = %core.settings.name, server = %core.dialer.server, ?took, live, "connected");
+    let (pool, server) = (&core.settings.name, &core.dialer.server);
+    tracing::debug!(%pool, %server, ?took, live, "connected");
     core.events.send(|| Event::Connected { live });
-    core.restore(open(core, dialed, now));
+    now
 }
 
-fn failed(core: &Arc<Core>, approval: Approval, failure: DialFailure) {
+fn failed(core: &Arc<Core>, approval: Approval, reserved: Option<Reserved>, failure: DialFailure) {
     let failure = Arc::new(failure);
     let now = Instant::now();
-    let (transition, next_dial_in) = core.change(|state| {
+    let (transition, next_dial_in, _gone) = core.change(|state| {
         state.dials[failure.outcome as usize] += 1;
         state.ledger.dial_failed(failure.outcome.is_full());
+        let gone = reserved.map(|reserved| Core::dial_failed(state, reserved));
         let transition = state.gate.failed(approval, Arc::clone(&failure), now);
-        (transition, state.gate.next_attempt_in(now))
+        (transition, state.gate.next_attempt_in(now), gone)
     });
     tracing::warn!(
         pool = %core.settings.name, server = %failure.server, outcome = %failure.outcome,
@@ -182,14 +227,30 @@ fn failed(core: &Arc<Core>, approval: Approval, failure: DialFailure) {
 /// Starts the connection's driver.
 fn open(core: &Arc<Core>, dialed: Dialed, now: Instant) -> Connection {
     let Dialed { connection: redis, driver } = dialed;
+    let slot = slot(core, now);
+    let shared = Arc::clone(&slot.shared);
+    let task = tokio::spawn(Driven { driver, _slot: slot });
+    shared.set_ending(Ending::Task(task.abort_handle()));
+    Box::new(Owned { redis, shared, core: Arc::downgrade(core) })
+}
+
+/// Gives a subscriber's socket its slot.
+fn occupy(core: &Arc<Core>, berth: &Berth, now: Instant) -> Arc<Shared> {
+    let slot = slot(core, now);
+    let shared = Arc::clone(&slot.shared);
+    if let Some(signal) = berth.take_signal() {
+        shared.set_ending(Ending::Signal(signal));
+    }
+    berth.fill(slot);
+    shared
+}
+
+fn slot(core: &Arc<Core>, now: Instant) -> Slot {
     // ± 10 %, so that a fleet that was started together does not redial together.
     let lifetime = core.settings.max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
     let shared = Arc::new(Shared::new(core.new_id(), now + lifetime, core.coarse_now()));
     core.register(&shared);
-    let slot = Slot { core: Arc::clone(core), shared: Arc::clone(&shared) };
-    let task = tokio::spawn(Driven { driver, _slot: slot });
-    shared.set_task(task.abort_handle());
-    Box::new(Owned { redis, shared, core: Arc::downgrade(core) })
+    Slot { core: Arc::clone(core), shared }
 }
 
 /// A driver and its slot. The order of the fields is the point: the socket, which the driver owns,
@@ -208,7 +269,7 @@ impl Future for Driven {
 }
 
 /// One of the server's slots: held from the dial until the socket is closed, however that comes.
-struct Slot {
+pub(super) struct Slot {
     core: Arc<Core>,
     shared: Arc<Shared>,
 }

@@ -38,6 +38,8 @@ pub(crate) struct Ledger<W> {
     next_ticket: Ticket,
     /// Somebody was turned away for want of a connection since the last dial.
     asked: bool,
+    /// An idle connection is being closed to make room for a fresh one.
+    making_room: bool,
     /// How many connections somebody wants live, each until its removal.
     goals: Vec<usize>,
     closed: bool,
@@ -55,6 +57,8 @@ struct Account<W> {
     acquired: u64,
     /// In order of arrival. A waiter who comes back keeps its ticket and with it its place.
     queue: BTreeMap<Ticket, W>,
+    /// Those who want a socket of their own, which no idle connection can be for them.
+    fresh: BTreeMap<Ticket, W>,
 }
 
 /// An endpoint's place in the ledger.
@@ -78,6 +82,14 @@ pub(crate) enum Admission {
 #[derive(Debug)]
 pub(crate) struct Grant<W> {
     pub(crate) account: AccountId,
+    pub(crate) waiter: W,
+}
+
+/// A dial is for this waiter, and nobody else.
+#[derive(Debug)]
+pub(crate) struct Fresh<W> {
+    pub(crate) account: AccountId,
+    pub(crate) ticket: Ticket,
     pub(crate) waiter: W,
 }
 
@@ -126,6 +138,7 @@ impl<W> Ledger<W> {
             queued: 0,
             next_ticket: 0,
             asked: false,
+            making_room: false,
             goals: Vec::new(),
             closed: false,
         };
@@ -146,6 +159,7 @@ impl<W> Ledger<W> {
             in_use: 0,
             acquired: 0,
             queue: BTreeMap::new(),
+            fresh: BTreeMap::new(),
         });
         id
     }
@@ -303,7 +317,8 @@ impl<W> Ledger<W> {
 
     /// A waiter left; `None` if it was not queued any more.
     pub(crate) fn cancelled(&mut self, account: AccountId, ticket: Ticket) -> Option<W> {
-        let waiter = self.accounts[account.0].queue.remove(&ticket);
+        let Account { queue, fresh, .. } = &mut self.accounts[account.0];
+        let waiter = queue.remove(&ticket).or_else(|| fresh.remove(&ticket));
         self.queued -= usize::from(waiter.is_some());
         waiter
     }
@@ -314,8 +329,10 @@ impl<W> Ledger<W> {
         let accounts = (0..self.accounts.len()).map(AccountId);
         accounts
             .flat_map(|id| {
-                let queue = std::mem::take(&mut self.accounts[id.0].queue);
-                queue.into_values().map(move |waiter| (id, waiter)).collect::<Vec<_>>()
+                let account = &mut self.accounts[id.0];
+                let queue = std::mem::take(&mut account.queue).into_values();
+                let fresh = std::mem::take(&mut account.fresh).into_values();
+                queue.chain(fresh).map(move |waiter| (id, waiter)).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -350,13 +367,75 @@ impl<W> Ledger<W> {
         // Whoever still queues could not be served with what there is; could they with one more?
         let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some();
         let goal = self.goals.iter().any(|goal| sockets < *goal);
-        waited_for || goal || (self.asked && self.idle <= 0 && sockets < self.limit)
+        waited_for
+            || goal
+            || self.fresh_due().is_some()
+            || (self.asked && self.idle <= 0 && sockets < self.limit)
     }
 
-    /// A dial starts.
-    pub(crate) fn dial_started(&mut self) {
+    /// A dial starts, for whoever comes first, or, where one of those is the first in line, for the
+    /// waiter that wants a socket of its own.
+    pub(crate) fn dial_started(&mut self) -> Option<Fresh<W>> {
+        let sockets = self.sockets();
         self.dialing += 1;
+        if let Some((ticket, account)) = self.fresh_due() {
+            let first =
+                |id: AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
+            let other = self.longest_waiting(self.limit.max(sockets + 1)).and_then(first);
+            if other.is_none_or(|other| ticket < other)
+                && let Some(waiter) = self.accounts[account.0].fresh.remove(&ticket)
+            {
+                self.queued -= 1;
+                self.take(account);
+                return Some(Fresh { account, ticket, waiter });
+            }
+        }
         self.asked = false;
+        None
+    }
+
+    /// Queues a waiter that wants a socket of its own, or gives it back if the queue is full.
+    pub(crate) fn enqueue_fresh(&mut self, account: AccountId, waiter: W) -> Result<Ticket, W> {
+        if self.queued >= self.queue_limit {
+            return Err(waiter);
+        }
+        let ticket = self.new_ticket();
+        self.queued += 1;
+        self.accounts[account.0].fresh.insert(ticket, waiter);
+        Ok(ticket)
+    }
+
+    /// The dial for it failed: back to its place. `None`: it has left.
+    pub(crate) fn fresh_failed(&mut self, account: AccountId, ticket: Ticket, waiter: Option<W>) {
+        self.released(account, false);
+        if let Some(waiter) = waiter {
+            self.queued += 1;
+            self.accounts[account.0].fresh.insert(ticket, waiter);
+        }
+    }
+
+    /// Who of those waits longest, if one more socket could be theirs.
+    fn fresh_due(&self) -> Option<(Ticket, AccountId)> {
+        if self.queued == 0 {
+            return None;
+        }
+        let limit = self.limit.max(self.sockets() + 1);
+        (0..self.accounts.len())
+            .map(AccountId)
+            .filter(|id| self.is_eligible(*id, limit))
+            .filter_map(|id| Some((*self.accounts[id.0].fresh.first_key_value()?.0, id)))
+            .min_by_key(|(ticket, _)| *ticket)
+    }
+
+    /// Whether an idle connection is to be closed so that a fresh one can be opened; noted as done.
+    pub(crate) fn makes_room(&mut self) -> bool {
+        let wanted = !self.making_room
+            && !self.closed
+            && self.idle > 0
+            && self.sockets() >= self.limit
+            && self.fresh_due().is_some();
+        self.making_room |= wanted;
+        wanted
     }
 
     /// The dial ended with a connection. It counts as idle once it is
@@ -384,6 +463,7 @@ impl<W> Ledger<W> {
 
     /// A connection's socket is closed.
     pub(crate) fn died(&mut self) {
+        self.making_room = false;
         self.live -= 1;
     }
 
@@ -475,7 +555,7 @@ impl<W> Ledger<W> {
             max: account.budget.max_connections(),
             reserve: account.reserve,
             in_use: account.in_use,
-            waiting: account.queue.len(),
+            waiting: account.queue.len() + account.fresh.len(),
             acquired: account.acquired,
         })
     }

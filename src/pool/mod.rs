@@ -1,5 +1,6 @@
 //! The pool: leases on live connections, dialed in the background through the gate.
 
+mod berth;
 mod builder;
 mod command;
 mod core;
@@ -8,6 +9,7 @@ mod leak;
 mod lease;
 mod ledger;
 mod maintenance;
+mod pubsub;
 mod shared;
 mod snapshot;
 mod store;
@@ -28,6 +30,7 @@ use redis::IntoConnectionInfo;
 
 pub use builder::GuardedPoolBuilder;
 pub use lease::GuardedConnection;
+pub use pubsub::{GuardedPubSub, PubSubEvent};
 pub use shared::SharedConnection;
 
 /// How long [`GuardedPool::close`] waits, once it has closed the last sockets, for their tasks to
@@ -185,6 +188,41 @@ impl GuardedPool {
     #[track_caller]
     pub fn get(&self) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
         self.acquire(Endpoint::DEFAULT)
+    }
+
+    /// Opens a subscriber for `endpoint`, on a connection of its own that counts in the endpoint's
+    /// budget until it is dropped; see [`GuardedPubSub`].
+    ///
+    /// ```no_run
+    /// # use redis_guard::{GuardedPool, PubSubEvent};
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut orders = pool.pubsub("orders").await?;
+    /// orders.subscribe("orders:new").await?;
+    /// while let Some(event) = orders.next().await {
+    ///     match event? {
+    ///         PubSubEvent::Message(message) => println!("{}", message.get_channel_name()),
+    ///         PubSubEvent::Gap => println!("messages may have been missed: read the list again"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[track_caller]
+    pub fn pubsub<E: Into<Endpoint>>(
+        &self,
+        endpoint: E,
+    ) -> impl Future<Output = Result<GuardedPubSub, Error>> + Send + use<E> {
+        let pending =
+            GuardedPubSub::new(Arc::clone(&self.core), endpoint.into(), Location::caller());
+        pending.connected()
     }
 
     /// Leases a connection if one is free right now. Where none is, one is dialed in the

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
 use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -22,8 +23,9 @@ use super::core::Core;
 use super::leak::Seat;
 use crate::status::CloseReason;
 
-/// How many dead leases that nobody lets go of the store has room for, at least.
-const DEAD_LEASES: usize = 256;
+/// How many dead leases that nobody lets go of the store has room for. Past it, one more keeps its
+/// place in its endpoint's budget until it is dropped.
+pub(super) const DEAD_LEASES: usize = 256;
 
 /// deadpool never waits here: whoever comes holds a grant.
 const NO_WAIT: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
@@ -74,7 +76,7 @@ impl Store {
     pub(super) fn new(max_connections: usize) -> Self {
         // Room beyond `max_connections` for leases whose socket is dead: their slot is free for the
         // next dial, but deadpool counts them until their holder lets go.
-        let objects = max_connections.saturating_mul(2).saturating_add(DEAD_LEASES);
+        let objects = max_connections.saturating_add(DEAD_LEASES);
         // Last in, first out: under a light load the same few stay warm and the rest goes idle.
         let pool = managed::Pool::builder(Manager::default())
             .max_size(objects)
@@ -159,8 +161,7 @@ pub(super) struct Shared {
     /// Coarse time of the last PING that it answered while it was idle.
     checked_at: AtomicU64,
     pub(super) expires: Instant,
-    /// The driver's task.
-    task: Mutex<Option<AbortHandle>>,
+    ending: Mutex<Option<Ending>>,
     /// The mark of the seat that has it, or zero.
     seat: AtomicU64,
 }
@@ -180,7 +181,7 @@ impl Shared {
             used_at: AtomicU64::new(used),
             checked_at: AtomicU64::new(used),
             expires,
-            task: Mutex::new(None),
+            ending: Mutex::new(None),
             seat: AtomicU64::new(0),
         }
     }
@@ -256,14 +257,35 @@ impl Shared {
         CloseReason::ALL.into_iter().find(|r| *r as u8 == reason).unwrap_or(CloseReason::Peer)
     }
 
-    pub(super) fn set_task(&self, task: AbortHandle) {
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    pub(super) fn set_ending(&self, ending: Ending) {
+        *self.ending() = Some(ending);
     }
 
-    /// Ends the driver, and with it closes the socket.
+    /// Closes the socket.
     pub(super) fn abort(&self) {
-        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
-            task.abort();
+        match self.ending().take() {
+            Some(Ending::Task(task)) => task.abort(),
+            // A stream that is gone needs no signal.
+            Some(Ending::Signal(signal)) => drop(signal.send(())),
+            None => {}
         }
     }
+
+    /// True for a connection that listens and is never lent.
+    pub(super) fn is_subscriber(&self) -> bool {
+        matches!(*self.ending(), Some(Ending::Signal(_)))
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Option<Ending>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a socket is closed from outside.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// By ending the driver that owns it.
+    Task(AbortHandle),
+    /// By telling the stream, whose driver is not ours.
+    Signal(oneshot::Sender<()>),
 }

@@ -6,9 +6,11 @@ use redis::IntoConnectionInfo;
 use redis_guard::{
     Backoff, BreakerState, Budget, Event, GuardedPool, Phase, Rejection, deadpool_redis, redis,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::support::{TestServer, VendorScript, VendorServer, dials, impatient};
+use crate::support::{
+    Auth, Resp, TestServer, Transport, VendorScript, VendorServer, dials, impatient,
+};
 use crate::waiting::{AT_ONCE, HANG, clients, cmd, echo, field, id, next, poll_once, ready, soon};
 use crate::waiting::{next_close, until};
 use crate::{pair, pair_with};
@@ -138,6 +140,21 @@ async fn an_acquire_timeout_of_zero_takes_what_is_free_and_waits_for_nothing() {
 
     assert_eq!(error.reason(), "acquire_timeout");
     assert!(begun.elapsed() < AT_ONCE);
+}
+
+#[tokio::test]
+async fn a_password_that_is_mended_is_found_so_after_the_time_that_was_told() {
+    let server = TestServer::builder().password("old").start().unwrap();
+    let url = server.url_with(Transport::Tcp, Resp::Resp3, Auth::Password("new"), 0);
+    let pool = GuardedPool::builder(url).build().unwrap();
+    let error = pool.acquire("test").await.unwrap_err();
+    assert_eq!(error.reason(), "connect_failed");
+
+    server.admin().text(&["CONFIG", "SET", "requirepass", "new"]);
+    sleep(error.retry_after().expect("a time to wait")).await;
+
+    let mut lease = pool.acquire("test").await.unwrap();
+    assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
 }
 
 // The breaker in an operator's hands.

@@ -120,6 +120,42 @@ async fn close_ends_a_dial_that_hangs() {
     soon("the socket's end", server.all_closed()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_in_the_middle_of_everything_leaves_no_socket_and_no_caller() {
+    for round in 0..20 {
+        let (server, pool) = pair_with(4, |builder| builder.drain_timeout(DRAIN));
+        let callers: Vec<_> = (0..16)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    loop {
+                        match pool.acquire("test").await {
+                            Ok(mut lease) => {
+                                let _ = cmd("SELECT 3").query_async::<String>(&mut lease).await;
+                            }
+                            Err(error) => break error.reason(),
+                        }
+                    }
+                })
+            })
+            .collect();
+        until("some work", &pool, || {
+            pool.status().endpoints.iter().any(|endpoint| endpoint.acquired > round * 5)
+        })
+        .await;
+
+        soon("close", pool.close()).await;
+
+        let status = pool.status();
+        assert_eq!((status.live, status.dialing), (0, 0), "{status:#?}");
+        for caller in callers {
+            assert_eq!(soon("a caller", caller).await.unwrap(), "closed");
+        }
+        assert_eq!((pool.status().in_use, pool.status().waiting), (0, 0));
+        until("an empty CLIENT LIST", &pool, || clients(&server) == 0).await;
+    }
+}
+
 #[tokio::test]
 async fn close_twice_or_at_the_same_time_is_close() {
     let (_server, pool) = pair(2);

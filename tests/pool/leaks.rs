@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::pair_with;
 use crate::support::TestServer;
-use crate::waiting::{clients, cmd, echo, next, next_close, poll_once, soon, until};
+use crate::waiting::{clients, cmd, echo, id, next, next_close, poll_once, soon, until};
 
 const LEAK_AFTER: Duration = Duration::from_millis(100);
 
@@ -151,6 +151,27 @@ async fn a_revoked_lease_makes_room_for_the_next_caller() {
     assert_eq!(echo(&mut next, "hello").await.unwrap(), "hello");
     drop(leaked);
     assert_eq!(pool.status().in_use, 1, "only one of the two still holds anything");
+}
+
+/// Whoever never lets go of dead leases is served, or told no in time; and served once it lets go.
+#[tokio::test]
+async fn hundreds_of_dead_leases_make_no_caller_hang() {
+    let (server, pool) = pair_with(1, |builder| builder.acquire_timeout(LEAK_AFTER));
+    let mut events = pool.events();
+    let mut dead = Vec::new();
+    for _ in 0..300 {
+        let Ok(mut lease) = soon("an answer", pool.acquire("leaky")).await else { break };
+        let id = id(&mut lease).await;
+        server.admin().text(&["CLIENT", "KILL", "ID", &id.to_string()]);
+        next_close(&mut events).await;
+        dead.push(lease);
+    }
+    assert!(dead.len() > 10, "{} dead leases are not many", dead.len());
+
+    drop(dead);
+
+    assert_eq!((pool.status().in_use, pool.status().waiting), (0, 0));
+    drop(soon("the next caller", pool.acquire("other")).await.unwrap());
 }
 
 #[tokio::test]

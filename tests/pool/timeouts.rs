@@ -7,7 +7,7 @@ use redis_guard::{AsyncCommands, redis};
 use crate::pair_with;
 use crate::support::{Auth, Resp};
 use crate::support::{TestServer, Transport, impatient};
-use crate::waiting::{cmd, echo, field, id, soon};
+use crate::waiting::{cmd, echo, field, id, soon, until};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Above the response timeout, below twice that: the PING of the clean-up is answered.
@@ -111,4 +111,26 @@ async fn a_pipeline_with_a_blocking_command_waits_for_it() {
         pipeline.query_async(&mut lease).await.unwrap();
 
     assert_eq!((nothing, after.as_str()), (None, "after"));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_and_goes_on_is_used_again() {
+    let (server, pool) = pair_with(2, |builder| {
+        builder.response_timeout(RESPONSE_TIMEOUT).acquire_timeout(RESPONSE_TIMEOUT)
+    });
+    pool.warm_up(2).await.unwrap();
+    server.pause();
+    // The leases work for all that anybody can know, and their commands time out.
+    for _ in 0..2 {
+        let mut lease = pool.acquire("test").await.unwrap();
+        cmd("PING").query_async::<String>(&mut lease).await.unwrap_err();
+    }
+    until("both closed", &pool, || pool.status().live == 0).await;
+    let error = soon("a refusal", pool.acquire("test")).await.unwrap_err();
+    assert_eq!(error.reason(), "acquire_timeout", "{error}");
+
+    server.resume();
+
+    let mut lease = crate::support::ask_until_served(&pool).await;
+    assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
 }

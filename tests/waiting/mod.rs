@@ -16,7 +16,7 @@ use crate::support::server::Reply;
 pub(crate) const HANG: Duration = Duration::from_secs(20);
 
 /// "At once", on a machine that has other things to do.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(200);
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(500);
 
 const TICK: Duration = Duration::from_millis(1);
 

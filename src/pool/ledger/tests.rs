@@ -118,6 +118,36 @@ fn a_reserve_does_not_starve_the_others_while_the_server_is_full() {
 }
 
 #[test]
+fn a_subscriber_gets_a_socket_of_its_own_and_pays_from_its_budget() {
+    let mut ledger = stocked(3, 2, &[("sub", Budget::max(1))]);
+    let sub = ledger.account(&"sub".into());
+    ledger.enqueue_fresh(sub, 1).unwrap();
+    ledger.enqueue_fresh(sub, 2).unwrap();
+    assert_eq!(drain(&mut ledger), [] as [u32; 0], "no idle connection can be one");
+    assert!(ledger.wants_dial());
+    assert_eq!(ledger.dial_started().map(|fresh| fresh.waiter), Some(1));
+    assert!(ledger.connected());
+    assert!(!ledger.wants_dial(), "its budget holds one");
+    assert_eq!(ledger.counts().in_use, 1);
+}
+
+#[test]
+fn an_idle_connection_makes_room_for_a_subscriber_once() {
+    let mut ledger = stocked(2, 2, &[]);
+    let sub = ledger.account(&"sub".into());
+    ledger.enqueue_fresh(sub, 1).unwrap();
+    assert_eq!([ledger.makes_room(), ledger.makes_room()], [true, false]);
+    ledger.withdrawn(1);
+    ledger.died();
+    assert!(ledger.wants_dial() && !ledger.makes_room());
+    let fresh = ledger.dial_started().unwrap();
+    ledger.dial_failed(true);
+    ledger.fresh_failed(fresh.account, fresh.ticket, Some(fresh.waiter));
+    assert_eq!((ledger.counts().in_use, ledger.counts().waiting), (0, 1));
+    assert!(ledger.cancelled(sub, fresh.ticket).is_some());
+}
+
+#[test]
 fn goals_do_not_undo_each_other() {
     let mut ledger = ledger(8, &[]);
     ledger.add_goal(4);

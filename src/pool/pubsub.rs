@@ -1,0 +1,252 @@
+//! Subscribers: connections that hold a slot for as long as they listen.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream, StreamExt};
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
+
+use super::core::{Core, Grant};
+use super::store::Shared;
+use crate::{Endpoint, Error, Rejection};
+
+/// Time before the next attempt where a refusal does not say, or where the server let us in and then
+/// refused the subscription.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A subscriber's connection, as the dialer delivers it.
+pub(super) struct Subscriber {
+    pub(super) redis: PubSub,
+    pub(super) shared: Arc<Shared>,
+    pub(super) grant: Grant,
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("grant", &self.grant).finish_non_exhaustive()
+    }
+}
+
+/// A subscriber, made by [`GuardedPool::pubsub`](crate::GuardedPool::pubsub).
+///
+/// It holds one connection, dialed through the same gate as all others, that counts in its
+/// endpoint's budget and in `max_connections`, and is exempt from leak detection. When the
+/// connection is lost, [`next`](Self::next) gets another one through the gate, at the pace of the
+/// back-off, subscribes again, and says [`PubSubEvent::Gap`]. It ends when the pool is closed or
+/// the last [`GuardedPool`](crate::GuardedPool) is dropped.
+pub struct GuardedPubSub {
+    core: Arc<Core>,
+    endpoint: Endpoint,
+    location: &'static Location<'static>,
+    live: Option<Live>,
+    channels: BTreeSet<Vec<u8>>,
+    patterns: BTreeSet<Vec<u8>>,
+    /// The connection was replaced while nobody listened.
+    gap: bool,
+}
+
+struct Live {
+    sink: PubSubSink,
+    stream: PubSubStream,
+    shared: Arc<Shared>,
+    /// Last, so that its place is free only once the socket is being closed.
+    _grant: Grant,
+}
+
+/// What a subscriber hears.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PubSubEvent {
+    /// A message.
+    Message(Msg),
+    /// The connection was lost and has been replaced, and every subscription is back: what was
+    /// published in between was missed.
+    Gap,
+}
+
+impl fmt::Debug for GuardedPubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedPubSub")
+            .field("endpoint", &self.endpoint)
+            .field("connected", &self.live.is_some())
+            .field("subscriptions", &(self.channels.len() + self.patterns.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl GuardedPubSub {
+    pub(super) fn new(
+        core: Arc<Core>,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> Self {
+        let (channels, patterns) = (BTreeSet::new(), BTreeSet::new());
+        Self { core, endpoint, location, live: None, channels, patterns, gap: false }
+    }
+
+    pub(super) async fn connected(mut self) -> Result<Self, Error> {
+        self.connect().await?;
+        Ok(self)
+    }
+
+    /// Subscribes to one or more channels, now and after every reconnection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inner`] with the server's refusal; [`Error::Rejected`] if the connection was lost and
+    /// could not be replaced within the acquire timeout. Either way the channels are not remembered.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave the subscription on the connection, but not for the next one.
+    pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
+        let channels = channels.to_redis_args();
+        self.ready().await?.subscribe(&channels).await?;
+        self.channels.extend(channels);
+        Ok(())
+    }
+
+    /// Subscribes to one or more patterns; see [`subscribe`](Self::subscribe).
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
+        let patterns = patterns.to_redis_args();
+        self.ready().await?.psubscribe(&patterns).await?;
+        self.patterns.extend(patterns);
+        Ok(())
+    }
+
+    /// Ends the subscription to one or more channels, now and after every reconnection.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe); the channels are forgotten all the same.
+    pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
+        let channels = channels.to_redis_args();
+        self.channels.retain(|channel| !channels.contains(channel));
+        Ok(self.ready().await?.unsubscribe(&channels).await?)
+    }
+
+    /// Ends the subscription to one or more patterns; see [`unsubscribe`](Self::unsubscribe).
+    ///
+    /// # Errors
+    ///
+    /// As [`unsubscribe`](Self::unsubscribe).
+    pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
+        let patterns = patterns.to_redis_args();
+        self.patterns.retain(|pattern| !patterns.contains(pattern));
+        Ok(self.ready().await?.punsubscribe(&patterns).await?)
+    }
+
+    /// The next message, or the news that some may have been missed; `None` once the pool is
+    /// closed. While the server cannot be reached it waits, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inner`] when the server refused a subscription after a reconnection (an ACL was
+    /// changed, say); the next call tries again, after a pause.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: no message is lost by dropping the future.
+    pub async fn next(&mut self) -> Option<Result<PubSubEvent, Error>> {
+        if self.core.lock().ledger.is_closed() {
+            return None;
+        }
+        if std::mem::take(&mut self.gap) {
+            return Some(Ok(PubSubEvent::Gap));
+        }
+        if let Some(live) = &mut self.live {
+            if let Some(message) = live.stream.next().await {
+                return Some(Ok(PubSubEvent::Message(message)));
+            }
+            self.live = None;
+        }
+        self.reconnect().await
+    }
+
+    /// [`next`](Self::next) as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<PubSubEvent, Error>> + Send {
+        stream::unfold(self, |mut this| async move { Some((this.next().await?, this)) })
+    }
+
+    async fn reconnect(&mut self) -> Option<Result<PubSubEvent, Error>> {
+        loop {
+            match self.connect().await {
+                Ok(()) => return Some(Ok(PubSubEvent::Gap)),
+                Err(Error::Rejected(Rejection::Closed)) => return None,
+                Err(Error::Rejected(rejection)) => {
+                    let pause = match rejection.retry_after() {
+                        Some(retry_after) => retry_after.max(Duration::from_millis(1)),
+                        // It has waited for the acquire timeout already.
+                        None if matches!(rejection, Rejection::AcquireTimeout { .. }) => continue,
+                        None => PAUSE,
+                    };
+                    self.pause(pause).await;
+                }
+                Err(error) => {
+                    self.pause(PAUSE).await;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Waits, unless the pool is closed first.
+    async fn pause(&self, pause: Duration) {
+        let closed = self.core.until(|state| state.ledger.is_closed());
+        let _ = tokio::time::timeout(pause, closed).await;
+    }
+
+    /// Something to subscribe with.
+    async fn ready(&mut self) -> Result<&mut PubSubSink, Error> {
+        if self.live.as_ref().is_none_or(|live| !live.shared.is_alive()) {
+            self.live = None;
+            self.connect().await?;
+            self.gap = !self.channels.is_empty() || !self.patterns.is_empty();
+        }
+        match &mut self.live {
+            Some(live) => Ok(&mut live.sink),
+            None => Err(Rejection::Closed.into()),
+        }
+    }
+
+    /// Gets a connection through the gate, and subscribes to what was subscribed to before.
+    async fn connect(&mut self) -> Result<(), Error> {
+        let waiter = self.core.enter_subscriber(&self.endpoint, self.location)?;
+        let Subscriber { redis, shared, grant } = waiter.wait().await?;
+        let (sink, stream) = redis.split();
+        let mut live = Live { sink, stream, shared, _grant: grant };
+        let limit = self.core.settings.response_timeout;
+        let subscribed =
+            tokio::time::timeout(limit, subscribe_again(&mut live, &self.channels, &self.patterns));
+        subscribed.await.unwrap_or_else(|_| Err(silent()))?;
+        self.live = Some(live);
+        Ok(())
+    }
+}
+
+async fn subscribe_again(
+    live: &mut Live,
+    channels: &BTreeSet<Vec<u8>>,
+    patterns: &BTreeSet<Vec<u8>>,
+) -> RedisResult<()> {
+    if !channels.is_empty() {
+        live.sink.subscribe(channels).await?;
+    }
+    if !patterns.is_empty() {
+        live.sink.psubscribe(patterns).await?;
+    }
+    Ok(())
+}
+
+fn silent() -> RedisError {
+    let why = "no reply to a subscription within the response timeout";
+    std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
+}

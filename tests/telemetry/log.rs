@@ -1,0 +1,137 @@
+//! Log lines, as a subscriber gets them.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use redis_guard::Backoff;
+
+use crate::waiting::{HANG, until};
+use crate::{builder, live_through_an_outage, server};
+
+/// Where the lines go.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Listens on this thread until the guard is dropped.
+    fn listen(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// The lines of the crate that contain this.
+    fn lines(&self, part: &str) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let ours = text.lines().filter(|line| line.contains("redis_guard"));
+        ours.filter(|line| line.contains(part)).map(str::to_owned).collect()
+    }
+}
+
+/// Each line has all of these.
+fn assert_each(lines: &[String], count: usize, parts: &[&str]) {
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    for (line, part) in lines.iter().flat_map(|line| parts.iter().map(move |part| (line, part))) {
+        assert!(line.contains(part), "no {part:?} in {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_dial_is_a_warning_with_pool_server_words_and_the_next_time() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::WARN);
+    let server = server();
+    let _occupants = server.fill();
+    let pool = builder(&server).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
+
+    pool.acquire("test").await.unwrap_err();
+
+    let port = format!("server=127.0.0.1:{}", server.port());
+    let words = "ERR max number of clients reached";
+    let parts = ["WARN", "pool=shop", &port, "outcome=max_clients", words, "next_dial_in=20s"];
+    assert_each(&log.lines("dial failed"), 1, &parts);
+}
+
+#[tokio::test]
+async fn every_transition_is_a_warning_with_pool_server_and_both_states() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::WARN);
+    let server = server();
+    let pool = builder(&server).build().unwrap();
+    live_through_an_outage(&server, &pool).await;
+
+    let port = format!("server=127.0.0.1:{}", server.port());
+    let changes = log.lines("breaker changed");
+    assert_each(&changes, changes.len(), &["WARN", "pool=shop", &port]);
+    assert!(changes[0].contains("from=closed to=open"), "{}", changes[0]);
+    assert!(changes.last().unwrap().contains("from=half_open to=closed"), "{changes:#?}");
+}
+
+#[tokio::test]
+async fn a_leak_is_a_warning_with_pool_endpoint_and_place() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::INFO);
+    let server = server();
+    let pool = builder(&server).build().unwrap();
+    let lease = pool.acquire("checkout").await.unwrap();
+    until("a leak", &pool, || !pool.status().leaks.is_empty()).await;
+    drop(lease);
+
+    let parts = ["pool=shop", "endpoint=checkout", file!(), "age="];
+    let suspected = log.lines("suspected leak: a connection");
+    assert_each(&suspected, 1, &[&["WARN"], &parts[..]].concat());
+    assert_each(&log.lines("came back"), 1, &[&["INFO"], &parts[..]].concat());
+}
+
+#[tokio::test]
+async fn refused_callers_are_one_warning_a_sweep_with_their_number_and_the_servers_words() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::WARN);
+    let server = server();
+    let _occupants = server.fill();
+    let pool = builder(&server).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
+    for _ in 0..1_000 {
+        pool.acquire("test").await.unwrap_err();
+    }
+
+    until("the line", &pool, || !log.lines("callers were refused").is_empty()).await;
+
+    let port = format!("127.0.0.1:{}", server.port());
+    let lines = log.lines("callers were refused");
+    assert_each(
+        &lines,
+        lines.len(),
+        &["WARN", "pool=shop", &port, "max number of clients reached"],
+    );
+    assert!(lines.len() <= 3, "{} lines for a thousand refusals", lines.len());
+}
+
+#[tokio::test]
+async fn each_refused_caller_is_a_line_for_those_who_debug() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::DEBUG);
+    let server = server();
+    let _occupants = server.fill();
+    let pool = builder(&server).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
+    for _ in 0..3 {
+        pool.acquire("checkout").await.unwrap_err();
+    }
+    let words = "max number of clients reached";
+    let parts = ["DEBUG", "pool=shop", "endpoint=checkout", "reason=\"breaker_open\"", words];
+    assert_each(&log.lines("caller refused"), 3, &parts);
+}

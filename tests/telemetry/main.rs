@@ -1,0 +1,48 @@
+//! What an operator sees of an outage: metrics and log lines.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../waiting/mod.rs"]
+mod waiting;
+
+mod log;
+mod metrics;
+
+use std::time::Duration;
+
+use redis_guard::{Backoff, Budget, Event, GuardedPool, GuardedPoolBuilder};
+use support::TestServer;
+use waiting::{next, until};
+
+const POOL: &str = "shop";
+
+fn server() -> TestServer {
+    TestServer::builder().maxclients(6).start().unwrap()
+}
+
+fn builder(server: &TestServer) -> GuardedPoolBuilder {
+    GuardedPool::builder(server.url())
+        .name(POOL)
+        .max_connections(4)
+        .endpoint("checkout", Budget::max(2).reserve(1))
+        .backoff(Backoff::without_jitter(Duration::from_millis(25), Duration::from_millis(50)))
+        .acquire_timeout(Duration::from_millis(50))
+        .leak_after(Duration::from_millis(60))
+}
+
+/// A cold outage, recovery, a leak that comes back, a budget that runs out and a caller that waits
+/// in vain.
+async fn live_through_an_outage(server: &TestServer, pool: &GuardedPool) {
+    let mut events = pool.events();
+    let occupants = server.fill();
+    pool.acquire("checkout").await.unwrap_err();
+    occupants.free();
+    next("recovery", &mut events, |event| matches!(event, Event::Connected { .. })).await;
+    let leases = [pool.acquire("checkout").await.unwrap(), pool.acquire("checkout").await.unwrap()];
+    assert_eq!(pool.acquire("checkout").await.unwrap_err().reason(), "budget_exhausted");
+    let others = [pool.acquire("search").await.unwrap(), pool.acquire("search").await.unwrap()];
+    assert_eq!(pool.acquire("search").await.unwrap_err().reason(), "acquire_timeout");
+    until("the leaks", pool, || pool.status().leaks.len() == 4).await;
+    drop((leases, others));
+}

@@ -54,7 +54,9 @@ impl Tls {
     }
 
     pub(crate) async fn wrap(&self, host: &str, stream: Stream) -> Result<Stream, RedisError> {
-        let Stream::Tcp(stream) = stream else { return Ok(stream) };
+        let Stream::Tcp(stream) = stream else {
+            return Ok(stream);
+        };
         let stream = self.0.connect(host, stream).await.map_err(as_io)?;
         Ok(Stream::Tls(Box::new(stream)))
     }

@@ -64,7 +64,9 @@ impl Tls {
     }
 
     pub(crate) async fn wrap(&self, host: &str, stream: Stream) -> Result<Stream, RedisError> {
-        let Stream::Tcp(stream) = stream else { return Ok(stream) };
+        let Stream::Tcp(stream) = stream else {
+            return Ok(stream);
+        };
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Stream::Tls(Box::new(self.0.connect(name, stream).await?)))

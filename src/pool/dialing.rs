@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::berth::{Berth, Berthed};
-use super::core::{Core, Reserved};
+use super::core::Core;
+use super::sockets::Reserved;
 use super::store::{Connection, Ending, Owned, Shared};
 use crate::Outcome;
 use crate::dial::gate::{Approval, Decision};
@@ -129,7 +130,9 @@ impl Attempt {
     }
 
     fn ended(mut self, result: Result<Product, DialFailure>, started: Instant) {
-        let Some(approval) = self.approval.take() else { return };
+        let Some(approval) = self.approval.take() else {
+            return;
+        };
         let reserved = self.reserved.take();
         match (result, reserved) {
             (Ok(product), reserved) => {
@@ -157,7 +160,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let Some(approval) = self.approval.take() else { return };
+        let Some(approval) = self.approval.take() else {
+            return;
+        };
         let reserved = self.reserved.take();
         if std::thread::panicking() {
             // A dial that panics must not be tried again at once, for ever.

@@ -121,7 +121,9 @@ impl Leases {
     ) -> Sweep {
         let mut sweep = Sweep::default();
         for (row, place) in (0..).zip(&mut self.rows) {
-            let Some(lease) = place.lease.as_mut().filter(|lease| !lease.exempt) else { continue };
+            let Some(lease) = place.lease.as_mut().filter(|lease| !lease.exempt) else {
+                continue;
+            };
             lease.seen.get_or_insert(now);
             let age = lease.age(now);
             sweep.oldest = sweep.oldest.max(age);

@@ -10,8 +10,9 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use deadpool::managed::Object;
 
+use super::admission::Grant;
 use super::command::{self, Residue};
-use super::core::{Core, Grant};
+use super::core::Core;
 use super::leak::Seat;
 use super::store::{Connection, Lent, Shared};
 use crate::dial::reset_commands;
@@ -166,7 +167,9 @@ impl fmt::Debug for GuardedConnection {
 
 impl Drop for GuardedConnection {
     fn drop(&mut self) {
-        let Some(Held { connection, grant }) = self.held.take() else { return };
+        let Some(Held { connection, grant }) = self.held.take() else {
+            return;
+        };
         let core = &grant.core;
         let shared = &connection.shared;
         shared.lent_to(None);

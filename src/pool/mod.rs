@@ -1,10 +1,13 @@
 //! The pool: leases on live connections, dialed in the background through the gate.
 
+mod admission;
 mod berth;
 mod builder;
 mod command;
 mod core;
 mod dialing;
+mod flights;
+mod lanes;
 mod leak;
 mod lease;
 mod ledger;
@@ -12,6 +15,8 @@ mod maintenance;
 mod pubsub;
 mod shared;
 mod snapshot;
+mod sockets;
+mod state;
 mod store;
 
 use std::fmt;
@@ -19,7 +24,8 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::core::{Core, Entry};
+use self::admission::Entry;
+use self::core::Core;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Rejection;
 use crate::dial::gate::{Gate, Transition};

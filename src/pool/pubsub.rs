@@ -10,7 +10,8 @@ use futures_util::stream::{self, Stream, StreamExt};
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
 
-use super::core::{Core, Grant};
+use super::admission::Grant;
+use super::core::Core;
 use super::store::Shared;
 use crate::{Endpoint, Error, Rejection};
 

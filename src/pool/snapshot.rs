@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::{Core, State, Tally};
+use super::core::Core;
 use super::maintenance;
+use super::state::{State, Tally};
 use crate::error::Reason;
 use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status};
 use crate::{Error, Outcome, Rejection};

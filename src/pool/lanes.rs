@@ -1,0 +1,293 @@
+//! Lanes: the few multiplexed connections that shared handles send on.
+//!
+//! A lane is a lease like any other, taken from the pool's own budget under
+//! [`Endpoint::LANES`] and dialed behind the same gate. Its keeper, one task a lane, replaces it when
+//! it dies; callers wait for the keeper, they never dial (single flight).
+
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::admission::Entry;
+use super::core::Core;
+use super::flights::Flights;
+use super::lease::GuardedConnection;
+use super::ledger::AccountId;
+use super::store::Shared;
+use crate::error::Phase;
+use crate::status::{CloseReason, LaneStatus};
+use crate::{Budget, Endpoint, Rejection};
+
+/// How long an old lane is kept when it could not be replaced at the end of its lifetime.
+const EXPIRY_RETRY: Duration = Duration::from_secs(30);
+
+/// The shared connections of a pool.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Box<[Lane]>,
+    /// Spreads the handles over the lanes.
+    next: AtomicUsize,
+    /// Taken when a handle is made and for a snapshot, not on the path of a command.
+    flights: Mutex<HashMap<Endpoint, Arc<Flights>>>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    line: watch::Sender<Line>,
+    /// A caller wants the lane although the last attempt was refused.
+    wanted: Notify,
+    keeper_runs: AtomicBool,
+    connections: AtomicU64,
+}
+
+/// What a lane is at the moment.
+#[derive(Clone, Debug)]
+enum Line {
+    Down,
+    Up(Arc<Carrier>),
+    /// The last attempt to get a connection was refused.
+    Refused(Rejection),
+}
+
+/// The connection of a lane.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    pub(super) redis: MultiplexedConnection,
+    shared: Arc<Shared>,
+    /// Replaced at the end of its lifetime; what is in flight may end.
+    retired: AtomicBool,
+}
+
+impl Carrier {
+    pub(super) fn is_usable(&self) -> bool {
+        self.shared.is_alive() && !self.retired.load(Ordering::Relaxed)
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(lanes: usize) -> Self {
+        let lane = |_| Lane {
+            line: watch::Sender::new(Line::Down),
+            wanted: Notify::new(),
+            keeper_runs: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+        };
+        Self {
+            lanes: (0..lanes).map(lane).collect(),
+            next: AtomicUsize::new(0),
+            flights: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn up(&self) -> Option<Arc<Carrier>> {
+        self.lanes.iter().find_map(|lane| match &*lane.line.borrow() {
+            Line::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn status(&self) -> Vec<LaneStatus> {
+        let status = |lane: &Lane| LaneStatus {
+            up: matches!(&*lane.line.borrow(), Line::Up(carrier) if carrier.is_usable()),
+            connections: lane.connections.load(Ordering::Relaxed),
+        };
+        let used = |lane: &Lane| {
+            lane.keeper_runs.load(Ordering::Relaxed) || lane.connections.load(Ordering::Relaxed) > 0
+        };
+        self.lanes.iter().filter(|lane| used(lane)).map(status).collect()
+    }
+
+    /// An endpoint's commands in flight, and the most of them.
+    pub(super) fn in_flight(&self, endpoint: &Endpoint) -> (usize, usize) {
+        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.get(endpoint).map_or((0, 0), |flights| (flights.in_flight(), flights.max))
+    }
+
+    pub(super) fn flights(
+        &self,
+        endpoint: Endpoint,
+        open: impl FnOnce() -> Flights,
+    ) -> Arc<Flights> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(flights.entry(endpoint).or_insert_with(|| Arc::new(open())))
+    }
+}
+
+/// A lane to send on: the next one in turn, or else any, or else the next one once it is up.
+pub(super) async fn pick(core: &Arc<Core>, account: AccountId) -> Result<Arc<Carrier>, Rejection> {
+    let lanes = &core.lanes;
+    let at = lanes.next.fetch_add(1, Ordering::Relaxed) % lanes.lanes.len();
+    let lane = &lanes.lanes[at];
+    let mut line = lane.line.subscribe();
+    let usable = |line: &Line| match line {
+        Line::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
+        _ => None,
+    };
+    let here = usable(&line.borrow_and_update());
+    if let Some(carrier) = here {
+        return Ok(carrier);
+    }
+    // From here on a refusal is news.
+    core.want_lane(at);
+    if let Some(carrier) = lanes.up() {
+        return Ok(carrier);
+    }
+    if let Some(rejection) = core.refusal_for_lane() {
+        return Err(core.reject(account, rejection));
+    }
+    let deadline = Instant::now() + core.settings.acquire_timeout;
+    let rejection = loop {
+        match tokio::time::timeout_at(deadline, line.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => break Rejection::Closed,
+            Err(_) => break core.late_for_lane(),
+        }
+        let news = line.borrow_and_update().clone();
+        if let Some(carrier) = usable(&news) {
+            return Ok(carrier);
+        }
+        if let Line::Refused(rejection) = news {
+            break rejection;
+        }
+    };
+    Err(core.reject(account, rejection))
+}
+
+impl Core {
+    /// Sees to it that the lane's keeper runs, and tries again if it was refused.
+    fn want_lane(self: &Arc<Self>, at: usize) {
+        let lane = &self.lanes.lanes[at];
+        if !lane.keeper_runs.swap(true, Ordering::AcqRel) {
+            // Made before the first poll: a task may be dropped without one.
+            let keeper = Keeper { core: Arc::clone(self), at };
+            self.spawn(keep(keeper));
+        }
+        lane.wanted.notify_one();
+    }
+
+    fn refusal_for_lane(self: &Arc<Self>) -> Option<Rejection> {
+        self.change(|state| {
+            let refusal = state.refusal();
+            if refusal.is_some() {
+                state.ledger.ask();
+            }
+            refusal
+        })
+    }
+
+    fn late_for_lane(&self) -> Rejection {
+        let state = self.lock();
+        let phase = if state.ledger.live() == 0 { Phase::Dial } else { Phase::Connection };
+        let (waited, failure) = (self.settings.acquire_timeout, state.gate.failure().cloned());
+        Rejection::AcquireTimeout { waited, phase, failure }
+    }
+
+    /// A lease for a lane: in the budget of the lanes, exempt from leak detection.
+    async fn lease_for_lane(self: &Arc<Self>) -> Result<GuardedConnection, Rejection> {
+        // One more than there are lanes, so that an old one can be replaced before it is closed.
+        let budget = Budget::max(self.lanes.lanes.len() + 1);
+        self.lock().ledger.internal_account(&Endpoint::LANES, budget);
+        let lease = match Arc::clone(self).enter(&Endpoint::LANES, Location::caller())? {
+            Entry::Lease(lease) => lease,
+            Entry::Wait(waiter) => waiter.wait().await?,
+        };
+        if let Some(seat) = lease.seat() {
+            self.lock().leases.exempt(seat);
+        }
+        Ok(lease)
+    }
+}
+
+/// Takes the lane down when its keeper ends, however that comes.
+struct Keeper {
+    core: Arc<Core>,
+    at: usize,
+}
+
+impl Keeper {
+    fn lane(&self) -> &Lane {
+        &self.core.lanes.lanes[self.at]
+    }
+
+    fn put_up(&self, lease: &GuardedConnection) -> Option<Arc<Carrier>> {
+        let (redis, shared) = lease.parts()?;
+        let carrier = Arc::new(Carrier { redis, shared, retired: AtomicBool::new(false) });
+        self.lane().connections.fetch_add(1, Ordering::Relaxed);
+        self.lane().line.send_replace(Line::Up(Arc::clone(&carrier)));
+        Some(carrier)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.lane().line.send_replace(Line::Down);
+        self.lane().keeper_runs.store(false, Ordering::Release);
+    }
+}
+
+/// Keeps a lane up for as long as the pool is open.
+async fn keep(keeper: Keeper) {
+    let core = &keeper.core;
+    while !core.lock().ledger.is_closed() {
+        match core.lease_for_lane().await {
+            Ok(lease) => carry(&keeper, lease).await,
+            Err(rejection) => {
+                keeper.lane().line.send_replace(Line::Refused(rejection));
+                // Nobody dials for nobody: the next attempt is for the next caller.
+                tokio::select! {
+                    () = keeper.lane().wanted.notified() => {}
+                    () = core.until(|state| state.ledger.is_closed()) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Lets the lane run over `lease` until that dies or the pool is closed; at the end of its lifetime it
+/// is replaced first.
+async fn carry(keeper: &Keeper, mut lease: GuardedConnection) {
+    let core = &keeper.core;
+    let Some(mut carrier) = keeper.put_up(&lease) else {
+        return;
+    };
+    loop {
+        let current = Arc::clone(&carrier);
+        core.until(|state| {
+            let shared = &current.shared;
+            state.ledger.is_closed() || !shared.is_alive() || shared.is_doomed()
+        })
+        .await;
+        let expired = current.shared.is_alive() && !core.lock().ledger.is_closed();
+        if !expired {
+            break;
+        }
+        let replacement = match core.expire(&current.shared) {
+            true => core.lease_for_lane().await.ok(),
+            false => None,
+        };
+        let Some(new_lease) = replacement else {
+            tokio::select! {
+                () = tokio::time::sleep(EXPIRY_RETRY) => {}
+                () = core.until(|state| state.ledger.is_closed() || !current.shared.is_alive()) => {}
+            }
+            continue;
+        };
+        let Some(new_carrier) = keeper.put_up(&new_lease) else {
+            break;
+        };
+        current.retired.store(true, Ordering::Relaxed);
+        carrier = new_carrier;
+        // What is in flight is answered, or has timed out, by then.
+        tokio::time::sleep(core.settings.response_timeout).await;
+        std::mem::replace(&mut lease, new_lease).discard(CloseReason::Lifetime);
+    }
+    keeper.lane().line.send_replace(Line::Down);
+    // Handles still have clones of it, so it is not for others.
+    lease.discard(CloseReason::Dropped);
+}

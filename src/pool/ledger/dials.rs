@@ -1,0 +1,129 @@
+//! The ledger's side of dialing: whether one more connection is wanted, and for whom.
+
+use super::{AccountId, Fresh, Ledger, Ticket};
+
+impl<W> Ledger<W> {
+    /// Notes that a caller was turned away for want of a connection, so that the next dial is made
+    /// although nobody waits for it.
+    pub(crate) fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    /// Wants at least `goal` connections live until it is removed.
+    pub(crate) fn add_goal(&mut self, goal: usize) {
+        self.goals.push(goal.min(self.max_connections));
+    }
+
+    /// Removes a goal that was added before.
+    pub(crate) fn remove_goal(&mut self, goal: usize) {
+        let goal = goal.min(self.max_connections);
+        if let Some(at) = self.goals.iter().position(|other| *other == goal) {
+            self.goals.swap_remove(at);
+        }
+    }
+
+    /// Whether a dial would serve somebody and the limit has room for it. While the limit is frozen
+    /// the only way to learn that there is room again is to try: one dial per tick of the
+    /// back-off, and only for a caller who waits.
+    pub(crate) fn wants_dial(&self) -> bool {
+        let sockets = self.sockets();
+        if self.closed || sockets >= self.max_connections {
+            return false;
+        }
+        // Whoever still queues could not be served with what there is; could they with one more?
+        let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some();
+        let goal = self.goals.iter().any(|goal| sockets < *goal);
+        waited_for
+            || goal
+            || self.fresh_due().is_some()
+            || (self.asked && self.idle <= 0 && sockets < self.limit)
+    }
+
+    /// A dial starts, for whoever comes first, or, where one of those is the first in line, for the
+    /// waiter that wants a socket of its own.
+    pub(crate) fn dial_started(&mut self) -> Option<Fresh<W>> {
+        let sockets = self.sockets();
+        self.dialing += 1;
+        if let Some((ticket, account)) = self.fresh_due() {
+            let first =
+                |id: AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
+            let other = self.longest_waiting(self.limit.max(sockets + 1)).and_then(first);
+            if other.is_none_or(|other| ticket < other)
+                && let Some(waiter) = self.accounts[account.0].fresh.remove(&ticket)
+            {
+                self.queued -= 1;
+                self.take(account);
+                return Some(Fresh { account, ticket, waiter });
+            }
+        }
+        self.asked = false;
+        None
+    }
+
+    /// Queues a waiter that wants a socket of its own, or gives it back if the queue is full.
+    pub(crate) fn enqueue_fresh(&mut self, account: AccountId, waiter: W) -> Result<Ticket, W> {
+        if self.queued >= self.queue_limit {
+            return Err(waiter);
+        }
+        let ticket = self.new_ticket();
+        self.queued += 1;
+        self.accounts[account.0].fresh.insert(ticket, waiter);
+        Ok(ticket)
+    }
+
+    /// The dial for it failed: back to its place. `None`: it has left.
+    pub(crate) fn fresh_failed(&mut self, account: AccountId, ticket: Ticket, waiter: Option<W>) {
+        self.released(account, false);
+        if let Some(waiter) = waiter {
+            self.queued += 1;
+            self.accounts[account.0].fresh.insert(ticket, waiter);
+        }
+    }
+
+    /// Who of those waits longest, if one more socket could be theirs.
+    fn fresh_due(&self) -> Option<(Ticket, AccountId)> {
+        if self.queued == 0 {
+            return None;
+        }
+        let limit = self.limit.max(self.sockets() + 1);
+        (0..self.accounts.len())
+            .map(AccountId)
+            .filter(|id| self.is_eligible(*id, limit))
+            .filter_map(|id| Some((*self.accounts[id.0].fresh.first_key_value()?.0, id)))
+            .min_by_key(|(ticket, _)| *ticket)
+    }
+
+    /// Whether an idle connection is to be closed so that a fresh one can be opened; noted as done.
+    pub(crate) fn makes_room(&mut self) -> bool {
+        let wanted = !self.making_room
+            && !self.closed
+            && self.idle > 0
+            && self.sockets() >= self.limit
+            && self.fresh_due().is_some();
+        self.making_room |= wanted;
+        wanted
+    }
+
+    /// The dial ended with a connection. It counts as idle once it is
+    /// [`restored`](Self::restored) to the store. True if the server had room for one more than it
+    /// let us have before, and did not only take a replacement.
+    pub(crate) fn connected(&mut self) -> bool {
+        self.dialing -= 1;
+        self.live += 1;
+        let room = self.frozen.is_none_or(|frozen| self.live > frozen);
+        if room && self.frozen.take().is_some() {
+            self.set_limit(self.max_connections);
+        }
+        room
+    }
+
+    /// The dial ended without a connection. `full`: the server has no slot for it, so the limit
+    /// freezes at what we have (at least 1, so that there is something to dial for).
+    pub(crate) fn dial_failed(&mut self, full: bool) {
+        self.dialing -= 1;
+        if full {
+            self.frozen = Some(self.live);
+            self.set_limit(self.live.max(1));
+        }
+    }
+}

@@ -25,7 +25,9 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// A server that wants these credentials.
 fn server_wanting(auth: Auth<'_>) -> TestServer {
-    let builder = TestServer::builder().maxclients(8).tls(cfg!(feature = "tls-rustls"));
+    let builder = TestServer::builder()
+        .maxclients(8)
+        .tls(cfg!(any(feature = "tls-rustls", feature = "tls-native-tls")));
     let builder = match auth {
         Auth::None => builder,
         Auth::Password(password) => builder.password(password),
@@ -35,7 +37,7 @@ fn server_wanting(auth: Auth<'_>) -> TestServer {
 }
 
 /// A builder for a pool that trusts the server's certificate, where TLS is compiled in.
-#[cfg(feature = "tls-rustls")]
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 fn builder(server: &TestServer, url: &str) -> GuardedPoolBuilder {
     impatient(url).tls_certificates(redis::TlsCertificates {
         client_tls: None,
@@ -43,7 +45,7 @@ fn builder(server: &TestServer, url: &str) -> GuardedPoolBuilder {
     })
 }
 
-#[cfg(not(feature = "tls-rustls"))]
+#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
 fn builder(_: &TestServer, url: &str) -> GuardedPoolBuilder {
     impatient(url)
 }
@@ -54,7 +56,8 @@ fn pool(server: &TestServer, transport: Transport, resp: Resp, auth: Auth<'_>) -
 }
 
 fn transports() -> Vec<Transport> {
-    let tls = cfg!(feature = "tls-rustls").then_some(Transport::Tls);
+    let tls =
+        cfg!(any(feature = "tls-rustls", feature = "tls-native-tls")).then_some(Transport::Tls);
     [Transport::Tcp, Transport::Unix].into_iter().chain(tls).collect()
 }
 
@@ -100,7 +103,7 @@ async fn a_full_server_is_max_clients_over_a_unix_socket() {
 }
 
 /// It closes before the TLS handshake, and says nothing.
-#[cfg(feature = "tls-rustls")]
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 #[tokio::test]
 async fn a_full_server_is_suspected_over_tls() {
     every_refused_dial_is(Outcome::SuspectedMaxClients, Transport::Tls).await;
@@ -271,7 +274,7 @@ async fn a_database_that_does_not_exist_is_misconfigured() {
     }
 }
 
-#[cfg(feature = "tls-rustls")]
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_misconfigured() {
     let server = server_wanting(Auth::None);

@@ -62,10 +62,18 @@ impl Tls {
     }
 }
 
-/// The I/O error inside where there is one; otherwise the handshake itself failed.
+/// The I/O error inside where there is one; otherwise the handshake itself failed. OpenSSL has no
+/// I/O error for a peer that closes in the middle of it, only words.
 fn as_io(error: native_tls::Error) -> io::Error {
-    let kind = std::error::Error::source(&error)
+    let inside = std::error::Error::source(&error)
         .and_then(|source| source.downcast_ref::<io::Error>())
-        .map_or(io::ErrorKind::InvalidData, io::Error::kind);
+        .map(io::Error::kind);
+    let kind = match inside {
+        Some(kind) => kind,
+        None if error.to_string().to_ascii_lowercase().contains("unexpected eof") => {
+            io::ErrorKind::UnexpectedEof
+        }
+        None => io::ErrorKind::InvalidData,
+    };
     io::Error::new(kind, error)
 }

@@ -42,7 +42,9 @@ impl Flights {
         core: &Arc<Core>,
         since: Instant,
     ) -> Result<SemaphorePermit<'a>, Rejection> {
-        let _waiting = Waiting::among(&self.waiting, core.lock().ledger.queue_limit())
+        // On a line of its own: the lock must be gone when the refusal takes it again.
+        let most = core.lock().ledger.queue_limit();
+        let _waiting = Waiting::among(&self.waiting, most)
             .map_err(|limit| core.reject(self.account, Rejection::QueueFull { limit }))?;
         let deadline = since + core.settings.acquire_timeout;
         match tokio::time::timeout_at(deadline, self.permits.acquire()).await {

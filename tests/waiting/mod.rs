@@ -66,6 +66,22 @@ pub(crate) async fn next_close(events: &mut Events) -> CloseReason {
     }
 }
 
+/// The pool's clock goes on at once; nothing is sent or received meanwhile.
+pub(crate) async fn let_pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Returns after a sweep that began later than this call, by holding a lease until it is suspected
+/// of being a leak.
+pub(crate) async fn swept(pool: &GuardedPool) {
+    let mut events = pool.events();
+    let _lease = pool.acquire("sweep").await.unwrap_or_else(|error| panic!("{error}"));
+    let seen = |event: &Event| matches!(event, Event::LeakSuspected(leak) if leak.endpoint.as_str() == "sweep");
+    next("a sweep", &mut events, seen).await;
+}
+
 /// Polls once.
 pub(crate) fn poll_once<F: Future>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
     future.as_mut().poll(&mut Context::from_waker(Waker::noop()))

@@ -159,6 +159,9 @@ fn effect(cmd: &Cmd) -> Effect {
         b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX"
         | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
         b"XREAD" | b"XREADGROUP" => {
+            // GROUP, and two names that may be anything.
+            let named = if name == b"XREAD" { 0 } else { 3 };
+            let args = args.skip(named);
             let mut options = args.take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"));
             match options.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) {
                 true => Effect::Blocks,
@@ -174,7 +177,8 @@ fn of_client(subcommand: &[u8]) -> Effect {
     match upper(subcommand, &mut name) {
         // Without replies the driver cannot tell which reply is whose, and RESET does not take the
         // others back.
-        Some(b"REPLY" | b"NO-EVICT" | b"NO-TOUCH") => Effect::Poison,
+        Some(b"REPLY" | b"NO-EVICT" | b"NO-TOUCH" | b"SETINFO" | b"CAPA") => Effect::Poison,
+        None if subcommand.eq_ignore_ascii_case(b"IMPORT-SOURCE") => Effect::Poison,
         Some(b"SETNAME" | b"TRACKING" | b"CACHING") => Effect::Session,
         _ => Effect::None,
     }
@@ -284,5 +288,7 @@ mod tests {
         };
         assert!(blocks("BLPOP k 0") && blocks("XREAD BLOCK 0 STREAMS s $") && blocks("wait 1 0"));
         assert!(!blocks("XREAD STREAMS block 0") && !blocks("LPOP k"));
+        assert!(blocks("XREADGROUP GROUP streams c BLOCK 0 STREAMS s >"));
+        assert!(!blocks("XREADGROUP GROUP block c STREAMS s >"));
     }
 }

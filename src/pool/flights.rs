@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -9,7 +10,13 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::lanes::Carrier;
 use super::ledger::AccountId;
+use crate::status::CloseReason;
 use crate::{Endpoint, Rejection};
+
+/// A lane on which nothing at all was answered for so long, with commands outstanding, is given up:
+/// ten times the default response timeout, so that a slow command of the server's does not cost
+/// everybody their connection.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// The commands that an endpoint has in flight on shared connections.
 #[derive(Debug)]
@@ -32,11 +39,17 @@ impl Flights {
         self.max.saturating_sub(self.permits.available_permits())
     }
 
-    /// Waits for a place, until the acquire timeout.
+    /// How many wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place if one is free.
     pub(super) fn try_enter(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.try_acquire().ok()
     }
 
+    /// Waits for a place, until the acquire timeout.
     pub(super) async fn enter<'a>(
         &'a self,
         core: &Arc<Core>,
@@ -78,39 +91,72 @@ impl Drop for Waiting<'_> {
 /// A command on its way. Given up before its reply has come, it keeps its place until then: a
 /// trailing PING is answered after it.
 pub(super) struct Flight<'a> {
-    pub(super) core: &'a Arc<Core>,
-    pub(super) flights: &'a Arc<Flights>,
-    pub(super) carrier: &'a Arc<Carrier>,
+    core: &'a Arc<Core>,
+    flights: &'a Arc<Flights>,
+    carrier: &'a Arc<Carrier>,
     /// `Some` until the reply has come.
-    pub(super) permit: Option<SemaphorePermit<'a>>,
+    permit: Option<SemaphorePermit<'a>>,
 }
 
-impl Flight<'_> {
+impl<'a> Flight<'a> {
+    pub(super) fn start(
+        core: &'a Arc<Core>,
+        flights: &'a Arc<Flights>,
+        carrier: &'a Arc<Carrier>,
+        permit: SemaphorePermit<'a>,
+    ) -> Self {
+        carrier.sent();
+        Self { core, flights, carrier, permit: Some(permit) }
+    }
+
     pub(super) fn answered(mut self) {
         self.permit = None;
+        self.carrier.answered(self.core);
     }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        let Some(permit) = self.permit.take() else {
-            return;
-        };
+        let Some(permit) = self.permit.take() else { return };
         permit.forget();
-        let (mut redis, place) = (self.carrier.redis.clone(), Owed(Arc::clone(self.flights)));
-        self.core.spawn(async move {
-            // An error means that the lane is gone, and its commands with it.
-            let _ = redis.send_packed_command(&redis::cmd("PING")).await;
-            drop(place);
-        });
+        let owed = Owed {
+            core: Arc::clone(self.core),
+            flights: Arc::clone(self.flights),
+            carrier: Arc::clone(self.carrier),
+        };
+        self.core.spawn(owed.settle());
     }
 }
 
 /// A place in flight that is free again when this is dropped.
-struct Owed(Arc<Flights>);
+struct Owed {
+    core: Arc<Core>,
+    flights: Arc<Flights>,
+    carrier: Arc<Carrier>,
+}
+
+impl Owed {
+    /// Waits until the server has answered, or closes a lane on which nothing comes any more: a
+    /// NAT that has forgotten it, say, which no side is told of.
+    async fn settle(self) {
+        let mut redis = self.carrier.redis.clone();
+        let ping = redis::cmd("PING");
+        let mut answer = std::pin::pin!(redis.send_packed_command(&ping));
+        let mut answers = self.carrier.answers();
+        // An error means that the lane is gone, and its commands with it.
+        while tokio::time::timeout(SILENCE, &mut answer).await.is_err() {
+            let before = std::mem::replace(&mut answers, self.carrier.answers());
+            if answers == before {
+                self.core.revoke(&self.carrier.shared, CloseReason::HealthCheck);
+                return;
+            }
+        }
+    }
+}
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.0.permits.add_permits(1);
+        self.flights.permits.add_permits(1);
+        self.carrier.answered(&self.core);
     }
 }

@@ -59,12 +59,46 @@ enum Line {
 #[derive(Debug)]
 pub(super) struct Carrier {
     pub(super) redis: MultiplexedConnection,
-    shared: Arc<Shared>,
-    /// Replaced at the end of its lifetime; what is in flight may end.
+    pub(super) shared: Arc<Shared>,
+    /// Replaced, or its pool is closed; what is in flight may end.
     retired: AtomicBool,
+    sent: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Carrier {
+    fn new((redis, shared): (MultiplexedConnection, Arc<Shared>)) -> Self {
+        Self {
+            redis,
+            shared,
+            retired: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes a command on its way.
+    pub(super) fn sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes its end.
+    pub(super) fn answered(&self, core: &Core) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        if self.retired.load(Ordering::Relaxed) {
+            core.progress.notify_waiters();
+        }
+    }
+
+    /// How many commands have ended so far.
+    pub(super) fn answers(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed).saturating_sub(self.answers())
+    }
+
     pub(super) fn is_usable(&self) -> bool {
         self.shared.is_alive() && !self.retired.load(Ordering::Relaxed)
     }
@@ -103,10 +137,14 @@ impl Lanes {
         self.lanes.iter().filter(|lane| used(lane)).map(status).collect()
     }
 
-    /// An endpoint's commands in flight, and the most of them.
-    pub(super) fn in_flight(&self, endpoint: &Endpoint) -> (usize, usize) {
-        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.get(endpoint).map_or((0, 0), |flights| (flights.in_flight(), flights.max))
+    /// An endpoint's shared commands.
+    pub(super) fn flights_of(&self, endpoint: &Endpoint) -> Option<Arc<Flights>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
+    }
+
+    /// The connection of a lane that is up.
+    pub(super) fn connection(&self) -> Option<MultiplexedConnection> {
+        self.up().map(|carrier| carrier.redis.clone())
     }
 
     pub(super) fn flights(
@@ -119,8 +157,20 @@ impl Lanes {
     }
 }
 
+/// A lane to send on.
+pub(super) enum Pick {
+    /// The one whose turn it was: to stay with.
+    Own(Arc<Carrier>),
+    /// Another one, because that one is down: for this once.
+    Other(Arc<Carrier>),
+}
+
 /// A lane to send on: the next one in turn, or else any, or else the next one once it is up.
-pub(super) async fn pick(core: &Arc<Core>, account: AccountId) -> Result<Arc<Carrier>, Rejection> {
+pub(super) async fn pick(
+    core: &Arc<Core>,
+    account: AccountId,
+    since: Instant,
+) -> Result<Pick, Rejection> {
     let lanes = &core.lanes;
     let at = lanes.next.fetch_add(1, Ordering::Relaxed) % lanes.lanes.len();
     let lane = &lanes.lanes[at];
@@ -131,17 +181,17 @@ pub(super) async fn pick(core: &Arc<Core>, account: AccountId) -> Result<Arc<Car
     };
     let here = usable(&line.borrow_and_update());
     if let Some(carrier) = here {
-        return Ok(carrier);
+        return Ok(Pick::Own(carrier));
     }
     // From here on a refusal is news.
     core.want_lane(at);
     if let Some(carrier) = lanes.up() {
-        return Ok(carrier);
+        return Ok(Pick::Other(carrier));
     }
     if let Some(rejection) = core.refusal_for_lane() {
         return Err(core.reject(account, rejection));
     }
-    let deadline = Instant::now() + core.settings.acquire_timeout;
+    let deadline = since + core.settings.acquire_timeout;
     let rejection = loop {
         match tokio::time::timeout_at(deadline, line.changed()).await {
             Ok(Ok(())) => {}
@@ -150,10 +200,13 @@ pub(super) async fn pick(core: &Arc<Core>, account: AccountId) -> Result<Arc<Car
         }
         let news = line.borrow_and_update().clone();
         if let Some(carrier) = usable(&news) {
-            return Ok(carrier);
+            return Ok(Pick::Own(carrier));
         }
-        if let Line::Refused(rejection) = news {
-            break rejection;
+        match news {
+            Line::Refused(rejection) => break rejection,
+            _ if core.lock().ledger.is_closed() => break Rejection::Closed,
+            // The keeper may have ended with its runtime.
+            _ => core.want_lane(at),
         }
     };
     Err(core.reject(account, rejection))
@@ -188,10 +241,12 @@ impl Core {
         Rejection::AcquireTimeout { waited, phase, failure }
     }
 
-    /// A lease for a lane: in the budget of the lanes, exempt from leak detection.
+    /// A lease for a lane: in the budget of the lanes, which has a reserve for each, exempt from leak
+    /// detection.
     async fn lease_for_lane(self: &Arc<Self>) -> Result<GuardedConnection, Rejection> {
         // One more than there are lanes, so that an old one can be replaced before it is closed.
-        let budget = Budget::max(self.lanes.lanes.len() + 1);
+        let lanes = self.lanes.lanes.len();
+        let budget = Budget::max(lanes + 1).reserve(lanes);
         self.lock().ledger.internal_account(&Endpoint::LANES, budget);
         let lease = match Arc::clone(self).enter(&Endpoint::LANES, Location::caller())? {
             Entry::Lease(lease) => lease,
@@ -216,8 +271,7 @@ impl Keeper {
     }
 
     fn put_up(&self, lease: &GuardedConnection) -> Option<Arc<Carrier>> {
-        let (redis, shared) = lease.parts()?;
-        let carrier = Arc::new(Carrier { redis, shared, retired: AtomicBool::new(false) });
+        let carrier = Arc::new(Carrier::new(lease.parts()?));
         self.lane().connections.fetch_add(1, Ordering::Relaxed);
         self.lane().line.send_replace(Line::Up(Arc::clone(&carrier)));
         Some(carrier)
@@ -226,8 +280,9 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.lane().line.send_replace(Line::Down);
+        // In this order: whoever hears the news may start the next keeper.
         self.lane().keeper_runs.store(false, Ordering::Release);
+        self.lane().line.send_replace(Line::Down);
     }
 }
 
@@ -250,44 +305,54 @@ async fn keep(keeper: Keeper) {
 }
 
 /// Lets the lane run over `lease` until that dies or the pool is closed; at the end of its lifetime it
-/// is replaced first.
+/// is replaced before it is closed, where there is room for two.
 async fn carry(keeper: &Keeper, mut lease: GuardedConnection) {
     let core = &keeper.core;
-    let Some(mut carrier) = keeper.put_up(&lease) else {
-        return;
-    };
-    loop {
-        let current = Arc::clone(&carrier);
-        core.until(|state| {
-            let shared = &current.shared;
-            state.ledger.is_closed() || !shared.is_alive() || shared.is_doomed()
-        })
-        .await;
-        let expired = current.shared.is_alive() && !core.lock().ledger.is_closed();
-        if !expired {
-            break;
+    let Some(mut carrier) = keeper.put_up(&lease) else { return };
+    let reason = loop {
+        let shared = &carrier.shared;
+        let over = core
+            .until(|state| state.ledger.is_closed() || !shared.is_alive() || shared.is_doomed());
+        over.await;
+        if core.lock().ledger.is_closed() {
+            break CloseReason::PoolClosed;
         }
-        let replacement = match core.expire(&current.shared) {
+        if !shared.is_alive() {
+            break CloseReason::Peer;
+        }
+        let successor = match core.may_expire() {
             true => core.lease_for_lane().await.ok(),
             false => None,
         };
-        let Some(new_lease) = replacement else {
-            tokio::select! {
-                () = tokio::time::sleep(EXPIRY_RETRY) => {}
-                () = core.until(|state| state.ledger.is_closed() || !current.shared.is_alive()) => {}
-            }
-            continue;
-        };
-        let Some(new_carrier) = keeper.put_up(&new_lease) else {
-            break;
-        };
-        current.retired.store(true, Ordering::Relaxed);
-        carrier = new_carrier;
-        // What is in flight is answered, or has timed out, by then.
-        tokio::time::sleep(core.settings.response_timeout).await;
-        std::mem::replace(&mut lease, new_lease).discard(CloseReason::Lifetime);
-    }
+        if let Some(successor) = successor {
+            let Some(next) = keeper.put_up(&successor) else { break CloseReason::Lifetime };
+            let (old, old_lease) =
+                (std::mem::replace(&mut carrier, next), std::mem::replace(&mut lease, successor));
+            core.spawn(drain(Arc::clone(core), old, old_lease, CloseReason::Lifetime));
+        } else if core.lock().ledger.is_at_max() {
+            // No room for two: the callers wait for the dial.
+            break CloseReason::Lifetime;
+        } else {
+            // The server has no slot for another one, and this one works.
+            let gone = core.until(|state| state.ledger.is_closed() || !shared.is_alive());
+            let _ = tokio::time::timeout(EXPIRY_RETRY, gone).await;
+        }
+    };
+    carrier.retired.store(true, Ordering::Relaxed);
     keeper.lane().line.send_replace(Line::Down);
-    // Handles still have clones of it, so it is not for others.
-    lease.discard(CloseReason::Dropped);
+    core.spawn(drain(Arc::clone(core), carrier, lease, reason));
+}
+
+/// Lets what is in flight end, for the drain timeout at most, and closes the connection: handles
+/// still have clones of it, so it is not for others.
+async fn drain(
+    core: Arc<Core>,
+    carrier: Arc<Carrier>,
+    lease: GuardedConnection,
+    reason: CloseReason,
+) {
+    carrier.retired.store(true, Ordering::Relaxed);
+    let empty = core.until(|_| !carrier.shared.is_alive() || carrier.in_flight() == 0);
+    let _ = tokio::time::timeout(core.settings.drain_timeout, empty).await;
+    lease.discard(reason);
 }

@@ -182,7 +182,8 @@ impl Drop for GuardedConnection {
             shared.blame(CloseReason::Dirty);
             drop(Object::take(connection));
             false
-        } else if shared.is_doomed() && core.expire(shared) {
+        } else if shared.is_doomed() && core.may_expire() {
+            shared.blame(CloseReason::Lifetime);
             drop(Object::take(connection));
             false
         } else if !self.residue.is_clean() {

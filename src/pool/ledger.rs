@@ -195,7 +195,11 @@ impl<W> Ledger<W> {
     pub(crate) fn internal_account(&mut self, name: &Endpoint, budget: Budget) -> AccountId {
         match self.by_name.get(name) {
             Some(account) => *account,
-            None => self.open_account(name.clone(), budget),
+            None => {
+                let account = self.open_account(name.clone(), budget);
+                self.share_reserves();
+                account
+            }
         }
     }
 
@@ -385,6 +389,11 @@ impl<W> Ledger<W> {
     /// True if a returned connection concerns nobody: the pool is open and nobody waits.
     pub(crate) fn is_quiet(&self) -> bool {
         self.queued == 0 && !self.closed
+    }
+
+    /// True if the pool has as many sockets as it may ever have.
+    pub(crate) fn is_at_max(&self) -> bool {
+        self.sockets() >= self.max_connections
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

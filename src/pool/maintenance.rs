@@ -78,7 +78,8 @@ fn close_expired(core: &Core, now: Instant) {
     }
     let expired = |shared: &Shared| shared.expires <= now;
     for connection in core.withdraw(expired) {
-        core.expire(&connection.shared);
+        core.may_expire();
+        close(connection, CloseReason::Lifetime);
     }
     let mut doomed = false;
     for shared in core.connections() {

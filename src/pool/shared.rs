@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::GuardedPool;
 use super::command::Sharing;
 use super::flights::{Flight, Flights};
-use super::lanes::{Carrier, pick};
+use super::lanes::{Carrier, Pick, pick};
 use super::lease::{GuardedConnection, within};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Budget;
@@ -72,6 +72,8 @@ trait Request {
     type Reply;
 
     fn sharing(&self) -> Sharing;
+    /// False if the driver does not wait for the reply.
+    fn is_answered(&self) -> bool;
     fn send(
         &self,
         redis: &mut MultiplexedConnection,
@@ -87,6 +89,10 @@ impl Request for &Cmd {
 
     fn sharing(&self) -> Sharing {
         Sharing::of(self)
+    }
+
+    fn is_answered(&self) -> bool {
+        !self.is_no_response()
     }
 
     fn send(
@@ -112,6 +118,10 @@ impl Request for Batch<'_> {
 
     fn sharing(&self) -> Sharing {
         Sharing::of_pipeline(self.0)
+    }
+
+    fn is_answered(&self) -> bool {
+        true
     }
 
     fn send(
@@ -184,19 +194,25 @@ impl SharedConnection {
         }
         let Self { pool, flights, lane, .. } = self;
         let core = &pool.core;
+        // Read only by those who have to wait.
+        let mut since = None;
         let permit = match flights.try_enter() {
             Some(permit) => permit,
-            None => flights.enter(core, Instant::now()).await?,
+            None => flights.enter(core, *since.insert(Instant::now())).await?,
         };
+        let mut other = None;
         if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
             *lane = None;
-            let carrier = Box::pin(pick(core, flights.account)).await?;
-            *lane = Some((Arc::clone(&carrier), carrier.redis.clone()));
+            let since = since.unwrap_or_else(Instant::now);
+            match Box::pin(pick(core, flights.account, since)).await? {
+                Pick::Own(carrier) => *lane = Some(with_connection(carrier)),
+                Pick::Other(carrier) => other = Some(with_connection(carrier)),
+            }
         }
-        let Some((carrier, redis)) = lane else {
+        let Some((carrier, redis)) = other.as_mut().or(lane.as_mut()) else {
             return Err(Rejection::Closed.into());
         };
-        let flight = Flight { core, flights, carrier, permit: Some(permit) };
+        let flight = Flight::start(core, flights, carrier, permit);
         let started = core.metrics.is_recording().then(Instant::now);
         let reply = within(Some(core.settings.response_timeout), request.send(redis)).await;
         if let Some(started) = started {
@@ -208,12 +224,20 @@ impl SharedConnection {
                 flight.answered();
                 Err(lost(&error).into())
             }
+            // The server has it still to answer.
+            Ok(reply) if !request.is_answered() => Ok(reply),
             reply => {
                 flight.answered();
                 Ok(reply?)
             }
         }
     }
+}
+
+/// A handle has a connection of its own to send on, so that it need not clone one for each command.
+fn with_connection(carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
+    let redis = carrier.redis.clone();
+    (carrier, redis)
 }
 
 fn unshareable() -> RedisError {

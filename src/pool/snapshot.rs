@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::RedisResult;
 use tokio::time::Instant;
 
 use super::core::Core;
+use super::lease::within;
 use super::maintenance;
 use super::state::{State, Tally};
 use crate::error::Reason;
@@ -55,15 +57,15 @@ impl Core {
             .accounts()
             .zip(tallies)
             .map(|(account, tally)| {
-                let (shared_in_flight, shared_in_flight_max) = self.lanes.in_flight(&account.name);
+                let flights = self.lanes.flights_of(&account.name);
                 EndpointStatus {
                     name: account.name,
                     max: account.max,
                     reserve: account.reserve,
                     in_use: account.in_use,
-                    waiting: account.waiting,
-                    shared_in_flight,
-                    shared_in_flight_max,
+                    waiting: account.waiting + flights.as_ref().map_or(0, |f| f.waiting()),
+                    shared_in_flight: flights.as_ref().map_or(0, |f| f.in_flight()),
+                    shared_in_flight_max: flights.as_ref().map_or(0, |f| f.max),
                     acquired: account.acquired,
                     rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
                     leaks_suspected: tally.leaks_suspected,
@@ -87,11 +89,20 @@ impl Core {
                 let check = tokio::spawn(maintenance::check(Arc::clone(self), connection));
                 Some(check.await.map_err(|_| Rejection::Closed)??)
             }
-            None => None,
+            None => self.ping_lane().await?,
         };
         let state = self.lock();
         let counts = state.ledger.counts();
         Ok(Health { latency, live: counts.live, idle: counts.idle, breaker: state.gate.state() })
+    }
+
+    /// The round trip of a PING over a lane; `None` if none is up.
+    async fn ping_lane(&self) -> RedisResult<Option<Duration>> {
+        let Some(mut redis) = self.lanes.connection() else { return Ok(None) };
+        let started = Instant::now();
+        let ping = redis::cmd("PING");
+        within(Some(self.settings.response_timeout), redis.send_packed_command(&ping)).await?;
+        Ok(Some(started.elapsed()))
     }
 
     /// Whether `wanted` connections are live, or cannot be; `None` while that is open.

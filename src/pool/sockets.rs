@@ -110,15 +110,14 @@ impl Core {
 
     /// Whether a connection past its lifetime is to be closed now. Not while the server is full:
     /// the slot would go to somebody else, and the connection works.
-    pub(super) fn expire(&self, shared: &Shared) -> bool {
+    pub(super) fn may_expire(&self) -> bool {
         let mut state = self.lock();
-        if state.ledger.is_frozen() {
-            return false;
+        // If it is, its successor is dialed now, and not when a caller misses it.
+        let may = !state.ledger.is_frozen();
+        if may {
+            state.ledger.ask();
         }
-        shared.blame(CloseReason::Lifetime);
-        // Its successor is dialed now, and not when a caller misses it.
-        state.ledger.ask();
-        true
+        may
     }
 
     /// A connection's socket is closed; called by the last thing the driver's task drops.

@@ -17,6 +17,10 @@ use crate::error::Phase;
 use crate::event::Event;
 use crate::{Endpoint, Rejection};
 
+/// How often a caller who waits looks whether somebody still works for it. Only the end of the
+/// runtime that the dialer ran on makes that necessary.
+const NUDGE: Duration = Duration::from_secs(1);
+
 /// Whether a caller's turn is now.
 enum Turn {
     Now(Seat),
@@ -134,7 +138,14 @@ impl<T> Waiter<T> {
     async fn answer(&mut self) -> Result<T, Rejection> {
         // Clamped by the builder, so it cannot overflow.
         let deadline = self.since + self.core.settings.acquire_timeout;
-        match tokio::time::timeout_at(deadline, &mut self.answer).await {
+        let answer = loop {
+            let turn = deadline.min(Instant::now() + NUDGE);
+            match tokio::time::timeout_at(turn, &mut self.answer).await {
+                Err(_) if turn < deadline => self.core.change(|_| ()),
+                answer => break answer,
+            }
+        };
+        match answer {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(rejection))) => Err(self.core.reject(self.account, rejection)),
             // The core never drops a sender unanswered, but if it did, that is what it means.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -13,10 +12,10 @@ use super::ledger::AccountId;
 use crate::status::CloseReason;
 use crate::{Endpoint, Rejection};
 
-/// A lane on which nothing at all was answered for so long, with commands outstanding, is given up:
-/// ten times the default response timeout, so that a slow command of the server's does not cost
-/// everybody their connection.
-const SILENCE: Duration = Duration::from_secs(5);
+/// A lane on which nothing at all was answered for so many response timeouts, with commands
+/// outstanding, is given up: 5 s with the default, so that one slow command on the server does not
+/// cost everybody their connection.
+const SILENCE: u32 = 10;
 
 /// The commands that an endpoint has in flight on shared connections.
 #[derive(Debug)]
@@ -144,7 +143,8 @@ impl Owed {
         let mut answer = std::pin::pin!(redis.send_packed_command(&ping));
         let mut answers = self.carrier.answers();
         // An error means that the lane is gone, and its commands with it.
-        while tokio::time::timeout(SILENCE, &mut answer).await.is_err() {
+        let silence = self.core.settings.response_timeout * SILENCE;
+        while tokio::time::timeout(silence, &mut answer).await.is_err() {
             let before = std::mem::replace(&mut answers, self.carrier.answers());
             if answers == before {
                 self.core.revoke(&self.carrier.shared, CloseReason::HealthCheck);

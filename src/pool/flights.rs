@@ -104,7 +104,7 @@ impl<'a> Flight<'a> {
         carrier: &'a Arc<Carrier>,
         permit: SemaphorePermit<'a>,
     ) -> Self {
-        carrier.sent();
+        carrier.shared.sent();
         Self { core, flights, carrier, permit: Some(permit) }
     }
 
@@ -141,11 +141,11 @@ impl Owed {
         let mut redis = self.carrier.redis.clone();
         let ping = redis::cmd("PING");
         let mut answer = std::pin::pin!(redis.send_packed_command(&ping));
-        let mut answers = self.carrier.answers();
+        let mut answers = self.carrier.shared.answers();
         // An error means that the lane is gone, and its commands with it.
         let silence = self.core.settings.response_timeout * SILENCE;
         while tokio::time::timeout(silence, &mut answer).await.is_err() {
-            let before = std::mem::replace(&mut answers, self.carrier.answers());
+            let before = std::mem::replace(&mut answers, self.carrier.shared.answers());
             if answers == before {
                 self.core.revoke(&self.carrier.shared, CloseReason::HealthCheck);
                 return;

@@ -62,41 +62,19 @@ pub(super) struct Carrier {
     pub(super) shared: Arc<Shared>,
     /// Replaced, or its pool is closed; what is in flight may end.
     retired: AtomicBool,
-    sent: AtomicU64,
-    answered: AtomicU64,
 }
 
 impl Carrier {
     fn new((redis, shared): (MultiplexedConnection, Arc<Shared>)) -> Self {
-        Self {
-            redis,
-            shared,
-            retired: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-        }
+        Self { redis, shared, retired: AtomicBool::new(false) }
     }
 
-    /// Notes a command on its way.
-    pub(super) fn sent(&self) {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes its end.
+    /// Notes the end of a command.
     pub(super) fn answered(&self, core: &Core) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.shared.answered();
         if self.retired.load(Ordering::Relaxed) {
             core.progress.notify_waiters();
         }
-    }
-
-    /// How many commands have ended so far.
-    pub(super) fn answers(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    fn in_flight(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed).saturating_sub(self.answers())
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -352,7 +330,7 @@ async fn drain(
     reason: CloseReason,
 ) {
     carrier.retired.store(true, Ordering::Relaxed);
-    let empty = core.until(|_| !carrier.shared.is_alive() || carrier.in_flight() == 0);
+    let empty = core.until(|_| !carrier.shared.is_alive() || carrier.shared.in_flight() == 0);
     let _ = tokio::time::timeout(core.settings.drain_timeout, empty).await;
     lease.discard(reason);
 }

@@ -164,6 +164,9 @@ pub(super) struct Shared {
     ending: Mutex<Option<Ending>>,
     /// The mark of the seat that has it, or zero.
     seat: AtomicU64,
+    /// Commands sent by those who share it, and how many of them have ended.
+    sent: AtomicU64,
+    answered: AtomicU64,
 }
 
 const IDLE: u8 = 0;
@@ -183,6 +186,8 @@ impl Shared {
             expires,
             ending: Mutex::new(None),
             seat: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -194,6 +199,26 @@ impl Shared {
     /// Lent → idle; false if it died meanwhile.
     pub(super) fn give_back(&self) -> bool {
         self.turn(LENT, IDLE)
+    }
+
+    /// Notes a command on its way, of one of those who share the connection.
+    pub(super) fn sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes the end of such a command.
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many such commands have ended so far.
+    pub(super) fn answers(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// How many such commands are on their way.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed).saturating_sub(self.answers())
     }
 
     /// Notes who has it.

@@ -287,7 +287,7 @@ impl GuardedPoolBuilder {
         }
         if settings.shared_lanes == 0 {
             problems.push("shared_lanes is 0, so no shared command could ever be sent".to_owned());
-        } else if settings.shared_lanes > settings.max_connections {
+        } else if settings.shared_lanes > settings.max_connections.max(1) {
             problems.push(format!(
                 "shared_lanes {} is above max_connections {}",
                 settings.shared_lanes, settings.max_connections

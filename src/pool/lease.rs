@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use deadpool::managed::Object;
 
@@ -129,14 +129,16 @@ pub(super) async fn within<T>(
 ) -> RedisResult<T> {
     match limit {
         None => reply.await,
-        Some(limit) => tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no reply within the response timeout; the command may have run",
-            )
-            .into())
-        }),
+        Some(limit) => {
+            tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| Err(unanswered()))
+        }
     }
+}
+
+/// What a caller hears whose command was not answered in time.
+pub(super) fn unanswered() -> RedisError {
+    let why = "no reply within the response timeout; the command may have run";
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
 }
 
 impl ConnectionLike for GuardedConnection {

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::GuardedPool;
 use super::command::Sharing;
+use super::core::Core;
 use super::flights::{Flight, Flights};
 use super::lanes::{Carrier, Pick, pick};
-use super::lease::{GuardedConnection, within};
+use super::lease::{GuardedConnection, unanswered};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Budget;
 use crate::{Endpoint, Error, Rejection};
@@ -181,15 +182,16 @@ impl SharedConnection {
         self.request(Batch(pipeline, offset, count)).await
     }
 
+    async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
+        let mut lease = self.pool.acquire_at(&self.flights.endpoint, self.location).await?;
+        Ok(request.send_exclusive(&mut lease).await?)
+    }
+
     async fn request<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
         match request.sharing() {
             Sharing::Allowed => {}
-            Sharing::Exclusive => {
-                // Boxed: rare, and larger than all the rest.
-                let acquire = Box::pin(self.pool.acquire_at(&self.flights.endpoint, self.location));
-                let mut lease = acquire.await?;
-                return Ok(request.send_exclusive(&mut lease).await?);
-            }
+            // Boxed: rare, and larger than all the rest.
+            Sharing::Exclusive => return Box::pin(self.request_exclusive(request)).await,
             Sharing::Refused => return Err(unshareable().into()),
         }
         let Self { pool, flights, lane, .. } = self;
@@ -205,8 +207,8 @@ impl SharedConnection {
             *lane = None;
             let since = since.unwrap_or_else(Instant::now);
             match Box::pin(pick(core, flights.account, since)).await? {
-                Pick::Own(carrier) => *lane = Some(with_connection(carrier)),
-                Pick::Other(carrier) => other = Some(with_connection(carrier)),
+                Pick::Own(carrier) => *lane = Some(with_connection(core, carrier)),
+                Pick::Other(carrier) => other = Some(with_connection(core, carrier)),
             }
         }
         let Some((carrier, redis)) = other.as_mut().or(lane.as_mut()) else {
@@ -214,12 +216,12 @@ impl SharedConnection {
         };
         let flight = Flight::start(core, flights, carrier, permit);
         let started = core.metrics.is_recording().then(Instant::now);
-        let reply = within(Some(core.settings.response_timeout), request.send(redis)).await;
+        let reply = request.send(redis).await;
         if let Some(started) = started {
             core.metrics.used_shared(started.elapsed());
         }
         match reply {
-            Err(error) if error.is_timeout() => Err(error.into()),
+            Err(error) if error.is_timeout() => Err(unanswered().into()),
             Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
                 flight.answered();
                 Err(lost(&error).into())
@@ -235,8 +237,10 @@ impl SharedConnection {
 }
 
 /// A handle has a connection of its own to send on, so that it need not clone one for each command.
-fn with_connection(carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
-    let redis = carrier.redis.clone();
+/// The driver times its commands, which costs less than a timeout around it.
+fn with_connection(core: &Core, carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
+    let mut redis = carrier.redis.clone();
+    redis.set_response_timeout(core.settings.response_timeout);
     (carrier, redis)
 }
 

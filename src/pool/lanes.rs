@@ -115,6 +115,11 @@ impl Lanes {
         self.lanes.iter().filter(|lane| used(lane)).map(status).collect()
     }
 
+    /// The lane for the next handle.
+    pub(super) fn home(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()
+    }
+
     /// An endpoint's shared commands.
     pub(super) fn flights_of(&self, endpoint: &Endpoint) -> Option<Arc<Flights>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
@@ -137,21 +142,21 @@ impl Lanes {
 
 /// A lane to send on.
 pub(super) enum Pick {
-    /// The one whose turn it was: to stay with.
+    /// The handle's own: to stay with.
     Own(Arc<Carrier>),
     /// Another one, because that one is down: for this once.
     Other(Arc<Carrier>),
 }
 
-/// A lane to send on: the next one in turn, or else any, or else the next one once it is up.
+/// A lane to send on: `home`, or else any, or else `home` once it is up.
 pub(super) async fn pick(
     core: &Arc<Core>,
+    home: usize,
     account: AccountId,
     since: Instant,
 ) -> Result<Pick, Rejection> {
     let lanes = &core.lanes;
-    let at = lanes.next.fetch_add(1, Ordering::Relaxed) % lanes.lanes.len();
-    let lane = &lanes.lanes[at];
+    let lane = &lanes.lanes[home];
     let mut line = lane.line.subscribe();
     let usable = |line: &Line| match line {
         Line::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
@@ -162,7 +167,7 @@ pub(super) async fn pick(
         return Ok(Pick::Own(carrier));
     }
     // From here on a refusal is news.
-    core.want_lane(at);
+    core.want_lane(home);
     if let Some(carrier) = lanes.up() {
         return Ok(Pick::Other(carrier));
     }
@@ -184,7 +189,7 @@ pub(super) async fn pick(
             Line::Refused(rejection) => break rejection,
             _ if core.lock().ledger.is_closed() => break Rejection::Closed,
             // The keeper may have ended with its runtime.
-            _ => core.want_lane(at),
+            _ => core.want_lane(home),
         }
     };
     Err(core.reject(account, rejection))

@@ -48,16 +48,20 @@ use crate::{Endpoint, Error, Rejection};
 pub struct SharedConnection {
     pool: GuardedPool,
     flights: Arc<Flights>,
+    /// Which lane is this handle's own.
+    home: usize,
     /// The lane in use, with a connection of this handle's own to send on.
     lane: Option<(Arc<Carrier>, MultiplexedConnection)>,
     location: &'static Location<'static>,
 }
 
 impl Clone for SharedConnection {
-    /// The clone chooses its lane anew.
+    /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { pool, flights, lane: _, location } = self;
-        Self { pool: pool.clone(), flights: Arc::clone(flights), lane: None, location }
+        let Self { pool, flights, home: _, lane: _, location } = self;
+        let (pool, flights) = (pool.clone(), Arc::clone(flights));
+        let home = pool.core.lanes.home();
+        Self { pool, flights, home, lane: None, location }
     }
 }
 
@@ -154,7 +158,8 @@ impl SharedConnection {
         };
         let flights =
             pool.core.lanes.flights(endpoint.clone(), || Flights::new(account, endpoint, max));
-        Self { pool, flights, lane: None, location }
+        let home = pool.core.lanes.home();
+        Self { pool, flights, home, lane: None, location }
     }
 
     /// Sends one command; what [`ConnectionLike`] does, with the guard's own error.
@@ -194,7 +199,7 @@ impl SharedConnection {
             Sharing::Exclusive => return Box::pin(self.request_exclusive(request)).await,
             Sharing::Refused => return Err(unshareable().into()),
         }
-        let Self { pool, flights, lane, .. } = self;
+        let Self { pool, flights, home, lane, .. } = self;
         let core = &pool.core;
         // Read only by those who have to wait.
         let mut since = None;
@@ -206,7 +211,7 @@ impl SharedConnection {
         if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
             *lane = None;
             let since = since.unwrap_or_else(Instant::now);
-            match Box::pin(pick(core, flights.account, since)).await? {
+            match Box::pin(pick(core, *home, flights.account, since)).await? {
                 Pick::Own(carrier) => *lane = Some(with_connection(core, carrier)),
                 Pick::Other(carrier) => other = Some(with_connection(core, carrier)),
             }

@@ -1,8 +1,8 @@
 //! redis-guard beside what people use today, on one real server, in one process and one run.
 //!
 //! ```sh
-//! cargo bench --bench compare                        # about a minute
-//! cargo bench --bench compare -- --quick             # some seconds
+//! cargo bench --bench compare                        # about four minutes
+//! cargo bench --bench compare -- --quick             # half a minute: 16 B only, shorter windows
 //! cargo bench --bench compare -- --only acquire_get --json target/compare.json
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! | `acquire_release` | acquire and drop, no I/O | `deadpool`'s own, over the same kind of object |
 //! | `refusal` | an acquire that the open breaker refuses | |
 //! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
+//! | `shared_get`, `shared_set` | `GET`, `SET` on a shared connection: 1, 16, 64, 512 tasks, values of 16 B and 1 KiB | redis-rs' own multiplexed connection, and leases from pools of 16 (and deadpool-redis' of 50) |
 //!
 //! All contenders take their turn in every round, so that what disturbs the machine disturbs all of
 //! them; the figure is the median of the rounds. Only the ratios mean something elsewhere.
@@ -18,9 +19,9 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -28,21 +29,27 @@ use tokio::time::Instant;
 
 #[path = "compare/contenders.rs"]
 mod contenders;
+#[path = "compare/report.rs"]
+mod report;
 #[path = "../tests/support/server.rs"]
 mod server;
 
 use contenders::{
-    Bb8Redis, Client, Deadpool, DeadpoolRedis, GuardExclusive, KEY, Pool, RefusingGuard,
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, GuardExclusive, GuardShared, Multiplexed, POOL_SIZE,
+    Pool, RefusingGuard, Verb, Work,
 };
+use report::{Cell, Unit};
 use server::TestServer;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "usage: cargo bench --bench compare -- [--quick] [--only NAME] [--json PATH]";
-const BENCHES: [&str; 3] = ["acquire_release", "refusal", "acquire_get"];
+const BENCHES: [&str; 5] =
+    ["acquire_release", "refusal", "acquire_get", "shared_get", "shared_set"];
+
+/// What a pool is measured with: as many tasks as connections, fewer, and more.
 const TASKS: [usize; 3] = [1, 16, 64];
-/// The contender that the others are compared with.
-const OURS: &str = <GuardExclusive as Client>::NAME;
+const SHARED_TASKS: [usize; 4] = [1, 16, 64, 512];
 
 fn main() -> ExitCode {
     match arguments(std::env::args().skip(1)).and_then(|options| run(&options)) {
@@ -60,15 +67,37 @@ struct Effort {
     rounds: usize,
     /// How long each contender runs in a round.
     window: Duration,
+    /// The same for shared connections, which come in many combinations and do more in that time.
+    shared_window: Duration,
+    /// The sizes of their values.
+    bytes: &'static [usize],
     /// Calls in a row where single calls are too short to be timed.
     calls: u32,
 }
 
 impl Effort {
-    const WHOLE: Self = Self { rounds: 7, window: Duration::from_millis(700), calls: 200_000 };
-    const QUICK: Self = Self { rounds: 3, window: Duration::from_millis(300), calls: 50_000 };
+    const WHOLE: Self = Self {
+        rounds: 7,
+        window: Duration::from_millis(700),
+        shared_window: Duration::from_millis(250),
+        bytes: &[16, 1_024],
+        calls: 200_000,
+    };
+    const QUICK: Self = Self {
+        rounds: 5,
+        window: Duration::from_millis(150),
+        shared_window: Duration::from_millis(80),
+        bytes: &[16],
+        calls: 50_000,
+    };
     /// `cargo test --benches` only asks whether it works.
-    const TEST: Self = Self { rounds: 1, window: Duration::from_millis(20), calls: 500 };
+    const TEST: Self = Self {
+        rounds: 1,
+        window: Duration::from_millis(20),
+        shared_window: Duration::from_millis(5),
+        bytes: &[16],
+        calls: 500,
+    };
 }
 
 struct Options {
@@ -103,11 +132,6 @@ fn run(options: &Options) -> Result<(), Failure> {
     let server = TestServer::builder().start()?;
     let full = TestServer::builder().maxclients(8).start()?;
     let _occupants = full.fill();
-    redis::cmd("SET")
-        .arg(KEY)
-        .arg("value")
-        .exec(&mut redis::Client::open(server.url())?.get_connection()?)?;
-
     let lab = Lab {
         runtime: runtime.handle().clone(),
         effort: options.effort,
@@ -122,91 +146,12 @@ fn run(options: &Options) -> Result<(), Failure> {
             cell.samples.push(sample);
         }
     }
-    print_table(&cells);
+    report::print_table(&cells);
     if let Some(path) = &options.json {
-        let rows: Vec<Value> = cells.iter().map(Cell::row).collect();
-        let text = serde_json::to_string_pretty(&json!({ "schema": 1, "rows": rows }))?;
-        std::fs::write(path, text + "\n")
-            .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        report::write_json(path, &cells)?;
         println!("\njson: {}", path.display());
     }
     Ok(())
-}
-
-/// One figure: a contender in a bench with a number of tasks.
-struct Cell {
-    bench: &'static str,
-    client: &'static str,
-    tasks: usize,
-    unit: Unit,
-    measure: Box<dyn Fn() -> f64>,
-    samples: Vec<f64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unit {
-    /// Less is better.
-    Nanoseconds,
-    /// More is better.
-    OpsPerSecond,
-}
-
-impl Cell {
-    fn median(&self) -> f64 {
-        let mut samples = self.samples.clone();
-        samples.sort_by(f64::total_cmp);
-        let middle = samples.len() / 2;
-        if samples.len() % 2 == 1 {
-            samples[middle]
-        } else {
-            f64::midpoint(samples[middle - 1], samples[middle])
-        }
-    }
-
-    fn row(&self) -> Value {
-        let unit = match self.unit {
-            Unit::Nanoseconds => "ns",
-            Unit::OpsPerSecond => "ops_per_s",
-        };
-        let figure = (self.median() * 10.0).round() / 10.0;
-        json!({ "bench": self.bench, "client": self.client, "tasks": self.tasks, unit: figure })
-    }
-
-    /// What redis-guard is meant to reach, beside this contender.
-    fn aim(&self) -> &'static str {
-        match (self.bench, self.client) {
-            ("acquire_release", "deadpool") => "aim: at most 1.50",
-            ("acquire_get", "deadpool-redis") => "aim: at least 1.80",
-            ("refusal", OURS) => "aim: under 200 ns",
-            _ => "",
-        }
-    }
-}
-
-fn print_table(cells: &[Cell]) {
-    println!("\n{:<17}{:>5}  {:<18}{:>16}  {OURS} beside it", "bench", "tasks", "client", "median");
-    for cell in cells {
-        let figure = match cell.unit {
-            Unit::Nanoseconds => format!("{:.0} ns", cell.median()),
-            Unit::OpsPerSecond => format!("{:.0} op/s", cell.median()),
-        };
-        let ours = cells
-            .iter()
-            .find(|c| c.client == OURS && (c.bench, c.tasks) == (cell.bench, cell.tasks));
-        let ratio = match ours.filter(|_| cell.client != OURS).map(|c| c.median() / cell.median()) {
-            Some(ratio) if cell.unit == Unit::Nanoseconds => format!("{ratio:.2} × the time"),
-            Some(ratio) => format!("{ratio:.2} × the throughput"),
-            None => String::new(),
-        };
-        let line = format!(
-            "{:<17}{:>5}  {:<18}{figure:>16}  {ratio:<24}{}",
-            cell.bench,
-            cell.tasks,
-            cell.client,
-            cell.aim()
-        );
-        println!("{}", line.trim_end());
-    }
 }
 
 /// What all contenders share.
@@ -224,7 +169,7 @@ impl Lab {
         let wanted = |bench: &str| options.only.as_deref().is_none_or(|only| only == bench);
         let mut cells = Vec::new();
         if wanted("acquire_release") {
-            cells.push(self.calls("acquire_release", self.open_client::<GuardExclusive>()?));
+            cells.push(self.calls("acquire_release", self.open::<GuardExclusive>()?));
             cells.push(
                 self.calls("acquire_release", self.runtime.block_on(Deadpool::open(&self.url))?),
             );
@@ -234,20 +179,57 @@ impl Lab {
             cells.push(self.calls("refusal", guard));
         }
         if wanted("acquire_get") {
-            let guard = self.open_client::<GuardExclusive>()?;
-            let deadpool = self.open_client::<DeadpoolRedis>()?;
-            let bb8 = self.open_client::<Bb8Redis>()?;
+            let (guard, deadpool, bb8) = (self.open()?, self.open()?, self.open()?);
             for tasks in TASKS {
-                cells.push(self.throughput("acquire_get", tasks, &guard));
-                cells.push(self.throughput("acquire_get", tasks, &deadpool));
-                cells.push(self.throughput("acquire_get", tasks, &bb8));
+                let matchup = Matchup { bench: "acquire_get", tasks, bytes: None };
+                let get = self.work(Verb::Get, 5)?;
+                cells.push(self.throughput::<GuardExclusive>(matchup, &get, &guard));
+                cells.push(self.throughput::<DeadpoolRedis<POOL_SIZE>>(matchup, &get, &deadpool));
+                cells.push(self.throughput::<Bb8Redis>(matchup, &get, &bb8));
+            }
+        }
+        for (bench, verb) in [("shared_get", Verb::Get), ("shared_set", Verb::Set)] {
+            if wanted(bench) {
+                self.shared(bench, verb, &mut cells)?;
             }
         }
         Ok(cells)
     }
 
-    fn open_client<C: Client>(&self) -> Result<C, Failure> {
+    fn shared(
+        &self,
+        bench: &'static str,
+        verb: Verb,
+        cells: &mut Vec<Cell>,
+    ) -> Result<(), Failure> {
+        let (guard, bare) = (self.open()?, self.open()?);
+        let (deadpool, deadpool_50, bb8) = (self.open()?, self.open()?, self.open()?);
+        let exclusive = self.open()?;
+        for &bytes in self.effort.bytes {
+            let work = self.work(verb, bytes)?;
+            for tasks in SHARED_TASKS {
+                let matchup = Matchup { bench, tasks, bytes: Some(bytes) };
+                cells.push(self.throughput::<GuardShared>(matchup, &work, &guard));
+                cells.push(self.throughput::<Multiplexed>(matchup, &work, &bare));
+                cells.push(self.throughput::<DeadpoolRedis<POOL_SIZE>>(matchup, &work, &deadpool));
+                cells.push(self.throughput::<DeadpoolRedis<50>>(matchup, &work, &deadpool_50));
+                cells.push(self.throughput::<Bb8Redis>(matchup, &work, &bb8));
+                cells.push(self.throughput::<GuardExclusive>(matchup, &work, &exclusive));
+            }
+        }
+        Ok(())
+    }
+
+    fn open<C: Client>(&self) -> Result<C, Failure> {
         self.runtime.block_on(C::open(&self.url))
+    }
+
+    /// Work on a value that is there.
+    fn work(&self, verb: Verb, bytes: usize) -> Result<Work, Failure> {
+        let work = Work::new(verb, bytes);
+        let set = redis::Cmd::set(&*work.key, &*work.value);
+        set.exec(&mut redis::Client::open(self.url.as_str())?.get_connection()?)?;
+        Ok(work)
     }
 
     /// The time of one call: many in a row, on one thread.
@@ -262,58 +244,94 @@ impl Lab {
                 started.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
             })
         };
-        Cell::new(bench, P::NAME, 1, Unit::Nanoseconds, measure)
+        let matchup = Matchup { bench, tasks: 1, bytes: None };
+        Cell::new(matchup, P::NAME, Unit::Nanoseconds, measure)
     }
 
     /// Operations a second, of all tasks together.
-    fn throughput<C: Client>(&self, bench: &'static str, tasks: usize, client: &C) -> Cell {
-        let (runtime, window, client) = (self.runtime.clone(), self.effort.window, client.clone());
-        let measure = move || runtime.block_on(operations_per_second(&client, tasks, window));
-        Cell::new(bench, C::NAME, tasks, Unit::OpsPerSecond, measure)
+    fn throughput<C: Client>(&self, matchup: Matchup, work: &Work, client: &C) -> Cell {
+        let Effort { window, shared_window, .. } = self.effort;
+        let window = if matchup.bytes.is_some() { shared_window } else { window };
+        let (runtime, tasks) = (self.runtime.clone(), matchup.tasks);
+        let (client, work) = (client.clone(), work.clone());
+        let measure =
+            move || runtime.block_on(operations_per_second(&client, &work, tasks, window));
+        Cell::new(matchup, C::NAME, Unit::OpsPerSecond, measure)
     }
 }
 
-impl Cell {
-    fn new(
-        bench: &'static str,
-        client: &'static str,
-        tasks: usize,
-        unit: Unit,
-        measure: impl Fn() -> f64 + 'static,
-    ) -> Self {
-        Self { bench, client, tasks, unit, measure: Box::new(measure), samples: Vec::new() }
-    }
+/// In what several contenders are compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Matchup {
+    bench: &'static str,
+    tasks: usize,
+    /// The size of the value, where it varies.
+    bytes: Option<usize>,
 }
 
-async fn operations_per_second<C: Client>(client: &C, tasks: usize, window: Duration) -> f64 {
-    let ready = std::sync::Arc::new(Barrier::new(tasks));
-    let mut all: JoinSet<(Instant, u32, Instant)> = (0..tasks)
+async fn operations_per_second<C: Client>(
+    client: &C,
+    work: &Work,
+    tasks: usize,
+    window: Duration,
+) -> f64 {
+    let ready = Arc::new(Barrier::new(tasks));
+    let mut all: JoinSet<Turn> = (0..tasks)
         .map(|_| {
-            let (client, ready) = (client.clone(), ready.clone());
+            let (mut client, work, ready) = (client.clone(), work.clone(), Arc::clone(&ready));
             async move {
                 ready.wait().await;
                 let started = Instant::now();
-                let mut operations = 0;
-                loop {
-                    client.operation().await;
-                    operations += 1;
-                    let now = Instant::now();
-                    if now - started >= window {
-                        return (started, operations, now);
+                let mut turn = Turn { started, ended: started, done: 0, failed: 0, failure: None };
+                while turn.ended - started < window {
+                    match client.operation(&work).await {
+                        Ok(()) => turn.done += 1,
+                        Err(failure) => turn.fail(failure),
                     }
+                    turn.ended = Instant::now();
                 }
+                turn
             }
         })
         .collect();
-    let mut operations = 0;
-    let mut span: Option<(Instant, Instant)> = None;
-    while let Some(task) = all.join_next().await {
-        let (started, done, ended) =
-            task.expect("no task is aborted, and a failed operation ends the bench");
-        operations += done;
-        let (first, last) = span.unwrap_or((started, ended));
-        span = Some((first.min(started), last.max(ended)));
+    let mut whole: Option<Turn> = None;
+    while let Some(turn) = all.join_next().await {
+        let turn = turn.expect("no task is aborted, and none panics");
+        whole = Some(match whole {
+            Some(whole) => whole.and(turn),
+            None => turn,
+        });
     }
-    let (first, last) = span.expect("there is at least one task");
-    f64::from(operations) / (last - first).as_secs_f64()
+    let Turn { started, ended, done, failed, failure } = whole.expect("there is at least one task");
+    if let Some(failure) = failure {
+        // A client with a short timeout of its own, on a machine that is busy with other things.
+        eprintln!("{}: {failed} operations failed and do not count: {failure}", C::NAME);
+    }
+    f64::from(done) / (ended - started).as_secs_f64()
+}
+
+/// What one task did, or several.
+struct Turn {
+    started: Instant,
+    ended: Instant,
+    done: u32,
+    failed: u32,
+    failure: Option<Failure>,
+}
+
+impl Turn {
+    fn fail(&mut self, failure: Failure) {
+        self.failed += 1;
+        self.failure = Some(failure);
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            started: self.started.min(other.started),
+            ended: self.ended.max(other.ended),
+            done: self.done + other.done,
+            failed: self.failed + other.failed,
+            failure: self.failure.or(other.failure),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Who is compared. All of them hold [`CONNECTIONS`] connections before they are measured.
+//! Who is compared. All of them hold their connections before they are measured.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +9,12 @@ use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::future::try_join_all;
 use redis::AsyncCommands;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis_guard::{Backoff, Error, GuardedPool, Rejection};
+use redis_guard::{Backoff, Error, GuardedPool, Rejection, SharedConnection};
 
 use crate::Failure;
 
-/// The key that is read.
-pub(crate) const KEY: &str = "compare";
-const CONNECTIONS: usize = 16;
+/// Connections of each pool, where its name does not say another number.
+pub(crate) const POOL_SIZE: usize = 16;
 const ENDPOINT: &str = "compare";
 
 /// Something with a call that is too short to be timed alone.
@@ -25,20 +24,84 @@ pub(crate) trait Pool: 'static {
     fn call(&self) -> impl Future<Output = ()>;
 }
 
-/// A Redis client, as many tasks use it. Clones share the same connections.
+/// A Redis client. Every task has a clone of its own; clones share the same connections.
 pub(crate) trait Client: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
     /// Connects.
     fn open(url: &str) -> impl Future<Output = Result<Self, Failure>>;
 
-    /// A connection acquired, and a `GET` on it.
-    fn operation(&self) -> impl Future<Output = ()> + Send;
+    /// A connection acquired, where the client lends them, and the work done on it.
+    fn operation(&mut self, work: &Work) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-async fn get(connection: &mut (impl ConnectionLike + Send + Sync)) {
-    let value: String = connection.get(KEY).await.expect("GET on a healthy server");
-    assert_eq!(value, "value");
+/// What is done on a connection.
+#[derive(Clone)]
+pub(crate) struct Work {
+    verb: Verb,
+    pub(crate) key: Arc<str>,
+    pub(crate) value: Arc<[u8]>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Verb {
+    Get,
+    Set,
+}
+
+impl Work {
+    /// With a value of so many bytes, at a key of its own.
+    pub(crate) fn new(verb: Verb, bytes: usize) -> Self {
+        Self { verb, key: format!("compare:{bytes}").into(), value: vec![b'v'; bytes].into() }
+    }
+
+    async fn on(
+        &self,
+        connection: &mut (impl ConnectionLike + Send + Sync),
+    ) -> Result<(), Failure> {
+        match self.verb {
+            Verb::Get => {
+                let value: Vec<u8> = connection.get(&*self.key).await?;
+                assert_eq!(value.len(), self.value.len());
+            }
+            Verb::Set => connection.set(&*self.key, &*self.value).await?,
+        }
+        Ok(())
+    }
+}
+
+/// redis-guard's shared connection.
+#[derive(Clone)]
+pub(crate) struct GuardShared(SharedConnection);
+
+impl Client for GuardShared {
+    const NAME: &'static str = "guard-shared";
+
+    async fn open(url: &str) -> Result<Self, Failure> {
+        let mut connection = GuardedPool::builder(url).build()?.shared(ENDPOINT);
+        let () = connection.ping().await?;
+        Ok(Self(connection))
+    }
+
+    async fn operation(&mut self, work: &Work) -> Result<(), Failure> {
+        work.on(&mut self.0).await
+    }
+}
+
+/// redis-rs' multiplexed connection, by itself.
+#[derive(Clone)]
+pub(crate) struct Multiplexed(MultiplexedConnection);
+
+impl Client for Multiplexed {
+    const NAME: &'static str = "redis-multiplexed";
+
+    async fn open(url: &str) -> Result<Self, Failure> {
+        Ok(Self(redis::Client::open(url)?.get_multiplexed_async_connection().await?))
+    }
+
+    async fn operation(&mut self, work: &Work) -> Result<(), Failure> {
+        work.on(&mut self.0).await
+    }
 }
 
 #[derive(Clone)]
@@ -48,14 +111,14 @@ impl Client for GuardExclusive {
     const NAME: &'static str = "guard-exclusive";
 
     async fn open(url: &str) -> Result<Self, Failure> {
-        let pool = GuardedPool::builder(url).max_connections(CONNECTIONS).build()?;
-        pool.warm_up(CONNECTIONS).await?;
+        let pool = GuardedPool::builder(url).max_connections(POOL_SIZE).build()?;
+        pool.warm_up(POOL_SIZE).await?;
         Ok(Self(pool))
     }
 
-    async fn operation(&self) {
-        let mut connection = self.0.acquire(ENDPOINT).await.expect("a connection");
-        get(&mut connection).await;
+    async fn operation(&mut self, work: &Work) -> Result<(), Failure> {
+        let mut connection = self.0.acquire(ENDPOINT).await?;
+        work.on(&mut connection).await
     }
 }
 
@@ -105,8 +168,7 @@ impl Deadpool {
     pub(crate) async fn open(url: &str) -> Result<Self, Failure> {
         let client = redis::Client::open(url)?;
         let connections =
-            try_join_all((0..CONNECTIONS).map(|_| client.get_multiplexed_async_connection()))
-                .await?;
+            try_join_all((0..POOL_SIZE).map(|_| client.get_multiplexed_async_connection())).await?;
         let ready = connections
             .into_iter()
             .map(|connection| {
@@ -114,9 +176,8 @@ impl Deadpool {
                 Box::new(Held { _connection: connection, alive })
             })
             .collect();
-        let pool =
-            managed::Pool::builder(Ready(Mutex::new(ready))).max_size(CONNECTIONS).build()?;
-        try_join_all((0..CONNECTIONS).map(|_| pool.get())).await?;
+        let pool = managed::Pool::builder(Ready(Mutex::new(ready))).max_size(POOL_SIZE).build()?;
+        try_join_all((0..POOL_SIZE).map(|_| pool.get())).await?;
         Ok(Self(pool))
     }
 }
@@ -157,24 +218,25 @@ impl managed::Manager for Ready {
 }
 
 #[derive(Clone)]
-pub(crate) struct DeadpoolRedis(deadpool_redis::Pool);
+pub(crate) struct DeadpoolRedis<const SIZE: usize>(deadpool_redis::Pool);
 
-impl Client for DeadpoolRedis {
-    const NAME: &'static str = "deadpool-redis";
+impl<const SIZE: usize> Client for DeadpoolRedis<SIZE> {
+    const NAME: &'static str =
+        if SIZE == POOL_SIZE { "deadpool-redis" } else { "deadpool-redis-50" };
 
     async fn open(url: &str) -> Result<Self, Failure> {
         let pool = deadpool_redis::Config::from_url(url)
             .builder()?
-            .max_size(CONNECTIONS)
+            .max_size(SIZE)
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()?;
-        try_join_all((0..CONNECTIONS).map(|_| pool.get())).await?;
+        try_join_all((0..SIZE).map(|_| pool.get())).await?;
         Ok(Self(pool))
     }
 
-    async fn operation(&self) {
-        let mut connection = self.0.get().await.expect("a connection");
-        get(&mut connection).await;
+    async fn operation(&mut self, work: &Work) -> Result<(), Failure> {
+        let mut connection = self.0.get().await?;
+        work.on(&mut connection).await
     }
 }
 
@@ -186,14 +248,13 @@ impl Client for Bb8Redis {
 
     async fn open(url: &str) -> Result<Self, Failure> {
         let manager = bb8_redis::RedisConnectionManager::new(url)?;
-        let pool =
-            bb8::Pool::builder().max_size(u32::try_from(CONNECTIONS)?).build(manager).await?;
-        try_join_all((0..CONNECTIONS).map(|_| pool.get())).await?;
+        let pool = bb8::Pool::builder().max_size(u32::try_from(POOL_SIZE)?).build(manager).await?;
+        try_join_all((0..POOL_SIZE).map(|_| pool.get())).await?;
         Ok(Self(pool))
     }
 
-    async fn operation(&self) {
-        let mut connection = self.0.get().await.expect("a connection");
-        get(&mut *connection).await;
+    async fn operation(&mut self, work: &Work) -> Result<(), Failure> {
+        let mut connection = self.0.get().await?;
+        work.on(&mut *connection).await
     }
 }

@@ -11,13 +11,13 @@ usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [-
                    [--tasks N] [--maxclients N]
 
   --start cold|warm   what the application holds when the server fills: nothing (default), or
-                      four connections
+                      four connections (one where it is shared)
   --url URL           use this server instead of starting one. It has to be on this machine, and
                       every slot it has left will be held for some seconds. Its configuration is
                       not touched
   --svg PATH          where to draw the chart (default target/retry_storm.svg)
   --json PATH         write the numbers there, too
-  --quick             shorter phases: half a minute instead of more than one
+  --quick             shorter phases: half a minute instead of 80 s
   --tasks N           sources of requests, each sending one request every 5 ms (default 64)
   --maxclients N      slots of the server that is started (default 32)
   --help              this text

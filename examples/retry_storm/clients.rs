@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::{AsyncCommands, RedisResult, SetExpiry, SetOptions};
-use redis_guard::{Error, GuardedPool, Rejection};
+use redis::{AsyncCommands, Cmd, RedisResult, SetExpiry, SetOptions};
+use redis_guard::{Error, GuardedPool, Rejection, SharedConnection};
 use tokio::time::Instant;
 
 use crate::Failure;
@@ -15,7 +15,7 @@ use crate::args::POOL_SIZE;
 /// How long a caller waits for a connection, where the client lets one say so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client under test. Clones share the same connections.
+/// A client under test. Every task has a clone of its own; clones share the same connections.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
@@ -23,10 +23,10 @@ pub(crate) trait Contender: Clone + Send + Sync + 'static {
     fn open(url: &str) -> Result<Self, Failure>;
 
     /// Comes to hold `n` connections, if it is one that holds several.
-    fn warm_up(&self, n: usize) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn warm_up(&mut self, n: usize) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// One request: acquire a connection, `SET`, `GET`.
-    fn request(&self, key: &str) -> impl Future<Output = Result<(), Failed>> + Send;
+    /// One request: acquire a connection where the client lends them, `SET`, `GET`.
+    fn request(&mut self, key: &str) -> impl Future<Output = Result<(), Failed>> + Send;
 
     /// The time to the next dial, from a client that can say.
     fn next_dial_in(&self) -> Option<Duration> {
@@ -52,11 +52,14 @@ async fn set_and_get(
     connection: &mut (impl ConnectionLike + Send + Sync),
     key: &str,
 ) -> RedisResult<()> {
-    // The keys are deleted at the end of the run. Should it be interrupted, they expire.
-    let options = SetOptions::default().with_expiration(SetExpiry::EX(300));
-    let () = connection.set_options(key, "value", options).await?;
+    let () = connection.set_options(key, "value", expiring()).await?;
     let _: String = connection.get(key).await?;
     Ok(())
+}
+
+/// The keys are deleted at the end of the run. Should it be interrupted, they expire.
+fn expiring() -> SetOptions {
+    SetOptions::default().with_expiration(SetExpiry::EX(300))
 }
 
 /// `deadpool_redis`, bare.
@@ -76,12 +79,12 @@ impl Contender for BareDeadpool {
         Ok(Self(pool))
     }
 
-    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+    async fn warm_up(&mut self, n: usize) -> Result<(), Failure> {
         try_join_all((0..n).map(|_| self.0.get())).await?;
         Ok(())
     }
 
-    async fn request(&self, key: &str) -> Result<(), Failed> {
+    async fn request(&mut self, key: &str) -> Result<(), Failed> {
         let mut connection = self.0.get().await?;
         Ok(set_and_get(&mut connection, key).await?)
     }
@@ -103,12 +106,12 @@ impl Contender for Bb8 {
         Ok(Self(pool))
     }
 
-    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+    async fn warm_up(&mut self, n: usize) -> Result<(), Failure> {
         try_join_all((0..n).map(|_| self.0.get())).await?;
         Ok(())
     }
 
-    async fn request(&self, key: &str) -> Result<(), Failed> {
+    async fn request(&mut self, key: &str) -> Result<(), Failed> {
         let mut connection = self.0.get().await?;
         Ok(set_and_get(&mut *connection, key).await?)
     }
@@ -126,13 +129,13 @@ impl Contender for Manager {
         Ok(Self(ConnectionManager::new_lazy_with_config(client, ConnectionManagerConfig::new())?))
     }
 
-    async fn warm_up(&self, _: usize) -> Result<(), Failure> {
-        let () = self.0.clone().ping().await?;
+    async fn warm_up(&mut self, _: usize) -> Result<(), Failure> {
+        let () = self.0.ping().await?;
         Ok(())
     }
 
-    async fn request(&self, key: &str) -> Result<(), Failed> {
-        Ok(set_and_get(&mut self.0.clone(), key).await?)
+    async fn request(&mut self, key: &str) -> Result<(), Failed> {
+        Ok(set_and_get(&mut self.0, key).await?)
     }
 }
 
@@ -151,22 +154,59 @@ impl Contender for Guard {
         Ok(Self(pool))
     }
 
-    async fn warm_up(&self, n: usize) -> Result<(), Failure> {
+    async fn warm_up(&mut self, n: usize) -> Result<(), Failure> {
         self.0.warm_up(n).await?;
         Ok(())
     }
 
-    async fn request(&self, key: &str) -> Result<(), Failed> {
+    async fn request(&mut self, key: &str) -> Result<(), Failed> {
         let asked = Instant::now();
-        let mut connection = self.0.get().await.map_err(|error| {
-            let heard = asked.elapsed();
-            let refused = matches!(error, Error::Rejected(Rejection::BreakerOpen { .. }));
-            Failed { refused_within: refused.then_some(heard), ..Failed::from(error) }
-        })?;
+        let mut connection = self.0.get().await.map_err(|error| refusal(&error, asked))?;
         Ok(set_and_get(&mut connection, key).await?)
     }
 
     fn next_dial_in(&self) -> Option<Duration> {
         Some(self.0.status().breaker.next_dial_in)
     }
+}
+
+/// redis-guard, with the connection that everybody shares.
+#[derive(Clone)]
+pub(crate) struct GuardShared {
+    pool: GuardedPool,
+    connection: SharedConnection,
+}
+
+impl Contender for GuardShared {
+    const NAME: &'static str = "redis-guard-shared";
+
+    fn open(url: &str) -> Result<Self, Failure> {
+        let Guard(pool) = Guard::open(url)?;
+        Ok(Self { connection: pool.shared("storm"), pool })
+    }
+
+    async fn warm_up(&mut self, _: usize) -> Result<(), Failure> {
+        let () = self.connection.ping().await?;
+        Ok(())
+    }
+
+    async fn request(&mut self, key: &str) -> Result<(), Failed> {
+        // As `set_and_get`, but with the guard's own errors, which tell a refusal from a failure.
+        let asked = Instant::now();
+        let set = Cmd::set_options(key, "value", expiring());
+        self.connection.send(&set).await.map_err(|error| refusal(&error, asked))?;
+        self.connection.send(&Cmd::get(key)).await.map_err(|error| refusal(&error, asked))?;
+        Ok(())
+    }
+
+    fn next_dial_in(&self) -> Option<Duration> {
+        Some(self.pool.status().breaker.next_dial_in)
+    }
+}
+
+/// What the guard said to a request that was asked then.
+fn refusal(error: &Error, asked: Instant) -> Failed {
+    let heard = asked.elapsed();
+    let refused = matches!(error, Error::Rejected(Rejection::BreakerOpen { .. }));
+    Failed { refused_within: refused.then_some(heard), ..Failed::from(error) }
 }

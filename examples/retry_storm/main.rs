@@ -1,9 +1,9 @@
-//! A retry storm, and how to avoid it: what four Redis clients do when the server has no slot left.
+//! A retry storm, and how to avoid it: what five Redis clients do when the server has no slot left.
 //!
 //! A Redis server takes at most `maxclients` connections. Here leaked connections hold all of them
 //! for a while, as they do when another service forgets to close its own. The same workload goes
-//! through bare deadpool-redis, bb8-redis, redis-rs' `ConnectionManager` and redis-guard, one after
-//! the other, in three phases:
+//! through bare deadpool-redis, bb8-redis, redis-rs' `ConnectionManager` and redis-guard, with leases
+//! and with its shared connection, one after the other, in three phases:
 //!
 //! 1. **healthy**: there is room for everybody;
 //! 2. **full**: leaked connections hold every slot the application does not hold itself;
@@ -11,7 +11,7 @@
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example retry_storm                   # a minute; starts its own server
+//! cargo run --release --example retry_storm                   # 80 s; starts its own server
 //! cargo run --release --example retry_storm -- --start warm   # four connections held beforehand
 //! cargo run --release --example retry_storm -- --help
 //! ```
@@ -24,11 +24,12 @@
 //! nothing, so every request needs a new connection. A bare pool dials for each of them, thousands
 //! of times a second, against a server that has no room. With `--start warm` it holds four
 //! connections and could live on them; a bare pool still dials, and fails the request, whenever
-//! those four are busy, while the guard lets the request wait its turn.
+//! those four are busy, while the guard lets the request wait its turn. Where all tasks share one
+//! connection (`connection-manager`, `redis-guard-shared`), that one is held.
 //!
 //! # How the requests arrive
 //! Each of 64 tasks is a source of requests. A request is one connection acquired, one `SET`, one
-//! `GET`. Every task sends one each 5 ms, whatever became of the one before; if that took longer,
+//! `GET`; where the connection is shared, only the two commands. Every task sends one each 5 ms, whatever became of the one before; if that took longer,
 //! the next follows at once. Nobody sleeps after a failure and nobody retries: a service does not
 //! choose when its next request arrives. So a client that fails fast fails more requests than one
 //! that lets its callers hang: count the two together.
@@ -54,7 +55,7 @@ mod target;
 mod server;
 
 use args::{Args, Command};
-use clients::{BareDeadpool, Bb8, Guard, Manager};
+use clients::{BareDeadpool, Bb8, Guard, GuardShared, Manager};
 use run::Run;
 use storm::storm;
 use target::Target;
@@ -95,11 +96,12 @@ async fn compare(args: &Args) -> Result<(), Failure> {
     eprintln!("{}", report::introduction(args, &target));
 
     // A new client: a `Contender` in clients.rs and a line here.
-    let runs: [Run; 4] = [
+    let runs: [Run; 5] = [
         storm::<BareDeadpool>(&mut target, args).await?,
         storm::<Bb8>(&mut target, args).await?,
         storm::<Manager>(&mut target, args).await?,
         storm::<Guard>(&mut target, args).await?,
+        storm::<GuardShared>(&mut target, args).await?,
     ];
     target.clean_up(args.tasks)?;
 

@@ -16,7 +16,7 @@ use crate::target::{Target, key};
 
 /// Each task sends a request this often.
 const PACE: Duration = Duration::from_millis(5);
-/// What the application holds when the server fills, with a warm start.
+/// What the application holds when the server fills, with a warm start, of a pool that lends.
 const HELD: usize = 4;
 
 /// Which phase it is and since when; `None` when it is over.
@@ -39,7 +39,7 @@ pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Res
             (C::open(&driver.target.url)?, leaked)
         }
         Start::Warm => {
-            let client = C::open(&driver.target.url)?;
+            let mut client = C::open(&driver.target.url)?;
             client.warm_up(HELD).await.map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
             (client, driver.target.fill()?)
         }
@@ -116,7 +116,7 @@ impl Application {
 }
 
 async fn work<C: Contender>(
-    client: C,
+    mut client: C,
     task: usize,
     tasks: usize,
     mut stage: watch::Receiver<Stage>,

@@ -177,7 +177,7 @@ fn of_client(subcommand: &[u8]) -> Effect {
     match upper(subcommand, &mut name) {
         // Without replies the driver cannot tell which reply is whose, and RESET does not take the
         // others back.
-        Some(b"REPLY" | b"NO-EVICT" | b"NO-TOUCH" | b"SETINFO" | b"CAPA") => Effect::Poison,
+        Some(b"REPLY" | b"NO-EVICT" | b"NO-TOUCH" | b"CAPA") => Effect::Poison,
         None if subcommand.eq_ignore_ascii_case(b"IMPORT-SOURCE") => Effect::Poison,
         Some(b"SETNAME" | b"TRACKING" | b"CACHING") => Effect::Session,
         _ => Effect::None,

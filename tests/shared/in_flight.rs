@@ -14,7 +14,7 @@ use crate::{
     sending, until_read,
 };
 
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// A pool whose endpoint `narrow` may have so many commands in flight, and whose callers wait for
 /// as long as it takes.
@@ -102,6 +102,7 @@ async fn whoever_waits_for_too_long_hears_of_the_limit() {
         let builder = builder.acquire_timeout(SHORT).response_timeout(HANG);
         builder.endpoint("narrow", Budget::max(4).in_flight(2))
     });
+    pool.warm_up(1).await.unwrap();
     let mut handle = pool.shared("narrow");
     let _: String = ask(&mut handle, "PING").await;
     hold_writes(&server);
@@ -155,6 +156,7 @@ async fn a_command_that_timed_out_holds_its_place_until_its_reply_has_come() {
         let builder = builder.acquire_timeout(SHORT).response_timeout(SHORT);
         builder.endpoint("narrow", Budget::max(4).in_flight(1))
     });
+    pool.warm_up(1).await.unwrap();
     let mut handle = pool.shared("narrow");
     let _: String = ask(&mut handle, "PING").await;
     hold_writes(&server);

@@ -87,6 +87,27 @@ async fn a_handle_stays_on_its_lane() {
     }
 }
 
+/// The first commands go over whichever lane is up first, the later ones over all of them.
+#[tokio::test]
+async fn handles_spread_over_the_lanes_once_all_are_up() {
+    let (_server, pool) = pair_with(|builder| builder.shared_lanes(2));
+    let mut handles = [pool.shared("search"), pool.shared("search")];
+    for handle in &mut handles {
+        let _: String = ask(handle, "PING").await;
+    }
+    until("two lanes", &pool, || lanes(&pool).iter().filter(|lane| lane.up).count() == 2).await;
+
+    let spread = async {
+        loop {
+            let [first, second] = &mut handles;
+            if lane_id(first).await != lane_id(second).await {
+                break;
+            }
+        }
+    };
+    soon("the spread", spread).await;
+}
+
 #[tokio::test]
 async fn callers_that_come_before_the_first_lane_is_up_wait_for_one_dial() {
     let (server, pool) = pair();

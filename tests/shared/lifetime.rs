@@ -99,6 +99,32 @@ async fn a_lane_is_replaced_at_the_end_of_its_lifetime_without_a_failed_command(
     assert_eq!(in_flight(&pool), 0);
 }
 
+/// The old lane is closed when its commands have been answered, also those that are being sent at
+/// that very moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_fails_no_command_of_many_threads() {
+    let (_server, pool) = short_lived(8);
+    let callers: Vec<_> = (0..16)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut handle = pool.shared("search");
+                while lanes(&pool).first().is_none_or(|lane| lane.connections < 6) {
+                    for _ in 0..100 {
+                        let _: String = ask(&mut handle, "PING").await;
+                    }
+                }
+            })
+        })
+        .collect();
+
+    for caller in callers {
+        soon("five replacements", caller).await.unwrap();
+    }
+
+    assert!(lifetimes_ended(&pool) >= 4);
+}
+
 #[tokio::test]
 async fn a_handle_moves_on_to_the_replacement() {
     let (_server, pool) = short_lived(8);

@@ -12,7 +12,7 @@ use super::leak::Seat;
 use super::lease::GuardedConnection;
 use super::ledger::{AccountId, Admission, Ticket};
 use super::pubsub::Subscriber;
-use super::state::{Answer, State, Waiting, Wakes};
+use super::state::{Answer, State, Waiting};
 use crate::error::Phase;
 use crate::event::Event;
 use crate::{Endpoint, Rejection};
@@ -28,7 +28,7 @@ enum Turn {
 }
 
 /// Where a caller stands after its first look.
-pub(super) enum Entry {
+enum Entry {
     Lease(GuardedConnection),
     Wait(Waiter<Grant>),
 }
@@ -201,8 +201,20 @@ impl<T> Drop for Waiter<T> {
 }
 
 impl Core {
+    /// Leases a connection, waiting for one at most the acquire timeout.
+    pub(super) async fn acquire(
+        self: Arc<Self>,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<GuardedConnection, Rejection> {
+        match self.enter(&endpoint, location)? {
+            Entry::Lease(lease) => Ok(lease),
+            Entry::Wait(waiter) => waiter.wait().await,
+        }
+    }
+
     /// A caller comes in: it gets a lease, a place in the queue, or a refusal.
-    pub(super) fn enter(
+    fn enter(
         self: Arc<Self>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
@@ -222,14 +234,16 @@ impl Core {
         };
         let wakes = match &entry {
             // Took one that was free: concerns nobody else.
-            Ok(Turn::Now(_)) => Wakes::default(),
-            Ok(Turn::Later(_)) | Err(_) => state.settle(),
+            Ok(Turn::Now(_)) => None,
+            Ok(Turn::Later(_)) | Err(_) => Some(state.settle()),
         };
         drop(state);
         if start_maintenance {
             self.start_maintenance();
         }
-        self.wake(wakes);
+        if let Some(wakes) = wakes {
+            self.wake(wakes);
+        }
         match entry {
             Ok(Turn::Now(seat)) => match Grant::new(self, account, seat).take() {
                 Ok(lease) => Ok(Entry::Lease(lease)),

@@ -14,7 +14,6 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::admission::Entry;
 use super::core::Core;
 use super::flights::Flights;
 use super::lease::GuardedConnection;
@@ -231,10 +230,7 @@ impl Core {
         let lanes = self.lanes.lanes.len();
         let budget = Budget::max(lanes + 1).reserve(lanes);
         self.lock().ledger.internal_account(&Endpoint::LANES, budget);
-        let lease = match Arc::clone(self).enter(&Endpoint::LANES, Location::caller())? {
-            Entry::Lease(lease) => lease,
-            Entry::Wait(waiter) => waiter.wait().await?,
-        };
+        let lease = Arc::clone(self).acquire(Endpoint::LANES, Location::caller()).await?;
         if let Some(seat) = lease.seat() {
             self.lock().leases.exempt(seat);
         }

@@ -24,7 +24,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::admission::Entry;
 use self::core::Core;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Rejection;
@@ -146,23 +145,7 @@ impl GuardedPool {
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
         let (core, endpoint, location) =
             (Arc::clone(&self.core), endpoint.into(), Location::caller());
-        async move {
-            match core.enter(&endpoint, location)? {
-                Entry::Lease(lease) => Ok(lease),
-                Entry::Wait(waiter) => Ok(waiter.wait().await?),
-            }
-        }
-    }
-
-    async fn acquire_at(
-        &self,
-        endpoint: &Endpoint,
-        location: &'static Location<'static>,
-    ) -> Result<GuardedConnection, Error> {
-        match Arc::clone(&self.core).enter(endpoint, location)? {
-            Entry::Lease(lease) => Ok(lease),
-            Entry::Wait(waiter) => Ok(waiter.wait().await?),
-        }
+        async move { Ok(core.acquire(endpoint, location).await?) }
     }
 
     /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens

@@ -188,7 +188,8 @@ impl SharedConnection {
     }
 
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
-        let mut lease = self.pool.acquire_at(&self.flights.endpoint, self.location).await?;
+        let (core, endpoint) = (Arc::clone(&self.pool.core), self.flights.endpoint.clone());
+        let mut lease = core.acquire(endpoint, self.location).await?;
         Ok(request.send_exclusive(&mut lease).await?)
     }
 

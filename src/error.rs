@@ -156,6 +156,12 @@ pub enum Rejection {
         /// Time to the next dial.
         retry_after: Duration,
     },
+    /// Another attempt would go beyond the [`RetryBudget`](crate::RetryBudget).
+    #[non_exhaustive]
+    RetryBudgetExhausted {
+        /// Time until the budget has room for sure.
+        retry_after: Duration,
+    },
     /// The pool was closed.
     Closed,
 }
@@ -171,9 +177,9 @@ impl Rejection {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::BreakerOpen { retry_after, .. } | Self::ConnectFailed { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::BreakerOpen { retry_after, .. }
+            | Self::ConnectFailed { retry_after, .. }
+            | Self::RetryBudgetExhausted { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -216,6 +222,9 @@ impl fmt::Display for Rejection {
             }
             Self::ConnectFailed { failure, retry_after } => {
                 write!(f, "{failure}; next attempt in {retry_after:.1?}")
+            }
+            Self::RetryBudgetExhausted { retry_after } => {
+                write!(f, "the retry budget is spent; it has room again in {retry_after:.1?}")
             }
             Self::Closed => f.write_str("the pool is closed"),
         }
@@ -276,17 +285,19 @@ pub(crate) enum Reason {
     QueueFull,
     AcquireTimeout,
     ConnectFailed,
+    RetryBudgetExhausted,
     Closed,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::BreakerOpen,
         Self::BudgetExhausted,
         Self::InFlightLimit,
         Self::QueueFull,
         Self::AcquireTimeout,
         Self::ConnectFailed,
+        Self::RetryBudgetExhausted,
         Self::Closed,
     ];
 
@@ -298,6 +309,7 @@ impl Reason {
             Rejection::QueueFull { .. } => Self::QueueFull,
             Rejection::AcquireTimeout { .. } => Self::AcquireTimeout,
             Rejection::ConnectFailed { .. } => Self::ConnectFailed,
+            Rejection::RetryBudgetExhausted { .. } => Self::RetryBudgetExhausted,
             Rejection::Closed => Self::Closed,
         }
     }
@@ -310,6 +322,7 @@ impl Reason {
             Self::QueueFull => "queue_full",
             Self::AcquireTimeout => "acquire_timeout",
             Self::ConnectFailed => "connect_failed",
+            Self::RetryBudgetExhausted => "retry_budget_exhausted",
             Self::Closed => "closed",
         }
     }

@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// In the order in which it reads: the vocabulary, the pure policies, the dial, the pool.
+// In the order in which it reads: the vocabulary, the pure policies, the dial, the pool, the
+// guard without it, the faces.
 mod endpoint;
 mod error;
 mod event;
@@ -10,18 +11,25 @@ mod policy;
 mod status;
 
 mod dial;
+mod guard;
 mod pool;
 
-pub use dial::Outcome;
+pub mod tower;
+
+pub use dial::{Class, Outcome};
 pub use endpoint::Endpoint;
 pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
 pub use event::{Event, Events};
-pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays};
+pub use guard::{Guard, GuardBuilder, Permit};
+pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, RetryBudget};
 pub use pool::{
     BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
     SharedConnection,
 };
-pub use status::{BreakerStatus, CloseReason, EndpointStatus, Health, LaneStatus, Leak, Status};
+pub use status::{
+    BreakerStatus, CallsStatus, CloseReason, EndpointStatus, GuardStatus, Health, LaneStatus, Leak,
+    Status,
+};
 
 /// The crates whose types are part of this one's API, in the versions it uses.
 pub use deadpool_redis;

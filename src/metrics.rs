@@ -5,6 +5,7 @@
 //! Durations are recorded as they happen, over handles that are looked up anew once a second, for
 //! a handle made before a recorder is installed does nothing for ever.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use arc_swap::ArcSwap;
 use metrics::{Histogram, SharedString, Unit};
 
 use crate::error::Reason;
-use crate::status::{CloseReason, Status};
-use crate::{BreakerState, Outcome};
+use crate::status::{BreakerStatus, CloseReason, GuardStatus, Status};
+use crate::{BreakerState, Endpoint, Outcome};
 
 /// Name, unit and description of every metric.
-pub(crate) const GAUGES: [(&str, Unit, &str); 13] = [
+pub(crate) const GAUGES: [(&str, Unit, &str); 15] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -30,8 +31,10 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 13] = [
     ("redis_guard_dialing", Unit::Count, "dials in flight"),
     ("redis_guard_shared_lanes", Unit::Count, "shared connections that carry commands"),
     ("redis_guard_shared_in_flight", Unit::Count, "the endpoint's shared commands in flight"),
+    ("redis_guard_calls_in_flight", Unit::Count, "the endpoint's calls in flight through a guard"),
+    ("redis_guard_call_limit", Unit::Count, "calls that may be in flight through a guard now"),
 ];
-pub(crate) const COUNTERS: [(&str, Unit, &str); 7] = [
+pub(crate) const COUNTERS: [(&str, Unit, &str); 8] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
@@ -39,7 +42,9 @@ pub(crate) const COUNTERS: [(&str, Unit, &str); 7] = [
     ("redis_guard_leaks_suspected_total", Unit::Count, "leases held over leak_after"),
     ("redis_guard_leaks_resolved_total", Unit::Count, "suspected leaks that came back"),
     ("redis_guard_connections_closed_total", Unit::Count, "connections closed, by reason"),
+    (RETRIES, Unit::Count, "failed calls, by what became of their retry"),
 ];
+const RETRIES: &str = "redis_guard_retries_total";
 const CREATE_TIME: &str = "db_client_connection_create_time_seconds";
 const WAIT_TIME: &str = "db_client_connection_wait_time_seconds";
 const USE_TIME: &str = "db_client_connection_use_time_seconds";
@@ -150,17 +155,48 @@ impl Metrics {
             "redis_guard_shared_lanes",
             float(status.lanes.iter().filter(|lane| lane.up).count()),
         );
-        gauge("redis_guard_backoff_seconds", status.breaker.next_dial_in.as_secs_f64());
         gauge("redis_guard_oldest_lease_seconds", oldest_lease.as_secs_f64());
+        self.publish_breaker(&status.breaker);
+        self.publish_counts(status);
+    }
+
+    /// Publishes a snapshot of a guard without a pool.
+    pub(crate) fn publish_guard(&self, status: &GuardStatus) {
+        describe();
+        metrics::gauge!("redis_guard_call_limit", "pool" => self.pool.clone())
+            .set(float(status.limit));
+        self.publish_breaker(&status.breaker);
+        for endpoint in &status.endpoints {
+            let labels = self.labels(&endpoint.name);
+            metrics::gauge!("redis_guard_calls_in_flight", &labels).set(float(endpoint.in_flight));
+            metrics::gauge!("redis_guard_endpoint_max", &labels).set(float(endpoint.max));
+            metrics::gauge!("redis_guard_endpoint_waiting", &labels).set(float(endpoint.waiting));
+            publish_rejections(labels, &endpoint.rejected);
+        }
+    }
+
+    fn labels(&self, endpoint: &Endpoint) -> [(&'static str, SharedString); 2] {
+        [("pool", self.pool.clone()), ("endpoint", endpoint.clone().into())]
+    }
+
+    fn publish_breaker(&self, breaker: &BreakerStatus) {
+        metrics::gauge!("redis_guard_backoff_seconds", "pool" => self.pool.clone())
+            .set(breaker.next_dial_in.as_secs_f64());
         for state in BreakerState::ALL {
-            let now = f64::from(u8::from(state == status.breaker.state));
+            let now = f64::from(u8::from(state == breaker.state));
             metrics::gauge!(
                 "redis_guard_breaker_state",
                 "pool" => self.pool.clone(), "state" => state.as_str()
             )
             .set(now);
         }
-        self.publish_counts(status);
+        for ((from, to), count) in &breaker.transitions {
+            metrics::counter!(
+                "redis_guard_breaker_transitions_total",
+                "pool" => self.pool.clone(), "from" => *from, "to" => *to
+            )
+            .absolute(*count);
+        }
     }
 
     /// Those who did not wait belong into the histogram too, but need not pay for it one by one.
@@ -173,13 +209,6 @@ impl Metrics {
     }
 
     fn publish_counts(&self, status: &Status) {
-        for ((from, to), count) in &status.breaker.transitions {
-            metrics::counter!(
-                "redis_guard_breaker_transitions_total",
-                "pool" => self.pool.clone(), "from" => *from, "to" => *to
-            )
-            .absolute(*count);
-        }
         for outcome in Outcome::ALL {
             let count = status.dials.get(outcome.as_str()).copied().unwrap_or(0);
             metrics::counter!(
@@ -198,7 +227,9 @@ impl Metrics {
         }
         let mut timeouts = 0;
         for endpoint in &status.endpoints {
-            let labels = [("pool", self.pool.clone()), ("endpoint", endpoint.name.clone().into())];
+            let labels = self.labels(&endpoint.name);
+            metrics::gauge!("redis_guard_calls_in_flight", &labels)
+                .set(float(endpoint.calls_in_flight));
             metrics::gauge!("redis_guard_endpoint_in_use", &labels).set(float(endpoint.in_use));
             metrics::gauge!("redis_guard_endpoint_max", &labels).set(float(endpoint.max));
             metrics::gauge!("redis_guard_shared_in_flight", &labels)
@@ -208,18 +239,28 @@ impl Metrics {
                 .absolute(endpoint.leaks_suspected);
             metrics::counter!("redis_guard_leaks_resolved_total", &labels)
                 .absolute(endpoint.leaks_resolved);
-            for (reason, count) in &endpoint.rejected {
-                if *reason == Reason::AcquireTimeout.as_str() {
-                    timeouts += count;
-                }
-                let [pool, name] = labels.clone();
-                let labels = [pool, name, ("reason", SharedString::const_str(reason))];
-                metrics::counter!("redis_guard_rejections_total", &labels).absolute(*count);
-            }
+            timeouts += endpoint.rejected.get(Reason::AcquireTimeout.as_str()).unwrap_or(&0);
+            publish_rejections(labels, &endpoint.rejected);
         }
         metrics::counter!("db_client_connection_timeouts_total", "pool" => self.pool.clone())
             .absolute(timeouts);
     }
+}
+
+fn publish_rejections(
+    [pool, endpoint]: [(&'static str, SharedString); 2],
+    rejected: &BTreeMap<&'static str, u64>,
+) {
+    for (reason, count) in rejected {
+        let reason = ("reason", SharedString::const_str(reason));
+        let labels = [pool.clone(), endpoint.clone(), reason];
+        metrics::counter!("redis_guard_rejections_total", &labels).absolute(*count);
+    }
+}
+
+/// Counts what became of a retry: rare enough to be looked up each time.
+pub(crate) fn retried(pool: &SharedString, outcome: &'static str) {
+    metrics::counter!(RETRIES, "pool" => pool.clone(), "outcome" => outcome).increment(1);
 }
 
 /// Whether anybody hears what is recorded. The facade does not say, but its stand-in for a missing

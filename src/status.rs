@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use tokio::time::Instant;
 
+use crate::dial::gate::Gate;
 use crate::error::DialFailure;
 use crate::{BreakerState, Endpoint};
 
@@ -51,7 +53,7 @@ pub struct Status {
 }
 
 /// The breaker and the dial schedule at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct BreakerStatus {
     /// The state.
@@ -68,6 +70,60 @@ pub struct BreakerStatus {
     pub transitions: BTreeMap<(&'static str, &'static str), u64>,
     /// The last failed dial, if no dial has succeeded since.
     pub last_failure: Option<Arc<DialFailure>>,
+}
+
+impl BreakerStatus {
+    pub(crate) fn of(gate: &Gate, transitions: &Transitions, now: Instant) -> Self {
+        Self {
+            state: gate.state(),
+            forced: gate.is_forced(),
+            failures: gate.failures(),
+            next_dial_in: gate.next_attempt_in(now),
+            transitions: transitions.clone(),
+            last_failure: gate.failure().cloned(),
+        }
+    }
+}
+
+/// Changes of the breaker's state, by the states before and after.
+pub(crate) type Transitions = BTreeMap<(&'static str, &'static str), u64>;
+
+/// A [`Guard`](crate::Guard) at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct GuardStatus {
+    /// The guard's name, the `pool` label of its metrics.
+    pub guard: String,
+    /// How many calls may be in flight now: `max_in_flight`, or what is known to work.
+    pub limit: usize,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Callers waiting for their turn.
+    pub waiting: usize,
+    /// The breaker and the schedule behind it; of a pool's guard the pool's.
+    pub breaker: BreakerStatus,
+    /// The endpoints seen so far, in the order in which they were first seen.
+    pub endpoints: Vec<CallsStatus>,
+}
+
+/// One endpoint of a [`Guard`](crate::Guard) at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct CallsStatus {
+    /// Its name.
+    pub name: Endpoint,
+    /// The most calls it may have in flight.
+    pub max: usize,
+    /// Places kept for it (its share, while the limit is below the sum of all reserves).
+    pub reserve: usize,
+    /// Its calls in flight.
+    pub in_flight: usize,
+    /// Its callers who wait.
+    pub waiting: usize,
+    /// Calls that were admitted since the guard was built.
+    pub admitted: u64,
+    /// Calls that were refused, by reason; of a pool's guard the pool's count.
+    pub rejected: BTreeMap<&'static str, u64>,
 }
 
 /// One endpoint at one moment.
@@ -88,6 +144,8 @@ pub struct EndpointStatus {
     pub shared_in_flight: usize,
     /// The most of them at a time.
     pub shared_in_flight_max: usize,
+    /// Its calls in flight that the pool's [`guard`](crate::GuardedPool::guard) admitted.
+    pub calls_in_flight: usize,
     /// Leases it was given since the pool was built.
     pub acquired: u64,
     /// Callers it had refused, by reason, since the pool was built.
@@ -211,4 +269,12 @@ fn maybe_seconds<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+/// Counts under their labels, zeros left out.
+pub(crate) fn named<const N: usize>(
+    names: [&'static str; N],
+    counts: &[u64; N],
+) -> BTreeMap<&'static str, u64> {
+    names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
 }

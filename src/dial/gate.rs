@@ -170,11 +170,7 @@ impl Gate {
         }
         self.gap = Some(now + took * GROWTH_GAP);
         if room {
-            self.failures = 0;
-            self.permanent_failures = 0;
-            self.tripwire = Tripwire::default();
-            self.failure = None;
-            self.next_dial = None;
+            self.start_anew();
         } else if self.next_dial.is_none_or(|due| due <= now) {
             self.next_dial =
                 Some(now + self.backoff.delay(self.failures, self.previous, &mut self.rng));
@@ -192,25 +188,70 @@ impl Gate {
         if !self.settle(&approval) {
             return None;
         }
-        let outcome = failure.outcome;
-        self.failure = Some(failure);
         self.gap = None;
-        if outcome.is_permanent() {
+        if failure.outcome.is_permanent() {
+            self.failure = Some(failure);
             self.permanent_failures = self.permanent_failures.saturating_add(1);
             let delay = SLOW.delay(self.permanent_failures, self.previous, &mut self.rng);
             self.next_dial = Some(now + delay);
             // `Verdict::Fail` speaks from here on; a probe that ends so has found a server with room.
             return self.go(BreakerState::Closed);
         }
+        self.back_off(failure, now)
+    }
+
+    fn back_off(&mut self, failure: Arc<DialFailure>, now: Instant) -> Option<Transition> {
+        let kind = failure.outcome.failure_kind();
+        self.failure = Some(failure);
         self.permanent_failures = 0;
         self.failures = self.failures.saturating_add(1);
         self.previous = self.backoff.delay(self.failures, self.previous, &mut self.rng);
         self.next_dial = Some(now + self.previous);
-        let tripped = self.tripwire.failed(outcome.failure_kind(), &self.breaker, now);
+        let tripped = self.tripwire.failed(kind, &self.breaker, now);
         match self.state {
             BreakerState::Closed if !tripped => None,
             _ => self.go(BreakerState::Open),
         }
+    }
+
+    fn start_anew(&mut self) {
+        self.failures = 0;
+        self.permanent_failures = 0;
+        self.tripwire = Tripwire::default();
+        self.failure = None;
+        self.next_dial = None;
+    }
+
+    /// The outcome of something that went past the gate (a call of a [`Guard`](crate::Guard), another
+    /// client's dial) and failed, under the `era` in which it started. Those of an older era, and what
+    /// comes once the breaker is open, are old news.
+    pub(crate) fn heard(
+        &mut self,
+        era: u64,
+        failure: Arc<DialFailure>,
+        now: Instant,
+    ) -> Option<Transition> {
+        if era != self.generation || self.state != BreakerState::Closed {
+            return None;
+        }
+        self.back_off(failure, now)
+    }
+
+    /// Something that went past the gate succeeded: its failures are no longer in a row.
+    pub(crate) fn worked(&mut self, era: u64) {
+        if era == self.generation && self.state == BreakerState::Closed {
+            self.start_anew();
+        }
+    }
+
+    /// The generation under which [`heard`](Self::heard) and [`worked`](Self::worked) count.
+    pub(crate) fn era(&self) -> u64 {
+        self.generation
+    }
+
+    /// True while there is nothing to recover from, and no override.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.state == BreakerState::Closed && self.failures == 0 && self.forced.is_none()
     }
 
     /// The dial was dropped before it ended: the probe is given back, nothing is learned.

@@ -23,13 +23,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::error::DialFailure;
-use outcome::{Stage, classify, of_error_line, refusal};
+use outcome::{Stage, classify, refusal};
 use tap::Ear;
 
 pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
-pub use outcome::Outcome;
+pub use outcome::{Class, Outcome};
+pub(crate) use outcome::{of_call, of_error_line};
 
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
 pub(crate) use tls_native::Tls;

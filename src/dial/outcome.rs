@@ -106,6 +106,23 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What the result of a call says about the server; see [`Classify`](crate::tower::Classify).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Class {
+    /// The server answered, be it with an error of its own: it is there, and has room for us.
+    Worked,
+    /// The call failed because of the connection.
+    Failed {
+        /// How.
+        outcome: Outcome,
+        /// In whose words: the server's where it said something.
+        message: String,
+    },
+    /// The result says nothing about the server.
+    Unknown,
+}
+
 /// How far a dial had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -200,6 +217,37 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
             ),
         ),
         Stage::Handshake => of_handshake_error(heard, error),
+    }
+}
+
+/// What the error of a command, on whichever client's connection, says about the server.
+pub(crate) fn of_call(error: &RedisError) -> Class {
+    let failed = |outcome| Class::Failed { outcome, message: error.to_string() };
+    if error.code().is_some() {
+        let words = server_words(error);
+        return match of_error_line(&words) {
+            // About one command, not about the connection.
+            Some(Outcome::Misconfigured) | None => Class::Worked,
+            // A proxy may pass the refusal of what is behind it on to a connection that works.
+            Some(outcome) => Class::Failed { outcome, message: words },
+        };
+    }
+    if error.is_timeout() {
+        failed(Outcome::Timeout)
+    } else if error.is_connection_refusal() {
+        failed(Outcome::Refused)
+    } else if was_closed(error) {
+        // What a full server looks like to redis-rs, and a restart too: two within a second count.
+        failed(Outcome::SuspectedMaxClients)
+    } else if error.kind() == ErrorKind::AuthenticationFailed {
+        failed(Outcome::Auth)
+    } else if error.is_io_error() {
+        failed(Outcome::Other)
+    } else if error.kind() == ErrorKind::Client {
+        // Decided on this side, ours included.
+        Class::Unknown
+    } else {
+        Class::Worked
     }
 }
 

@@ -74,10 +74,11 @@ impl Default for Breaker {
 }
 
 /// The state of the circuit breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
     /// Callers wait for the next dial.
+    #[default]
     Closed,
     /// With nothing live, callers are refused at once, with the time to the next dial.
     Open,

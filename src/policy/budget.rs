@@ -1,5 +1,7 @@
 //! How many connections an endpoint may hold.
 
+use crate::Endpoint;
+
 /// How many connections an endpoint may hold at a time.
 ///
 /// `max` keeps one endpoint, or one leak, from taking the pool; `reserve` keeps connections for
@@ -79,5 +81,45 @@ impl Budget {
         } else {
             None
         }
+    }
+}
+
+/// The budgets of all endpoints, as a builder collects them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budgets {
+    pub(crate) named: Vec<(Endpoint, Budget)>,
+    /// Of each endpoint that is not named.
+    pub(crate) default: Option<Budget>,
+}
+
+impl Budgets {
+    /// Everything that is wrong with them, where `most` is what all endpoints share, under that name.
+    pub(crate) fn problems(&self, (name, most): (&str, usize)) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (at, (endpoint, budget)) in self.named.iter().enumerate() {
+            if let Some(problem) = endpoint.problem() {
+                problems.push(format!("endpoint name {endpoint:?} {problem}"));
+            }
+            if let Some(problem) = budget.problem() {
+                problems.push(format!("endpoint {endpoint:?}: {problem}"));
+            }
+            if self.named[..at].iter().any(|(earlier, _)| earlier == endpoint) {
+                problems.push(format!("endpoint {endpoint:?} has two budgets"));
+            }
+        }
+        if let Some(budget) = self.default {
+            problems.extend(budget.problem().map(|problem| format!("default_budget: {problem}")));
+            if budget.reserved() > 0 {
+                // The number of endpoints that would each take it is not known.
+                problems
+                    .push("default_budget: only a named endpoint can have a reserve".to_owned());
+            }
+        }
+        let reserved =
+            self.named.iter().map(|(_, budget)| budget.reserved()).fold(0, usize::saturating_add);
+        if reserved > most {
+            problems.push(format!("the reserves add up to {reserved}, above {name} {most}"));
+        }
+        problems
     }
 }

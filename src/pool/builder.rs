@@ -12,10 +12,11 @@ use super::ledger::Ledger;
 use crate::dial::gate::Gate;
 use crate::dial::{Address, Dialer};
 use crate::error::BuildError;
+use crate::policy::Budgets;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
 /// The longest time any setting may name: far beyond use, and clear of overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The shortest hold worth planning a queue for: one round trip and the work around it.
 const SHORTEST_HOLD: Duration = Duration::from_millis(1);
@@ -28,8 +29,6 @@ const SHORTEST_HOLD: Duration = Duration::from_millis(1);
 pub struct GuardedPoolBuilder {
     info: Result<ConnectionInfo, String>,
     settings: Settings,
-    endpoints: Vec<(Endpoint, Budget)>,
-    default_budget: Option<Budget>,
     connect_timeout: Duration,
     queue_limit: Option<usize>,
     backoff: Backoff,
@@ -60,9 +59,8 @@ impl GuardedPoolBuilder {
                 max_lifetime: Duration::from_secs(30 * 60),
                 drain_timeout: Duration::from_secs(10),
                 shared_lanes: 1,
+                budgets: Budgets::default(),
             },
-            endpoints: Vec::new(),
-            default_budget: None,
             connect_timeout: Duration::from_secs(2),
             queue_limit: None,
             backoff: Backoff::default(),
@@ -112,14 +110,14 @@ impl GuardedPoolBuilder {
 
     /// Gives an endpoint its own budget; see [`Budget`].
     pub fn endpoint(mut self, endpoint: impl Into<Endpoint>, budget: Budget) -> Self {
-        self.endpoints.push((endpoint.into(), budget));
+        self.settings.budgets.named.push((endpoint.into(), budget));
         self
     }
 
     /// The budget of each endpoint that has none of its own. Default: all of `max_connections`, no
     /// reserve.
     pub fn default_budget(mut self, budget: Budget) -> Self {
-        self.default_budget = Some(budget);
+        self.settings.budgets.default = Some(budget);
         self
     }
 
@@ -266,13 +264,10 @@ impl GuardedPoolBuilder {
             client_name: self.client_name.clone().unwrap_or_else(default_client_name),
             connect_timeout: *connect_timeout,
         };
-        let everything = Budget::max(settings.max_connections);
-        let ledger = Ledger::new(
-            settings.max_connections,
-            self.queue_limit.unwrap_or_else(|| default_queue_limit(settings)),
-            self.default_budget.unwrap_or(everything),
-            self.endpoints.iter().cloned(),
-        );
+        let queue_limit = self.queue_limit.unwrap_or_else(|| {
+            default_queue_limit(settings.max_connections, settings.acquire_timeout)
+        });
+        let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let gate = Gate::new(self.backoff, self.breaker, *connect_timeout, seed);
         Ok(GuardedPool::new(Arc::new(Core::new(self.settings, dialer, ledger, gate))))
@@ -324,41 +319,7 @@ impl GuardedPoolBuilder {
         }
         problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
         problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
-        problems.extend(self.budget_problems());
-        problems
-    }
-
-    fn budget_problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (at, (endpoint, budget)) in self.endpoints.iter().enumerate() {
-            if let Some(problem) = endpoint.problem() {
-                problems.push(format!("endpoint name {endpoint:?} {problem}"));
-            }
-            if let Some(problem) = budget.problem() {
-                problems.push(format!("endpoint {endpoint:?}: {problem}"));
-            }
-            if self.endpoints[..at].iter().any(|(earlier, _)| earlier == endpoint) {
-                problems.push(format!("endpoint {endpoint:?} has two budgets"));
-            }
-        }
-        if let Some(budget) = self.default_budget {
-            problems.extend(budget.problem().map(|problem| format!("default_budget: {problem}")));
-            if budget.reserved() > 0 {
-                // The number of endpoints that would each take it is not known.
-                problems
-                    .push("default_budget: only a named endpoint can have a reserve".to_owned());
-            }
-        }
-        let reserved = self
-            .endpoints
-            .iter()
-            .map(|(_, budget)| budget.reserved())
-            .fold(0, usize::saturating_add);
-        let max = self.settings.max_connections;
-        if reserved > max {
-            problems
-                .push(format!("the reserves add up to {reserved}, above max_connections {max}"));
-        }
+        problems.extend(settings.budgets.problems(("max_connections", settings.max_connections)));
         problems
     }
 
@@ -394,10 +355,11 @@ impl GuardedPoolBuilder {
     }
 }
 
-fn default_queue_limit(settings: &Settings) -> usize {
-    let served_each = settings.acquire_timeout.as_nanos() / SHORTEST_HOLD.as_nanos();
+/// As many as could be served within the timeout.
+pub(crate) fn default_queue_limit(connections: usize, acquire_timeout: Duration) -> usize {
+    let served_each = acquire_timeout.as_nanos() / SHORTEST_HOLD.as_nanos();
     let served_each = usize::try_from(served_each).unwrap_or(usize::MAX);
-    settings.max_connections.saturating_mul(served_each).clamp(64, 65_536)
+    connections.saturating_mul(served_each).clamp(64, 65_536)
 }
 
 /// `redis-guard:<process>`, with what `CLIENT SETNAME` does not take left out.

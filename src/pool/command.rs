@@ -115,6 +115,53 @@ impl Sharing {
     }
 }
 
+/// The replies that are wanted of a pipeline: how many to skip, how many to keep.
+pub(super) fn replies(pipeline: &Pipeline) -> (usize, usize) {
+    match pipeline.is_transaction() {
+        true => (pipeline.len() + 1, 1),
+        false => (0, pipeline.len()),
+    }
+}
+
+/// Whether the server flags a command, or its subcommand, `readonly`, so that sending it twice does
+/// no harm. As of Redis 8.
+pub(crate) fn is_read_only(cmd: &Cmd) -> bool {
+    let mut args = cmd.args_iter().map(|arg| match arg {
+        Arg::Simple(bytes) => bytes,
+        _ => b"".as_slice(),
+    });
+    let Some(name) = args.next().and_then(|name| std::str::from_utf8(name).ok()) else {
+        return false;
+    };
+    let name = name.to_ascii_lowercase();
+    if READ_ONLY.binary_search(&name.as_str()).is_ok() {
+        return true;
+    }
+    let subcommand = args.next().unwrap_or_default().to_ascii_lowercase();
+    let subcommands: &[&str] = match name.as_str() {
+        "object" => &["encoding", "freq", "idletime", "refcount"],
+        "memory" => &["usage"],
+        "xinfo" => &["consumers", "groups", "stream"],
+        _ => return false,
+    };
+    subcommands.iter().any(|known| known.as_bytes() == subcommand)
+}
+
+/// The commands that the server flags `readonly`, sorted; a test compares it with a real one's.
+#[rustfmt::skip]
+const READ_ONLY: [&str; 87] = [
+    "bitcount", "bitfield_ro", "bitpos", "dbsize", "digest", "dump", "eval_ro", "evalsha_ro", "exists",
+    "expiretime", "fcall_ro", "geodist", "geohash", "geopos", "georadius_ro", "georadiusbymember_ro",
+    "geosearch", "get", "getbit", "getrange", "hexists", "hexpiretime", "hget", "hgetall", "hkeys",
+    "hlen", "hmget", "hpexpiretime", "hpttl", "hrandfield", "hscan", "hstrlen", "httl", "hvals", "keys",
+    "lcs", "lindex", "llen", "lolwut", "lpos", "lrange", "mget", "pexpiretime", "pfcount", "pttl",
+    "randomkey", "scan", "scard", "sdiff", "sinter", "sintercard", "sismember", "smembers", "smismember",
+    "sort_ro", "srandmember", "sscan", "strlen", "substr", "sunion", "touch", "ttl", "type", "xlen",
+    "xpending", "xrange", "xread", "xrevrange", "zcard", "zcount", "zdiff", "zinter", "zintercard",
+    "zlexcount", "zmscore", "zrandmember", "zrange", "zrangebylex", "zrangebyscore", "zrank", "zrevrange",
+    "zrevrangebylex", "zrevrangebyscore", "zrevrank", "zscan", "zscore", "zunion",
+];
+
 /// What a command does to the connection it is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {

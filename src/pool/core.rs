@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -25,7 +25,9 @@ use super::{dialing, maintenance};
 use crate::dial::Dialer;
 use crate::dial::gate::{Gate, Transition};
 use crate::event::{Event, EventBus};
+use crate::guard;
 use crate::metrics::Metrics;
+use crate::policy::Budgets;
 use crate::status::Leak;
 
 /// The settings that matter after the pool is built.
@@ -42,6 +44,7 @@ pub(super) struct Settings {
     pub(super) max_lifetime: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) shared_lanes: usize,
+    pub(super) budgets: Budgets,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ pub(super) struct Core {
     /// Every open connection, for the sweep; changed when one opens or closes.
     pub(super) registry: Mutex<HashMap<u64, Arc<Shared>>>,
     pub(super) next_id: AtomicU64,
+    /// The guard that [`GuardedPool::guard`](crate::GuardedPool::guard) gave, while somebody holds it.
+    pub(super) guard: Mutex<Weak<guard::Shared>>,
     epoch: Instant,
     /// Milliseconds since `epoch`, as of the last sweep.
     coarse: AtomicU64,
@@ -87,6 +92,7 @@ impl Core {
             state: Mutex::new(State::new(ledger, gate)),
             registry: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(0),
+            guard: Mutex::default(),
             epoch: Instant::now(),
             coarse: AtomicU64::new(0),
             runtime: Mutex::new(None),

@@ -97,10 +97,7 @@ impl Lanes {
     }
 
     fn up(&self) -> Option<Arc<Carrier>> {
-        self.lanes.iter().find_map(|lane| match &*lane.line.borrow() {
-            Line::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
-            _ => None,
-        })
+        (0..self.lanes.len()).find_map(|lane| self.carrier(lane))
     }
 
     pub(super) fn status(&self) -> Vec<LaneStatus> {
@@ -112,6 +109,14 @@ impl Lanes {
             lane.keeper_runs.load(Ordering::Relaxed) || lane.connections.load(Ordering::Relaxed) > 0
         };
         self.lanes.iter().filter(|lane| used(lane)).map(status).collect()
+    }
+
+    /// The connection of a lane, if it is up.
+    pub(super) fn carrier(&self, lane: usize) -> Option<Arc<Carrier>> {
+        match &*self.lanes.get(lane)?.line.borrow() {
+            Line::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
+            _ => None,
+        }
     }
 
     /// The lane for the next handle.

@@ -73,12 +73,18 @@ impl GuardedConnection {
         self.held().connection.shared.blame(reason);
     }
 
+    /// Sends a pipeline; the replies are those of its commands, or the one of EXEC where it is atomic.
+    pub(crate) async fn send_pipeline(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let (offset, count) = command::replies(pipeline);
+        self.pipeline(pipeline, offset, count).await
+    }
+
     fn held(&mut self) -> &mut Held {
         self.held.as_mut().expect("held until the drop")
     }
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
-    pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+    pub(crate) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         self.residue.before(cmd);
         let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;

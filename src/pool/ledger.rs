@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::Endpoint;
 use crate::endpoint::MAX_ENDPOINTS;
-use crate::policy::Budget;
+use crate::policy::{Budget, Budgets};
 
 #[derive(Debug)]
 pub(crate) struct Ledger<W> {
@@ -63,7 +63,7 @@ struct Account<W> {
 
 /// An endpoint's place in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AccountId(pub(crate) usize);
+pub struct AccountId(pub(crate) usize);
 
 /// A waiter's place in the queue.
 pub(crate) type Ticket = u64;
@@ -116,12 +116,7 @@ pub(crate) struct Counts {
 }
 
 impl<W> Ledger<W> {
-    pub(crate) fn new(
-        max_connections: usize,
-        queue_limit: usize,
-        default_budget: Budget,
-        endpoints: impl IntoIterator<Item = (Endpoint, Budget)>,
-    ) -> Self {
+    pub(crate) fn new(max_connections: usize, queue_limit: usize, budgets: &Budgets) -> Self {
         let mut ledger = Self {
             max_connections,
             limit: max_connections,
@@ -132,7 +127,7 @@ impl<W> Ledger<W> {
             in_use: 0,
             accounts: Vec::new(),
             by_name: HashMap::new(),
-            default_budget,
+            default_budget: budgets.default.unwrap_or(Budget::max(max_connections)),
             unused_reserve: 0,
             queue_limit,
             queued: 0,
@@ -142,8 +137,8 @@ impl<W> Ledger<W> {
             goals: Vec::new(),
             closed: false,
         };
-        for (name, budget) in endpoints {
-            ledger.open_account(name, budget);
+        for (name, budget) in &budgets.named {
+            ledger.open_account(name.clone(), *budget);
         }
         ledger.share_reserves();
         ledger
@@ -268,7 +263,7 @@ impl<W> Ledger<W> {
     fn is_eligible(&self, account: AccountId, limit: usize) -> bool {
         let Account { budget, reserve, in_use, .. } = &self.accounts[account.0];
         *in_use < budget.max_connections()
-            && (*in_use < *reserve || self.in_use + self.unused_reserve < limit)
+            && (*in_use < *reserve || self.in_use.saturating_add(self.unused_reserve) < limit)
     }
 
     fn take(&mut self, account: AccountId) {
@@ -357,7 +352,40 @@ impl<W> Ledger<W> {
         self.idle += 1;
     }
 
-    fn set_limit(&mut self, limit: usize) {
+    /// For places that are there from the start, rather than dialed.
+    pub(crate) fn all_live(mut self) -> Self {
+        self.live = self.max_connections;
+        self.idle = isize::try_from(self.max_connections).unwrap_or(isize::MAX);
+        self
+    }
+
+    /// Whether the account's budget, and what is live, have room for one more, whatever the limit.
+    pub(crate) fn may_go_beyond(&self, account: AccountId) -> bool {
+        let Account { budget, in_use, .. } = &self.accounts[account.0];
+        self.idle > 0 && *in_use < budget.max_connections()
+    }
+
+    /// Takes a connection for the account that [may go beyond](Self::may_go_beyond) the limit.
+    pub(crate) fn acquire_beyond(&mut self, account: AccountId) {
+        self.idle -= 1;
+        self.take(account);
+    }
+
+    /// Whether somebody waits who may go beyond the limit.
+    pub(crate) fn has_next_beyond(&self) -> bool {
+        self.idle > 0 && self.longest_waiting(usize::MAX).is_some()
+    }
+
+    /// Who is next for a connection beyond the limit.
+    pub(crate) fn next_beyond(&mut self) -> Option<Grant<W>> {
+        let account = self.longest_waiting(usize::MAX)?;
+        let (_, waiter) = self.accounts[account.0].queue.pop_first()?;
+        self.queued -= 1;
+        self.acquire_beyond(account);
+        Some(Grant { account, waiter })
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(self.max_connections);
         self.share_reserves();
     }

@@ -2,15 +2,17 @@
 
 mod admission;
 mod berth;
-mod builder;
-mod command;
+mod breaker;
+pub(crate) mod builder;
+pub(crate) mod command;
 mod core;
 mod dialing;
 mod flights;
+mod guarding;
 mod lanes;
 mod leak;
 mod lease;
-mod ledger;
+pub(crate) mod ledger;
 mod maintenance;
 mod pubsub;
 mod shared;
@@ -24,15 +26,16 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::breaker::Owner;
 use self::core::Core;
-#[expect(unused_imports, reason = "for the docs")]
-use crate::Rejection;
-use crate::dial::gate::{Gate, Transition};
 use crate::event::Events;
 use crate::status::{CloseReason, Health, Status};
-use crate::{BreakerState, Endpoint, Error};
+use crate::tower::RedisService;
+use crate::{Endpoint, Error, Rejection};
+use futures_util::TryFutureExt;
 use redis::IntoConnectionInfo;
 
+pub use breaker::BreakerHandle;
 pub use builder::GuardedPoolBuilder;
 pub use lease::GuardedConnection;
 pub use pubsub::{GuardedPubSub, PubSubEvent};
@@ -143,9 +146,15 @@ impl GuardedPool {
         &self,
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
-        let (core, endpoint, location) =
-            (Arc::clone(&self.core), endpoint.into(), Location::caller());
-        async move { Ok(core.acquire(endpoint, location).await?) }
+        self.acquire_at(endpoint.into(), Location::caller()).map_err(Error::from)
+    }
+
+    pub(crate) fn acquire_at(
+        &self,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send + use<> {
+        Arc::clone(&self.core).acquire(endpoint, location)
     }
 
     /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens
@@ -166,6 +175,14 @@ impl GuardedPool {
     #[track_caller]
     pub fn shared(&self, endpoint: impl Into<Endpoint>) -> SharedConnection {
         SharedConnection::new(self.clone(), &endpoint.into(), Location::caller())
+    }
+
+    /// The pool as a [`tower::Service`](::tower::Service) of commands and pipelines, for `endpoint`,
+    /// over the shared connections; see [`RedisService`].
+    #[must_use]
+    #[track_caller]
+    pub fn service(&self, endpoint: impl Into<Endpoint>) -> RedisService {
+        RedisService::new(self.clone(), self.shared(endpoint), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) for code that names no endpoint: it counts as `default`. Named like
@@ -280,7 +297,7 @@ impl GuardedPool {
     /// The breaker, to look at or to override.
     #[must_use]
     pub fn breaker(&self) -> BreakerHandle {
-        BreakerHandle { core: Arc::clone(&self.core) }
+        BreakerHandle(Owner::Pool(Arc::clone(&self.core)))
     }
 
     /// Refuses new callers and those who wait, closes what is idle, waits for the leases to end, and
@@ -302,49 +319,5 @@ impl GuardedPool {
             let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
         }
         self.core.publish(Duration::ZERO);
-    }
-}
-
-/// The breaker of a pool, in an operator's hands; see [`GuardedPool::breaker`].
-#[derive(Clone)]
-pub struct BreakerHandle {
-    core: Arc<Core>,
-}
-
-impl BreakerHandle {
-    /// The state, an override included.
-    #[must_use]
-    pub fn state(&self) -> BreakerState {
-        self.core.lock().gate.state()
-    }
-
-    /// Stops dialing until [`auto`](Self::auto). Live connections go on being served; with none
-    /// live, callers are refused at once.
-    pub fn force_open(&self) {
-        self.force(Gate::force_open);
-    }
-
-    /// Lets callers wait for the next dial whatever happened before, until [`auto`](Self::auto).
-    /// The back-off between dials stays.
-    pub fn force_closed(&self) {
-        self.force(Gate::force_closed);
-    }
-
-    /// Takes an override back.
-    pub fn auto(&self) {
-        self.force(Gate::auto);
-    }
-
-    fn force(&self, change: fn(&mut Gate) -> Option<Transition>) {
-        let transition = self.core.change(|state| change(&mut state.gate));
-        self.core.schedule_changed.notify_one();
-        self.core.progress.notify_waiters();
-        self.core.announce(transition);
-    }
-}
-
-impl fmt::Debug for BreakerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BreakerHandle").field("state", &self.state()).finish()
     }
 }

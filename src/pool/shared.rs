@@ -9,7 +9,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 use tokio::time::Instant;
 
 use super::GuardedPool;
-use super::command::Sharing;
+use super::command::{Sharing, replies};
 use super::core::Core;
 use super::flights::{Flight, Flights};
 use super::lanes::{Carrier, Pick, pick};
@@ -162,6 +162,21 @@ impl SharedConnection {
         Self { pool, flights, home, lane: None, location }
     }
 
+    /// A copy on the same lane, for one command that outlives the borrow of this handle.
+    pub(crate) fn fork(&mut self) -> Self {
+        let Self { pool, flights, home, lane, location } = self;
+        if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
+            let core = &pool.core;
+            *lane = core.lanes.carrier(*home).map(|carrier| with_connection(core, carrier));
+        }
+        let (pool, flights) = (pool.clone(), Arc::clone(flights));
+        Self { pool, flights, home: *home, lane: lane.clone(), location }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.flights.endpoint
+    }
+
     /// Sends one command; what [`ConnectionLike`] does, with the guard's own error.
     ///
     /// # Errors
@@ -180,10 +195,7 @@ impl SharedConnection {
     ///
     /// As [`send`](Self::send).
     pub async fn send_pipeline(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
-        let (offset, count) = match pipeline.is_transaction() {
-            true => (pipeline.len() + 1, 1),
-            false => (0, pipeline.len()),
-        };
+        let (offset, count) = replies(pipeline);
         self.request(Batch(pipeline, offset, count)).await
     }
 

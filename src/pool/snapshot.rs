@@ -1,6 +1,6 @@
 //! Looking at a pool: its status, its health, and whether it is warm or empty.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use super::lease::within;
 use super::maintenance;
 use super::state::{State, Tally};
 use crate::error::Reason;
-use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status};
-use crate::{Error, Outcome, Rejection};
+use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status, named};
+use crate::{Endpoint, Error, Outcome, Rejection};
 
 impl Core {
     pub(super) fn status(&self) -> Status {
         let now = Instant::now();
+        let calls = self.calls_in_flight();
         let suspected = self.lock().leases.suspected();
         let leaks = suspected.iter().map(|lease| self.leak(lease, now)).collect();
         let state = self.lock();
@@ -33,23 +34,16 @@ impl Core {
             dialing: counts.dialing,
             waiting: counts.waiting,
             closed: state.ledger.is_closed(),
-            breaker: BreakerStatus {
-                state: state.gate.state(),
-                forced: state.gate.is_forced(),
-                failures: state.gate.failures(),
-                next_dial_in: state.gate.next_attempt_in(now),
-                transitions: state.transitions.clone(),
-                last_failure: state.gate.failure().cloned(),
-            },
+            breaker: BreakerStatus::of(&state.gate, &state.transitions, now),
             dials: named(Outcome::ALL.map(Outcome::as_str), &state.dials),
             connections_closed: named(CloseReason::ALL.map(CloseReason::as_str), &state.closed),
             lanes: self.lanes.status(),
-            endpoints: self.endpoints(&state),
+            endpoints: self.endpoints(&state, &calls),
             leaks,
         }
     }
 
-    fn endpoints(&self, state: &State) -> Vec<EndpointStatus> {
+    fn endpoints(&self, state: &State, calls: &HashMap<Endpoint, usize>) -> Vec<EndpointStatus> {
         let none = Tally::default();
         let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
         state
@@ -59,17 +53,18 @@ impl Core {
             .map(|(account, tally)| {
                 let flights = self.lanes.flights_of(&account.name);
                 EndpointStatus {
-                    name: account.name,
                     max: account.max,
                     reserve: account.reserve,
                     in_use: account.in_use,
                     waiting: account.waiting + flights.as_ref().map_or(0, |f| f.waiting()),
                     shared_in_flight: flights.as_ref().map_or(0, |f| f.in_flight()),
+                    calls_in_flight: calls.get(&account.name).copied().unwrap_or(0),
                     shared_in_flight_max: flights.as_ref().map_or(0, |f| f.max),
                     acquired: account.acquired,
                     rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
                     leaks_suspected: tally.leaks_suspected,
                     leaks_resolved: tally.leaks_resolved,
+                    name: account.name,
                 }
             })
             .collect()
@@ -152,12 +147,4 @@ impl Drop for Goal {
     fn drop(&mut self) {
         self.core.change(|state| state.ledger.remove_goal(self.connections));
     }
-}
-
-/// Counts under their labels, zeros left out.
-fn named<const N: usize>(
-    names: [&'static str; N],
-    counts: &[u64; N],
-) -> BTreeMap<&'static str, u64> {
-    names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
 }

@@ -1,6 +1,5 @@
 //! What is behind the lock: the pure machines, the counts, and what follows from a change of them.
 
-use std::collections::BTreeMap;
 use std::panic::Location;
 
 use tokio::sync::oneshot;
@@ -12,7 +11,7 @@ use super::ledger::{AccountId, Ledger};
 use super::pubsub::Subscriber;
 use crate::dial::gate::{Gate, Verdict};
 use crate::error::Reason;
-use crate::status::CloseReason;
+use crate::status::{CloseReason, Transitions};
 use crate::{Endpoint, Outcome, Rejection};
 
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub(super) struct State {
     pub(super) tallies: Vec<Tally>,
     pub(super) dials: [u64; Outcome::ALL.len()],
     pub(super) closed: [u64; CloseReason::ALL.len()],
-    pub(super) transitions: BTreeMap<(&'static str, &'static str), u64>,
+    pub(super) transitions: Transitions,
     /// Leases that are held although their socket is closed.
     pub(super) dead_leases: usize,
     dialer_runs: bool,
@@ -57,7 +56,7 @@ impl State {
             tallies: Vec::new(),
             dials: [0; Outcome::ALL.len()],
             closed: [0; CloseReason::ALL.len()],
-            transitions: BTreeMap::new(),
+            transitions: Transitions::new(),
             dead_leases: 0,
             dialer_runs: false,
             maintenance_runs: false,

@@ -122,8 +122,13 @@ impl<W> Ledger<W> {
     pub(crate) fn dial_failed(&mut self, full: bool) {
         self.dialing -= 1;
         if full {
-            self.frozen = Some(self.live);
-            self.set_limit(self.live.max(1));
+            self.freeze();
         }
+    }
+
+    /// The server has no slot left, somebody heard.
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = Some(self.live);
+        self.set_limit(self.live.max(1));
     }
 }

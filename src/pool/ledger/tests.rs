@@ -5,7 +5,8 @@ use super::*;
 const FREE: Budget = Budget::max(100);
 
 fn ledger(max: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
-    Ledger::new(max, 100, FREE, endpoints.iter().map(|(name, budget)| ((*name).into(), *budget)))
+    let named = endpoints.iter().map(|(name, budget)| ((*name).into(), *budget)).collect();
+    Ledger::new(max, 100, &Budgets { named, default: Some(FREE) })
 }
 
 /// A ledger with `live` connections idle.
@@ -200,7 +201,7 @@ fn a_waiter_who_missed_keeps_its_place() {
 
 #[test]
 fn the_queue_is_bounded() {
-    let mut ledger: Ledger<u32> = Ledger::new(1, 2, FREE, []);
+    let mut ledger: Ledger<u32> = Ledger::new(1, 2, &Budgets::default());
     let a = ledger.account(&"a".into());
     assert!(ledger.enqueue(a, 1).is_ok() && ledger.enqueue(a, 2).is_ok());
     assert_eq!(ledger.enqueue(a, 3), Err(3));

@@ -1,0 +1,167 @@
+//! The guard's builder: collects settings, then checks all of them at once.
+
+use std::time::Duration;
+
+use super::calls::Calls;
+use super::{Guard, Home, Own};
+use crate::dial::gate::Gate;
+use crate::event::EventBus;
+use crate::metrics::Metrics;
+use crate::policy::Budgets;
+use crate::pool::builder::{LONGEST, default_queue_limit};
+use crate::pool::ledger::Ledger;
+use crate::{Backoff, Breaker, Budget, BuildError, Endpoint};
+
+/// A probe that is not over by then is given up, so that a call that hangs does not keep the breaker
+/// half open.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Settings of a [`Guard`]; see [`Guard::builder`].
+///
+/// No setter fails: [`build`](Self::build) reports everything that is wrong, at once.
+#[derive(Clone, Debug)]
+#[must_use = "call `build` to get the guard"]
+pub struct GuardBuilder {
+    name: String,
+    server: Option<String>,
+    max_in_flight: usize,
+    budgets: Budgets,
+    acquire_timeout: Duration,
+    queue_limit: Option<usize>,
+    backoff: Backoff,
+    breaker: Breaker,
+    seed: Option<u64>,
+}
+
+impl Default for GuardBuilder {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            server: None,
+            max_in_flight: 64,
+            budgets: Budgets::default(),
+            acquire_timeout: Duration::from_secs(1),
+            queue_limit: None,
+            backoff: Backoff::default(),
+            breaker: Breaker::default(),
+            seed: None,
+        }
+    }
+}
+
+impl GuardBuilder {
+    /// The guard's name: the `pool` label of its metrics, and its name in logs. Default `default`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The server's address, without credentials, as refusals name it. Default: the guard's name.
+    pub fn server(mut self, address: impl Into<String>) -> Self {
+        self.server = Some(address.into());
+        self
+    }
+
+    /// The most calls in flight, over all endpoints. Default 64: four for each connection of a pool
+    /// of 16, this crate's default. Where every call holds a connection, as many as those.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// Gives an endpoint its own budget, in calls in flight; see [`Budget`].
+    pub fn endpoint(mut self, endpoint: impl Into<Endpoint>, budget: Budget) -> Self {
+        self.budgets.named.push((endpoint.into(), budget));
+        self
+    }
+
+    /// The budget of each endpoint that has none of its own. Default: all of `max_in_flight`, no
+    /// reserve.
+    pub fn default_budget(mut self, budget: Budget) -> Self {
+        self.budgets.default = Some(budget);
+        self
+    }
+
+    /// How long a caller waits that may ([`Guard::wait`],
+    /// [`GuardLayer::queued`](crate::tower::GuardLayer::queued)). Default 1 s, the patience of an
+    /// interactive request.
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// How many callers may wait at a time. Default: as many as could be served within the acquire
+    /// timeout at 1 ms a call, between 64 and 65,536.
+    pub fn queue_limit(mut self, limit: usize) -> Self {
+        self.queue_limit = Some(limit);
+        self
+    }
+
+    /// The back-off between probes. Default: equal jitter, 50 ms to 5 s; see [`Backoff`].
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// When the breaker trips; see [`Breaker`].
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.breaker = breaker;
+        self
+    }
+
+    /// Seeds the jitter, for tests that must repeat. Default: random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes the guard. It publishes its metrics once a second from the first call on.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] with everything that is wrong: a zero limit, a reserve above its max, reserves
+    /// above the total, an invalid or repeated endpoint name.
+    pub fn build(self) -> Result<Guard, BuildError> {
+        let problems = self.problems();
+        if !problems.is_empty() {
+            return Err(BuildError::new(problems));
+        }
+        let queue_limit = self
+            .queue_limit
+            .unwrap_or_else(|| default_queue_limit(self.max_in_flight, self.acquire_timeout));
+        let ledger = Ledger::new(self.max_in_flight, queue_limit, &self.budgets);
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let gate = Gate::new(self.backoff, self.breaker, PROBE_TIMEOUT, seed);
+        let own = Own {
+            server: self.server.unwrap_or_else(|| self.name.clone()).into(),
+            acquire_timeout: self.acquire_timeout,
+            events: EventBus::new(),
+            metrics: Metrics::new(&self.name),
+            name: self.name,
+        };
+        Ok(Guard::new(Calls::new(ledger, Some(gate)), Home::Own(Box::new(own))))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.max_in_flight == 0 {
+            problems.push("max_in_flight is 0, so nobody could ever be served".to_owned());
+        }
+        if self.queue_limit == Some(0) {
+            problems.push("queue_limit is 0, so nobody could ever wait".to_owned());
+        }
+        if self.name.is_empty() || self.name.chars().any(char::is_control) {
+            problems.push("the guard's name is empty or has control characters".to_owned());
+        }
+        let (timeout, cap) = (self.acquire_timeout, self.backoff.cap());
+        for (name, value) in [("acquire_timeout", timeout), ("the back-off's cap", cap)] {
+            if value > LONGEST {
+                problems.push(format!("{name} is longer than a year"));
+            }
+        }
+        problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
+        problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
+        problems.extend(self.budgets.problems(("max_in_flight", self.max_in_flight)));
+        problems
+    }
+}

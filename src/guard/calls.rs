@@ -1,0 +1,249 @@
+//! The calls in flight: who may make one, and what the others' outcomes say about that.
+//!
+//! A pure state machine over the pool's ledger and gate, `now` passed in. A place in the ledger is
+//! a call in flight; the gate's "dial" is a call beyond what is known to work.
+//!
+//! **Why not a textbook breaker.** A call that hears "max number of clients reached" needed one more
+//! connection than the server has; those in flight beside it are on connections that work. So the
+//! limit falls to *their* number instead of to zero, and one call beyond it goes out per tick of the
+//! back-off, as the probe. Only when no other call is in flight, or when calls fail in a row for
+//! another reason, is everybody refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::dial::gate::{Approval, Decision, Gate, Transition, Verdict};
+use crate::error::{DialFailure, Phase};
+use crate::pool::ledger::{AccountId, Admission, Ledger};
+use crate::{BreakerState, Rejection};
+
+#[derive(Debug)]
+pub(super) struct Calls<W> {
+    pub(super) ledger: Ledger<W>,
+    max: usize,
+    /// `None`: the breaker is a pool's.
+    gate: Option<Gate>,
+    /// After a probe that worked, each success raises the limit by one, until it is whole: as in
+    /// TCP's slow start, so that the callers do not come back in one burst.
+    growing: bool,
+}
+
+/// How a call came in.
+#[derive(Debug)]
+pub(super) enum Pass {
+    Regular {
+        /// The gate's, when it was admitted.
+        era: u64,
+    },
+    /// It tries whether the server has room again.
+    Probe { approval: Approval, started: Instant },
+}
+
+/// What a call's end says about the server.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Worked,
+    Failed(Arc<DialFailure>),
+    Nothing,
+}
+
+/// Whom a change concerns, once the lock is gone.
+#[derive(Debug)]
+pub(super) struct Served<W> {
+    pub(super) admitted: Vec<(AccountId, Pass, W)>,
+    pub(super) refused: Vec<(AccountId, W, Rejection)>,
+    pub(super) transition: Option<Transition>,
+}
+
+impl<W> Calls<W> {
+    pub(super) fn new(ledger: Ledger<W>, gate: Option<Gate>) -> Self {
+        let ledger = ledger.all_live();
+        let max = ledger.counts().limit;
+        Self { ledger, max, gate, growing: false }
+    }
+
+    pub(super) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
+    }
+
+    /// Admits a call if it may go now. Reads the clock only while the limit is lowered.
+    pub(super) fn admit(
+        &mut self,
+        account: AccountId,
+    ) -> (Result<Pass, Rejection>, Option<Transition>) {
+        if self.gate.as_ref().is_some_and(Gate::is_held) {
+            return (Err(self.refusal(account, Instant::now(), Duration::ZERO)), None);
+        }
+        if self.ledger.counts().limit < self.max
+            && self.ledger.may_go_beyond(account)
+            && let Some((pass, transition)) = self.probe()
+        {
+            self.ledger.acquire_beyond(account);
+            return (Ok(pass), transition);
+        }
+        let admission = match self.ledger.acquire(account) {
+            Admission::Granted => Ok(Pass::Regular { era: self.era() }),
+            _ => Err(self.refusal(account, Instant::now(), Duration::ZERO)),
+        };
+        (admission, None)
+    }
+
+    /// The right to one call whatever the limit says, once per tick of the schedule.
+    fn probe(&mut self) -> Option<(Pass, Option<Transition>)> {
+        let now = Instant::now();
+        match self.gate.as_mut()?.ask(now) {
+            (Decision::Dial(approval), transition) => {
+                Some((Pass::Probe { approval, started: now }, transition))
+            }
+            _ => None,
+        }
+    }
+
+    /// Why a call may not go now.
+    pub(super) fn refusal(&self, account: AccountId, now: Instant, waited: Duration) -> Rejection {
+        let failure = || self.gate.as_ref().and_then(|gate| gate.failure().cloned());
+        if let Some(gate) = self.gate.as_ref().filter(|_| self.is_down()) {
+            return match gate.verdict(now) {
+                Verdict::Fail { retry_after, failure } => {
+                    Rejection::ConnectFailed { failure, retry_after }
+                }
+                Verdict::Refuse { retry_after } => {
+                    Rejection::BreakerOpen { retry_after, failure: failure() }
+                }
+                Verdict::Wait => Rejection::BreakerOpen {
+                    retry_after: gate.next_attempt_in(now),
+                    failure: failure(),
+                },
+            };
+        }
+        if self.ledger.is_exhausted(account) {
+            return Rejection::BudgetExhausted {
+                endpoint: self.ledger.account_name(account).clone(),
+                max: self.ledger.account_max(account),
+            };
+        }
+        Rejection::AcquireTimeout { waited, phase: Phase::Connection, failure: failure() }
+    }
+
+    /// True if nothing is known to work, so that waiting would be in vain.
+    pub(super) fn is_down(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.is_held() || self.ledger.counts().limit == 0)
+    }
+
+    /// A call is over.
+    pub(super) fn ended(
+        &mut self,
+        account: AccountId,
+        pass: Pass,
+        heard: Heard,
+    ) -> Option<Transition> {
+        self.ledger.released(account, true);
+        let gate = self.gate.as_mut()?;
+        match (pass, heard) {
+            (Pass::Regular { .. }, Heard::Nothing) => None,
+            (Pass::Regular { era }, Heard::Worked) => {
+                if !gate.is_calm() {
+                    gate.worked(era);
+                }
+                if self.growing {
+                    self.grow();
+                }
+                None
+            }
+            (Pass::Regular { era }, Heard::Failed(failure)) => {
+                let (now, full) = (Instant::now(), failure.outcome.is_full());
+                let current = era == gate.era();
+                let transition = gate.heard(era, failure, now);
+                if current && gate.state() != BreakerState::Closed {
+                    self.shrink(full);
+                }
+                transition
+            }
+            (Pass::Probe { approval, started }, Heard::Worked) => {
+                let now = Instant::now();
+                let transition = gate.connected(approval, true, now - started, now);
+                self.growing = true;
+                self.grow();
+                transition
+            }
+            (Pass::Probe { approval, .. }, Heard::Failed(failure)) => {
+                self.growing = false;
+                gate.failed(approval, failure, Instant::now())
+            }
+            (Pass::Probe { approval, .. }, Heard::Nothing) => gate.abandoned(approval),
+        }
+    }
+
+    fn grow(&mut self) {
+        let limit = (self.ledger.counts().limit + 1).min(self.max);
+        self.growing = limit < self.max;
+        self.ledger.set_limit(limit);
+    }
+
+    /// `full`: the other calls in flight are on connections that work; otherwise none is.
+    fn shrink(&mut self, full: bool) {
+        let counts = self.ledger.counts();
+        self.growing = false;
+        self.ledger.set_limit(if full { counts.limit.min(counts.in_use) } else { 0 });
+    }
+
+    /// Serves and refuses those who wait; call after every change.
+    pub(super) fn settle(&mut self) -> Served<W> {
+        let mut served = Served { admitted: Vec::new(), refused: Vec::new(), transition: None };
+        if self.ledger.counts().waiting == 0 {
+            return served;
+        }
+        let era = self.era();
+        while let Some(grant) = self.ledger.next_grant() {
+            served.admitted.push((grant.account, Pass::Regular { era }, grant.waiter));
+        }
+        if self.ledger.counts().waiting > 0 {
+            if self.ledger.counts().limit < self.max
+                && self.ledger.has_next_beyond()
+                && let Some((pass, transition)) = self.probe()
+                && let Some(grant) = self.ledger.next_beyond()
+            {
+                served.transition = transition;
+                served.admitted.push((grant.account, pass, grant.waiter));
+            }
+            if self.is_down() {
+                let (now, waiting) = (Instant::now(), self.ledger.drain_queue());
+                served.refused = waiting
+                    .into_iter()
+                    .map(|(account, waiter)| {
+                        (account, waiter, self.refusal(account, now, Duration::ZERO))
+                    })
+                    .collect();
+            }
+        }
+        served
+    }
+
+    /// An operator's override; a breaker that is forced closed lets all through.
+    pub(super) fn force(
+        &mut self,
+        change: impl FnOnce(&mut Gate) -> Option<Transition>,
+    ) -> Option<Transition> {
+        let gate = self.gate.as_mut()?;
+        let transition = change(gate);
+        let (forced, state) = (gate.is_forced(), gate.state());
+        if forced && state == BreakerState::Closed {
+            self.growing = false;
+            self.ledger.set_limit(self.max);
+        } else if !forced && state != BreakerState::Closed {
+            // What it heard under the override counts from here on.
+            self.shrink(true);
+        }
+        transition
+    }
+
+    fn era(&self) -> u64 {
+        self.gate.as_ref().map_or(0, Gate::era)
+    }
+}
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

@@ -1,0 +1,449 @@
+//! The guard: the policy without the pool, for calls to a Redis that somebody else dials.
+
+mod builder;
+mod calls;
+mod permit;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::calls::{Calls, Heard, Pass, Served};
+use self::permit::Answer;
+use crate::dial::gate::{Gate, Transition};
+use crate::error::Reason;
+use crate::event::{Event, EventBus, Events};
+use crate::metrics::Metrics;
+use crate::pool::ledger::{AccountId, Ledger, Ticket};
+use crate::status::{BreakerStatus, CallsStatus, GuardStatus, Transitions};
+use crate::{BreakerHandle, BreakerState, Endpoint, GuardedPool, Rejection};
+
+pub use builder::GuardBuilder;
+pub use permit::Permit;
+
+pub(crate) use permit::Waiter;
+
+/// How often a guard publishes its metrics.
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// The guard without the pool: budgets per endpoint, a breaker, refusals and their metrics, for
+/// services whose Redis access is not a [`GuardedPool`].
+///
+/// What is counted is calls in flight, not connections: a [`Budget`](crate::Budget)'s `max` keeps
+/// one endpoint from taking all of them, its `reserve` keeps some for it. Cloning it is cheap, and
+/// every clone is the same guard.
+///
+/// **The breaker** hears what calls hear (by [`Classify`](crate::tower::Classify) in the tower
+/// layer, by [`Permit::finish`] elsewhere). When one hears "max number of clients reached", those in
+/// flight beside it are on connections that work: so many calls go on being admitted, and one more
+/// per tick of the back-off tries for room. Only when none is in flight, or when calls fail in a row
+/// for another reason ([`Breaker::failures`](crate::Breaker::failures)), is everybody refused until
+/// the next try. Room found again is taken step by step, one more call per success.
+///
+/// [`GuardedPool::guard`] gives the guard of a pool: its budgets, now counting calls beside its
+/// leases, its breaker, and its metrics.
+///
+/// ```
+/// use redis_guard::{Budget, Guard, tower::GuardLayer};
+///
+/// let guard = Guard::builder()
+///     .name("sessions")
+///     .max_in_flight(64)
+///     .endpoint("checkout", Budget::max(32).reserve(8))
+///     .build()?;
+/// let layer = GuardLayer::new(&guard, "checkout"); // for any tower::Service
+/// # let _ = layer; Ok::<(), redis_guard::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a guard share, and its permits keep.
+pub(crate) struct Shared {
+    /// A blocking mutex: held for tens of nanoseconds, never across an await.
+    state: Mutex<State>,
+    home: Home,
+}
+
+struct State {
+    calls: Calls<oneshot::Sender<Answer>>,
+    /// By account.
+    rejected: Vec<[u64; Reason::ALL.len()]>,
+    transitions: Transitions,
+    publishes: bool,
+}
+
+/// Whose breaker, events and metrics they are.
+enum Home {
+    Own(Box<Own>),
+    Pool(GuardedPool),
+}
+
+struct Own {
+    server: Arc<str>,
+    name: String,
+    acquire_timeout: Duration,
+    events: EventBus,
+    metrics: Metrics,
+}
+
+impl Guard {
+    /// Starts a guard.
+    pub fn builder() -> GuardBuilder {
+        GuardBuilder::default()
+    }
+
+    /// The guard of a pool, whose ledger has the pool's budgets.
+    pub(crate) fn of_pool(pool: GuardedPool, ledger: Ledger<oneshot::Sender<Answer>>) -> Self {
+        Self::new(Calls::new(ledger, None), Home::Pool(pool))
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    pub(crate) fn upgrade(shared: &Weak<Shared>) -> Option<Self> {
+        shared.upgrade().map(|shared| Self { shared })
+    }
+
+    fn new(calls: Calls<oneshot::Sender<Answer>>, home: Home) -> Self {
+        let (rejected, transitions) = (Vec::new(), Transitions::new());
+        // A pool publishes by itself.
+        let publishes = matches!(home, Home::Pool(_));
+        let state = State { calls, rejected, transitions, publishes };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), home }) }
+    }
+
+    /// Admits a call of `endpoint` if it may go now.
+    ///
+    /// # Errors
+    ///
+    /// [`BreakerOpen`](Rejection::BreakerOpen) or [`ConnectFailed`](Rejection::ConnectFailed) when
+    /// nothing is known to work; [`BudgetExhausted`](Rejection::BudgetExhausted) when the endpoint has
+    /// its `max` in flight; [`AcquireTimeout`](Rejection::AcquireTimeout), with a wait of zero, when
+    /// all that may be in flight are, or the rest is reserved.
+    pub fn admit(&self, endpoint: impl Into<Endpoint>) -> Result<Permit, Rejection> {
+        self.admit_to(self.account(&endpoint.into()))
+    }
+
+    /// Admits a call of `endpoint`, waiting for its turn at most the
+    /// [`acquire_timeout`](GuardBuilder::acquire_timeout), first come first served.
+    ///
+    /// # Errors
+    ///
+    /// As [`admit`](Self::admit), those about room after the timeout, and
+    /// [`QueueFull`](Rejection::QueueFull).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the queue and loses nothing.
+    pub async fn wait(&self, endpoint: impl Into<Endpoint>) -> Result<Permit, Rejection> {
+        match self.enter(self.account(&endpoint.into()))? {
+            Entry::Permit(permit) => Ok(permit),
+            Entry::Wait(waiter) => waiter.await,
+        }
+    }
+
+    /// The guard at this moment.
+    #[must_use]
+    pub fn status(&self) -> GuardStatus {
+        self.shared.status()
+    }
+
+    /// A stream of what happens from now on; of a pool's guard the pool's.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        match &self.shared.home {
+            Home::Own(own) => own.events.subscribe(),
+            Home::Pool(pool) => pool.events(),
+        }
+    }
+
+    /// The breaker, to look at or to override; of a pool's guard the pool's.
+    ///
+    /// Forced open it refuses every call; forced closed it refuses none because of what others heard.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerHandle {
+        match &self.shared.home {
+            Home::Own(_) => BreakerHandle::of_guard(self.clone()),
+            Home::Pool(pool) => pool.breaker(),
+        }
+    }
+
+    pub(crate) fn breaker_state(&self) -> BreakerState {
+        self.shared.lock().calls.gate().map_or(BreakerState::Closed, Gate::state)
+    }
+
+    pub(crate) fn force(&self, change: fn(&mut Gate) -> Option<Transition>) {
+        self.shared.force(change);
+    }
+
+    /// The calls in flight of each endpoint.
+    pub(crate) fn in_flight(&self) -> HashMap<Endpoint, usize> {
+        let state = self.shared.lock();
+        state.calls.ledger.accounts().map(|account| (account.name, account.in_use)).collect()
+    }
+
+    /// The endpoint's account, to admit to without a look-up.
+    pub(crate) fn account(&self, endpoint: &Endpoint) -> AccountId {
+        self.shared.lock().calls.ledger.account(endpoint)
+    }
+
+    pub(crate) fn admit_to(&self, account: AccountId) -> Result<Permit, Rejection> {
+        let shared = &self.shared;
+        shared.pools_refusal(account)?;
+        let (admission, transition, publish) = {
+            let mut state = shared.lock();
+            let (admission, transition) = state.calls.admit(account);
+            (admission, transition, !std::mem::replace(&mut state.publishes, true))
+        };
+        shared.after(transition, publish);
+        match admission {
+            Ok(pass) => Ok(Permit::new(Arc::clone(shared), account, pass)),
+            Err(rejection) => Err(shared.reject(account, rejection)),
+        }
+    }
+
+    /// Admits a call, or gives it a place in the queue.
+    pub(crate) fn enter(&self, account: AccountId) -> Result<Entry, Rejection> {
+        let shared = &self.shared;
+        shared.pools_refusal(account)?;
+        let mut state = shared.lock();
+        let (admission, transition) = state.calls.admit(account);
+        let place = match admission {
+            Ok(pass) => Ok(Err(pass)),
+            Err(rejection) if state.calls.is_down() => Err(rejection),
+            Err(_) => {
+                let (sender, answer) = oneshot::channel();
+                match state.calls.ledger.enqueue(account, sender) {
+                    Ok(ticket) => Ok(Ok((ticket, answer))),
+                    Err(_) => Err(Rejection::QueueFull { limit: state.calls.ledger.queue_limit() }),
+                }
+            }
+        };
+        let publish = !std::mem::replace(&mut state.publishes, true);
+        drop(state);
+        shared.after(transition, publish);
+        let shared = Arc::clone(shared);
+        match place {
+            Ok(Err(pass)) => Ok(Entry::Permit(Permit::new(shared, account, pass))),
+            Ok(Ok((ticket, answer))) => {
+                Ok(Entry::Wait(Waiter::new(shared, account, ticket, answer)))
+            }
+            Err(rejection) => Err(shared.reject(account, rejection)),
+        }
+    }
+}
+
+/// Where a caller stands after its first look.
+pub(crate) enum Entry {
+    Permit(Permit),
+    Wait(Waiter),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state machine does not panic; if it did, its counts are still the best there are.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With nothing live and the next dial some time away, the pool's callers hear so at once.
+    fn pools_refusal(self: &Arc<Self>, account: AccountId) -> Result<(), Rejection> {
+        let Home::Pool(pool) = &self.home else { return Ok(()) };
+        match pool.refusal() {
+            Some(rejection) => Err(self.reject(account, rejection)),
+            None => Ok(()),
+        }
+    }
+
+    fn server(&self) -> Arc<str> {
+        match &self.home {
+            Home::Own(own) => Arc::clone(&own.server),
+            Home::Pool(pool) => pool.server(),
+        }
+    }
+
+    fn acquire_timeout(&self) -> Duration {
+        match &self.home {
+            Home::Own(own) => own.acquire_timeout,
+            Home::Pool(pool) => pool.acquire_timeout(),
+        }
+    }
+
+    /// A call is over: on every call's path, so the lock is taken once.
+    fn ended(self: &Arc<Self>, account: AccountId, pass: Pass, heard: Heard) {
+        if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard) {
+            pool.heard(failure);
+        }
+        let mut state = self.lock();
+        let transition = state.calls.ended(account, pass, heard);
+        if state.calls.ledger.counts().waiting == 0 && transition.is_none() {
+            return;
+        }
+        let served = state.calls.settle();
+        drop(state);
+        self.announce(transition);
+        self.serve(served);
+    }
+
+    /// Serves whoever is next, after a change.
+    fn settle(self: &Arc<Self>) {
+        let served = self.lock().calls.settle();
+        self.serve(served);
+    }
+
+    fn serve(self: &Arc<Self>, served: Served<oneshot::Sender<Answer>>) {
+        self.announce(served.transition);
+        for (account, pass, waiter) in served.admitted {
+            // Where the waiter is gone, the permit is dropped here and serves the next one.
+            let _ = waiter.send(Ok(Permit::new(Arc::clone(self), account, pass)));
+        }
+        for (account, waiter, rejection) in served.refused {
+            let _ = waiter.send(Err(self.reject(account, rejection)));
+        }
+    }
+
+    /// A waiter has left, answered or not.
+    fn left(self: &Arc<Self>, account: AccountId, ticket: Ticket) {
+        // Dropped outside the lock: the sender's end wakes.
+        let _sender = self.lock().calls.ledger.cancelled(account, ticket);
+    }
+
+    fn reject_late(&self, account: AccountId, since: Instant) -> Rejection {
+        let rejection = self.lock().calls.refusal(account, Instant::now(), since.elapsed());
+        self.reject(account, rejection)
+    }
+
+    /// Counts and announces a refusal.
+    fn reject(&self, account: AccountId, rejection: Rejection) -> Rejection {
+        let endpoint = {
+            let mut state = self.lock();
+            if matches!(self.home, Home::Own(_)) {
+                if state.rejected.len() <= account.0 {
+                    state.rejected.resize(account.0 + 1, [0; Reason::ALL.len()]);
+                }
+                state.rejected[account.0][Reason::of(&rejection) as usize] += 1;
+            }
+            state.calls.ledger.account_name(account).clone()
+        };
+        match &self.home {
+            Home::Pool(pool) => pool.count_rejection(&endpoint, &rejection),
+            Home::Own(own) => {
+                tracing::debug!(
+                    guard = %own.name, %endpoint, reason = rejection.reason(), %rejection,
+                    "call refused"
+                );
+                own.events.send(|| Event::Rejected { endpoint, rejection: rejection.clone() });
+            }
+        }
+        rejection
+    }
+
+    fn force(self: &Arc<Self>, change: fn(&mut Gate) -> Option<Transition>) {
+        let transition = self.lock().calls.force(change);
+        self.announce(transition);
+        self.settle();
+    }
+
+    fn announce(&self, transition: Option<Transition>) {
+        let (Some(Transition { from, to }), Home::Own(own)) = (transition, &self.home) else {
+            return;
+        };
+        *self.lock().transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
+        tracing::warn!(guard = %own.name, server = %own.server, %from, %to, "breaker changed");
+        own.events.send(|| Event::BreakerChanged { from, to });
+    }
+
+    /// What follows from an admission, outside the lock.
+    fn after(self: &Arc<Self>, transition: Option<Transition>, publish: bool) {
+        if transition.is_some() {
+            self.announce(transition);
+        }
+        if publish && !self.spawn_publisher() {
+            self.lock().publishes = false;
+        }
+    }
+
+    /// Publishes once a second for as long as somebody holds the guard; false without a runtime.
+    fn spawn_publisher(self: &Arc<Self>) -> bool {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        runtime.spawn(publish(Publishing(Arc::downgrade(self))));
+        true
+    }
+
+    fn status(&self) -> GuardStatus {
+        let now = Instant::now();
+        let (name, pools) = match &self.home {
+            Home::Own(own) => (own.name.clone(), None),
+            Home::Pool(pool) => (pool.name().to_owned(), Some(pool.status())),
+        };
+        let state = self.lock();
+        let counts = state.calls.ledger.counts();
+        let breaker =
+            state.calls.gate().map(|gate| BreakerStatus::of(gate, &state.transitions, now));
+        let none = [0; Reason::ALL.len()];
+        let own = state.rejected.iter().chain(std::iter::repeat(&none));
+        let calls = state.calls.ledger.accounts().zip(own).map(|(account, rejected)| CallsStatus {
+            rejected: crate::status::named(Reason::ALL.map(Reason::as_str), rejected),
+            name: account.name,
+            max: account.max,
+            reserve: account.reserve,
+            in_flight: account.in_use,
+            waiting: account.waiting,
+            admitted: account.acquired,
+        });
+        let mut status = GuardStatus {
+            guard: name,
+            limit: counts.limit,
+            in_flight: counts.in_use,
+            waiting: counts.waiting,
+            endpoints: calls.collect(),
+            breaker: breaker.unwrap_or_default(),
+        };
+        if let Some(pools) = pools {
+            for endpoint in &mut status.endpoints {
+                let pools = pools.endpoints.iter().find(|pools| pools.name == endpoint.name);
+                endpoint.rejected = pools.map(|pools| pools.rejected.clone()).unwrap_or_default();
+            }
+            status.breaker = pools.breaker;
+        }
+        status
+    }
+}
+
+async fn publish(publishing: Publishing) {
+    let mut ticks = tokio::time::interval(PUBLISH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = publishing.0.upgrade() else { return };
+        // The back-off may allow a probe that no call's end would start.
+        shared.settle();
+        if let Home::Own(own) = &shared.home {
+            own.metrics.publish_guard(&shared.status());
+        }
+    }
+}
+
+/// Says that nobody publishes any more when its runtime is shut down under it.
+struct Publishing(Weak<Shared>);
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.lock().publishes = false;
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.shared.lock().calls.ledger.counts();
+        f.debug_struct("Guard").field("calls", &counts).finish_non_exhaustive()
+    }
+}

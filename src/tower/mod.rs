@@ -7,17 +7,16 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use redis_guard::GuardedPool;
-//! use redis_guard::tower::RetryPolicy;
-//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use redis_guard::{GuardedPool, redis::Cmd, tower::RetryPolicy};
+//! use tower::{ServiceBuilder, ServiceExt};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
-//! let mut redis = ServiceBuilder::new()
+//! let redis = ServiceBuilder::new()
 //!     .timeout(Duration::from_secs(1))    // over all attempts
 //!     .retry(RetryPolicy::default())
 //!     .service(pool.service("search"));
-//! let hits = redis.ready().await?.call(redis::Cmd::get("hits")).await?;
+//! let hits = redis.clone().oneshot(Cmd::get("hits")).await?;
 //! # let _ = hits; Ok(()) }
 //! ```
 //!

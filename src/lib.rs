@@ -2,7 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // In the order in which it reads: the vocabulary, the pure policies, the dial, the pool, the
-// guard without it, the faces.
+// guard without it, the server's own word, the faces.
 mod endpoint;
 mod error;
 mod event;
@@ -14,6 +14,7 @@ mod dial;
 mod guard;
 mod pool;
 
+pub mod server;
 pub mod tower;
 
 pub use dial::{Class, Outcome};

@@ -1,0 +1,32 @@
+//! What the server says of itself: INFO, parsed.
+//!
+//! A full Redis is the one that monitoring cannot reach: whoever dials to ask is refused like
+//! everybody else. So nothing here dials. [`ServerSnapshot`] is made from the text of an INFO that
+//! came over a connection somebody holds anyway:
+//!
+//! ```
+//! use redis_guard::server::ServerSnapshot;
+//!
+//! let info = "connected_clients:8999\r\nconnected_slaves:1\r\nmaxclients:10000\r\n";
+//! let snapshot = ServerSnapshot::parse(info);
+//! assert_eq!((snapshot.used(), snapshot.free()), (Some(9_000), Some(1_000)));
+//! ```
+//!
+//! **Unknown stays unknown.** Vendors leave fields out, send `-1`, or count below zero. Such a
+//! field is `None`, never zero: a limit that is computed from a made-up zero either starves the
+//! service or lets it grow without end.
+
+mod snapshot;
+
+pub use snapshot::{Product, Replica, Role, ServerSnapshot};
+
+/// The part of the slots that is taken; above 1 where the ceiling was lowered under those that
+/// hold one.
+fn ratio(used: u64, ceiling: u64) -> f64 {
+    as_f64(used) / as_f64(ceiling)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of connections is far below 2^52")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}

@@ -52,6 +52,18 @@ impl<E> Error<E> {
     }
 }
 
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> Error<E> {
+    /// The error as tower's own layers want it: `Error<BoxError>` is no error itself, because a
+    /// `BoxError` is none. A refusal can be taken out of the box with `downcast_ref::<Rejection>()`.
+    #[must_use]
+    pub fn into_boxed(self) -> Box<dyn std::error::Error + Send + Sync> {
+        match self {
+            Self::Rejected(rejection) => rejection.into(),
+            Self::Inner(error) => error.into(),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for Error<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

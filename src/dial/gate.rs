@@ -244,6 +244,16 @@ impl Gate {
         }
     }
 
+    /// True unless the dial was given up.
+    pub(crate) fn is_current(&self, approval: &Approval) -> bool {
+        self.in_flight.as_ref().is_some_and(|dial| dial.generation == approval.generation)
+    }
+
+    /// How many failures in a row trip the breaker.
+    pub(crate) fn failures_to_trip(&self) -> u32 {
+        self.breaker.failures_to_trip()
+    }
+
     /// The generation under which [`heard`](Self::heard) and [`worked`](Self::worked) count.
     pub(crate) fn era(&self) -> u64 {
         self.generation
@@ -375,8 +385,7 @@ impl Gate {
 
     /// Takes the dial out of flight; false where it was given up before.
     fn settle(&mut self, approval: &Approval) -> bool {
-        let current =
-            self.in_flight.as_ref().is_some_and(|dial| dial.generation == approval.generation);
+        let current = self.is_current(approval);
         if current {
             self.in_flight = None;
         }

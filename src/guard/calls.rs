@@ -28,6 +28,8 @@ pub(super) struct Calls<W> {
     /// After a probe that worked, each success raises the limit by one, until it is whole: as in
     /// TCP's slow start, so that the callers do not come back in one burst.
     growing: bool,
+    /// Calls in a row that failed for another reason than a full server, while the breaker is open.
+    in_a_row: u32,
 }
 
 /// How a call came in.
@@ -61,7 +63,7 @@ impl<W> Calls<W> {
     pub(super) fn new(ledger: Ledger<W>, gate: Option<Gate>) -> Self {
         let ledger = ledger.all_live();
         let max = ledger.counts().limit;
-        Self { ledger, max, gate, growing: false }
+        Self { ledger, max, gate, growing: false, in_a_row: 0 }
     }
 
     pub(super) fn gate(&self) -> Option<&Gate> {
@@ -78,6 +80,8 @@ impl<W> Calls<W> {
         }
         if self.ledger.counts().limit < self.max
             && self.ledger.may_go_beyond(account)
+            // Those who wait come first; see `settle`.
+            && !self.ledger.has_next_beyond()
             && let Some((pass, transition)) = self.probe()
         {
             self.ledger.acquire_beyond(account);
@@ -146,6 +150,7 @@ impl<W> Calls<W> {
             (Pass::Regular { era }, Heard::Worked) => {
                 if !gate.is_calm() {
                     gate.worked(era);
+                    self.in_a_row = 0;
                 }
                 if self.growing {
                     self.grow();
@@ -157,13 +162,20 @@ impl<W> Calls<W> {
                 let current = era == gate.era();
                 let transition = gate.heard(era, failure, now);
                 if current && gate.state() != BreakerState::Closed {
-                    self.shrink(full);
+                    self.in_a_row += u32::from(!full);
+                    let none_works =
+                        transition.is_some() || self.in_a_row >= gate.failures_to_trip();
+                    if full || none_works {
+                        self.shrink(full);
+                    }
                 }
                 transition
             }
+            (Pass::Probe { approval, .. }, _) if !gate.is_current(&approval) => None,
             (Pass::Probe { approval, started }, Heard::Worked) => {
                 let now = Instant::now();
                 let transition = gate.connected(approval, true, now - started, now);
+                self.in_a_row = 0;
                 self.growing = true;
                 self.grow();
                 transition
@@ -185,7 +197,7 @@ impl<W> Calls<W> {
     /// `full`: the other calls in flight are on connections that work; otherwise none is.
     fn shrink(&mut self, full: bool) {
         let counts = self.ledger.counts();
-        self.growing = false;
+        (self.growing, self.in_a_row) = (false, 0);
         self.ledger.set_limit(if full { counts.limit.min(counts.in_use) } else { 0 });
     }
 

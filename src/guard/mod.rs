@@ -6,6 +6,7 @@ mod permit;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     /// A blocking mutex: held for tens of nanoseconds, never across an await.
     state: Mutex<State>,
     home: Home,
+    /// The pool heard of a call's failure, and of no success since.
+    pool_heard: AtomicBool,
 }
 
 struct State {
@@ -116,7 +119,8 @@ impl Guard {
         // A pool publishes by itself.
         let publishes = matches!(home, Home::Pool(_));
         let state = State { calls, rejected, transitions, publishes };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), home }) }
+        let pool_heard = AtomicBool::new(false);
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), home, pool_heard }) }
     }
 
     /// Admits a call of `endpoint` if it may go now.
@@ -227,8 +231,13 @@ impl Guard {
             }
         };
         let publish = !std::mem::replace(&mut state.publishes, true);
+        let waits = matches!(place, Ok(Ok(_)));
         drop(state);
         shared.after(transition, publish);
+        if waits {
+            // The schedule may allow one of those who wait to try.
+            shared.settle();
+        }
         let shared = Arc::clone(shared);
         match place {
             Ok(Err(pass)) => Ok(Entry::Permit(Permit::new(shared, account, pass))),
@@ -277,8 +286,18 @@ impl Shared {
 
     /// A call is over: on every call's path, so the lock is taken once.
     fn ended(self: &Arc<Self>, account: AccountId, pass: Pass, heard: Heard) {
-        if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard) {
-            pool.heard(failure);
+        if let Home::Pool(pool) = &self.home {
+            match &heard {
+                Heard::Failed(failure) => {
+                    pool.heard(failure);
+                    self.pool_heard.store(true, Ordering::Relaxed);
+                }
+                Heard::Worked if self.pool_heard.load(Ordering::Relaxed) => {
+                    self.pool_heard.store(false, Ordering::Relaxed);
+                    pool.worked();
+                }
+                Heard::Worked | Heard::Nothing => {}
+            }
         }
         let mut state = self.lock();
         let transition = state.calls.ended(account, pass, heard);

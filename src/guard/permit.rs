@@ -101,11 +101,18 @@ impl Future for Waiter {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let this = self.project();
-        if let Poll::Ready(answer) = Pin::new(this.answer).poll(cx) {
+        if let Poll::Ready(answer) = Pin::new(&mut *this.answer).poll(cx) {
             // A sender is never dropped unanswered, but if it were, that is what it would mean.
             return Poll::Ready(answer.unwrap_or(Err(Rejection::Closed)));
         }
-        this.deadline.poll(cx).map(|()| Err(this.shared.reject_late(*this.account, *this.since)))
+        this.deadline.poll(cx).map(|()| {
+            // It leaves now, and not when somebody drops it: a permit must not come to rest here.
+            this.answer.close();
+            this.answer.try_recv().unwrap_or_else(|_| {
+                this.shared.left(*this.account, *this.ticket);
+                Err(this.shared.reject_late(*this.account, *this.since))
+            })
+        })
     }
 }
 

@@ -55,6 +55,10 @@ impl Breaker {
         self
     }
 
+    pub(crate) const fn failures_to_trip(&self) -> u32 {
+        self.failures
+    }
+
     /// What is wrong with the values, if anything.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         if self.max_clients == 0 || self.suspected == 0 || self.failures == 0 {

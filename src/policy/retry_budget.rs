@@ -8,8 +8,11 @@ use tokio::time::Instant;
 
 use crate::Rejection;
 
-/// How many slices the window has: it slides in steps of a tenth.
-const SLICES: usize = 10;
+/// The window slides in steps of a tenth.
+const STEPS: usize = 10;
+
+/// The steps that are kept: the newest is not over yet, so one more makes a whole window of them.
+const SLICES: usize = STEPS + 1;
 
 /// A budget for retries: over a window of 10 s, 20 % of the calls and 2 a second on top.
 ///
@@ -102,7 +105,7 @@ impl RetryBudget {
     }
 
     fn slice(&self) -> Duration {
-        self.window / u32::try_from(SLICES).unwrap_or(u32::MAX)
+        self.window / u32::try_from(STEPS).unwrap_or(u32::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
@@ -207,7 +210,7 @@ mod tests {
     async fn what_was_taken_is_there_again_after_the_window() {
         let budget = RetryBudget::default();
         assert_eq!(taken(&budget), 20);
-        tokio::time::advance(Duration::from_millis(8_900)).await;
+        tokio::time::advance(Duration::from_millis(9_900)).await;
         assert_eq!(taken(&budget), 0);
         tokio::time::advance(Duration::from_millis(1_200)).await;
         assert_eq!(taken(&budget), 20);

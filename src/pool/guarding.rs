@@ -56,6 +56,13 @@ impl GuardedPool {
         self.core.announce(transition);
     }
 
+    /// A call to the same server succeeded: its failures are no longer in a row.
+    pub(crate) fn worked(&self) {
+        let mut state = self.core.lock();
+        let era = state.gate.era();
+        state.gate.worked(era);
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.core.settings.name
     }

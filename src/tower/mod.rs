@@ -27,6 +27,9 @@
 //! and honours their `retry_after`; `Buffer` and `LoadShed` outside are not needed for its sake, for
 //! it never makes a caller wait in `poll_ready`.
 //!
+//! Where the inner service has a boxed error, as under tower's `Timeout`, `map_err(Error::into_boxed)` outside
+//! of the guard makes one of both again.
+//!
 //! # Why a permit is not taken in `poll_ready`
 //!
 //! A service that takes its permit in `poll_ready`, as tower's own `ConcurrencyLimit` does, keeps it
@@ -51,7 +54,7 @@ pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub use http::ByStatus;
-pub use layer::{EndpointOf, Fixed, GuardLayer};
+pub use layer::{ByRequest, EndpointOf, Fixed, GuardLayer};
 pub use queued::{QueuedFuture, QueuedGuardLayer, QueuedGuardService};
 pub use redis_service::{RedisFuture, RedisService};
 pub use retry::{Attempt, RetryDelay, RetryError, RetryPolicy, RetryRequest};

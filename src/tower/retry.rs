@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct RetryPolicy {
     budget: RetryBudget,
     attempts: u32,
     longest_wait: Duration,
+    /// Gives each call its own.
+    seeds: Arc<Mutex<Rng>>,
     rng: Rng,
     /// Of this call so far.
     failures: u32,
@@ -64,6 +67,7 @@ impl Default for RetryPolicy {
             budget: RetryBudget::default(),
             attempts: ATTEMPTS,
             longest_wait: LONGEST_WAIT,
+            seeds: Arc::new(Mutex::new(Rng::new())),
             rng: Rng::new(),
             failures: 0,
             previous: Duration::ZERO,
@@ -111,7 +115,7 @@ impl RetryPolicy {
     /// Seeds the jitter, for tests that must repeat. Default: random.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.rng = Rng::with_seed(seed);
+        self.seeds = Arc::new(Mutex::new(Rng::with_seed(seed)));
         self
     }
 
@@ -155,7 +159,7 @@ where
         if self.failures == 0 {
             // tower asks for the copy before the first attempt, and again before each retry.
             self.budget.called();
-            self.rng = self.rng.fork();
+            self.rng = self.seeds.lock().unwrap_or_else(PoisonError::into_inner).fork();
         }
         request.repeat()
     }

@@ -244,6 +244,11 @@ impl Gate {
         }
     }
 
+    /// Gives up the dial in flight: its outcome is old news.
+    pub(crate) fn disregard(&mut self) {
+        self.in_flight = None;
+    }
+
     /// True unless the dial was given up.
     pub(crate) fn is_current(&self, approval: &Approval) -> bool {
         self.in_flight.as_ref().is_some_and(|dial| dial.generation == approval.generation)

@@ -166,6 +166,8 @@ impl<W> Calls<W> {
                     let none_works =
                         transition.is_some() || self.in_a_row >= gate.failures_to_trip();
                     if full || none_works {
+                        // A probe from before knows no better.
+                        gate.disregard();
                         self.shrink(full);
                     }
                 }

@@ -6,7 +6,6 @@ mod permit;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,7 +45,8 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// the next try. Room found again is taken step by step, one more call per success.
 ///
 /// [`GuardedPool::guard`] gives the guard of a pool: its budgets, now counting calls beside its
-/// leases, its breaker, and its metrics.
+/// leases, its metrics, and its breaker, which hears of calls only that the server is full: the rest
+/// the pool's own dials find out.
 ///
 /// ```
 /// use redis_guard::{Budget, Guard, tower::GuardLayer};
@@ -69,8 +69,6 @@ pub(crate) struct Shared {
     /// A blocking mutex: held for tens of nanoseconds, never across an await.
     state: Mutex<State>,
     home: Home,
-    /// The pool heard of a call's failure, and of no success since.
-    pool_heard: AtomicBool,
 }
 
 struct State {
@@ -119,8 +117,7 @@ impl Guard {
         // A pool publishes by itself.
         let publishes = matches!(home, Home::Pool(_));
         let state = State { calls, rejected, transitions, publishes };
-        let pool_heard = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), home, pool_heard }) }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), home }) }
     }
 
     /// Admits a call of `endpoint` if it may go now.
@@ -286,18 +283,11 @@ impl Shared {
 
     /// A call is over: on every call's path, so the lock is taken once.
     fn ended(self: &Arc<Self>, account: AccountId, pass: Pass, heard: Heard) {
-        if let Home::Pool(pool) = &self.home {
-            match &heard {
-                Heard::Failed(failure) => {
-                    pool.heard(failure);
-                    self.pool_heard.store(true, Ordering::Relaxed);
-                }
-                Heard::Worked if self.pool_heard.load(Ordering::Relaxed) => {
-                    self.pool_heard.store(false, Ordering::Relaxed);
-                    pool.worked();
-                }
-                Heard::Worked | Heard::Nothing => {}
-            }
+        // One refusal is enough for everyone. The rest the pool's own dials find out.
+        if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard)
+            && failure.outcome.is_full()
+        {
+            pool.heard(failure);
         }
         let mut state = self.lock();
         let transition = state.calls.ended(account, pass, heard);

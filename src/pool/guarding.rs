@@ -44,23 +44,14 @@ impl GuardedPool {
         self.core.reject(account, rejection.clone());
     }
 
-    /// Somebody else's dial to the same server failed: one refusal is enough for everyone.
+    /// The server refused somebody else's connection: it is full.
     pub(crate) fn heard(&self, failure: &Arc<DialFailure>) {
         let transition = self.core.change(|state| {
-            if failure.outcome.is_full() {
-                state.ledger.freeze();
-            }
+            state.ledger.freeze();
             let era = state.gate.era();
             state.gate.heard(era, Arc::clone(failure), Instant::now())
         });
         self.core.announce(transition);
-    }
-
-    /// A call to the same server succeeded: its failures are no longer in a row.
-    pub(crate) fn worked(&self) {
-        let mut state = self.core.lock();
-        let era = state.gate.era();
-        state.gate.worked(era);
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -1,9 +1,11 @@
 //! Events: what happened, for whoever subscribes.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_core::Stream;
 use serde::Serialize;
@@ -18,6 +20,9 @@ use crate::{BreakerState, Endpoint, Rejection};
 /// How many events a subscriber may fall behind before it misses some: minutes of an outage's
 /// transitions and dials, or a moment's rejections.
 const BACKLOG: usize = 1024;
+
+/// How many events a pool remembers: an outage from its first refusal to its recovery, on one page.
+const RECENT: usize = 100;
 
 /// Something that happened to a pool.
 #[derive(Clone, Debug, Serialize)]
@@ -86,25 +91,76 @@ fn as_text<S: serde::Serializer>(rejection: &Rejection, serializer: S) -> Result
     serializer.collect_str(rejection)
 }
 
+/// An [`Event`] that the pool remembers; see
+/// [`GuardedPool::recent_events`](crate::GuardedPool::recent_events).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RecentEvent {
+    /// When it happened; as JSON, in seconds since the Unix epoch.
+    #[serde(serialize_with = "unix_seconds")]
+    pub at: SystemTime,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+fn unix_seconds<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    serializer.serialize_f64(since.as_secs_f64())
+}
+
 /// The sending side, one a pool.
 #[derive(Debug)]
-pub(crate) struct EventBus(broadcast::Sender<Event>);
+pub(crate) struct EventBus {
+    subscribers: broadcast::Sender<Event>,
+    /// Rarely taken: of rejections, which come by the million, only one a second is remembered.
+    recent: Mutex<VecDeque<RecentEvent>>,
+    /// The second of the last rejection in `recent`.
+    last_rejection: AtomicU64,
+}
 
 impl EventBus {
     pub(crate) fn new() -> Self {
-        Self(broadcast::channel(BACKLOG).0)
-    }
-
-    /// Sends an event that is made only if somebody listens: rejections come by the million.
-    pub(crate) fn send(&self, event: impl FnOnce() -> Event) {
-        if self.0.receiver_count() > 0 {
-            // Nobody left to hear it is no error.
-            let _ = self.0.send(event());
+        Self {
+            subscribers: broadcast::channel(BACKLOG).0,
+            recent: Mutex::new(VecDeque::with_capacity(RECENT)),
+            last_rejection: AtomicU64::new(u64::MAX),
         }
     }
 
+    pub(crate) fn send(&self, event: Event) {
+        self.remember(event.clone());
+        // Nobody there to hear it is no error.
+        let _ = self.subscribers.send(event);
+    }
+
+    /// Sends a rejection, which is made only if somebody listens, or if it is the first in this
+    /// `second` of whatever clock the caller has at hand.
+    pub(crate) fn send_rejection(&self, second: u64, event: impl FnOnce() -> Event) {
+        // Read before it is written: all but one a second leave the cache line shared.
+        let is_first = self.last_rejection.load(Ordering::Relaxed) != second
+            && self.last_rejection.swap(second, Ordering::Relaxed) != second;
+        if is_first {
+            self.send(event());
+        } else if self.subscribers.receiver_count() > 0 {
+            let _ = self.subscribers.send(event());
+        }
+    }
+
+    fn remember(&self, event: Event) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(RecentEvent { at: SystemTime::now(), event });
+    }
+
+    pub(crate) fn recent(&self) -> Vec<RecentEvent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     pub(crate) fn subscribe(&self) -> Events {
-        Events(BroadcastStream::new(self.0.subscribe()))
+        Events(BroadcastStream::new(self.subscribers.subscribe()))
     }
 }
 

@@ -14,13 +14,16 @@ mod dial;
 mod guard;
 mod pool;
 
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub mod axum;
 pub mod server;
 pub mod tower;
 
 pub use dial::{Class, Outcome};
 pub use endpoint::Endpoint;
 pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
-pub use event::{Event, Events};
+pub use event::{Event, Events, RecentEvent};
 pub use guard::{Guard, GuardBuilder, Permit};
 pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, RetryBudget};
 pub use pool::{

@@ -34,7 +34,7 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 15] = [
     ("redis_guard_calls_in_flight", Unit::Count, "the endpoint's calls in flight through a guard"),
     ("redis_guard_call_limit", Unit::Count, "calls that may be in flight through a guard now"),
 ];
-pub(crate) const COUNTERS: [(&str, Unit, &str); 8] = [
+pub(crate) const COUNTERS: [(&str, Unit, &str); 9] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
@@ -43,6 +43,7 @@ pub(crate) const COUNTERS: [(&str, Unit, &str); 8] = [
     ("redis_guard_leaks_resolved_total", Unit::Count, "suspected leaks that came back"),
     ("redis_guard_connections_closed_total", Unit::Count, "connections closed, by reason"),
     (RETRIES, Unit::Count, "failed calls, by what became of their retry"),
+    ("redis_guard_requests_total", Unit::Count, "HTTP requests, by endpoint and outcome"),
 ];
 const RETRIES: &str = "redis_guard_retries_total";
 const CREATE_TIME: &str = "db_client_connection_create_time_seconds";
@@ -240,6 +241,11 @@ impl Metrics {
             metrics::counter!("redis_guard_leaks_resolved_total", &labels)
                 .absolute(endpoint.leaks_resolved);
             timeouts += endpoint.rejected.get(Reason::AcquireTimeout.as_str()).unwrap_or(&0);
+            for (outcome, count) in &endpoint.requests {
+                let [pool, name] = labels.clone();
+                let labels = [pool, name, ("outcome", SharedString::const_str(outcome))];
+                metrics::counter!("redis_guard_requests_total", &labels).absolute(*count);
+            }
             publish_rejections(labels, &endpoint.rejected);
         }
         metrics::counter!("db_client_connection_timeouts_total", "pool" => self.pool.clone())

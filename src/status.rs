@@ -154,6 +154,9 @@ pub struct EndpointStatus {
     pub leaks_suspected: u64,
     /// Those that came back after all.
     pub leaks_resolved: u64,
+    /// HTTP requests that went through the middleware of the feature `axum`, by outcome: `served`,
+    /// `fallback` or `shed`.
+    pub requests: BTreeMap<&'static str, u64>,
 }
 
 /// One shared connection at one moment.
@@ -255,6 +258,29 @@ impl CloseReason {
             Self::Revoked => "revoked",
             Self::PoolClosed => "pool_closed",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// How an HTTP request ended: the `outcome` label of `redis_guard_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestOutcome {
+    /// The handler answered.
+    Served,
+    /// The handler answered without Redis, and said so.
+    Fallback,
+    /// Refused for want of Redis.
+    Shed,
+}
+
+impl RequestOutcome {
+    pub(crate) const ALL: [Self; 3] = [Self::Served, Self::Fallback, Self::Shed];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Fallback => "fallback",
+            Self::Shed => "shed",
         }
     }
 }

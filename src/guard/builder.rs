@@ -1,5 +1,6 @@
 //! The guard's builder: collects settings, then checks all of them at once.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::calls::Calls;
@@ -137,6 +138,7 @@ impl GuardBuilder {
             acquire_timeout: self.acquire_timeout,
             events: EventBus::new(),
             metrics: Metrics::new(&self.name),
+            seconds: AtomicU64::new(0),
             name: self.name,
         };
         Ok(Guard::new(Calls::new(ledger, Some(gate)), Home::Own(Box::new(own))))

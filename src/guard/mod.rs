@@ -6,6 +6,7 @@ mod permit;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ struct Own {
     acquire_timeout: Duration,
     events: EventBus,
     metrics: Metrics,
+    /// For which it has published.
+    seconds: AtomicU64,
 }
 
 impl Guard {
@@ -347,7 +350,8 @@ impl Shared {
                     guard = %own.name, %endpoint, reason = rejection.reason(), %rejection,
                     "call refused"
                 );
-                own.events.send(|| Event::Rejected { endpoint, rejection: rejection.clone() });
+                let event = || Event::Rejected { endpoint, rejection: rejection.clone() };
+                own.events.send_rejection(own.seconds.load(Ordering::Relaxed), event);
             }
         }
         rejection
@@ -365,7 +369,7 @@ impl Shared {
         };
         *self.lock().transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
         tracing::warn!(guard = %own.name, server = %own.server, %from, %to, "breaker changed");
-        own.events.send(|| Event::BreakerChanged { from, to });
+        own.events.send(Event::BreakerChanged { from, to });
     }
 
     /// What follows from an admission, outside the lock.
@@ -434,6 +438,7 @@ async fn publish(publishing: Publishing) {
         // The back-off may allow a probe that no call's end would start.
         shared.settle();
         if let Home::Own(own) = &shared.home {
+            own.seconds.fetch_add(1, Ordering::Relaxed);
             own.metrics.publish_guard(&shared.status());
         }
     }

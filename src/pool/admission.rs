@@ -406,8 +406,8 @@ impl Core {
             pool = %self.settings.name, %endpoint, reason = rejection.reason(), %rejection,
             "caller refused"
         );
-        self.events
-            .send(|| Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() });
+        let event = || Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() };
+        self.events.send_rejection(self.coarse_now() / 1_000, event);
     }
 }
 

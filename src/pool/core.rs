@@ -116,7 +116,7 @@ impl Core {
         drop(state);
         if limit != new_limit {
             tracing::info!(pool = %self.settings.name, from = limit, to = new_limit, "limit changed");
-            self.events.send(|| Event::LimitChanged { from: limit, to: new_limit });
+            self.events.send(Event::LimitChanged { from: limit, to: new_limit });
         }
         self.wake(wakes);
         result
@@ -166,7 +166,7 @@ impl Core {
             pool = %self.settings.name, endpoint = %leak.endpoint, location = leak.location,
             age = ?leak.age, "suspected leak: a connection is held for too long"
         );
-        self.events.send(|| Event::LeakSuspected(leak));
+        self.events.send(Event::LeakSuspected(leak));
     }
 
     pub(super) fn report_resolved(&self, lease: &Lease) {
@@ -176,7 +176,7 @@ impl Core {
             pool = %self.settings.name, endpoint = %leak.endpoint, location = leak.location,
             age = ?leak.age, "a suspected leak came back"
         );
-        self.events.send(|| Event::LeakResolved(leak));
+        self.events.send(Event::LeakResolved(leak));
     }
 
     pub(super) fn announce(&self, transition: Option<Transition>) {
@@ -187,7 +187,7 @@ impl Core {
         tracing::warn!(
             pool = %self.settings.name, server = %self.dialer.server, %from, %to, "breaker changed"
         );
-        self.events.send(|| Event::BreakerChanged { from, to });
+        self.events.send(Event::BreakerChanged { from, to });
     }
 
     /// Starts the maintenance task, which was noted as running.

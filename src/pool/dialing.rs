@@ -207,7 +207,7 @@ fn connected(core: &Arc<Core>, approval: Approval, started: Instant) -> Instant 
     core.announce(transition);
     let (pool, server) = (&core.settings.name, &core.dialer.server);
     tracing::debug!(%pool, %server, ?took, live, "connected");
-    core.events.send(|| Event::Connected { live });
+    core.events.send(Event::Connected { live });
     now
 }
 
@@ -225,7 +225,7 @@ fn failed(core: &Arc<Core>, approval: Approval, reserved: Option<Reserved>, fail
         pool = %core.settings.name, server = %failure.server, outcome = %failure.outcome,
         message = failure.message, ?next_dial_in, "dial failed"
     );
-    core.events.send(|| Event::DialFailed { failure, next_dial_in });
+    core.events.send(Event::DialFailed { failure, next_dial_in });
     core.announce(transition);
 }
 

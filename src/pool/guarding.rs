@@ -30,8 +30,8 @@ impl GuardedPool {
         })
     }
 
-    /// Why a caller would be refused right now, if that is so; not counted. The next dial is made
-    /// for it all the same.
+    /// Why a caller would be refused right now, if that is so; not counted. The next dial is made for
+    /// it all the same: without somebody who wants a connection nobody dials, and it would stay so.
     pub(crate) fn refusal(&self) -> Option<Rejection> {
         let rejection = self.core.lock().refusal()?;
         self.core.change(|state| state.ledger.ask());

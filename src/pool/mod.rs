@@ -15,6 +15,8 @@ mod lease;
 pub(crate) mod ledger;
 mod maintenance;
 mod pubsub;
+#[cfg(feature = "axum")]
+mod requests;
 mod shared;
 mod snapshot;
 mod sockets;
@@ -28,7 +30,7 @@ use std::time::Duration;
 
 use self::breaker::Owner;
 use self::core::Core;
-use crate::event::Events;
+use crate::event::{Events, RecentEvent};
 use crate::status::{CloseReason, Health, Status};
 use crate::tower::RedisService;
 use crate::{Endpoint, Error, Rejection};
@@ -292,6 +294,13 @@ impl GuardedPool {
     #[must_use]
     pub fn events(&self) -> Events {
         self.core.events.subscribe()
+    }
+
+    /// The last 100 events, oldest first, whether anybody listened or not. Of rejections, which come
+    /// by the million, only the first in each second is among them.
+    #[must_use]
+    pub fn recent_events(&self) -> Vec<RecentEvent> {
+        self.core.events.recent()
     }
 
     /// The breaker, to look at or to override.

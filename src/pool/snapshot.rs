@@ -12,7 +12,9 @@ use super::lease::within;
 use super::maintenance;
 use super::state::{State, Tally};
 use crate::error::Reason;
-use crate::status::{BreakerStatus, CloseReason, EndpointStatus, Health, Status, named};
+use crate::status::{
+    BreakerStatus, CloseReason, EndpointStatus, Health, RequestOutcome, Status, named,
+};
 use crate::{Endpoint, Error, Outcome, Rejection};
 
 impl Core {
@@ -64,6 +66,10 @@ impl Core {
                     rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
                     leaks_suspected: tally.leaks_suspected,
                     leaks_resolved: tally.leaks_resolved,
+                    requests: named(
+                        RequestOutcome::ALL.map(RequestOutcome::as_str),
+                        &tally.requests,
+                    ),
                     name: account.name,
                 }
             })

@@ -155,7 +155,7 @@ impl Core {
             self.report_resolved(&lease);
         }
         tracing::debug!(pool = %self.settings.name, reason = reason.as_str(), "connection closed");
-        self.events.send(|| Event::ConnectionClosed { reason });
+        self.events.send(Event::ConnectionClosed { reason });
         self.progress.notify_waiters();
     }
 

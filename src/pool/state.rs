@@ -11,7 +11,7 @@ use super::ledger::{AccountId, Ledger};
 use super::pubsub::Subscriber;
 use crate::dial::gate::{Gate, Verdict};
 use crate::error::Reason;
-use crate::status::{CloseReason, Transitions};
+use crate::status::{CloseReason, RequestOutcome, Transitions};
 use crate::{Endpoint, Outcome, Rejection};
 
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(super) struct Tally {
     pub(super) rejected: [u64; Reason::ALL.len()],
     pub(super) leaks_suspected: u64,
     pub(super) leaks_resolved: u64,
+    /// By how the request ended.
+    pub(super) requests: [u64; RequestOutcome::ALL.len()],
 }
 
 /// Whom a change of the state concerns, once the lock is gone.

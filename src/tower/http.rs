@@ -3,13 +3,13 @@
 use http::{Response, StatusCode};
 
 use super::classify::Classify;
-use crate::{Class, Outcome, Rejection};
+use crate::{Class, Outcome};
 
 /// Goes by the status of an HTTP response, for a guard before a service that speaks HTTP.
 ///
 /// 502, 503 and 504 are failures of what is behind it, and so is an error of the service itself; any
-/// other status means that it answered. A refusal of this crate's own (a [`Rejection`] in the
-/// response's extensions, as its axum layer leaves one) says nothing about the server.
+/// other status means that it answered. A refusal of this crate's own, as its axum layer answers
+/// one, says nothing about the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByStatus;
 
@@ -19,7 +19,7 @@ impl<B, E> Classify<Result<Response<B>, E>> for ByStatus {
             let message = "the service failed without a response".to_owned();
             return Class::Failed { outcome: Outcome::Other, message };
         };
-        if response.extensions().get::<Rejection>().is_some() {
+        if response.extensions().get::<OwnRefusal>().is_some() {
             return Class::Unknown;
         }
         let outcome = match response.status() {
@@ -30,3 +30,7 @@ impl<B, E> Classify<Result<Response<B>, E>> for ByStatus {
         Class::Failed { outcome, message: format!("HTTP {}", response.status()) }
     }
 }
+
+/// In the extensions of a response that refuses for the guard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnRefusal;

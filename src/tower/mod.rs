@@ -54,6 +54,8 @@ pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]
 pub use http::ByStatus;
+#[cfg(feature = "axum")]
+pub(crate) use http::OwnRefusal;
 pub use layer::{ByRequest, EndpointOf, Fixed, GuardLayer};
 pub use queued::{QueuedFuture, QueuedGuardLayer, QueuedGuardService};
 pub use redis_service::{RedisFuture, RedisService};

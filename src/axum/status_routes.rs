@@ -1,0 +1,127 @@
+//! Routes for operators and orchestrators.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::event::RecentEvent;
+use crate::status::{BreakerStatus, Status};
+use crate::{BreakerHandle, GuardedPool, Rejection};
+
+/// Routes that show a pool, and its readiness: for a **private listener**. They name the server, the
+/// endpoints and places in the source, and are not authenticated.
+///
+/// | route | answer |
+/// |---|---|
+/// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch |
+/// | `GET /readyz` | 200 and `{"status":"ready"}`; 200 and `degraded`, with `reason` and `detail`, while nobody can be served; 503 and `closed` once the pool is closed, so that a load balancer lets go of an instance that drains |
+/// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then |
+///
+/// **Readiness does not depend on Redis** unless [`require_redis`](StatusRoutes::require_redis) is
+/// asked for. All instances share it: if each reported itself unready because Redis is full, the load
+/// balancer would take out all of them at once, those included that could answer from a cache or
+/// refuse in a millisecond, and a restart of them would dial a full server again.
+///
+/// ```
+/// use axum::Router;
+/// use redis_guard::GuardedPool;
+/// use redis_guard::axum::status_routes;
+///
+/// # fn example(pool: GuardedPool) {
+/// let admin: Router = Router::new().merge(status_routes(pool.clone()).overrides());
+/// // Where there is more than one pool:
+/// let admin: Router = Router::new().nest("/redis", status_routes(pool).into());
+/// # let _ = admin; }
+/// ```
+pub fn status_routes(pool: GuardedPool) -> StatusRoutes {
+    StatusRoutes { pool, require_redis: false, overrides: false }
+}
+
+/// What [`status_routes`] is about to make: it converts into a [`Router`].
+#[derive(Clone, Debug)]
+#[must_use = "merge it into a router"]
+pub struct StatusRoutes {
+    pool: GuardedPool,
+    require_redis: bool,
+    overrides: bool,
+}
+
+impl StatusRoutes {
+    /// Makes `GET /readyz` answer 503 while no connection is live. For an instance that is of no use
+    /// without Redis and has others to take its place that do not share its fate.
+    pub const fn require_redis(mut self) -> Self {
+        self.require_redis = true;
+        self
+    }
+
+    /// Adds the routes that force the breaker. Whoever reaches them can stop all dialing.
+    pub const fn overrides(mut self) -> Self {
+        self.overrides = true;
+        self
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
+    fn from(routes: StatusRoutes) -> Self {
+        let StatusRoutes { pool, require_redis, overrides } = routes;
+        let readyz =
+            move |State(pool): State<GuardedPool>| async move { readyz(&pool, require_redis) };
+        let mut router = Router::new().route("/status", get(status)).route("/readyz", get(readyz));
+        if overrides {
+            for (path, change) in [
+                ("/breaker/open", BreakerHandle::force_open as fn(&BreakerHandle)),
+                ("/breaker/closed", BreakerHandle::force_closed),
+                ("/breaker/auto", BreakerHandle::auto),
+            ] {
+                let force = async move |State(pool): State<GuardedPool>| force(&pool, change);
+                router = router.route(path, post(force));
+            }
+        }
+        router.with_state(pool)
+    }
+}
+
+#[derive(Serialize)]
+struct StatusPage {
+    #[serde(flatten)]
+    status: Status,
+    events: Vec<RecentEvent>,
+}
+
+async fn status(State(pool): State<GuardedPool>) -> Json<StatusPage> {
+    Json(StatusPage { status: pool.status(), events: pool.recent_events() })
+}
+
+fn force(pool: &GuardedPool, change: fn(&BreakerHandle)) -> Json<BreakerStatus> {
+    change(&pool.breaker());
+    Json(pool.status().breaker)
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+fn readyz(pool: &GuardedPool, require_redis: bool) -> Response {
+    let (live, refusal) = pool.readiness();
+    let (status, reason) = match &refusal {
+        Some(Rejection::Closed) => ("closed", None),
+        Some(rejection) => ("degraded", Some(rejection.reason())),
+        None if require_redis && live == 0 => ("degraded", Some("not_connected")),
+        None => ("ready", None),
+    };
+    let code = match status {
+        "ready" => StatusCode::OK,
+        "degraded" if !require_redis => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let detail = refusal.map(|rejection| rejection.to_string());
+    (code, Json(Readiness { status, reason, detail })).into_response()
+}

@@ -24,6 +24,10 @@ const BACKLOG: usize = 1024;
 /// How many events a pool remembers: an outage from its first refusal to its recovery, on one page.
 const RECENT: usize = 100;
 
+/// How many of them may be rejections: an endpoint without enough budget is refused in every second,
+/// and must not push out how the last outage began.
+const RECENT_REJECTIONS: usize = 20;
+
 /// Something that happened to a pool.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -149,7 +153,13 @@ impl EventBus {
 
     fn remember(&self, event: Event) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() == RECENT {
+        let is_rejection = |event: &Event| matches!(event, Event::Rejected { .. });
+        let mut rejections = (0..recent.len()).filter(|at| is_rejection(&recent[*at].event));
+        let oldest = rejections.next();
+        let most = 1 + rejections.count() >= RECENT_REJECTIONS;
+        if let Some(oldest) = oldest.filter(|_| most && is_rejection(&event)) {
+            recent.remove(oldest);
+        } else if recent.len() == RECENT {
             recent.pop_front();
         }
         recent.push_back(RecentEvent { at: SystemTime::now(), event });

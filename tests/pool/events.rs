@@ -168,3 +168,73 @@ async fn events_serialise_with_a_tag() {
     );
     assert!(matches!(event, Event::BreakerChanged { to: BreakerState::Open, .. }));
 }
+
+fn recent(pool: &GuardedPool) -> Vec<String> {
+    pool.recent_events().iter().map(|recent| word(&recent.event)).collect()
+}
+
+#[tokio::test]
+async fn a_pool_remembers_its_story_though_nobody_listened() {
+    let (server, pool) = pair(2);
+    pool.warm_up(1).await.unwrap();
+    pool.breaker().force_open();
+    server.stop();
+    crate::waiting::until("the close", &pool, || pool.status().live == 0).await;
+    pool.acquire("test").await.unwrap_err();
+
+    let story = recent(&pool);
+
+    assert_eq!(
+        story,
+        ["connected, 1 live", "closed → open", "closed: peer", "rejected: breaker_open"]
+    );
+}
+
+#[tokio::test]
+async fn of_the_rejections_of_a_second_it_remembers_the_first() {
+    let (_server, pool) = pair(1);
+    pool.breaker().force_open();
+    // No second begins while this task does not yield.
+    pool.try_acquire("first").unwrap_err();
+    for _ in 0..1_000 {
+        pool.try_acquire("later").unwrap_err();
+    }
+
+    let recent = pool.recent_events();
+
+    let rejected = |event: &Event| match event {
+        Event::Rejected { endpoint, .. } => Some(endpoint.to_string()),
+        _ => None,
+    };
+    let rejected: Vec<_> = recent.iter().filter_map(|recent| rejected(&recent.event)).collect();
+    assert_eq!(rejected, ["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_of_many_seconds_do_not_push_out_what_came_before() {
+    let pool = GuardedPool::builder("redis://127.0.0.1:1").build().unwrap();
+    pool.breaker().force_open();
+
+    for _ in 0..200 {
+        pool.acquire("test").await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    let words = recent(&pool);
+    assert_eq!(words[0], "closed → open");
+    assert_eq!(words.len(), 1 + 20, "and the last twenty: {words:?}");
+}
+
+#[tokio::test]
+async fn it_remembers_a_hundred_events() {
+    let (_server, pool) = pair(1);
+    for _ in 0..80 {
+        pool.breaker().force_open();
+        pool.breaker().force_closed();
+    }
+
+    let recent = recent(&pool);
+
+    assert_eq!(recent.len(), 100);
+    assert_eq!(recent.last().unwrap(), "open → closed");
+}

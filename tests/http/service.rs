@@ -1,0 +1,248 @@
+//! The example service, a process of its own, while its Redis fills up.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use crate::client::{Client, Load, Seen};
+use crate::support::TestServer;
+use crate::waiting::soon;
+
+/// How its connections are called in `CLIENT LIST`.
+const NAME: &str = "redis-guard:axum_service";
+const SESSIONS: &str = "/session/{id}";
+const CLIENTS: usize = 256;
+/// Answers for each route in each phase: a little over a second of the load.
+const ANSWERS: usize = 1_500;
+/// What an answer may take that is not an answer of Redis.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
+/// Where `cargo test` puts it; `cargo test --test http` alone does not build it.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let program = profile.join("examples/axum_service");
+    if !program.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--example", "axum_service", "--features", "axum"]);
+        build.args(profile.ends_with("release").then_some("--release"));
+        build.arg("--target-dir").arg(profile.parent().unwrap());
+        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    }
+    program
+}
+
+struct Service {
+    process: Child,
+    clients: SocketAddr,
+    operators: SocketAddr,
+}
+
+impl Service {
+    fn start(server: &TestServer) -> Self {
+        let mut process = Command::new(program())
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--redis", &server.url()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut address = || {
+            let line = lines.next().expect("the service ended at once").unwrap();
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        Self { clients: address(), operators: address(), process }
+    }
+
+    async fn status(&self) -> Value {
+        let page = Client::connect(self.operators).await.get("/status").await;
+        serde_json::from_str(&page.body).unwrap()
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
+        let looking = async { while !is_so(&self.status().await) {} };
+        soon(what, looking).await;
+    }
+
+    /// Requests of the sessions' route that ended so.
+    async fn sessions(&self, outcome: &str) -> u64 {
+        let status = self.status().await;
+        let mut endpoints = status["endpoints"].as_array().unwrap().iter();
+        let sessions = endpoints.find(|endpoint| endpoint["name"] == SESSIONS).unwrap();
+        sessions["requests"][outcome].as_u64().unwrap_or(0)
+    }
+
+    /// How many requests of the limiter were refused, and how many of them within [`AT_ONCE`], by the
+    /// service's own clock: with 256 clients and Redis on two cores, theirs would mostly tell how long
+    /// they wait for a core.
+    async fn sheds(&self) -> (f64, f64) {
+        let page = Client::connect(self.operators).await.get("/metrics").await.body;
+        let histogram = "http_server_request_duration_seconds";
+        let labels = r#"{route="/limited",status="503""#;
+        let value = |line: String| {
+            let line = page.lines().find_map(|l| l.strip_prefix(&line));
+            line.map_or(0.0, |value| value.trim().parse().unwrap())
+        };
+        let le = AT_ONCE.as_secs_f64();
+        (
+            value(format!("{histogram}_count{labels}}}")),
+            value(format!("{histogram}_bucket{labels},le=\"{le}\"}}")),
+        )
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.process.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    async fn end(&mut self) -> ExitStatus {
+        let ending = async {
+            loop {
+                match self.process.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        soon("the service", ending).await
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Leaves the service so many connections, and the server no free slot.
+fn squeeze(server: &TestServer, leave: usize) {
+    let admin = server.admin();
+    let clients = admin.client_list();
+    let service = clients.iter().filter(|client| client["name"] == NAME);
+    let surplus: Vec<_> = service.skip(leave).collect();
+    // First, so that none of them can be dialed again.
+    admin.set_maxclients(u32::try_from(clients.len() - surplus.len()).unwrap());
+    for client in surplus {
+        admin.text(&["CLIENT", "KILL", "ID", &client["id"]]);
+    }
+}
+
+fn only(seen: &Seen, status: u16, retry_after: bool) -> bool {
+    seen.keys().all(|kind| *kind == (status, retry_after))
+}
+
+/// Latency of a single client, beside the load or without one: half of its answers came within this.
+async fn median(service: &Service, path: &str) -> Duration {
+    let mut client = Client::connect(service.clients).await;
+    let mut took = Vec::new();
+    for _ in 0..101 {
+        took.push(client.get(path).await.took);
+    }
+    took.sort_unstable();
+    took[took.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_full_sessions_go_on_and_the_limiter_sheds_until_there_is_room() {
+    let server = TestServer::builder().maxclients(32).start().unwrap();
+    let mut service = Service::start(&server);
+    let mut client = Client::connect(service.clients).await;
+    let session = |n: usize| format!("/session/{n}");
+    for n in 0..CLIENTS / 2 {
+        assert_eq!(client.request("PUT", &session(n), "somebody").await.status, 204);
+    }
+    let limited = |n: usize| format!("/limited?{n}");
+    let paths = (0..CLIENTS / 2).flat_map(|n| [session(n), limited(n)]);
+    let mut load = Load::start(service.clients, paths).await;
+
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, 200, false), "with room: {sessions:?}");
+    assert!(limiter.contains_key(&(200, false)), "with room: {limiter:?}");
+
+    // Somebody else takes every slot, and all the service has left is what is kept for sessions.
+    let occupants = server.fill();
+    squeeze(&server, 4);
+    service.until("four connections", |status| status["live"] == 4).await;
+    let before = service.sessions("served").await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, 200, false), "full: {sessions:?}");
+    assert!(only(&limiter, 503, true), "full: {limiter:?}");
+    let fresh = service.sessions("served").await - before;
+    assert!(fresh >= u64::try_from(ANSWERS).unwrap() * 9 / 10, "{fresh} came from Redis");
+    let beside_the_load = median(&service, "/limited").await;
+
+    // Nothing is left.
+    squeeze(&server, 0);
+    service.until("an open breaker", |s| s["live"] == 0 && s["breaker"]["state"] == "open").await;
+    let before = service.sessions("fallback").await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, 200, false), "nothing live: {sessions:?}");
+    assert!(only(&limiter, 503, true), "nothing live: {limiter:?}");
+    let stale = service.sessions("fallback").await - before;
+    assert!(stale >= u64::try_from(ANSWERS).unwrap(), "{stale} were answered without Redis");
+    let with_nothing_live = median(&service, "/limited").await;
+    let unknown = client.get("/session/never-seen").await;
+    assert_eq!((unknown.status, unknown.retry_after.is_some()), (503, true));
+
+    // It comes back by itself.
+    server.admin().set_maxclients(32);
+    occupants.free();
+    service.until("connections", |status| status["live"].as_u64() >= Some(4)).await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, 200, false), "room again: {sessions:?}");
+    assert!(limiter.contains_key(&(200, false)), "room again: {limiter:?}");
+
+    let (sheds, at_once) = service.sheds().await;
+    eprintln!(
+        "{at_once} of {sheds} sheds within {AT_ONCE:?}; {beside_the_load:?} {with_nothing_live:?}"
+    );
+    assert!(at_once >= 0.99 * sheds, "{at_once} of {sheds} within {AT_ONCE:?}");
+    assert!(
+        beside_the_load.max(with_nothing_live) <= AT_ONCE,
+        "{beside_the_load:?} {with_nothing_live:?}"
+    );
+    drop(load);
+    service.signal("TERM");
+    assert!(service.end().await.success());
+}
+
+#[tokio::test]
+async fn sigterm_lets_requests_end_and_closes_every_connection() {
+    let server = TestServer::start().unwrap();
+    let mut service = Service::start(&server);
+    let mut client = Client::connect(service.clients).await;
+    client.request("PUT", "/session/1", "somebody").await;
+    server.pause();
+    client.send("GET", "/session/1", "").await;
+    service.until("the request in Redis", |status| status["in_use"] == 1).await;
+
+    service.signal("TERM");
+    let refused = async { while TcpStream::connect(service.clients).await.is_ok() {} };
+    soon("no new clients", refused).await;
+    server.resume();
+
+    let (status, _, body) = client.receive("the request").await;
+    assert_eq!((status, body.as_str()), (200, "somebody"));
+    assert!(service.end().await.success());
+    assert_eq!(server.admin().clients_named(NAME), 0);
+}
+
+#[test]
+fn a_flag_that_is_not_understood_is_named() {
+    for (args, problem) in [
+        (vec!["--port", "1"], r#"unknown argument "--port""#),
+        (vec!["--listen"], "--listen needs a value"),
+        (vec!["--listen", "here"], "--listen here: invalid socket address"),
+        (vec!["--redis", "http://here"], "the URL is not usable"),
+    ] {
+        let output = Command::new(program()).args(&args).output().unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && words.contains(problem), "{args:?}: {words}");
+    }
+}

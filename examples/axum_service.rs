@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `GET /session/{id}` | goes on: 4 connections are kept for it. With none left, it answers with what it saw last |
 //! | `PUT /session/{id}` | goes on while one of them lives; then 503 |
-//! | `GET /limited` | 503 at once: what cannot be counted is not let through |
+//! | `GET /limited` | takes turns on the one connection that is kept for nobody; 503 at once for the rest: what cannot be counted is not let through |
 //!
 //! On the private listener: `/metrics`, `/status`, `/readyz`, `POST /breaker/{open,closed,auto}`.
 

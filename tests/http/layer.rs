@@ -15,6 +15,7 @@ use axum::response::Response;
 use axum::routing::get as on_get;
 use redis_guard::axum::{Fallback, Redis, RedisLayer};
 use redis_guard::{Backoff, Endpoint, Error, GuardedPool};
+use tokio::time::sleep;
 use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::support::TestServer;
@@ -102,7 +103,7 @@ async fn shed_when_open_refuses_before_the_handler_runs() {
     let pool = cold(&server).await;
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
-    let handler = async move || drop(count.fetch_add(1, Ordering::Relaxed));
+    let handler = async move || count.fetch_add(1, Ordering::Relaxed).to_string();
     let layer = RedisLayer::new(pool).shed_when_open();
     let app = Router::new().route("/", on_get(handler)).layer(layer);
 
@@ -153,7 +154,11 @@ async fn a_pool_whose_requests_are_all_shed_comes_back_when_the_server_has_room(
 
     occupants.free();
 
-    let served = async { while get(&app, "/").await.status != StatusCode::OK {} };
+    let served = async {
+        while get(&app, "/").await.status != StatusCode::OK {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
     soon("a served request", served).await;
 }
 

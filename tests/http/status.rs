@@ -27,8 +27,13 @@ async fn status_is_the_pools_snapshot() {
 
     let mut page = get(&app(status_routes(pool.clone())), "/status").await.json();
 
+    let mut snapshot = serde_json::to_value(pool.status()).unwrap();
     page.as_object_mut().unwrap().remove("events");
-    assert_eq!(page, serde_json::to_value(pool.status()).unwrap());
+    for status in [&mut page, &mut snapshot] {
+        // Time went on.
+        status["breaker"]["next_dial_in_seconds"].take();
+    }
+    assert_eq!(page, snapshot);
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ impl IntoResponse for Error {
                     r#type: "about:blank",
                     title: "Internal Server Error",
                     status: StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
-                    detail: "the request met an error that is not its own",
+                    detail: "a mistake in this service, which its log describes",
                     refusal: None,
                 };
                 problem.into_response(StatusCode::INTERNAL_SERVER_ERROR)

@@ -13,8 +13,6 @@ mod refusals;
 mod service;
 mod status;
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
@@ -69,7 +67,7 @@ async fn cold(server: &TestServer) -> GuardedPool {
 }
 
 fn builder(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url()).max_connections(4).acquire_timeout(Duration::from_millis(20))
+    GuardedPool::builder(server.url()).max_connections(4)
 }
 
 /// How often requests of the endpoint ended so.

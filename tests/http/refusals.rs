@@ -102,9 +102,11 @@ async fn every_kind_of_refusal_is_503_and_says_which() {
     let pool = builder(&server)
         .max_connections(2)
         .queue_limit(1)
+        .acquire_timeout(Duration::from_millis(20))
         .endpoint("one", Budget::max(1))
         .build()
         .unwrap();
+    pool.warm_up(2).await.unwrap();
     let _held = [pool.acquire("one").await.unwrap(), pool.acquire("other").await.unwrap()];
     let mut waiter = Box::pin(pool.acquire("other"));
     assert!(poll_once(&mut waiter).is_pending());

@@ -153,14 +153,19 @@ impl EventBus {
 
     fn remember(&self, event: Event) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_rejection = |event: &Event| matches!(event, Event::Rejected { .. });
-        let mut rejections = (0..recent.len()).filter(|at| is_rejection(&recent[*at].event));
-        let oldest = rejections.next();
-        let most = 1 + rejections.count() >= RECENT_REJECTIONS;
-        if let Some(oldest) = oldest.filter(|_| most && is_rejection(&event)) {
-            recent.remove(oldest);
-        } else if recent.len() == RECENT {
-            recent.pop_front();
+        let rejections = || {
+            let all = recent.iter().enumerate();
+            all.filter(|(_, recent)| matches!(recent.event, Event::Rejected { .. }))
+                .map(|(at, _)| at)
+        };
+        let evicted = match event {
+            Event::Rejected { .. } if rejections().count() >= RECENT_REJECTIONS => {
+                rejections().next()
+            }
+            _ => (recent.len() >= RECENT).then_some(0),
+        };
+        if let Some(evicted) = evicted {
+            recent.remove(evicted);
         }
         recent.push_back(RecentEvent { at: SystemTime::now(), event });
     }

@@ -50,9 +50,9 @@ struct Service {
 }
 
 impl Service {
-    fn start(server: &TestServer) -> Self {
+    fn start(redis: &str) -> Self {
         let mut process = Command::new(program())
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--redis", &server.url()])
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--redis", redis])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -184,7 +184,7 @@ async fn lag(service: &Service) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_is_full_sessions_go_on_and_the_limiter_sheds_until_there_is_room() {
     let server = TestServer::builder().maxclients(32).start().unwrap();
-    let mut service = Service::start(&server);
+    let mut service = Service::start(&server.url());
     let mut client = Client::connect(service.clients).await;
     let session = |n: usize| format!("/session/{n}");
     for n in 0..CLIENTS / 2 {
@@ -243,7 +243,7 @@ async fn while_redis_is_full_sessions_go_on_and_the_limiter_sheds_until_there_is
 #[tokio::test]
 async fn sigterm_lets_requests_end_and_closes_every_connection() {
     let server = TestServer::start().unwrap();
-    let mut service = Service::start(&server);
+    let mut service = Service::start(&server.url());
     let mut client = Client::connect(service.clients).await;
     client.request("PUT", "/session/1", "somebody").await;
     server.pause();
@@ -259,6 +259,27 @@ async fn sigterm_lets_requests_end_and_closes_every_connection() {
     assert_eq!((status, body.as_str()), (200, "somebody"));
     assert!(service.end().await.success());
     assert_eq!(server.admin().clients_named(NAME), 0);
+}
+
+#[tokio::test]
+async fn it_starts_without_redis_and_its_metrics_tell_what_it_sheds() {
+    let service = Service::start("redis://127.0.0.1:1");
+    let mut client = Client::connect(service.clients).await;
+    for _ in 0..3 {
+        let answer = client.get("/session/1").await;
+        assert_eq!((answer.status, answer.retry_after.is_some()), SHED);
+    }
+
+    let line = format!(
+        r#"redis_guard_requests_total{{pool="service",endpoint="{SESSIONS}",outcome="shed"}} 3"#
+    );
+    let published = async {
+        let mut operator = Client::connect(service.operators).await;
+        while !operator.get("/metrics").await.body.contains(&line) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(&line, published).await;
 }
 
 #[test]

@@ -11,10 +11,17 @@
 //! | `acquire_release` | acquire and drop, no I/O | `deadpool`'s own, over the same kind of object |
 //! | `refusal` | an acquire that the open breaker refuses | |
 //! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
+//! | `layer_call` | a call through [`GuardLayer`] before a service that answers at once; `bare` is that service alone | tower's `LoadShed` over `ConcurrencyLimit` (no breaker), tower-resilience's breaker and bulkhead, failsafe and recloser (breakers, no limit) |
+//! | `layer_refusal` | a call that the open breaker refuses | the same; of tower the limit is taken |
 //! | `shared_get`, `shared_set` | `GET`, `SET` on a shared connection: 1, 16, 64, 512 tasks, values of 16 B and 1 KiB | redis-rs' own multiplexed connection, and leases from pools of 16 (and deadpool-redis' of 50) |
 //!
 //! All contenders take their turn in every round, so that what disturbs the machine disturbs all of
 //! them; the figure is the median of the rounds. Only the ratios mean something elsewhere.
+//!
+//! Of the layers only tower-resilience's two do what ours does: the other three do half of it, and are
+//! there to show what a half costs.
+//!
+//! [`GuardLayer`]: redis_guard::tower::GuardLayer
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -29,23 +36,33 @@ use tokio::time::Instant;
 
 #[path = "compare/contenders.rs"]
 mod contenders;
+#[path = "compare/layers.rs"]
+mod layers;
 #[path = "compare/report.rs"]
 mod report;
 #[path = "../tests/support/server.rs"]
 mod server;
 
 use contenders::{
-    Bb8Redis, Client, Deadpool, DeadpoolRedis, GuardExclusive, GuardShared, Multiplexed, POOL_SIZE,
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardShared, Multiplexed, POOL_SIZE,
     Pool, RefusingGuard, Verb, Work,
 };
+use layers::{Request, Stack};
 use report::{Cell, Unit};
 use server::TestServer;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "usage: cargo bench --bench compare -- [--quick] [--only NAME] [--json PATH]";
-const BENCHES: [&str; 5] =
-    ["acquire_release", "refusal", "acquire_get", "shared_get", "shared_set"];
+const BENCHES: [&str; 7] = [
+    "acquire_release",
+    "refusal",
+    "acquire_get",
+    "layer_call",
+    "layer_refusal",
+    "shared_get",
+    "shared_set",
+];
 
 /// What a pool is measured with: as many tasks as connections, fewer, and more.
 const TASKS: [usize; 3] = [1, 16, 64];
@@ -188,6 +205,21 @@ impl Lab {
                 cells.push(self.throughput::<Bb8Redis>(matchup, &get, &bb8));
             }
         }
+        if wanted("layer_call") {
+            cells.push(self.admitted(layers::BARE, layers::bare()));
+            cells.push(self.admitted(layers::GUARD_LAYER, layers::guard_layer()?));
+            cells.push(self.admitted(layers::TOWER, layers::tower_limit_shed()));
+            cells.push(self.admitted(layers::TOWER_RESILIENCE, layers::tower_resilience()?));
+            cells.push(self.admitted(layers::FAILSAFE, layers::failsafe()));
+            cells.push(self.admitted(layers::RECLOSER, layers::recloser()));
+        }
+        if wanted("layer_refusal") {
+            cells.push(self.refused(layers::GUARD_LAYER, layers::guard_layer()?)?);
+            cells.push(self.refused(layers::TOWER, layers::tower_limit_shed_taken())?);
+            cells.push(self.refused(layers::TOWER_RESILIENCE, layers::tower_resilience()?)?);
+            cells.push(self.refused(layers::FAILSAFE, layers::failsafe())?);
+            cells.push(self.refused(layers::RECLOSER, layers::recloser())?);
+        }
         for (bench, verb) in [("shared_get", Verb::Get), ("shared_set", Verb::Set)] {
             if wanted(bench) {
                 self.shared(bench, verb, &mut cells)?;
@@ -246,6 +278,39 @@ impl Lab {
         };
         let matchup = Matchup { bench, tasks: 1, bytes: None };
         Cell::new(matchup, P::NAME, Unit::Nanoseconds, measure)
+    }
+
+    /// The time of one call through a layer that lets it pass.
+    fn admitted(&self, client: &'static str, service: impl Stack) -> Cell {
+        self.layer("layer_call", client, service, true)
+    }
+
+    /// The same of a layer that refuses it.
+    fn refused(&self, client: &'static str, service: impl Stack) -> Result<Cell, Failure> {
+        let service = self.runtime.block_on(layers::tripped(service))?;
+        Ok(self.layer("layer_refusal", client, service, false))
+    }
+
+    fn layer(
+        &self,
+        bench: &'static str,
+        client: &'static str,
+        service: impl Stack,
+        passes: bool,
+    ) -> Cell {
+        let (runtime, calls) = (self.runtime.clone(), self.effort.calls);
+        let measure = move || {
+            let mut service = service.clone();
+            runtime.block_on(async {
+                let started = Instant::now();
+                for _ in 0..calls {
+                    let answer = layers::call(&mut service, Request::Work).await;
+                    assert_eq!(answer.is_ok(), passes, "{client} answered {answer:?}");
+                }
+                started.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+            })
+        };
+        Cell::new(Matchup { bench, tasks: 1, bytes: None }, client, Unit::Nanoseconds, measure)
     }
 
     /// Operations a second, of all tasks together.

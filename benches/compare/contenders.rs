@@ -15,7 +15,7 @@ use crate::Failure;
 
 /// Connections of each pool, where its name does not say another number.
 pub(crate) const POOL_SIZE: usize = 16;
-const ENDPOINT: &str = "compare";
+pub(crate) const ENDPOINT: &str = "compare";
 
 /// Something with a call that is too short to be timed alone.
 pub(crate) trait Pool: 'static {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::contenders::{Client, GuardExclusive, GuardShared};
-use crate::{Failure, Matchup};
+use crate::{Failure, Matchup, layers};
 
 /// One figure: a contender in a matchup.
 pub(crate) struct Cell {
@@ -63,9 +63,10 @@ impl Cell {
 
     /// The contender that the others are compared with.
     fn ours(&self) -> &'static str {
-        match self.matchup.bytes {
-            Some(_) => GuardShared::NAME,
-            None => <GuardExclusive as Client>::NAME,
+        match self.matchup.bench {
+            "layer_call" | "layer_refusal" => layers::GUARD_LAYER,
+            "shared_get" | "shared_set" => GuardShared::NAME,
+            _ => <GuardExclusive as Client>::NAME,
         }
     }
 
@@ -78,7 +79,12 @@ impl Cell {
         match (self.matchup.bench, self.client, self.matchup.tasks) {
             ("acquire_release", "deadpool", _) => "aim: at most 1.50",
             ("acquire_get", "deadpool-redis", _) => "aim: at least 1.80",
-            ("refusal", ..) => "aim: under 200 ns",
+            ("refusal", ..) | ("layer_refusal", layers::GUARD_LAYER, _) => "aim: under 200 ns",
+            ("layer_call" | "layer_refusal", layers::TOWER_RESILIENCE, _) => "aim: at most 1.00",
+            ("layer_call" | "layer_refusal", layers::TOWER, _) => "(no breaker)",
+            ("layer_call" | "layer_refusal", layers::FAILSAFE | layers::RECLOSER, _) => {
+                "(no limit)"
+            }
             ("shared_get" | "shared_set", "redis-multiplexed", _) => "aim: at least 0.95",
             ("shared_get" | "shared_set", "deadpool-redis", 64) => "aim: at least 6.00",
             _ => "",

@@ -117,7 +117,7 @@ pub(crate) fn tower_resilience() -> Result<impl Stack, Failure> {
         .wait_duration_in_open(HOUR)
         .build()?;
     let bulkhead =
-        BulkheadLayer::builder().max_concurrent_calls(IN_FLIGHT).reject_when_full().build()?;
+        BulkheadLayer::builder().max_concurrent_calls(IN_FLIGHT).build()?;
     Ok(ServiceBuilder::new().layer(breaker).layer(bulkhead).service(Inner))
 }
 

@@ -11,15 +11,15 @@
 //! | `acquire_release` | acquire and drop, no I/O | `deadpool`'s own, over the same kind of object |
 //! | `refusal` | an acquire that the open breaker refuses | |
 //! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
-//! | `layer_call` | a call through [`GuardLayer`] before a service that answers at once; `bare` is that service alone | tower's `LoadShed` over `ConcurrencyLimit` (no breaker), tower-resilience's breaker and bulkhead, failsafe and recloser (breakers, no limit) |
+//! | `layer_call` | a call through [`GuardLayer`] before a service that answers at once; `bare` is that service alone | tower's `LoadShed` over `ConcurrencyLimit` (no breaker), tower-resilience's breaker and bulkhead, failsafe and recloser (breakers, no limit), recloser over tower's two |
 //! | `layer_refusal` | a call that the open breaker refuses | the same; of tower the limit is taken |
 //! | `shared_get`, `shared_set` | `GET`, `SET` on a shared connection: 1, 16, 64, 512 tasks, values of 16 B and 1 KiB | redis-rs' own multiplexed connection, and leases from pools of 16 (and deadpool-redis' of 50) |
 //!
 //! All contenders take their turn in every round, so that what disturbs the machine disturbs all of
 //! them; the figure is the median of the rounds. Only the ratios mean something elsewhere.
 //!
-//! Of the layers only tower-resilience's two do what ours does: the other three do half of it, and are
-//! there to show what a half costs.
+//! Of the layers only tower-resilience's two, and recloser over tower's two, do what ours does: limit and
+//! break. The other three do half of it, and are there to show what a half costs.
 //!
 //! [`GuardLayer`]: redis_guard::tower::GuardLayer
 
@@ -44,8 +44,8 @@ mod report;
 mod server;
 
 use contenders::{
-    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardShared, Multiplexed, POOL_SIZE,
-    Pool, RefusingGuard, Verb, Work,
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardShared, Multiplexed,
+    POOL_SIZE, Pool, RefusingGuard, Verb, Work,
 };
 use layers::{Request, Stack};
 use report::{Cell, Unit};
@@ -212,6 +212,7 @@ impl Lab {
             cells.push(self.admitted(layers::TOWER_RESILIENCE, layers::tower_resilience()?));
             cells.push(self.admitted(layers::FAILSAFE, layers::failsafe()));
             cells.push(self.admitted(layers::RECLOSER, layers::recloser()));
+            cells.push(self.admitted(layers::TOWER_RECLOSER, layers::tower_recloser()));
         }
         if wanted("layer_refusal") {
             cells.push(self.refused(layers::GUARD_LAYER, layers::guard_layer()?)?);
@@ -219,6 +220,7 @@ impl Lab {
             cells.push(self.refused(layers::TOWER_RESILIENCE, layers::tower_resilience()?)?);
             cells.push(self.refused(layers::FAILSAFE, layers::failsafe())?);
             cells.push(self.refused(layers::RECLOSER, layers::recloser())?);
+            cells.push(self.refused(layers::TOWER_RECLOSER, layers::tower_recloser())?);
         }
         for (bench, verb) in [("shared_get", Verb::Get), ("shared_set", Verb::Set)] {
             if wanted(bench) {

@@ -31,6 +31,7 @@ pub(crate) const TOWER: &str = "tower-limit-shed";
 pub(crate) const TOWER_RESILIENCE: &str = "tower-resilience";
 pub(crate) const FAILSAFE: &str = "failsafe";
 pub(crate) const RECLOSER: &str = "recloser";
+pub(crate) const TOWER_RECLOSER: &str = "tower+recloser";
 
 const IN_FLIGHT: usize = 64;
 const FAILURES: u32 = 5;
@@ -43,7 +44,10 @@ pub(crate) enum Request {
 }
 
 /// A service, and what stands before it. Clones share their breaker and their limit.
-pub(crate) trait Stack: Service<Request, Response = u64, Error: Debug> + Clone + 'static {}
+pub(crate) trait Stack:
+    Service<Request, Response = u64, Error: Debug> + Clone + 'static
+{
+}
 
 impl<S: Service<Request, Response = u64, Error: Debug> + Clone + 'static> Stack for S {}
 
@@ -97,15 +101,15 @@ pub(crate) fn guard_layer() -> Result<impl Stack, Failure> {
 
 /// tower's own limit, which sheds what is above it. It has no breaker.
 pub(crate) fn tower_limit_shed() -> impl Stack {
-    tower_limit_shed_of(IN_FLIGHT)
+    limit_shed(IN_FLIGHT)
 }
 
 /// The same with its whole limit taken.
 pub(crate) fn tower_limit_shed_taken() -> impl Stack {
-    tower_limit_shed_of(0)
+    limit_shed(0)
 }
 
-fn tower_limit_shed_of(free: usize) -> impl Stack {
+fn limit_shed(free: usize) -> impl Stack {
     let limit = GlobalConcurrencyLimitLayer::with_semaphore(Arc::new(Semaphore::new(free)));
     ServiceBuilder::new().load_shed().layer(limit).service(Inner)
 }
@@ -116,8 +120,7 @@ pub(crate) fn tower_resilience() -> Result<impl Stack, Failure> {
         .consecutive_failures(FAILURES.try_into()?)
         .wait_duration_in_open(HOUR)
         .build()?;
-    let bulkhead =
-        BulkheadLayer::builder().max_concurrent_calls(IN_FLIGHT).build()?;
+    let bulkhead = BulkheadLayer::builder().max_concurrent_calls(IN_FLIGHT).build()?;
     Ok(ServiceBuilder::new().layer(breaker).layer(bulkhead).service(Inner))
 }
 
@@ -157,20 +160,28 @@ impl Service<Request> for Failsafe {
 
 /// A breaker without a limit. It goes by the rate of failures over the last 100 calls.
 pub(crate) fn recloser() -> impl Stack {
-    let breaker = Recloser::custom().open_wait(HOUR).build();
-    Reclosing { breaker: breaker.into(), inner: Inner }
+    reclosing(Inner)
+}
+
+/// The two halves that cost least, put together: recloser before tower's limit.
+pub(crate) fn tower_recloser() -> impl Stack {
+    reclosing(tower_limit_shed())
+}
+
+fn reclosing<S>(inner: S) -> Reclosing<S> {
+    Reclosing { breaker: Recloser::custom().open_wait(HOUR).build().into(), inner }
 }
 
 #[derive(Clone)]
-struct Reclosing {
+struct Reclosing<S> {
     breaker: AsyncRecloser,
-    inner: Inner,
+    inner: S,
 }
 
-impl Service<Request> for Reclosing {
+impl<S: Stack> Service<Request> for Reclosing<S> {
     type Response = u64;
-    type Error = recloser::Error<RedisError>;
-    type Future = RecloserFuture<<Inner as Service<Request>>::Future, AnyError>;
+    type Error = recloser::Error<S::Error>;
+    type Future = RecloserFuture<S::Future, AnyError>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(recloser::Error::Inner)

@@ -80,7 +80,11 @@ impl Cell {
             ("acquire_release", "deadpool", _) => "aim: at most 1.50",
             ("acquire_get", "deadpool-redis", _) => "aim: at least 1.80",
             ("refusal", ..) | ("layer_refusal", layers::GUARD_LAYER, _) => "aim: under 200 ns",
-            ("layer_call" | "layer_refusal", layers::TOWER_RESILIENCE, _) => "aim: at most 1.00",
+            (
+                "layer_call" | "layer_refusal",
+                layers::TOWER_RESILIENCE | layers::TOWER_RECLOSER,
+                _,
+            ) => "aim: at most 1.00",
             ("layer_call" | "layer_refusal", layers::TOWER, _) => "(no breaker)",
             ("layer_call" | "layer_refusal", layers::FAILSAFE | layers::RECLOSER, _) => {
                 "(no limit)"

@@ -14,7 +14,7 @@
 //! let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
 //! let redis = ServiceBuilder::new()
 //!     .timeout(Duration::from_secs(1))    // over all attempts
-//!     .retry(RetryPolicy::default())
+//!     .retry(RetryPolicy::default().longest_wait(Duration::from_millis(250)))
 //!     .service(pool.service("search"));
 //! let hits = redis.clone().oneshot(Cmd::get("hits")).await?;
 //! # let _ = hits; Ok(()) }
@@ -24,7 +24,8 @@
 //!
 //! Outside of what it guards, inside of what should see its refusals: a timeout outside bounds the whole
 //! call, one inside bounds each attempt and is heard by the breaker; a retry outside sees refusals
-//! and honours their `retry_after`; `Buffer` and `LoadShed` outside are not needed for its sake, for
+//! and honours their `retry_after` (keep its [`longest_wait`](RetryPolicy::longest_wait) well under the
+//! timeout outside, or callers hear of that instead of the refusal); `Buffer` and `LoadShed` outside are not needed for its sake, for
 //! it never makes a caller wait in `poll_ready`.
 //!
 //! Where the inner service has a boxed error, as under tower's `Timeout`, `map_err(Error::into_boxed)` outside

@@ -8,11 +8,15 @@ mod support;
 mod waiting;
 
 mod budgets;
+mod classify;
 mod guard;
 mod observed;
+mod pools_guard;
 mod probes;
 mod queued;
+mod redis_service;
 mod refusing;
+mod retry;
 
 use std::time::Duration;
 

@@ -62,7 +62,10 @@ async fn a_full_server_is_heard_through_redis_rs() {
         let error = connect(&server.url()).await.err().unwrap();
         let class = error.class();
         let full = [Outcome::MaxClients, Outcome::SuspectedMaxClients];
-        assert!(outcome(&class).is_some_and(|outcome| full.contains(&outcome)), "{error}: {class:?}");
+        assert!(
+            outcome(&class).is_some_and(|outcome| full.contains(&outcome)),
+            "{error}: {class:?}"
+        );
     }
 }
 
@@ -76,7 +79,10 @@ async fn a_full_server_is_heard_through_deadpool() {
         let error = pool.get().await.err().unwrap();
         let class = error.class();
         let full = [Outcome::MaxClients, Outcome::SuspectedMaxClients];
-        assert!(outcome(&class).is_some_and(|outcome| full.contains(&outcome)), "{error}: {class:?}");
+        assert!(
+            outcome(&class).is_some_and(|outcome| full.contains(&outcome)),
+            "{error}: {class:?}"
+        );
     }
 }
 
@@ -111,7 +117,8 @@ async fn a_connection_that_was_killed_under_its_command_is_suspected() {
 #[tokio::test]
 async fn a_wrong_password_is_told_as_such() {
     let server = TestServer::builder().password("right").start().unwrap();
-    let error = connect(&format!("redis://:wrong@127.0.0.1:{}", server.port())).await.err().unwrap();
+    let error =
+        connect(&format!("redis://:wrong@127.0.0.1:{}", server.port())).await.err().unwrap();
     assert_eq!(outcome(&error.class()), Some(Outcome::Auth), "{error}");
 }
 
@@ -127,8 +134,8 @@ async fn a_server_that_loads_its_data_says_so() {
 #[tokio::test]
 async fn a_command_that_is_not_answered_in_time_timed_out() {
     let server = TestServer::start().unwrap();
-    let config = redis::AsyncConnectionConfig::new()
-        .set_response_timeout(Some(Duration::from_millis(20)));
+    let config =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_millis(20)));
     let client = Client::open(server.url()).unwrap();
     let mut connection =
         client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
@@ -165,7 +172,9 @@ fn the_drivers_own_errors() {
         (io(Io::BrokenPipe), Some(Outcome::SuspectedMaxClients)),
         (io(Io::UnexpectedEof), Some(Outcome::SuspectedMaxClients)),
         (RedisError::from((ErrorKind::AuthenticationFailed, "no")), Some(Outcome::Auth)),
-        (RedisError::from((ErrorKind::Io, "whatever")), Some(Outcome::Other)),
+        // Where the driver has no I/O error to show, its connection has ended.
+        (RedisError::from((ErrorKind::Io, "gone")), Some(Outcome::SuspectedMaxClients)),
+        (io(Io::PermissionDenied), Some(Outcome::Other)),
     ] {
         assert_eq!(outcome(&error.class()), expected, "{error}");
     }

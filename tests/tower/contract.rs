@@ -156,9 +156,8 @@ async fn a_response_that_is_ready_gives_its_place_back_at_once_though_it_is_kept
 #[tokio::test]
 async fn an_inner_service_that_panics_when_called_gives_the_place_back() {
     let guard = guard(1);
-    let mut service = layer(&guard).layer(service_fn(|()| -> std::future::Ready<Result<(), Told>> {
-        panic!("in call")
-    }));
+    let mut service = layer(&guard)
+        .layer(service_fn(|()| -> std::future::Ready<Result<(), Told>> { panic!("in call") }));
     for _ in 0..3 {
         assert_eq!(panics(|| service.call(())), "in call");
         assert_at_rest(&guard);
@@ -236,8 +235,8 @@ async fn an_inner_error_is_heard_and_a_response_clears_it() {
 #[tokio::test]
 async fn of_a_response_that_is_dropped_nothing_is_learned() {
     let guard = guard(16);
-    let mut service =
-        layer(&guard).layer(service_fn(|()| ready(Err::<(), _>(Told(failed(Outcome::MaxClients))))));
+    let mut service = layer(&guard)
+        .layer(service_fn(|()| ready(Err::<(), _>(Told(failed(Outcome::MaxClients))))));
     for _ in 0..10 {
         drop(service.ready().await.unwrap().call(()));
     }

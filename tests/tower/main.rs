@@ -9,6 +9,7 @@ mod waiting;
 
 mod budgets;
 mod classify;
+mod composition;
 mod guard;
 mod observed;
 mod pools_guard;

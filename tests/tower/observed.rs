@@ -62,7 +62,9 @@ async fn every_refusal_is_an_event_of_its_endpoint() {
     let refusals: Vec<_> = heard(&mut events)
         .into_iter()
         .map(|event| match event {
-            Event::Rejected { endpoint, rejection, .. } => (endpoint.to_string(), rejection.reason()),
+            Event::Rejected { endpoint, rejection, .. } => {
+                (endpoint.to_string(), rejection.reason())
+            }
             other => panic!("{other:?}"),
         })
         .collect();

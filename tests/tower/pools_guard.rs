@@ -180,7 +180,10 @@ async fn a_refusal_that_a_call_heard_freezes_the_pool() {
     let event = next("a transition", &mut events, change).await;
     assert!(matches!(event, Event::BreakerChanged { to: BreakerState::Open, .. }), "{event:?}");
     let failure = pool.status().breaker.last_failure.unwrap();
-    assert_eq!((failure.outcome, failure.message.as_str()), (Outcome::MaxClients, "in its own words"));
+    assert_eq!(
+        (failure.outcome, failure.message.as_str()),
+        (Outcome::MaxClients, "in its own words")
+    );
     assert_eq!(failure.server, pool.status().server);
     drop(pool.acquire("search").await.unwrap());
 }
@@ -252,7 +255,8 @@ async fn its_refusals_are_the_pools_events() {
     let _permits: Vec<_> = (0..4).map(|_| pool.guard().admit("checkout").unwrap()).collect();
     let guard: Guard = pool.guard();
     guard.admit("checkout").unwrap_err();
-    let event = next("a refusal", &mut events, |event| matches!(event, Event::Rejected { .. })).await;
+    let event =
+        next("a refusal", &mut events, |event| matches!(event, Event::Rejected { .. })).await;
     let Event::Rejected { endpoint, rejection, .. } = event else { unreachable!() };
     assert_eq!((endpoint.as_str(), rejection.reason()), ("checkout", "budget_exhausted"));
 }

@@ -328,9 +328,10 @@ async fn a_waiter_dropped_with_its_call_in_flight_gives_its_place_back() {
 async fn an_inner_service_that_panics_after_the_wait_gives_the_place_back() {
     let guard = guard(1);
     let permit = guard.admit("search").unwrap();
-    let mut service = layer(&guard).layer(tower::service_fn(
-        |()| -> std::future::Ready<Result<(), Told>> { panic!("in call") },
-    ));
+    let mut service =
+        layer(&guard).layer(tower::service_fn(|()| -> std::future::Ready<Result<(), Told>> {
+            panic!("in call")
+        }));
     let mut response = spawn(service.ready().await.unwrap().call(()));
     assert_pending!(response.poll());
     drop(permit);

@@ -100,9 +100,12 @@ async fn a_refused_response_that_is_never_polled_is_counted_all_the_same() {
 #[tokio::test]
 async fn the_endpoint_may_be_read_off_the_request() {
     let guard = builder(4).endpoint("odd", Budget::max(1)).build().unwrap();
-    let by_request = GuardLayer::by_request(&guard, |request: &u32| {
-        if request % 2 == 1 { "odd" } else { "even" }
-    });
+    let by_request = GuardLayer::by_request(
+        &guard,
+        |request: &u32| {
+            if request % 2 == 1 { "odd" } else { "even" }
+        },
+    );
     let mut service = by_request.layer(Strict::default());
     let running: Vec<_> = [1, 2, 4].map(|number| call(&mut service, number)).into();
 
@@ -132,7 +135,8 @@ where
 #[tokio::test]
 async fn a_closure_that_names_the_endpoint_and_panics_takes_no_place() {
     let guard = guard(1);
-    let by_request = GuardLayer::by_request(&guard, |_: &u32| -> &'static str { panic!("unnamed") });
+    let by_request =
+        GuardLayer::by_request(&guard, |_: &u32| -> &'static str { panic!("unnamed") });
     let mut service = by_request.layer(Strict::default());
     let words = crate::probes::panics(|| call(&mut service, 1));
     assert_eq!((words, counts(&guard)), ("unnamed", (0, 0)));

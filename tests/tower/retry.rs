@@ -324,9 +324,7 @@ async fn a_retry_that_was_sent_is_not_given_back() {
     let attempt = Arc::new(AtomicU32::new(0));
     let service = service_fn(move |_: Cmd| {
         let first = attempt.fetch_add(1, Ordering::Relaxed) == 0;
-        async move {
-            if first { Err::<Value, _>(lost()) } else { std::future::pending().await }
-        }
+        async move { if first { Err::<Value, _>(lost()) } else { std::future::pending().await } }
     });
     let service = Retry::new(policy().budget(budget.clone()), service);
     assert!(timeout(SECOND, service.oneshot(cmd(READ))).await.is_err());
@@ -540,7 +538,9 @@ fn is_safe(words: &str) -> bool {
 #[test]
 fn a_command_is_safe_whatever_its_case() {
     assert!(is_safe("get key") && is_safe("GeT key") && is_safe("object ENCODING key"));
-    assert!(!is_safe("object") && !is_safe("set key get") && !is_safe("") && !is_safe("getdel key"));
+    assert!(
+        !is_safe("object") && !is_safe("set key get") && !is_safe("") && !is_safe("getdel key")
+    );
     assert!(Pipeline::new().is_idempotent(), "nothing to run twice");
 }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use crate::support::{TestServer, dials};
-use crate::waiting::{HANG, next, soon, until};
+use crate::waiting::{HANG, cmd, next, soon, until};
 use crate::{SECOND, Told, assert_at_rest, endpoint, failed};
 
 fn server() -> TestServer {
@@ -189,29 +189,44 @@ async fn a_refusal_that_a_call_heard_freezes_the_pool() {
 }
 
 #[tokio::test]
-async fn failures_with_successes_between_them_do_not_trip_the_pools_breaker() {
+async fn other_failures_of_calls_are_left_to_the_pools_own_dials() {
     let server = server();
-    let pool = builder(&server).build().unwrap();
+    let pool = patient(&server);
     drop(pool.acquire("search").await.unwrap());
-    let guard = pool.guard();
-    for round in 0..10 {
-        guard.admit("search").unwrap().finish(failed(Outcome::Timeout));
-        (0..100).for_each(|_| guard.admit("search").unwrap().finish(Class::Worked));
-        let breaker = pool.status().breaker;
-        assert_eq!(breaker.state, BreakerState::Closed, "round {round}: {breaker:#?}");
+    for outcome in [Outcome::Timeout, Outcome::Refused, Outcome::Loading, Outcome::Other] {
+        for _ in 0..20 {
+            pool.guard().admit("search").unwrap().finish(failed(outcome));
+        }
+        let status = pool.status();
+        assert_eq!((status.breaker.state, status.breaker.failures), (BreakerState::Closed, 0));
+        assert_eq!(status.limit, 8, "{outcome}");
+        assert!(status.breaker.next_dial_in < SECOND, "{outcome}: {:#?}", status.breaker);
     }
 }
 
 #[tokio::test]
-async fn five_failures_in_a_row_trip_the_pools_breaker() {
+async fn a_connection_that_was_killed_under_a_call_does_not_freeze_the_pool() {
     let server = server();
     let pool = patient(&server);
-    for _ in 0..5 {
-        assert_eq!(pool.breaker().state(), BreakerState::Closed);
-        pool.guard().admit("search").unwrap().finish(failed(Outcome::Timeout));
-    }
-    assert_eq!(pool.breaker().state(), BreakerState::Open);
-    assert_eq!(pool.guard().admit("search").unwrap_err().reason(), "breaker_open");
+    let guard = pool.guard();
+    let redis = ServiceBuilder::new()
+        .layer(GuardLayer::new(&guard, "search"))
+        .service(pool.service("search"));
+    let blocked = tokio::spawn(redis.oneshot(cmd("BLPOP list 0")));
+    until("the call", &pool, || pool.status().in_use >= 1).await;
+    let clients = || server.admin().client_list();
+    let blpop = |client: &std::collections::HashMap<String, String>| client["cmd"] == "blpop";
+    let blocked_client = || clients().into_iter().find(blpop);
+    until("the command", &pool, || blocked_client().is_some()).await;
+    let id = blocked_client().unwrap()["id"].clone();
+
+    server.admin().text(&["CLIENT", "KILL", "ID", &id]);
+
+    let error = soon("the error", blocked).await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), "inner");
+    assert_eq!(pool.status().limit, 8, "{:#?}", pool.status().breaker);
+    let leases = futures_util::future::try_join_all((0..6).map(|_| pool.acquire("search")));
+    assert_eq!(soon("six leases", leases).await.unwrap().len(), 6);
 }
 
 #[tokio::test]

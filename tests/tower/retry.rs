@@ -333,7 +333,8 @@ async fn a_retry_that_was_sent_is_not_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn through_a_timeout_layer_errors_are_told_apart_by_what_is_inside() {
-    let cases: [(&str, fn() -> Error, usize); 4] = [
+    type Case = (&'static str, fn() -> Error, usize);
+    let cases: [Case; 4] = [
         (WRITE, || refusals().remove(0).into(), 3),
         (READ, || Error::Inner(lost()), 3),
         (WRITE, || Error::Inner(lost()), 1),

@@ -70,6 +70,18 @@ async fn nobody_takes_what_is_reserved_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_leaves_what_is_reserved_for_another() {
+    let guard = builder(8).endpoint("checkout", Budget::max(8).reserve(2)).build().unwrap();
+    let _others = admitted(&guard, 6);
+    let _checkout = guard.admit("checkout").unwrap();
+    guard.admit("checkout").unwrap().finish(failed(Outcome::MaxClients));
+    assert_eq!((guard.status().limit, guard.status().in_flight), (7, 7));
+    advance(SECOND).await;
+    assert!(guard.admit("search").is_err());
+    assert!(guard.admit("checkout").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn names_after_the_256th_and_invalid_ones_count_as_other() {
     let guard = guard(1_000);
     let _permits: Vec<_> = (0..400).map(|n| guard.admit(format!("name-{n}")).unwrap()).collect();

@@ -11,13 +11,18 @@ mod budgets;
 mod classify;
 mod composition;
 mod guard;
+#[cfg(feature = "http")]
+mod http;
 mod observed;
 mod pools_guard;
 mod probes;
 mod queued;
+mod queued_breaker;
+mod read_only;
 mod redis_service;
 mod refusing;
 mod retry;
+mod retry_figure;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Retries: of what, when, and how many.
+//! Retries: of what, and when.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use redis_guard::redis::{self, Cmd, ErrorKind, Pipeline, RedisError, Value, pipe};
+use redis_guard::redis::{self, Cmd, ErrorKind, RedisError, Value, pipe};
 use redis_guard::tower::{Attempt, GuardLayer, RetryError, RetryPolicy, RetryRequest};
 use redis_guard::{Backoff, Error, Guard, Outcome, Rejection, RetryBudget};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,28 +17,28 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use crate::waiting::cmd;
 use crate::{SECOND, failed, guard};
 
-const READ: &str = "GET key";
+pub(crate) const READ: &str = "GET key";
 const WRITE: &str = "INCR key";
 
 /// What the attempts end with, and when each was made.
 #[derive(Clone, Debug)]
-struct Log(Arc<Mutex<Vec<Instant>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<Instant>>>);
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    fn attempts(&self) -> usize {
+    pub(crate) fn attempts(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    fn times(&self) -> Vec<Instant> {
+    pub(crate) fn times(&self) -> Vec<Instant> {
         self.0.lock().unwrap().clone()
     }
 
     /// Every attempt ends so.
-    fn failing<Req, E, F>(
+    pub(crate) fn failing<Req, E, F>(
         &self,
         error: F,
     ) -> impl Service<Req, Response = Value, Error = E, Future: Send> + Clone + Send + use<Req, E, F>
@@ -58,7 +58,7 @@ fn policy() -> RetryPolicy {
     RetryPolicy::default().backoff(Backoff::without_jitter(SECOND / 20, 5 * SECOND)).name("shop")
 }
 
-fn lost() -> RedisError {
+pub(crate) fn lost() -> RedisError {
     RedisError::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
 }
 
@@ -436,139 +436,4 @@ async fn what_became_of_each_failed_call_is_counted() {
     let hasty = policy().longest_wait(SECOND / 2);
     assert_eq!(call(hasty, READ, open).await, counts(&[("too_long", 1)]));
     assert_eq!(call(policy().backoff(slow), READ, io).await, counts(&[("cancelled", 1)]));
-}
-
-/// What reached a service that always fails, within a minute.
-#[derive(Debug)]
-struct Minute {
-    calls: usize,
-    attempts: usize,
-}
-
-impl Minute {
-    fn retries(&self) -> f64 {
-        f64::from(u32::try_from(self.attempts - self.calls).unwrap())
-    }
-
-    fn allowed(&self) -> f64 {
-        0.2 * f64::from(u32::try_from(self.calls).unwrap()) + 2.0 * 60.0
-    }
-}
-
-/// So many callers, each of whom calls again as soon as it has failed and `pause` is over, with the
-/// policy that is theirs, for a minute.
-async fn a_minute_of_failure(policies: &[RetryPolicy], callers: usize, pause: Duration) -> Minute {
-    let log = Log::new();
-    let calls = Arc::new(AtomicU32::new(0));
-    let callers = (0..callers).map(|caller| {
-        let policy = policies[caller % policies.len()].clone();
-        let service = Retry::new(policy, log.failing::<Cmd, _, _>(lost));
-        let calls = Arc::clone(&calls);
-        async move {
-            sleep(pause.mul_f64(0.01 * f64::from(u32::try_from(caller % 100).unwrap()))).await;
-            loop {
-                calls.fetch_add(1, Ordering::Relaxed);
-                service.clone().oneshot(cmd(READ)).await.unwrap_err();
-                sleep(pause).await;
-            }
-        }
-    });
-    let _ = timeout(60 * SECOND, join_all(callers)).await;
-    Minute {
-        calls: usize::try_from(calls.load(Ordering::Relaxed)).unwrap(),
-        attempts: log.attempts(),
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn in_a_minute_of_total_failure_retries_stay_within_a_fifth_and_two_a_second() {
-    for (callers, pause) in [(1, 10), (1, 1_000), (10, 100), (50, 100), (300, 2_000)] {
-        for attempts in [3, 10] {
-            let policy = RetryPolicy::default().attempts(attempts);
-            let pause = Duration::from_millis(pause);
-            let minute = a_minute_of_failure(&[policy], callers, pause).await;
-            assert!(
-                minute.retries() <= minute.allowed(),
-                "{callers} callers every {pause:?}: {minute:?}, {} retries, {} allowed",
-                minute.retries(),
-                minute.allowed()
-            );
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_budget_is_used_and_not_only_kept() {
-    let minute = a_minute_of_failure(&[RetryPolicy::default()], 100, SECOND).await;
-    assert!(minute.retries() > 0.8 * minute.allowed(), "{minute:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn policies_that_share_a_budget_stay_within_it_together() {
-    let budget = RetryBudget::default();
-    let policies: Vec<_> =
-        (0..5).map(|_| RetryPolicy::default().attempts(5).budget(budget.clone())).collect();
-    let minute = a_minute_of_failure(&policies, 100, SECOND / 4).await;
-    assert!(minute.retries() <= minute.allowed(), "{minute:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_herd_that_comes_every_ten_seconds_stays_within_it_too() {
-    let budget = RetryBudget::default();
-    let (mut calls, mut retries) = (0_u32, 0_u32);
-    // Just before the end of a slice of the window, and from then on at the start of one.
-    sleep(Duration::from_millis(990)).await;
-    let began = Instant::now();
-    for herd in 0..7 {
-        tokio::time::sleep_until(began + herd * 10 * SECOND - herd.min(1) * SECOND * 9 / 10).await;
-        calls += 50;
-        (0..50).for_each(|_| budget.called());
-        while budget.try_retry().is_ok() {
-            retries += 1;
-        }
-    }
-    assert!(began.elapsed() < 60 * SECOND);
-    let allowed = 0.2 * f64::from(calls) + 120.0;
-    assert!(f64::from(retries) <= allowed, "{retries} retries, {allowed} allowed");
-}
-
-fn is_safe(words: &str) -> bool {
-    cmd(words).is_idempotent()
-}
-
-#[test]
-fn a_command_is_safe_whatever_its_case() {
-    assert!(is_safe("get key") && is_safe("GeT key") && is_safe("object ENCODING key"));
-    assert!(
-        !is_safe("object") && !is_safe("set key get") && !is_safe("") && !is_safe("getdel key")
-    );
-    assert!(Pipeline::new().is_idempotent(), "nothing to run twice");
-}
-
-#[tokio::test]
-async fn the_table_of_safe_commands_is_the_servers() {
-    let server = crate::support::TestServer::start().unwrap();
-    let mut commands = BTreeMap::new();
-    note(&server.admin().command(&["COMMAND"]).unwrap(), &mut commands);
-    assert!(commands.len() > 300, "{}", commands.len());
-    for (name, flags) in &commands {
-        // Containers have no flags of their own that would matter.
-        let words = name.replace('|', " ");
-        let readonly = flags.iter().any(|flag| flag == "readonly");
-        assert_eq!(is_safe(&words), readonly, "{words}: {flags:?}");
-    }
-}
-
-/// Every command and subcommand, with its flags.
-fn note(reply: &crate::support::server::Reply, commands: &mut BTreeMap<String, Vec<String>>) {
-    use crate::support::server::Reply;
-    let Reply::Array(rows) = reply else { panic!("{reply:?}") };
-    for row in rows {
-        let Reply::Array(fields) = row else { panic!("{row:?}") };
-        let Reply::Array(flags) = &fields[2] else { panic!("{row:?}") };
-        commands.insert(fields[0].text(), flags.iter().map(Reply::text).collect());
-        if let Some(subcommands) = fields.get(9) {
-            note(subcommands, commands);
-        }
-    }
 }

@@ -240,6 +240,19 @@ async fn a_boxed_refusal_is_retried_as_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_may_stand_between_a_guard_and_its_timeouts() {
+    let guard = guard(1);
+    guard.admit("search").unwrap().finish(failed(Outcome::MaxClients));
+    let service = ServiceBuilder::new()
+        .retry(RetryPolicy::default())
+        .layer(GuardLayer::new(&guard, "search"))
+        .timeout(SECOND)
+        .service(service_fn(|_: Cmd| async { Ok::<_, RedisError>(Value::Okay) }));
+    let answer: Result<_, Error<BoxError>> = service.oneshot(cmd("INCR key")).await;
+    assert_eq!(answer.unwrap(), Value::Okay);
+}
+
+#[tokio::test(start_paused = true)]
 async fn buffer_over_a_guard() {
     let guard = guard(2);
     let service = ServiceBuilder::new()

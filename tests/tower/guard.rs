@@ -253,6 +253,21 @@ async fn beside_calls_that_work_one_more_is_tried_per_tick() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_meets_wrong_credentials_lets_everybody_know_in_the_servers_words() {
+    let guard = down(16);
+    advance(SECOND).await;
+    hear(&guard, Outcome::Auth);
+    let Err(Rejection::ConnectFailed { failure, retry_after, .. }) = guard.admit("search") else {
+        panic!("not ConnectFailed")
+    };
+    assert_eq!(failure.message, "in its own words");
+    assert!((SECOND..=2 * SECOND).contains(&retry_after), "the slow schedule: {retry_after:?}");
+    advance(retry_after).await;
+    guard.admit("search").unwrap().finish(Class::Worked);
+    assert!(guard.admit("search").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_is_given_up_is_given_back() {
     let guard = down(16);
     advance(SECOND).await;

@@ -385,3 +385,30 @@ async fn a_thousand_callers_over_four_places_are_all_served() {
     assert_eq!(endpoint(&guard, "search").admitted, 1_000);
     assert_at_rest(&guard);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_give_up_at_any_moment_leave_nothing_behind() {
+    let guard = builder(3).endpoint("slow", Budget::max(1)).build().unwrap();
+    let tasks = (0..16_u64).map(|task| {
+        let guard = guard.clone();
+        tokio::spawn(async move {
+            for round in 0..300_u64 {
+                let endpoint = if (task + round) % 3 == 0 { "slow" } else { "search" };
+                let patience = Duration::from_micros((task * 37 + round * 11) % 400);
+                let call = async {
+                    let permit = guard.wait(endpoint).await?;
+                    tokio::task::yield_now().await;
+                    permit.finish(Class::Worked);
+                    Ok::<_, Rejection>(())
+                };
+                let _ = tokio::time::timeout(patience, call).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_at_rest(&guard);
+    let all: Vec<_> = (0..3).map(|_| guard.admit("search").unwrap()).collect();
+    drop(all);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis_guard::redis::{Cmd, ErrorKind, Pipeline, Value, pipe};
+use redis_guard::redis::{self, Cmd, ErrorKind, Pipeline, Value, pipe};
 use redis_guard::tower::RedisService;
 use redis_guard::{Backoff, Budget, Error, GuardedPool, GuardedPoolBuilder, Rejection};
 use tokio_test::task::spawn;
@@ -69,10 +69,15 @@ async fn an_atomic_pipeline_is_answered_with_the_reply_of_exec() {
 }
 
 #[tokio::test]
-async fn an_empty_pipeline_is_answered() {
-    let (_server, pool) = pair();
+async fn an_empty_pipeline_is_the_drivers_error() {
+    let (server, pool) = pair();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut driver = client.get_multiplexed_async_connection().await.unwrap();
+    let drivers = pipe().query_async::<Vec<Value>>(&mut driver).await.unwrap_err();
     for service in [pool.service("search"), pool.service("search").exclusive()] {
-        assert_eq!(soon("nothing", service.oneshot(Pipeline::new())).await.unwrap(), []);
+        let error = soon("the error", service.oneshot(Pipeline::new())).await.unwrap_err();
+        assert!(matches!(&error, Error::Inner(_)), "{error:?}");
+        assert_eq!(error.to_string(), drivers.to_string());
     }
 }
 

@@ -21,7 +21,7 @@ use crate::event::{Event, EventBus, Events};
 use crate::metrics::Metrics;
 use crate::pool::ledger::{AccountId, Ledger, Ticket};
 use crate::status::{BreakerStatus, CallsStatus, GuardStatus, Transitions};
-use crate::{BreakerHandle, BreakerState, Endpoint, GuardedPool, Rejection};
+use crate::{BreakerHandle, BreakerState, Endpoint, GuardedPool, Outcome, Rejection};
 
 pub use builder::GuardBuilder;
 pub use permit::Permit;
@@ -288,7 +288,7 @@ impl Shared {
     fn ended(self: &Arc<Self>, account: AccountId, pass: Pass, heard: Heard) {
         // One refusal is enough for everyone. The rest the pool's own dials find out.
         if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard)
-            && failure.outcome.is_full()
+            && failure.outcome == Outcome::MaxClients
         {
             pool.heard(failure);
         }

@@ -76,7 +76,8 @@ impl GuardedConnection {
     /// Sends a pipeline; the replies are those of its commands, or the one of EXEC where it is atomic.
     pub(crate) async fn send_pipeline(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         let (offset, count) = command::replies(pipeline);
-        self.pipeline(pipeline, offset, count).await
+        let replies = self.pipeline(pipeline, offset, count).await?;
+        replies.into_iter().map(Value::extract_error).collect()
     }
 
     fn held(&mut self) -> &mut Held {

@@ -359,10 +359,10 @@ impl<W> Ledger<W> {
         self
     }
 
-    /// Whether the account's budget, and what is live, have room for one more, whatever the limit.
+    /// Whether one more of the account's may go beyond the limit: within its budget, with a place
+    /// that is nobody's reserve.
     pub(crate) fn may_go_beyond(&self, account: AccountId) -> bool {
-        let Account { budget, in_use, .. } = &self.accounts[account.0];
-        self.idle > 0 && *in_use < budget.max_connections()
+        self.idle > 0 && self.is_eligible(account, self.max_connections)
     }
 
     /// Takes a connection for the account that [may go beyond](Self::may_go_beyond) the limit.
@@ -373,12 +373,12 @@ impl<W> Ledger<W> {
 
     /// Whether somebody waits who may go beyond the limit.
     pub(crate) fn has_next_beyond(&self) -> bool {
-        self.idle > 0 && self.longest_waiting(usize::MAX).is_some()
+        self.idle > 0 && self.longest_waiting(self.max_connections).is_some()
     }
 
     /// Who is next for a connection beyond the limit.
     pub(crate) fn next_beyond(&mut self) -> Option<Grant<W>> {
-        let account = self.longest_waiting(usize::MAX)?;
+        let account = self.longest_waiting(self.max_connections)?;
         let (_, waiter) = self.accounts[account.0].queue.pop_first()?;
         self.queued -= 1;
         self.acquire_beyond(account);

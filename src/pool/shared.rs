@@ -185,7 +185,7 @@ impl SharedConnection {
     /// of [`InFlightLimit`](Rejection::InFlightLimit); [`Error::Inner`] with the server's error, or
     /// an I/O error after which it is not known whether the command ran.
     pub async fn send(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        self.request(cmd).await
+        Ok(self.request(cmd).await?.extract_error()?)
     }
 
     /// Sends a pipeline; see [`send`](Self::send). The replies are those of its commands, or the one
@@ -196,7 +196,8 @@ impl SharedConnection {
     /// As [`send`](Self::send).
     pub async fn send_pipeline(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
         let (offset, count) = replies(pipeline);
-        self.request(Batch(pipeline, offset, count)).await
+        let replies = self.request(Batch(pipeline, offset, count)).await?;
+        Ok(replies.into_iter().map(Value::extract_error).collect::<Result<_, _>>()?)
     }
 
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {

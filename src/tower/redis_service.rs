@@ -71,7 +71,9 @@ impl Service<Cmd> for RedisService {
     fn call(&mut self, cmd: Cmd) -> Self::Future {
         if self.exclusive {
             let lease = self.lease();
-            return RedisFuture::new(async move { Ok(lease.await?.command(&cmd).await?) });
+            return RedisFuture::new(async move {
+                Ok(lease.await?.command(&cmd).await?.extract_error()?)
+            });
         }
         let mut shared = self.shared.fork();
         RedisFuture::new(async move { shared.send(&cmd).await })

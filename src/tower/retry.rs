@@ -105,7 +105,8 @@ impl RetryPolicy {
         self
     }
 
-    /// The longest wait for one retry. Default 2 s.
+    /// The longest `retry_after` of a refusal that is waited for, the back-off apart. Default 2 s, the
+    /// patience of an interactive caller; less where a timeout outside is shorter.
     #[must_use]
     pub const fn longest_wait(mut self, wait: Duration) -> Self {
         self.longest_wait = wait;

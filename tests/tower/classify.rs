@@ -289,11 +289,10 @@ fn by_status_of_a_response() {
 #[cfg(feature = "http")]
 #[test]
 fn by_status_a_refusal_of_ours_says_nothing_about_the_server() {
-    use http::Response;
+    use axum::response::IntoResponse;
     use redis_guard::tower::ByStatus;
 
-    let mut response = Response::builder().status(503).body(()).unwrap();
-    response.extensions_mut().insert(Rejection::Closed);
+    let response = Rejection::Closed.into_response();
     assert_eq!(ByStatus.classify(&Ok::<_, Told>(response)), Class::Unknown);
 }
 

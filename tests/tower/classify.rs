@@ -286,13 +286,14 @@ fn by_status_of_a_response() {
     assert_eq!(outcome(&ByStatus.classify(&error)), Some(Outcome::Other));
 }
 
-#[cfg(feature = "http")]
+#[cfg(feature = "axum")]
 #[test]
 fn by_status_a_refusal_of_ours_says_nothing_about_the_server() {
     use axum::response::IntoResponse;
     use redis_guard::tower::ByStatus;
 
     let response = Rejection::Closed.into_response();
+    assert_eq!(response.status(), 503);
     assert_eq!(ByStatus.classify(&Ok::<_, Told>(response)), Class::Unknown);
 }
 

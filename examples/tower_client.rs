@@ -96,7 +96,6 @@ impl Instance {
             // A refusal that asks for more is passed on at once: the caller may have a better idea.
             RetryPolicy::default().name(name).budget(budget.clone()).longest_wait(CALL / 4)
         };
-
         let pool = GuardedPool::builder(url).max_connections(4).build()?;
         let search = ServiceBuilder::new()
             .timeout(CALL)

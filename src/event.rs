@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -117,6 +117,8 @@ fn unix_seconds<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<
 #[derive(Debug)]
 pub(crate) struct EventBus {
     subscribers: broadcast::Sender<Event>,
+    /// Set by the first subscriber: to ask the channel takes its lock.
+    heard: AtomicBool,
     /// Rarely taken: of rejections, which come by the million, only one a second is remembered.
     recent: Mutex<VecDeque<RecentEvent>>,
     /// The second of the last rejection in `recent`.
@@ -127,6 +129,7 @@ impl EventBus {
     pub(crate) fn new() -> Self {
         Self {
             subscribers: broadcast::channel(BACKLOG).0,
+            heard: AtomicBool::new(false),
             recent: Mutex::new(VecDeque::with_capacity(RECENT)),
             last_rejection: AtomicU64::new(u64::MAX),
         }
@@ -146,7 +149,7 @@ impl EventBus {
             && self.last_rejection.swap(second, Ordering::Relaxed) != second;
         if is_first {
             self.send(event());
-        } else if self.subscribers.receiver_count() > 0 {
+        } else if self.heard.load(Ordering::Relaxed) && self.subscribers.receiver_count() > 0 {
             let _ = self.subscribers.send(event());
         }
     }
@@ -175,7 +178,9 @@ impl EventBus {
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        Events(BroadcastStream::new(self.subscribers.subscribe()))
+        let subscriber = self.subscribers.subscribe();
+        self.heard.store(true, Ordering::Relaxed);
+        Events(BroadcastStream::new(subscriber))
     }
 }
 

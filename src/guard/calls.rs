@@ -136,6 +136,18 @@ impl<W> Calls<W> {
         self.gate.as_ref().is_some_and(|gate| gate.is_held() || self.ledger.counts().limit == 0)
     }
 
+    /// A regular call has worked. False, and nothing is done, if somebody waits or the server is
+    /// recovering, so that it has to be [looked at](Self::ended).
+    #[inline]
+    pub(super) fn ended_well(&mut self, account: AccountId) -> bool {
+        let quiet =
+            !self.growing && self.ledger.is_quiet() && self.gate.as_ref().is_none_or(Gate::is_calm);
+        if quiet {
+            self.ledger.released(account, true);
+        }
+        quiet
+    }
+
     /// A call is over.
     pub(super) fn ended(
         &mut self,

@@ -256,6 +256,7 @@ pub(crate) enum Entry {
 }
 
 impl Shared {
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state machine does not panic; if it did, its counts are still the best there are.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -284,7 +285,14 @@ impl Shared {
         }
     }
 
-    /// A call is over: on every call's path, so the lock is taken once.
+    /// A call has worked, and that changes nothing for anybody, as it nearly always does; false if
+    /// it does.
+    #[inline]
+    fn ended_well(&self, account: AccountId) -> bool {
+        self.lock().calls.ended_well(account)
+    }
+
+    /// A call is over.
     fn ended(self: &Arc<Self>, account: AccountId, pass: Pass, heard: Heard) {
         // One refusal is enough for everyone. The rest the pool's own dials find out.
         if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard)

@@ -33,7 +33,20 @@ impl Permit {
     }
 
     /// The call is over.
+    #[inline]
     pub fn finish(mut self, class: Class) {
+        if let Class::Worked = class
+            && let Some(Pass::Regular { .. }) = self.pass
+            && self.shared.ended_well(self.account)
+        {
+            self.pass = None;
+        } else {
+            self.finish_slowly(class);
+        }
+    }
+
+    #[cold]
+    fn finish_slowly(&mut self, class: Class) {
         let heard = match class {
             Class::Worked => Heard::Worked,
             Class::Unknown => Heard::Nothing,

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::error::DialFailure;
+use crate::server::ServerEvent;
 use crate::status::{CloseReason, Leak};
 use crate::{BreakerState, Endpoint, Rejection};
 
@@ -83,12 +84,35 @@ pub enum Event {
     LeakSuspected(Leak),
     /// Such a lease came back.
     LeakResolved(Leak),
+    /// The server can no longer be watched, or never could: it denies INFO, or does not answer.
+    #[non_exhaustive]
+    WatchLost {
+        /// Why, in the server's words or ours.
+        reason: String,
+    },
+    /// The server is watched.
+    WatchFound,
+    /// The fleet's registry cannot be reached.
+    #[non_exhaustive]
+    FleetLost {
+        /// Why, in the server's words or ours.
+        reason: String,
+    },
+    /// The pool is a member of its fleet.
+    #[non_exhaustive]
+    FleetJoined {
+        /// How many members it has.
+        members: usize,
+    },
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]
     Missed {
         /// How many.
         count: u64,
     },
+    /// Something happened to the server itself.
+    #[serde(untagged)]
+    Server(ServerEvent),
 }
 
 fn as_text<S: serde::Serializer>(rejection: &Rejection, serializer: S) -> Result<S::Ok, S::Error> {

@@ -30,9 +30,10 @@ pub use pool::{
     BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
     SharedConnection,
 };
+pub use server::Fleet;
 pub use status::{
-    BreakerStatus, CallsStatus, CloseReason, EndpointStatus, GuardStatus, Health, LaneStatus, Leak,
-    Status,
+    BreakerStatus, CallsStatus, CloseReason, EndpointStatus, FleetStatus, GuardStatus, Health,
+    LaneStatus, Leak, LimitedBy, Status, WatchStatus,
 };
 
 /// The crates whose types are part of this one's API, in the versions it uses.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::dial::gate::Gate;
 use crate::error::DialFailure;
+use crate::server::Observation;
 use crate::{BreakerState, Endpoint};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become
@@ -25,6 +26,8 @@ pub struct Status {
     pub max_connections: usize,
     /// How many sockets may be open now: `max_connections`, or what the server let us have.
     pub limit: usize,
+    /// Who set the limit.
+    pub limited_by: LimitedBy,
     /// Connections that are open and authenticated.
     pub live: usize,
     /// Live connections that nobody holds.
@@ -43,6 +46,10 @@ pub struct Status {
     pub dials: BTreeMap<&'static str, u64>,
     /// Connections that were closed, by [`CloseReason`], since the pool was built.
     pub connections_closed: BTreeMap<&'static str, u64>,
+    /// What the server said of itself last.
+    pub watch: WatchStatus,
+    /// The fleet that shares the server's slots, if the pool is a member of one.
+    pub fleet: Option<FleetStatus>,
     /// The lanes that [`shared`](crate::GuardedPool::shared) handles use; empty until the first
     /// one is used.
     pub lanes: Vec<LaneStatus>,
@@ -50,6 +57,63 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// Leases held for longer than `leak_after`, oldest first.
     pub leaks: Vec<Leak>,
+}
+
+/// Who set a pool's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LimitedBy {
+    /// It is all the pool may ever have.
+    #[default]
+    MaxConnections,
+    /// The server refused one more.
+    Refused,
+    /// The price law, by the server's own pressure; see
+    /// [`adaptive_limit`](crate::GuardedPoolBuilder::adaptive_limit).
+    PriceLaw,
+    /// The fleet's registry; see [`fleet`](crate::GuardedPoolBuilder::fleet).
+    FleetLease,
+}
+
+/// What the watch knows of the server.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct WatchStatus {
+    /// The last INFO, and what had changed since the one before.
+    pub observation: Option<Arc<Observation>>,
+    /// The part of the server's connections that is in use: 1 is full.
+    pub saturation: Option<f64>,
+    /// How old that is, in seconds.
+    #[serde(rename = "age_seconds", serialize_with = "maybe_seconds")]
+    pub age: Option<Duration>,
+    /// Connections the server was seen to refuse since the watch began, to whomever.
+    pub rejections_seen: u64,
+    /// Why there is no newer one, in the server's words or ours.
+    pub trouble: Option<String>,
+}
+
+/// A pool's place in its fleet.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct FleetStatus {
+    /// The fleet's name.
+    pub name: String,
+    /// True while the registry's last word holds. Without it the limit is the price law's, or, where
+    /// that knows nothing either, `max_connections`.
+    pub joined: bool,
+    /// Members, as the registry counted last.
+    pub members: usize,
+    /// Connections it allows us.
+    pub share: usize,
+    /// Slots that it grants to nobody.
+    pub reserve: usize,
+    /// Slots in use or granted, over the ceiling.
+    pub pressure: f64,
+    /// Fields of the registry that were found overwritten, and mended.
+    pub rubbish: u64,
+    /// Why the last heartbeat failed, if it did.
+    pub trouble: Option<String>,
 }
 
 /// The breaker and the dial schedule at one moment.
@@ -229,13 +293,15 @@ pub enum CloseReason {
     Revoked,
     /// The pool was closed or dropped.
     PoolClosed,
+    /// There were more than the limit, and its slot was given back.
+    Limit,
     /// Its owner let go of it.
     Dropped,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the metric's `reason` label.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Peer,
         Self::Idle,
         Self::Lifetime,
@@ -243,6 +309,7 @@ impl CloseReason {
         Self::Dirty,
         Self::Revoked,
         Self::PoolClosed,
+        Self::Limit,
         Self::Dropped,
     ];
 
@@ -257,6 +324,7 @@ impl CloseReason {
             Self::Dirty => "dirty",
             Self::Revoked => "revoked",
             Self::PoolClosed => "pool_closed",
+            Self::Limit => "limit",
             Self::Dropped => "dropped",
         }
     }

@@ -3,11 +3,17 @@
 mod backoff;
 mod breaker;
 mod budget;
+mod demand;
+mod lease;
+mod limit;
 mod retry_budget;
 
 pub use backoff::{Backoff, Delays};
 pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
+pub use demand::{Demand, Load};
+pub use lease::{Lease, Report, SCRIPT, Share};
+pub use limit::{FLOOR, Observation, PriceLaw};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;

@@ -13,6 +13,7 @@ use crate::dial::gate::Gate;
 use crate::dial::{Address, Dialer};
 use crate::error::BuildError;
 use crate::policy::Budgets;
+use crate::server::Fleet;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
 /// The longest time any setting may name: far beyond use, and clear of overflow.
@@ -60,6 +61,10 @@ impl GuardedPoolBuilder {
                 drain_timeout: Duration::from_secs(10),
                 shared_lanes: 1,
                 budgets: Budgets::default(),
+                watch: true,
+                adaptive_limit: true,
+                fleet: None,
+                seed: 0,
             },
             connect_timeout: Duration::from_secs(2),
             queue_limit: None,
@@ -218,6 +223,33 @@ impl GuardedPoolBuilder {
         self
     }
 
+    /// Whether the pool asks the server how it is: `INFO`, over a connection it holds anyway, every
+    /// 3 to 15 s, and when callers wait for more connections. Default true. It costs the server about
+    /// 10 µs each time, and one dial less wherever a full server need not be tried. What it says is in
+    /// [`status`](GuardedPool::status), [`events`](GuardedPool::events) and the metrics. A server that
+    /// denies `INFO` is asked again every minute.
+    pub fn watch(mut self, watch: bool) -> Self {
+        self.settings.watch = watch;
+        self
+    }
+
+    /// Whether the pool sets itself a limit below `max_connections` by the server's own pressure, so
+    /// that slots are given back before anybody is refused, and newcomers get theirs. Default true,
+    /// where the server can be [watched](Self::watch). Below half of the server's `maxclients` nothing
+    /// is held back; above nine tenths everybody gives back a part of what it holds, and never below
+    /// two connections.
+    pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
+        self.settings.adaptive_limit = adaptive;
+        self
+    }
+
+    /// Makes the pool a member of a [`Fleet`], whose members share the server's connections by
+    /// agreement, by need, and without ever asking for more than there are. Default: of none.
+    pub fn fleet(mut self, fleet: Fleet) -> Self {
+        self.settings.fleet = Some(fleet);
+        self
+    }
+
     /// The name every connection gives itself in `CLIENT LIST`. Default
     /// `redis-guard:<process>`. Printable ASCII without spaces.
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
@@ -256,21 +288,22 @@ impl GuardedPoolBuilder {
         let (Some(address), Ok(info), []) = (address, &self.info, problems.as_slice()) else {
             return Err(BuildError::new(problems));
         };
-        let Self { settings, connect_timeout, .. } = &self;
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let mut settings = self.settings;
+        settings.seed = seed;
         let dialer = Dialer {
             server: address.to_string().into(),
             address,
             redis: info.redis_settings().clone(),
-            client_name: self.client_name.clone().unwrap_or_else(default_client_name),
-            connect_timeout: *connect_timeout,
+            client_name: self.client_name.unwrap_or_else(default_client_name),
+            connect_timeout: self.connect_timeout,
         };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
         });
         let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
-        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
-        let gate = Gate::new(self.backoff, self.breaker, *connect_timeout, seed);
-        Ok(GuardedPool::new(Arc::new(Core::new(self.settings, dialer, ledger, gate))))
+        let gate = Gate::new(self.backoff, self.breaker, self.connect_timeout, seed);
+        Ok(GuardedPool::new(Arc::new(Core::new(settings, dialer, ledger, gate))))
     }
 
     /// Everything that is wrong with the settings, apart from the address.
@@ -318,6 +351,8 @@ impl GuardedPoolBuilder {
             }
         }
         problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
+        let fleet = settings.fleet.as_ref().and_then(Fleet::problem);
+        problems.extend(fleet.map(|problem| format!("fleet: {problem}")));
         problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
         problems.extend(settings.budgets.problems(("max_connections", settings.max_connections)));
         problems

@@ -7,12 +7,12 @@
 //! then store, everywhere), so that a grant never meets a store that was emptied behind its back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::admission::Grant;
@@ -20,7 +20,7 @@ use super::lanes::Lanes;
 use super::leak::Lease;
 use super::ledger::Ledger;
 use super::state::{Answer, State, Waiting, Wakes};
-use super::store::{Shared, Store};
+use super::store::{Connection, Shared, Store};
 use super::{dialing, maintenance};
 use crate::dial::Dialer;
 use crate::dial::gate::{Gate, Transition};
@@ -28,6 +28,7 @@ use crate::event::{Event, EventBus};
 use crate::guard;
 use crate::metrics::Metrics;
 use crate::policy::Budgets;
+use crate::server::Fleet;
 use crate::status::Leak;
 
 /// The settings that matter after the pool is built.
@@ -45,6 +46,10 @@ pub(super) struct Settings {
     pub(super) drain_timeout: Duration,
     pub(super) shared_lanes: usize,
     pub(super) budgets: Budgets,
+    pub(super) watch: bool,
+    pub(super) adaptive_limit: bool,
+    pub(super) fleet: Option<Fleet>,
+    pub(super) seed: u64,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,13 @@ pub(super) struct Core {
     pub(super) schedule_changed: Notify,
     /// A dial ended, a socket was closed, or a lease came back to a closed pool.
     pub(super) progress: Notify,
+    /// The watch should look.
+    pub(super) attention: Notify,
+    /// The watch waits for a connection to ask over, and where it is to be sent.
+    pub(super) watch_waits: AtomicBool,
+    pub(super) passage: Mutex<Option<oneshot::Sender<Connection>>>,
+    /// As of the last change: there are more connections than may be.
+    over: AtomicBool,
     /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
     /// await, and an async one would cost more than what it guards.
     state: Mutex<State>,
@@ -89,6 +101,10 @@ impl Core {
             events: EventBus::new(),
             schedule_changed: Notify::new(),
             progress: Notify::new(),
+            attention: Notify::new(),
+            watch_waits: AtomicBool::new(false),
+            passage: Mutex::new(None),
+            over: AtomicBool::new(false),
             state: Mutex::new(State::new(ledger, gate)),
             registry: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(0),
@@ -113,6 +129,7 @@ impl Core {
         let result = change(&mut state);
         let wakes = state.settle();
         let new_limit = state.ledger.counts().limit;
+        self.over.store(state.ledger.is_over(), Ordering::Relaxed);
         drop(state);
         if limit != new_limit {
             tracing::info!(pool = %self.settings.name, from = limit, to = new_limit, "limit changed");
@@ -120,6 +137,15 @@ impl Core {
         }
         self.wake(wakes);
         result
+    }
+
+    /// Whether a connection that comes back is one too many, and is to be closed.
+    pub(super) fn sheds(&self, shared: &Shared) -> bool {
+        let sheds = self.over.load(Ordering::Relaxed) && self.lock().ledger.shed();
+        if sheds {
+            shared.shed();
+        }
+        sheds
     }
 
     pub(super) fn wake(self: &Arc<Self>, wakes: Wakes) {
@@ -132,6 +158,9 @@ impl Core {
         }
         for (waiter, rejection) in wakes.refused {
             waiter.refuse(rejection);
+        }
+        if wakes.call_watch {
+            self.attention.notify_one();
         }
         if wakes.make_room {
             let mut left = 1;

@@ -145,7 +145,9 @@ impl Attempt {
                         self.core.deliver(reserved, redis, shared);
                     }
                     (Product::Connection(dialed), _) => {
-                        self.core.restore(open(&self.core, dialed, now));
+                        let connection = open(&self.core, dialed, now);
+                        let passed = self.core.pass_by_watch(connection);
+                        passed.unwrap_or_else(|connection| self.core.restore(connection));
                     }
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")
@@ -217,6 +219,8 @@ fn failed(core: &Arc<Core>, approval: Approval, reserved: Option<Reserved>, fail
     let (transition, next_dial_in, _gone) = core.change(|state| {
         state.dials[failure.outcome as usize] += 1;
         state.ledger.dial_failed(failure.outcome.is_full());
+        state.ledger.void_share();
+        state.lost = true;
         let gone = reserved.map(|reserved| Core::dial_failed(state, reserved));
         let transition = state.gate.failed(approval, Arc::clone(&failure), now);
         (transition, state.gate.next_attempt_in(now), gone)

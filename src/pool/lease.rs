@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -195,8 +196,16 @@ impl Drop for GuardedConnection {
             shared.blame(CloseReason::Lifetime);
             drop(Object::take(connection));
             false
+        } else if core.sheds(shared) {
+            drop(Object::take(connection));
+            false
         } else if !self.residue.is_clean() {
             clean(core, Object::take(connection), self.residue);
+            false
+        } else if core.watch_waits.load(Ordering::Relaxed) {
+            shared.used(core.coarse_now());
+            let passed = core.pass_by_watch(Object::take(connection));
+            passed.unwrap_or_else(|connection| core.restore(connection));
             false
         } else if shared.give_back() {
             shared.used(core.coarse_now());

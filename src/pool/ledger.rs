@@ -19,8 +19,14 @@ use crate::policy::{Budget, Budgets};
 #[derive(Debug)]
 pub(crate) struct Ledger<W> {
     max_connections: usize,
-    /// How many sockets may be open now: `max_connections`, or what the server let us have.
+    /// How many sockets may be open now: the least of `max_connections`, `share`, and `frozen`.
     limit: usize,
+    /// What the watch or the fleet allows us.
+    share: usize,
+    /// The share is what they said, and not just all there is.
+    allowed: bool,
+    /// The watch says when there is room, so nobody has to try.
+    watched: bool,
     /// How many were live when the server refused one more; `None` while it has not.
     frozen: Option<usize>,
     live: usize,
@@ -40,6 +46,13 @@ pub(crate) struct Ledger<W> {
     asked: bool,
     /// An idle connection is being closed to make room for a fresh one.
     making_room: bool,
+    /// Connections above the limit that are being closed.
+    shedding: usize,
+    /// Callers so far, and those served.
+    arrivals: u64,
+    acquired: u64,
+    /// The most that were in use or waited for since the last look.
+    peak: usize,
     /// How many connections somebody wants live, each until its removal.
     goals: Vec<usize>,
     closed: bool,
@@ -120,6 +133,13 @@ impl<W> Ledger<W> {
         let mut ledger = Self {
             max_connections,
             limit: max_connections,
+            share: max_connections,
+            allowed: false,
+            watched: false,
+            shedding: 0,
+            arrivals: 0,
+            acquired: 0,
+            peak: 0,
             frozen: None,
             live: 0,
             dialing: 0,
@@ -205,6 +225,7 @@ impl<W> Ledger<W> {
 
     /// Takes a connection for the account if one is free for it.
     pub(crate) fn acquire(&mut self, account: AccountId) -> Admission {
+        self.arrivals += 1;
         if self.idle > 0 && self.is_eligible(account, self.limit) {
             self.idle -= 1;
             self.take(account);
@@ -273,7 +294,9 @@ impl<W> Ledger<W> {
         }
         account.in_use += 1;
         account.acquired += 1;
+        self.acquired += 1;
         self.in_use += 1;
+        self.peak = self.peak.max(self.in_use + self.queued);
     }
 
     /// A lease, or an unused grant, is over. `to_store`: its connection is back in the store;
@@ -311,6 +334,7 @@ impl<W> Ledger<W> {
 
     fn queue(&mut self, account: AccountId, ticket: Ticket, waiter: W) {
         self.queued += 1;
+        self.peak = self.peak.max(self.in_use + self.queued);
         self.accounts[account.0].queue.insert(ticket, waiter);
     }
 
@@ -385,9 +409,19 @@ impl<W> Ledger<W> {
         Some(Grant { account, waiter })
     }
 
-    pub(crate) fn set_limit(&mut self, limit: usize) {
-        self.limit = limit.min(self.max_connections);
-        self.share_reserves();
+    /// The server may give us less.
+    pub(crate) fn set_share(&mut self, share: usize) {
+        self.share = share;
+        self.set_limit();
+    }
+
+    pub(super) fn set_limit(&mut self) {
+        let frozen = self.frozen.map_or(usize::MAX, |frozen| frozen.max(1));
+        let limit = self.max_connections.min(self.share).min(frozen);
+        if limit != self.limit {
+            self.limit = limit;
+            self.share_reserves();
+        }
     }
 
     /// Gives every account its reserve, or its share where the limit has no room for all. A lowered
@@ -426,6 +460,11 @@ impl<W> Ledger<W> {
 
     pub(crate) fn is_frozen(&self) -> bool {
         self.frozen.is_some()
+    }
+
+    /// How many were live when the server refused one more.
+    pub(crate) fn frozen(&self) -> Option<usize> {
+        self.frozen
     }
 
     /// True if the server is full, and has a slot of ours that we have given back.
@@ -475,5 +514,6 @@ impl<W> Ledger<W> {
 }
 
 mod dials;
+mod share;
 #[cfg(test)]
 mod tests;

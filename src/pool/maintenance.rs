@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::core::{Core, Settings};
 use super::lease::within;
 use super::store::{Connection, Shared};
+use super::watching;
 use crate::status::CloseReason;
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
@@ -23,11 +24,15 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(super) fn run(core: Arc<Core>) -> impl Future<Output = ()> {
     // Made before the first poll: a task may be dropped without one.
     let running = Running(core);
-    sweep(running)
+    look_after(running)
 }
 
-async fn sweep(running: Running) {
-    let core = Arc::clone(&running.0);
+async fn look_after(running: Running) {
+    let core = &running.0;
+    tokio::join!(sweep(Arc::clone(core)), watching::run(Arc::clone(core)));
+}
+
+async fn sweep(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(period(&core));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut refused = 0;
@@ -109,7 +114,7 @@ fn close_idle(core: &Core, coarse: u64) {
     }
 }
 
-fn close(connection: Connection, reason: CloseReason) {
+pub(super) fn close(connection: Connection, reason: CloseReason) {
     connection.shared.blame(reason);
     drop(connection);
 }

@@ -22,6 +22,7 @@ mod snapshot;
 mod sockets;
 mod state;
 mod store;
+mod watching;
 
 use std::fmt;
 use std::panic::Location;

@@ -13,7 +13,7 @@ use super::maintenance;
 use super::state::{State, Tally};
 use crate::error::Reason;
 use crate::status::{
-    BreakerStatus, CloseReason, EndpointStatus, Health, RequestOutcome, Status, named,
+    BreakerStatus, CloseReason, EndpointStatus, Health, LimitedBy, RequestOutcome, Status, named,
 };
 use crate::{Endpoint, Error, Outcome, Rejection};
 
@@ -30,6 +30,12 @@ impl Core {
             server: Arc::clone(&self.dialer.server),
             max_connections: self.settings.max_connections,
             limit: counts.limit,
+            limited_by: match state.ledger.frozen() {
+                Some(frozen) if counts.limit == frozen.max(1) => LimitedBy::Refused,
+                _ => state.watch.source(),
+            },
+            watch: state.watch.status(now),
+            fleet: state.watch.fleet(),
             live: counts.live,
             idle: counts.idle,
             in_use: counts.in_use,

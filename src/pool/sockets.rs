@@ -128,6 +128,13 @@ impl Core {
             let was_idle = shared.bury();
             state.ledger.withdrawn(usize::from(was_idle));
             state.ledger.died();
+            if shared.is_shed() {
+                state.ledger.shed_is_closed();
+            } else if reason != CloseReason::Lifetime {
+                // One at the end of its lifetime is replaced at once.
+                state.ledger.void_share();
+                state.lost = true;
+            }
             state.closed[reason as usize] += 1;
             // A budget counts sockets: the place of a lease whose socket is gone is free.
             // As far as the store has room for leases that nobody lets go of.

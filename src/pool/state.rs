@@ -9,6 +9,7 @@ use super::admission::Grant;
 use super::leak::{Leases, Seat};
 use super::ledger::{AccountId, Ledger};
 use super::pubsub::Subscriber;
+use super::watching::Watched;
 use crate::dial::gate::{Gate, Verdict};
 use crate::error::Reason;
 use crate::status::{CloseReason, RequestOutcome, Transitions};
@@ -26,8 +27,20 @@ pub(super) struct State {
     pub(super) transitions: Transitions,
     /// Leases that are held although their socket is closed.
     pub(super) dead_leases: usize,
+    /// A connection was lost, or refused, since the watch last looked.
+    pub(super) lost: bool,
+    pub(super) watch: Watched,
+    /// The watch was called since it last looked.
+    called: Called,
     dialer_runs: bool,
     maintenance_runs: bool,
+}
+
+/// What the watch was called for since it last looked.
+#[derive(Debug, Default)]
+struct Called {
+    lost: bool,
+    hungry: bool,
 }
 
 /// What happened to an endpoint's callers so far.
@@ -47,6 +60,8 @@ pub(super) struct Wakes {
     pub(super) refused: Vec<(Answer, Rejection)>,
     pub(super) start_dialer: bool,
     pub(super) make_room: bool,
+    /// The watch should look: somebody needs a higher limit, or a connection was lost.
+    pub(super) call_watch: bool,
 }
 
 impl State {
@@ -60,6 +75,9 @@ impl State {
             closed: [0; CloseReason::ALL.len()],
             transitions: Transitions::new(),
             dead_leases: 0,
+            lost: false,
+            watch: Watched::default(),
+            called: Called::default(),
             dialer_runs: false,
             maintenance_runs: false,
         }
@@ -81,6 +99,10 @@ impl State {
             self.ledger.ask();
         }
         wakes.make_room = self.ledger.makes_room();
+        let (lost, hungry) = (self.lost, self.ledger.is_hungry());
+        wakes.call_watch = (lost && !self.called.lost) || (hungry && !self.called.hungry);
+        self.called.lost |= lost;
+        self.called.hungry |= hungry;
         if !self.dialer_runs && self.ledger.wants_dial() {
             self.dialer_runs = true;
             wakes.start_dialer = true;
@@ -151,6 +173,17 @@ impl State {
     /// True if maintenance is to be started, which is noted as done.
     pub(super) fn wants_maintenance(&mut self) -> bool {
         !self.ledger.is_closed() && !std::mem::replace(&mut self.maintenance_runs, true)
+    }
+
+    /// The watch looks now: whether anything was lost since it last did.
+    pub(super) fn watch_looks(&mut self) -> bool {
+        self.called.lost = false;
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Callers who wait may call the watch again.
+    pub(super) fn heed_calls(&mut self) {
+        self.called.hungry = false;
     }
 
     pub(super) fn maintenance_stopped(&mut self) {

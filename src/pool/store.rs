@@ -156,6 +156,8 @@ pub(super) struct Shared {
     reason: AtomicU8,
     /// To be closed when it comes back.
     doomed: AtomicBool,
+    /// Being closed because there are too many.
+    shed: AtomicBool,
     /// Coarse time (see [`Core::coarse_now`]) of its last return.
     used_at: AtomicU64,
     /// Coarse time of the last PING that it answered while it was idle.
@@ -181,6 +183,7 @@ impl Shared {
             state: AtomicU8::new(LENT),
             reason: AtomicU8::new(CloseReason::Peer as u8),
             doomed: AtomicBool::new(false),
+            shed: AtomicBool::new(false),
             used_at: AtomicU64::new(used),
             checked_at: AtomicU64::new(used),
             expires,
@@ -268,6 +271,16 @@ impl Shared {
 
     pub(super) fn is_doomed(&self) -> bool {
         self.doomed.load(Ordering::Relaxed)
+    }
+
+    /// It is one too many, and is about to be closed.
+    pub(super) fn shed(&self) {
+        self.shed.store(true, Ordering::Relaxed);
+        self.blame(CloseReason::Limit);
+    }
+
+    pub(super) fn is_shed(&self) -> bool {
+        self.shed.load(Ordering::Relaxed)
     }
 
     /// Gives the reason for the close that follows; the first one counts.

@@ -22,9 +22,11 @@
 //! field is `None`, never zero: a limit that is computed from a made-up zero either starves the
 //! service or lets it grow without end.
 
+mod fleet;
 mod observer;
 mod snapshot;
 
+pub use fleet::Fleet;
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};
 

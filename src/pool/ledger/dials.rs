@@ -23,11 +23,13 @@ impl<W> Ledger<W> {
     }
 
     /// Whether a dial would serve somebody and the limit has room for it. While the limit is frozen
-    /// the only way to learn that there is room again is to try: one dial per tick of the
-    /// back-off, and only for a caller who waits.
+    /// and nobody watches the server, the only way to learn that there is room again is to try: one
+    /// dial per tick of the back-off, and only for a caller who waits.
     pub(crate) fn wants_dial(&self) -> bool {
         let sockets = self.sockets();
-        if self.closed || sockets >= self.max_connections {
+        let watched = self.watched && self.live > 0;
+        let most = if watched { self.limit } else { self.share.min(self.max_connections) };
+        if self.closed || sockets >= most {
             return false;
         }
         // Whoever still queues could not be served with what there is; could they with one more?
@@ -111,8 +113,8 @@ impl<W> Ledger<W> {
         self.dialing -= 1;
         self.live += 1;
         let room = self.frozen.is_none_or(|frozen| self.live > frozen);
-        if room && self.frozen.take().is_some() {
-            self.set_limit(self.max_connections);
+        if room {
+            self.thaw();
         }
         room
     }
@@ -129,6 +131,12 @@ impl<W> Ledger<W> {
     /// The server has no slot left, somebody heard.
     pub(crate) fn freeze(&mut self) {
         self.frozen = Some(self.live);
-        self.set_limit(self.live.max(1));
+        self.set_limit();
+    }
+
+    /// There is room again.
+    pub(crate) fn thaw(&mut self) {
+        self.frozen = None;
+        self.set_limit();
     }
 }

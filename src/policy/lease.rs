@@ -1,0 +1,219 @@
+//! The slot lease, the member's side: what to tell the registry, when, and what its answers allow.
+//!
+//! The arithmetic is in the script (`src/server/lease.lua`), which runs on the server. What is left
+//! for the member is to keep its word: it never holds more than it was granted, and what it has not
+//! used is void as soon as it sends a beat, loses a connection, or has not been heard for a while.
+//! So a reply that is late, lost or overtaken can cost it growth, and never costs the server a slot.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use super::backoff::between;
+
+/// The script of a heartbeat and of leaving; its head documents keys, arguments and reply.
+pub const SCRIPT: &str = include_str!("../server/lease.lua");
+
+/// Beats for the sake of callers who wait leave this much between them.
+const EARLY: Duration = Duration::from_millis(200);
+
+/// The pace while nothing is known of the registry.
+const PACE: Duration = Duration::from_secs(2);
+
+/// What a member tells the registry of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Connections the server has accepted.
+    pub live: usize,
+    /// Connections being dialed.
+    pub dialing: usize,
+    /// [`Demand::base`](super::Demand::base).
+    pub base: usize,
+    /// [`Demand::peak`](super::Demand::peak).
+    pub peak: usize,
+    /// Callers wait, and we are at the limit.
+    pub hungry: bool,
+}
+
+/// What the registry said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How many connections we may have.
+    pub limit: usize,
+    /// How many members the fleet has.
+    pub members: usize,
+    /// Slots that nobody is granted.
+    pub reserve: usize,
+    /// Slots taken or promised, in thousandths of the ceiling.
+    pub pressure: u32,
+    /// Fields of the registry that were not what we wrote, so far.
+    pub rubbish: u64,
+}
+
+/// A beat that was sent, for its reply.
+#[derive(Debug)]
+#[must_use]
+pub struct Beat {
+    /// The script's arguments.
+    pub args: Vec<String>,
+    sent: Instant,
+    sockets: usize,
+    hungry: bool,
+}
+
+/// One member's lease.
+///
+/// One beat is in flight at a time: [`beat`](Self::beat), then [`replied`](Self::replied) or
+/// [`failed`](Self::failed).
+#[derive(Debug)]
+pub struct Lease {
+    id: String,
+    max_connections: usize,
+    reserve: usize,
+    seq: u64,
+    share: Option<Share>,
+    /// How long the share is ours without a word from the registry.
+    expires: Instant,
+    sent: Option<Instant>,
+    next: Option<Instant>,
+    /// The last hungry beat was given something; `true` before there was one.
+    fed: bool,
+    rng: Rng,
+}
+
+impl Lease {
+    /// `id` must be this process's and this start's own. `reserve`: slots to leave for clients that
+    /// are not members, and for newcomers, if that is more than the script's own idea of it.
+    #[must_use]
+    pub fn new(
+        id: String,
+        max_connections: usize,
+        reserve: usize,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
+        Self {
+            id,
+            max_connections,
+            reserve,
+            seq: 0,
+            share: None,
+            expires: now,
+            sent: None,
+            next: None,
+            fed: true,
+            rng: Rng::with_seed(seed),
+        }
+    }
+
+    /// The keys of a fleet's registry, under one hash tag.
+    #[must_use]
+    pub fn keys(fleet: &str) -> [String; 3] {
+        ["members", "expiries", "sums"].map(|part| format!("{{redis-guard:{fleet}}}:{part}"))
+    }
+
+    /// How many connections we may have; `None` while the registry is lost (or was never found), and
+    /// something else has to say.
+    #[must_use]
+    pub fn limit(&self, now: Instant) -> Option<usize> {
+        self.share(now).map(|share| share.limit)
+    }
+
+    /// What the registry said last, while that holds.
+    #[must_use]
+    pub fn share(&self, now: Instant) -> Option<&Share> {
+        self.share.as_ref().filter(|_| now < self.expires)
+    }
+
+    /// When to beat next; `None`: now. `hungry`: callers wait and we are at the limit. That is worth
+    /// a beat of its own, unless the last of that kind was in vain.
+    #[must_use]
+    pub fn due(&self, hungry: bool) -> Option<Instant> {
+        let regular = self.next?;
+        match self.sent {
+            Some(sent) if hungry && self.fed => Some(regular.min(sent + EARLY)),
+            _ => Some(regular),
+        }
+    }
+
+    /// Makes a beat to be sent now. Until its reply we hold what we have and no more: the registry
+    /// takes what it is told for all there is.
+    pub fn beat(&mut self, now: Instant, report: &Report) -> Beat {
+        self.seq += 1;
+        let sockets = report.live + report.dialing;
+        self.lost(sockets);
+        self.sent = Some(now);
+        self.next = Some(now + self.jittered(PACE));
+        let numbers = [
+            report.live,
+            report.dialing,
+            report.base.min(self.max_connections),
+            report.peak.min(self.max_connections),
+            usize::from(report.hungry),
+            self.max_connections,
+            self.reserve,
+        ];
+        let args = ["beat".to_owned(), self.id.clone(), self.seq.to_string()];
+        let args = args.into_iter().chain(numbers.map(|number| number.to_string())).collect();
+        Beat { args, sent: now, sockets, hungry: report.hungry }
+    }
+
+    /// The script's arguments to give everything back, once all connections are closed, or nearly.
+    #[must_use]
+    pub fn leave(&self) -> Vec<String> {
+        vec!["leave".to_owned(), self.id.clone()]
+    }
+
+    /// The reply has come. One that makes no sense, or says that the ceiling is hidden, counts as
+    /// none: false, and [`failed`](Self::failed).
+    pub fn replied(&mut self, beat: &Beat, reply: &[i64]) -> bool {
+        let Some((share, interval, ttl)) = self.parse(reply) else {
+            self.failed(beat);
+            return false;
+        };
+        if beat.hungry {
+            self.fed = share.limit > beat.sockets;
+        }
+        // The registry counts from when it heard us, which was later, and half an interval longer.
+        self.expires = beat.sent + ttl - interval.min(ttl / 7);
+        self.next = Some(beat.sent + self.jittered(interval));
+        self.share = Some(share);
+        true
+    }
+
+    /// No reply: what we hold stays ours until the registry has given us up.
+    pub fn failed(&mut self, beat: &Beat) {
+        self.next = Some(beat.sent + self.jittered(PACE));
+    }
+
+    /// A connection was lost, or the server refused one: what we do not hold is not ours any more.
+    /// Not for a connection that we close to replace it at once; the reserve has room for that.
+    pub fn lost(&mut self, sockets: usize) {
+        if let Some(share) = &mut self.share {
+            share.limit = share.limit.min(sockets).max(1);
+        }
+    }
+
+    fn parse(&self, reply: &[i64]) -> Option<(Share, Duration, Duration)> {
+        let &[limit, interval, ttl, members, reserve, pressure, rubbish] = reply else {
+            return None;
+        };
+        let ms = |ms: i64, range: std::ops::RangeInclusive<u64>| {
+            u64::try_from(ms).ok().filter(|ms| range.contains(ms)).map(Duration::from_millis)
+        };
+        let share = Share {
+            limit: usize::try_from(limit).ok().filter(|limit| *limit > 0)?.min(self.max_connections),
+            members: usize::try_from(members).ok()?,
+            reserve: usize::try_from(reserve).ok()?,
+            pressure: u32::try_from(pressure).ok()?,
+            rubbish: u64::try_from(rubbish).ok()?,
+        };
+        Some((share, ms(interval, 100..=3_600_000)?, ms(ttl, 1_000..=36_000_000)?))
+    }
+
+    /// ± 30 %, so that a fleet does not beat as one.
+    fn jittered(&mut self, interval: Duration) -> Duration {
+        between(interval.mul_f64(0.7), interval.mul_f64(1.3), &mut self.rng)
+    }
+}

@@ -1,0 +1,181 @@
+//! The price law: the limit that a process sets itself where there is no registry.
+//!
+//! The saturation of the server is the price of a slot, and everybody sees the same price. While it
+//! is low, demand grows; while it is high, whoever holds much gives back more than whoever holds
+//! little, and newcomers still grow. So the shares meet. This is additive increase and multiplicative
+//! decrease (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion
+//! Avoidance in Computer Networks", 1989) on a signal that all share: a pool that reacts to its own
+//! rejections alone is never fair, for incumbents see none.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+/// Nobody's limit is set below, unless that is more than it may have.
+pub const FLOOR: usize = 2;
+
+/// Below this saturation growth is not rationed in time, only by what there is.
+const QUIET: f64 = 0.5;
+/// Above this one, what is not needed is given back.
+const TIGHT: f64 = 0.75;
+/// Where the price begins to rise, and where it has risen to 1.
+const LOW: f64 = 0.90;
+const HIGH: f64 = 0.98;
+/// The part of what it needs that a process may add in a [`UNIT`] of time at price 0. In proportion
+/// to need, the shares meet at the same part of it for everybody: with one gain for all, those who
+/// need ten times as much had 66 % of their calls served (simulated).
+const GAIN: f64 = 0.3;
+/// The part of its connections that a process gives back in a [`UNIT`] of time at price 1.
+const YIELD: f64 = 0.4;
+const UNIT: Duration = Duration::from_secs(3);
+/// The part of what it needs that no price takes from a process: unguarded clients pay none, and a
+/// leak of theirs would get everything.
+const KEPT: f64 = 0.3;
+/// The longest time that one step makes up for. After a pause the world has changed.
+const LONGEST: Duration = Duration::from_secs(20);
+/// The pace of a fleet: this much for each of its members. An INFO costs the server 2 to 4 µs
+/// (7.0.15), a round trip of a short command about 10.
+const PER_MEMBER: f64 = 0.0025;
+const INTERVALS: [f64; 2] = [3.0, 15.0];
+
+/// What one step of the price law is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation {
+    /// Slots in use on the server, from whomever.
+    pub used: u64,
+    /// The server's ceiling.
+    pub maxclients: u64,
+    /// Connections the server has refused since the observation before.
+    pub rejected: u64,
+    /// Our own connections, those being dialed included.
+    pub live: usize,
+    /// Callers wait, and we are at the limit.
+    pub hungry: bool,
+    /// Our demand, generously: [`Demand::generous`](super::Demand::generous).
+    pub demand: usize,
+}
+
+/// The price law of one process.
+#[derive(Debug)]
+pub struct PriceLaw {
+    max_connections: usize,
+    limit: usize,
+    /// Of the last step.
+    saturation: f64,
+    peers: f64,
+    stepped: Option<Instant>,
+    next: Option<Instant>,
+    rng: Rng,
+}
+
+impl PriceLaw {
+    /// Starts at the floor: the first connection asks what it costs before there are more.
+    #[must_use]
+    pub fn new(max_connections: usize, seed: u64) -> Self {
+        Self {
+            max_connections,
+            limit: FLOOR.min(max_connections),
+            saturation: 1.0,
+            peers: 1.0,
+            stepped: None,
+            next: None,
+            rng: Rng::with_seed(seed),
+        }
+    }
+
+    /// How many connections we may have.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How many like us the server seems to have, for the gate: all slots in use over what we need.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate; the cast saturates"
+    )]
+    pub fn peers(&self) -> usize {
+        self.peers as usize
+    }
+
+    /// When to observe next. `None`: now, for there has been no observation yet, or the allowance on
+    /// a quiet server is used up. A lone service then grows fivefold with every INFO.
+    #[must_use]
+    pub fn due(&self, live: usize, hungry: bool) -> Option<Instant> {
+        let used_up = hungry && live >= self.limit && self.limit < self.max_connections;
+        self.next.filter(|_| !(used_up && self.saturation < QUIET))
+    }
+
+    /// Connections were lost, or the server refused one: what was not used of the limit is void.
+    pub fn lost(&mut self, live: usize) {
+        self.limit = self.limit.min(live).max(self.floor());
+    }
+
+    /// One step. An observation that cannot be (no ceiling, or nobody connected, though we are) is
+    /// ignored, and the limit stays. More slots used than there are is what a lowered ceiling looks
+    /// like.
+    pub fn step(&mut self, now: Instant, seen: &Observation) -> usize {
+        let (live, max) = (real(seen.live), real(self.max_connections));
+        #[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
+        let (used, ceiling) = (seen.used as f64, seen.maxclients as f64);
+        let elapsed = self.stepped.map_or(UNIT, |last| now.saturating_duration_since(last));
+        let demand = real(seen.demand.min(self.max_connections));
+        // By what we need, not by what we have: a newcomer would wait longest.
+        self.peers = used / live.max(demand).max(1.0);
+        let pace = (self.peers * PER_MEMBER).clamp(INTERVALS[0], INTERVALS[1]);
+        let jitter = 0.7 + 0.6 * self.rng.f64();
+        self.stepped = Some(now);
+        self.next = Some(now + Duration::from_secs_f64(pace * jitter));
+        if seen.maxclients == 0 || seen.used == 0 {
+            return self.limit;
+        }
+
+        let e = elapsed.min(LONGEST).as_secs_f64() / UNIT.as_secs_f64();
+        let saturation = used / ceiling;
+        let price = match seen.rejected {
+            0 => ((saturation - LOW) / (HIGH - LOW)).clamp(0.0, 1.0),
+            _ => 1.0,
+        };
+        let hungry = seen.hungry || (saturation > TIGHT && live < demand);
+        let floor = real(self.floor());
+        // Everybody's part of the room is as large as the part of the slots in use: together they
+        // cannot pass it, however many they are and however fast.
+        let share = (4.0 * live).min(live * (LOW * ceiling - used) / used);
+        let gain = ((GAIN * demand).max(1.0) * e).min(live);
+        let wanted = if saturation < QUIET {
+            live + share
+        } else if price == 0.0 {
+            if hungry { live + gain.max(share) } else { live }
+        } else {
+            let gain = if hungry { gain * (1.0 - price) } else { 0.0 };
+            let loss = (1.0 - (1.0 - YIELD).powf(e)) * live * price;
+            (live + gain - loss).max(live.min(KEPT * demand))
+        };
+        let spared = if saturation > TIGHT && !hungry { wanted.min(demand) } else { wanted };
+        self.saturation = saturation;
+        self.limit = self.whole(spared.clamp(floor, max));
+        self.limit
+    }
+
+    fn floor(&self) -> usize {
+        FLOOR.min(self.max_connections)
+    }
+
+    /// Rounds up or down at random, so that a fleet loses and gains its fractions, too.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between the floor and max_connections"
+    )]
+    fn whole(&mut self, limit: f64) -> usize {
+        (limit + self.rng.f64()).floor().min(real(self.max_connections)) as usize
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
+fn real(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,465 @@
+//! The watch: one task a pool, which asks the server how it is and steers the limit.
+//!
+//! It never dials: it asks over a lane, an idle connection, or, where all are lent and callers
+//! wait, over one that it waits for like they do. What it hears goes through the pure policies
+//! ([`PriceLaw`], [`Lease`]) into the ledger.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::lease::within;
+use super::maintenance::close;
+use super::store::Connection;
+use crate::event::Event;
+use crate::policy::{self, Demand, Lease, PriceLaw, Report, SCRIPT};
+use crate::server::{Fleet, Observation, ServerObserver, ServerSnapshot};
+use crate::status::{CloseReason, FleetStatus, LimitedBy, WatchStatus};
+
+/// How often the demand is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long after a call the watch looks: callers who come together call once.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// How often a server is asked whose pool sets itself no limit.
+const CALM: Duration = Duration::from_secs(5);
+
+/// How long to leave a server alone that denies INFO. An operator who changes its ACL can wait.
+const DENIED: Duration = Duration::from_secs(60);
+
+/// How long an observation tells whether there is room: over the longest interval.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// How long to wait for a connection when all are lent.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the watch knows, for status and metrics.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    latest: Option<(Arc<Observation>, Instant)>,
+    rejections_seen: u64,
+    trouble: Option<String>,
+    source: LimitedBy,
+    fleet: Option<FleetStatus>,
+}
+
+impl Watched {
+    pub(super) fn status(&self, now: Instant) -> WatchStatus {
+        let latest = self.latest.as_ref();
+        WatchStatus {
+            observation: latest.map(|(observation, _)| Arc::clone(observation)),
+            saturation: latest.and_then(|(observation, _)| observation.saturation()),
+            age: latest.map(|(_, at)| now.saturating_duration_since(*at)),
+            rejections_seen: self.rejections_seen,
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// True if the server has told since then that it had room, and refused nobody.
+    fn sees_room(&self, since: Instant) -> bool {
+        self.latest.as_ref().is_some_and(|(observation, at)| {
+            *at >= since
+                && observation.new_rejections == Some(0)
+                && observation.free().is_some_and(|free| free > 0)
+        })
+    }
+
+    pub(super) fn fleet(&self) -> Option<FleetStatus> {
+        self.fleet.clone()
+    }
+
+    pub(super) fn source(&self) -> LimitedBy {
+        self.source
+    }
+}
+
+/// Watches until the pool is closed.
+pub(super) async fn run(core: Arc<Core>) {
+    if !core.settings.watch {
+        return;
+    }
+    let mut watch = Watch::new(Arc::clone(&core), Instant::now());
+    while !core.lock().ledger.is_closed() {
+        let next = watch.look().await;
+        tokio::select! {
+            // Callers who wait may call again. Not sooner, or a hungry pool would do nothing but look.
+            () = tokio::time::sleep_until(next) => core.lock().heed_calls(),
+            () = core.attention.notified() => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+struct Watch {
+    core: Arc<Core>,
+    observer: ServerObserver,
+    demand: Demand,
+    law: Option<PriceLaw>,
+    fleet: Option<Member>,
+    /// Not before then, for a question without a law.
+    due: Instant,
+    /// When the server last told.
+    heard: Option<Instant>,
+    /// INFO was denied, or is of no use.
+    blind: bool,
+    /// When the pool was last seen to have lost a connection, or been refused one.
+    lost: Instant,
+}
+
+/// Our membership in a fleet.
+struct Member {
+    lease: Lease,
+    script: Script,
+    keys: [String; 3],
+    joined: bool,
+}
+
+/// The pool at one moment.
+struct Sight {
+    live: usize,
+    dialing: usize,
+    hungry: bool,
+}
+
+impl Watch {
+    fn new(core: Arc<Core>, now: Instant) -> Self {
+        let settings = &core.settings;
+        let max = settings.max_connections;
+        let law = settings.adaptive_limit.then(|| PriceLaw::new(max, settings.seed));
+        let fleet = settings.fleet.as_ref().map(|fleet| {
+            let id = format!("{}:{:016x}", core.dialer.client_name, fastrand::u64(..));
+            Member {
+                lease: Lease::new(id, max, fleet.reserved(), now, settings.seed),
+                script: Script::new(SCRIPT),
+                keys: Lease::keys(fleet.name()),
+                joined: false,
+            }
+        });
+        let (observer, demand) = (ServerObserver::default(), Demand::new(now));
+        Self { core, observer, demand, law, fleet, due: now, heard: None, blind: false, lost: now }
+    }
+
+    /// Looks at the pool, and asks the server if it is time; when to look again.
+    async fn look(&mut self) -> Instant {
+        let sight = self.see();
+        if self.info_due(&sight).is_none_or(|due| due <= Instant::now()) {
+            self.ask(&sight).await;
+            self.steer();
+        }
+        self.beat().await;
+        self.steer();
+        let now = Instant::now();
+        let sight = self.see();
+        let due = [self.info_due(&sight), self.beat_due(&sight)].into_iter().flatten().min();
+        due.unwrap_or(now + TICK).clamp(now + PAUSE, now + TICK)
+    }
+
+    fn see(&mut self) -> Sight {
+        let now = Instant::now();
+        let (sight, load, lost) = {
+            let mut state = self.core.lock();
+            let lost = state.watch_looks();
+            let counts = state.ledger.counts();
+            let (live, dialing) = (counts.live, counts.dialing);
+            let hungry = state.ledger.is_hungry();
+            (Sight { live, dialing, hungry }, state.ledger.load(), lost)
+        };
+        self.demand.observe(now, load);
+        if lost {
+            if let Some(law) = &mut self.law {
+                law.lost(sight.live);
+            }
+            if let Some(member) = &mut self.fleet {
+                member.lease.lost(sight.live + sight.dialing);
+            }
+            // Whether it was the server's doing, it says itself.
+            (self.due, self.lost) = (now, now);
+        }
+        sight
+    }
+
+    /// When to ask for INFO.
+    fn info_due(&self, sight: &Sight) -> Option<Instant> {
+        match &self.law {
+            Some(law) if !self.blind => {
+                law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
+            }
+            _ => Some(self.due),
+        }
+    }
+
+    fn beat_due(&self, sight: &Sight) -> Option<Instant> {
+        self.fleet.as_ref()?.lease.due(sight.hungry)
+    }
+
+    async fn ask(&mut self, sight: &Sight) {
+        // Plain INFO: before Redis 7 it takes at most one section.
+        let Some(reply) = self.send(&redis::cmd("INFO")).await else { return };
+        let now = Instant::now();
+        let info = reply.and_then(|reply| Ok(from_redis_value::<String>(reply)?));
+        match info {
+            Ok(info) => self.observe(ServerSnapshot::parse(info), sight, now),
+            Err(error) => {
+                self.blind = error.code().is_some();
+                self.due = now + if self.blind { DENIED } else { TICK };
+                self.report_trouble(error.to_string());
+            }
+        }
+    }
+
+    fn observe(&mut self, snapshot: ServerSnapshot, sight: &Sight, now: Instant) {
+        let observation = self.observer.observe(snapshot, now);
+        (self.heard, self.blind, self.due) = (Some(now), false, now + CALM);
+        if let Some(law) = &mut self.law
+            && let (Some(used), Some(maxclients)) =
+                (observation.snapshot.used(), observation.ceiling)
+        {
+            self.due = now + FRESH;
+            law.step(
+                now,
+                &policy::Observation {
+                    used,
+                    maxclients,
+                    rejected: observation.new_rejections.unwrap_or(0),
+                    live: sight.live + sight.dialing,
+                    hungry: sight.hungry,
+                    demand: self.demand.generous(),
+                },
+            );
+        } else {
+            self.blind = true;
+        }
+        self.report(observation, now);
+    }
+
+    /// Tells the registry what we hold and need, and hears what we may have.
+    async fn beat(&mut self) {
+        let now = Instant::now();
+        let sight = self.see();
+        if self.beat_due(&sight).is_some_and(|due| due > now) {
+            return;
+        }
+        let Some(member) = &mut self.fleet else { return };
+        // What is reported is all there is: no dial starts that the registry does not hear of.
+        let counts = self.core.change(|state| {
+            state.ledger.void_share();
+            state.ledger.counts()
+        });
+        let beat = member.lease.beat(
+            now,
+            &Report {
+                live: counts.live,
+                dialing: counts.dialing,
+                base: self.demand.base(),
+                peak: self.demand.peak(),
+                hungry: sight.hungry,
+            },
+        );
+        let command = member.command("EVALSHA", member.script.get_hash(), &beat.args);
+        let fallback = member.command("EVAL", SCRIPT, &beat.args);
+        let mut reply = self.send(&command).await;
+        if let Some(Err(error)) = &reply
+            && error.code() == Some("NOSCRIPT")
+        {
+            reply = self.send(&fallback).await;
+        }
+        let reply: Option<RedisResult<Vec<i64>>> = reply.map(|reply| Ok(from_redis_value(reply?)?));
+        let Some(member) = &mut self.fleet else { return };
+        let trouble = match reply {
+            Some(Ok(reply)) if member.lease.replied(&beat, &reply) => None,
+            Some(Ok(_)) => Some("the server hides how many connections it takes".to_owned()),
+            Some(Err(error)) => {
+                member.lease.failed(&beat);
+                Some(error.to_string())
+            }
+            None => {
+                member.lease.failed(&beat);
+                Some("no connection was free for the heartbeat".to_owned())
+            }
+        };
+        self.report_fleet(trouble);
+    }
+
+    /// Sends a command over a connection that the pool holds anyway; `None` if none was to be had.
+    async fn send(&self, command: &Cmd) -> Option<RedisResult<Value>> {
+        let core = &self.core;
+        let limit = Some(core.settings.response_timeout);
+        if let Some(mut lane) = core.lanes.connection() {
+            return Some(within(limit, lane.send_packed_command(command)).await);
+        }
+        let mut taken = false;
+        let idle = core.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
+        if let Some(mut connection) = idle {
+            let reply = within(limit, connection.redis.send_packed_command(command)).await;
+            core.after_question(connection, &reply);
+            return Some(reply);
+        }
+        // All are lent, or none is there yet: the next one passes by here first.
+        let mut connection = core.next_connection(PATIENCE).await?;
+        let reply = within(limit, connection.redis.send_packed_command(command)).await;
+        core.after_question(connection, &reply);
+        Some(reply)
+    }
+
+    /// Sets the limit by the best that is known: the registry, then the price law, then nothing but
+    /// what the pool may ever have.
+    fn steer(&mut self) {
+        let now = Instant::now();
+        let fresh = self.heard.is_some_and(|heard| now < heard + FRESH);
+        let lease = self.fleet.as_ref().and_then(|member| member.lease.limit(now));
+        let law = self.law.as_ref().filter(|_| !self.blind).map(PriceLaw::limit);
+        let (share, source) = match (lease, law) {
+            (Some(limit), _) => (Some(limit), LimitedBy::FleetLease),
+            (None, Some(limit)) => (Some(limit), LimitedBy::PriceLaw),
+            (None, None) => (None, LimitedBy::MaxConnections),
+        };
+        let lost = self.lost;
+        let relented = self.core.change(|state| {
+            state.watch.source = source;
+            state.ledger.allow(share);
+            state.ledger.set_watched(fresh);
+            let Some(frozen) = state.ledger.frozen() else { return false };
+            let room = frozen > 0 && !state.lost && state.watch.sees_room(lost);
+            let relents = room && share.is_none_or(|share| share > frozen);
+            if relents {
+                state.ledger.thaw();
+                state.gate.excuse();
+            }
+            relents
+        });
+        if relented {
+            self.core.schedule_changed.notify_one();
+        }
+        self.core.shed_idle();
+    }
+
+    fn report(&self, observation: Observation, now: Instant) {
+        let events = observation.events.clone();
+        let found = {
+            let mut state = self.core.lock();
+            state.watch.rejections_seen += observation.new_rejections.unwrap_or(0);
+            let first = state.watch.latest.is_none();
+            state.watch.latest = Some((Arc::new(observation), now));
+            state.watch.trouble.take().is_some() || first
+        };
+        if found {
+            self.core.events.send(|| Event::WatchFound);
+        }
+        for event in events {
+            tracing::warn!(pool = %self.core.settings.name, server = %self.core.dialer.server, ?event, "the server changed");
+            self.core.events.send(|| Event::Server(event));
+        }
+    }
+
+    fn report_trouble(&self, reason: String) {
+        let new = self.core.lock().watch.trouble.replace(reason.clone()).is_none();
+        if new {
+            tracing::warn!(pool = %self.core.settings.name, reason, "the server cannot be watched");
+            self.core.events.send(|| Event::WatchLost { reason });
+        }
+    }
+
+    fn report_fleet(&mut self, trouble: Option<String>) {
+        let (now, core) = (Instant::now(), &self.core);
+        let (Some(member), Some(fleet)) = (&mut self.fleet, &core.settings.fleet) else { return };
+        let share = member.lease.share(now).copied();
+        let status = FleetStatus::of(fleet, share.as_ref(), trouble);
+        let before = std::mem::replace(&mut member.joined, status.joined);
+        match (before, status.joined) {
+            (false, true) => {
+                let members = status.members;
+                core.events.send(|| Event::FleetJoined { members });
+            }
+            (true, false) => {
+                let reason = status.trouble.clone().unwrap_or_default();
+                tracing::warn!(pool = %core.settings.name, reason, "the fleet's registry is lost");
+                core.events.send(|| Event::FleetLost { reason });
+            }
+            _ => {}
+        }
+        core.lock().watch.fleet = Some(status);
+    }
+}
+
+impl Member {
+    fn command(&self, verb: &str, script: &str, args: &[String]) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(args);
+        command
+    }
+}
+
+impl FleetStatus {
+    fn of(fleet: &Fleet, share: Option<&policy::Share>, trouble: Option<String>) -> Self {
+        Self {
+            name: fleet.name().to_owned(),
+            joined: share.is_some(),
+            members: share.map_or(0, |share| share.members),
+            share: share.map_or(0, |share| share.limit),
+            reserve: share.map_or(0, |share| share.reserve),
+            pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
+            rubbish: share.map_or(0, |share| share.rubbish),
+            trouble,
+        }
+    }
+}
+
+impl Core {
+    /// Waits for the next connection that is dialed or comes back, to use it before anybody else.
+    async fn next_connection(&self, patience: Duration) -> Option<Connection> {
+        let (sender, mut connection) = oneshot::channel();
+        *self.passage() = Some(sender);
+        self.watch_waits.store(true, Ordering::Release);
+        match tokio::time::timeout(patience, &mut connection).await {
+            Ok(connection) => connection.ok(),
+            Err(_) => {
+                connection.close();
+                connection.try_recv().ok()
+            }
+        }
+    }
+
+    /// Gives a connection that nobody holds to the watch, if that waits for one.
+    pub(super) fn pass_by_watch(&self, connection: Connection) -> Result<(), Connection> {
+        let waits = self.watch_waits.swap(false, Ordering::AcqRel);
+        let sender = if waits { self.passage().take() } else { None };
+        match sender {
+            Some(sender) => sender.send(connection),
+            None => Err(connection),
+        }
+    }
+
+    fn passage(&self) -> MutexGuard<'_, Option<oneshot::Sender<Connection>>> {
+        self.passage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a connection back that was asked something, unless it did not answer.
+    fn after_question<T>(self: &Arc<Self>, connection: Connection, reply: &RedisResult<T>) {
+        match reply {
+            Err(error) if error.code().is_none() => close(connection, CloseReason::HealthCheck),
+            _ => {
+                connection.shared.checked(self.coarse_now());
+                self.restore(connection);
+            }
+        }
+    }
+
+    /// Closes idle connections for as long as there are more than may be.
+    fn shed_idle(self: &Arc<Self>) {
+        while self.lock().ledger.shed() {
+            let mut taken = false;
+            let idle = self.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
+            let Some(connection) = idle else {
+                // The rest is closed as it comes back.
+                return self.change(|state| state.ledger.shed_is_closed());
+            };
+            connection.shared.shed();
+            drop(connection);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The fleet: who shares the server's slots by a registry in the server itself.
+
+/// The processes that share one server's connections by agreement; for
+/// [`GuardedPoolBuilder::fleet`](crate::GuardedPoolBuilder::fleet).
+///
+/// Each pool tells the registry, a few small keys on the server itself, how many connections it holds
+/// and how many it needs, and is granted a share such that the sum of all grants never passes what
+/// is free. All pools that name the same fleet on the same server are its members; different services
+/// may share one.
+///
+/// **What it needs of the server**: `EVAL`, `EVALSHA`, `INFO`, `TIME`, the commands `HGET HSET HDEL
+/// HMGET HGETALL HLEN HINCRBY ZADD ZREM ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE TYPE DEL` on the keys
+/// `{redis-guard:<name>}:*`, so as an ACL rule: `+eval +evalsha +info +time +@hash +@sortedset
+/// +pexpire +type +del ~{redis-guard:*}:*`. Redis 6.2 or later, or Valkey. Without them the pool goes by
+/// the price law, and `status().fleet` says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    name: String,
+    reserve: usize,
+}
+
+impl Fleet {
+    /// The fleet of this name.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), reserve: 0 }
+    }
+
+    /// Slots to grant to nobody: what clients outside the fleet may need at once, or the largest
+    /// step of an autoscaler, one connection each. Default: the larger of 2 % of `maxclients` and 16,
+    /// and more in a fleet of hundreds. Members' reserves do not add up; each goes by its own.
+    #[must_use]
+    pub const fn reserve(mut self, slots: usize) -> Self {
+        self.reserve = slots;
+        self
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) const fn reserved(&self) -> usize {
+        self.reserve
+    }
+
+    /// What is wrong with the values, if anything.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        if self.name.is_empty() {
+            Some("its name is empty")
+        } else if self.name.len() > 64 {
+            Some("its name is longer than 64 bytes")
+        } else if !self.name.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}".contains(&byte)) {
+            Some("its name must be printable ASCII without spaces and braces")
+        } else {
+            None
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::status::{BreakerStatus, CloseReason, GuardStatus, Status};
 use crate::{BreakerState, Endpoint, Outcome};
 
 /// Name, unit and description of every metric.
-pub(crate) const GAUGES: [(&str, Unit, &str); 15] = [
+pub(crate) const GAUGES: [(&str, Unit, &str); 22] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -33,6 +33,17 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 15] = [
     ("redis_guard_shared_in_flight", Unit::Count, "the endpoint's shared commands in flight"),
     ("redis_guard_calls_in_flight", Unit::Count, "the endpoint's calls in flight through a guard"),
     ("redis_guard_call_limit", Unit::Count, "calls that may be in flight through a guard now"),
+    (
+        "redis_guard_server_saturation_ratio",
+        Unit::Count,
+        "the server's connections over its ceiling",
+    ),
+    ("redis_guard_server_used_connections", Unit::Count, "connections that take one of its slots"),
+    ("redis_guard_server_maxclients", Unit::Count, "the server's ceiling of connections"),
+    ("redis_guard_server_blocked_clients", Unit::Count, "its clients in a blocking command"),
+    ("redis_guard_server_connected_replicas", Unit::Count, "its replicas that are online"),
+    ("redis_guard_fleet_members", Unit::Count, "members of the fleet"),
+    ("redis_guard_fleet_share", Unit::Count, "connections that the fleet's registry allows"),
 ];
 pub(crate) const COUNTERS: [(&str, Unit, &str); 9] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
@@ -42,6 +53,11 @@ pub(crate) const COUNTERS: [(&str, Unit, &str); 9] = [
     ("redis_guard_leaks_suspected_total", Unit::Count, "leases held over leak_after"),
     ("redis_guard_leaks_resolved_total", Unit::Count, "suspected leaks that came back"),
     ("redis_guard_connections_closed_total", Unit::Count, "connections closed, by reason"),
+    (
+        "redis_guard_server_rejected_connections_total",
+        Unit::Count,
+        "connections that the server was seen to refuse, to whomever",
+    ),
     (RETRIES, Unit::Count, "failed calls, by what became of their retry"),
     ("redis_guard_requests_total", Unit::Count, "HTTP requests, by endpoint and outcome"),
 ];
@@ -158,7 +174,33 @@ impl Metrics {
         );
         gauge("redis_guard_oldest_lease_seconds", oldest_lease.as_secs_f64());
         self.publish_breaker(&status.breaker);
+        self.publish_server(status);
         self.publish_counts(status);
+    }
+
+    /// What is unknown is not published: a gauge at zero would be a lie.
+    fn publish_server(&self, status: &Status) {
+        let gauge = |name: &'static str, value: Option<f64>| {
+            if let Some(value) = value {
+                metrics::gauge!(name, "pool" => self.pool.clone()).set(value);
+            }
+        };
+        if let Some(seen) = &status.watch.observation {
+            let count = |count: Option<u64>| count.and_then(|n| usize::try_from(n).ok()).map(float);
+            gauge("redis_guard_server_saturation_ratio", status.watch.saturation);
+            gauge("redis_guard_server_used_connections", count(seen.snapshot.used()));
+            gauge("redis_guard_server_maxclients", count(seen.ceiling));
+            gauge("redis_guard_server_blocked_clients", count(seen.snapshot.blocked_clients));
+            gauge("redis_guard_server_connected_replicas", count(seen.replicas_online));
+            metrics::counter!(
+                "redis_guard_server_rejected_connections_total", "pool" => self.pool.clone()
+            )
+            .absolute(status.watch.rejections_seen);
+        }
+        if let Some(fleet) = &status.fleet {
+            gauge("redis_guard_fleet_members", Some(float(fleet.members)));
+            gauge("redis_guard_fleet_share", Some(float(fleet.share)));
+        }
     }
 
     /// Publishes a snapshot of a guard without a pool.

@@ -52,6 +52,8 @@ pub(crate) struct Gate {
     gap: Option<Instant>,
     /// One dial may go out whatever the back-off says.
     excused: bool,
+    /// The server is known to have plenty of room, so growth leaves no gap.
+    roomy: bool,
     tripwire: Tripwire,
     failures: u32,
     permanent_failures: u32,
@@ -128,6 +130,7 @@ impl Gate {
             next_dial: None,
             gap: None,
             excused: false,
+            roomy: false,
             tripwire: Tripwire::default(),
             failures: 0,
             permanent_failures: 0,
@@ -168,7 +171,7 @@ impl Gate {
         if !self.settle(&approval) {
             return None;
         }
-        self.gap = Some(now + took * GROWTH_GAP);
+        self.gap = (!self.roomy).then(|| now + took * GROWTH_GAP);
         if room {
             self.start_anew();
         } else if self.next_dial.is_none_or(|due| due <= now) {
@@ -297,6 +300,15 @@ impl Gate {
     /// We closed a connection while the server was full: its slot is there for one dial at once.
     pub(crate) fn excuse(&mut self) {
         self.excused = true;
+    }
+
+    /// Whether the server is known to have plenty of room: a service on a quiet server must not feel
+    /// the guard.
+    pub(crate) fn set_roomy(&mut self, roomy: bool) {
+        self.roomy = roomy;
+        if roomy && self.state == BreakerState::Closed && self.failures == 0 {
+            self.gap = None;
+        }
     }
 
     /// When the next dial may start, or the one in flight is given up.

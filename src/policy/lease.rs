@@ -203,7 +203,10 @@ impl Lease {
             u64::try_from(ms).ok().filter(|ms| range.contains(ms)).map(Duration::from_millis)
         };
         let share = Share {
-            limit: usize::try_from(limit).ok().filter(|limit| *limit > 0)?.min(self.max_connections),
+            limit: usize::try_from(limit)
+                .ok()
+                .filter(|limit| *limit > 0)?
+                .min(self.max_connections),
             members: usize::try_from(members).ok()?,
             reserve: usize::try_from(reserve).ok()?,
             pressure: u32::try_from(pressure).ok()?,

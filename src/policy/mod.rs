@@ -13,7 +13,7 @@ pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
 pub use demand::{Demand, Load};
 pub use lease::{Lease, Report, SCRIPT, Share};
-pub use limit::{FLOOR, Observation, PriceLaw};
+pub use limit::{FLOOR, Observation, PriceLaw, QUIET};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;

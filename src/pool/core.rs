@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use redis::Cmd;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -69,6 +70,8 @@ pub(super) struct Core {
     /// The watch waits for a connection to ask over, and where it is to be sent.
     pub(super) watch_waits: AtomicBool,
     pub(super) passage: Mutex<Option<oneshot::Sender<Connection>>>,
+    /// What gives our share of the fleet's slots back, while we have one.
+    pub(super) farewell: Mutex<Option<Cmd>>,
     /// As of the last change: there are more connections than may be.
     over: AtomicBool,
     /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
@@ -104,6 +107,7 @@ impl Core {
             attention: Notify::new(),
             watch_waits: AtomicBool::new(false),
             passage: Mutex::new(None),
+            farewell: Mutex::new(None),
             over: AtomicBool::new(false),
             state: Mutex::new(State::new(ledger, gate)),
             registry: Mutex::new(HashMap::new()),

@@ -10,6 +10,8 @@ use super::GuardedPool;
 use super::core::Core;
 use super::ledger::Ledger;
 use crate::error::DialFailure;
+use crate::server::ServerWatch;
+use crate::status::WatchStatus;
 use crate::{Endpoint, Guard, Rejection};
 
 impl GuardedPool {
@@ -30,8 +32,18 @@ impl GuardedPool {
         })
     }
 
-    /// Why a caller would be refused right now, if that is so; not counted. The next dial is made for
-    /// it all the same: without somebody who wants a connection nobody dials, and it would stay so.
+    /// What the pool knows of its server.
+    #[must_use]
+    pub fn watch(&self) -> ServerWatch {
+        ServerWatch::over([self.clone()])
+    }
+
+    pub(crate) fn watch_status(&self) -> WatchStatus {
+        self.core.lock().watch.status(Instant::now())
+    }
+
+    /// Why a caller would be refused right now, if that is so; not counted. The next dial is made
+    /// for it all the same.
     pub(crate) fn refusal(&self) -> Option<Rejection> {
         let rejection = self.core.lock().refusal()?;
         self.core.change(|state| state.ledger.ask());

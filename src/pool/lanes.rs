@@ -96,7 +96,7 @@ impl Lanes {
         }
     }
 
-    fn up(&self) -> Option<Arc<Carrier>> {
+    pub(super) fn any(&self) -> Option<Arc<Carrier>> {
         (0..self.lanes.len()).find_map(|lane| self.carrier(lane))
     }
 
@@ -131,7 +131,7 @@ impl Lanes {
 
     /// The connection of a lane that is up.
     pub(super) fn connection(&self) -> Option<MultiplexedConnection> {
-        self.up().map(|carrier| carrier.redis.clone())
+        self.any().map(|carrier| carrier.redis.clone())
     }
 
     pub(super) fn flights(
@@ -172,7 +172,7 @@ pub(super) async fn pick(
     }
     // From here on a refusal is news.
     core.want_lane(home);
-    if let Some(carrier) = lanes.up() {
+    if let Some(carrier) = lanes.any() {
         return Ok(Pick::Other(carrier));
     }
     if let Some(rejection) = core.refusal_for_lane() {

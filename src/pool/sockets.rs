@@ -202,10 +202,13 @@ impl Core {
             }
         }
         self.schedule_changed.notify_one();
+        self.attention.notify_one();
         self.progress.notify_waiters();
     }
 
-    pub(super) fn close_idle(&self) {
+    /// Closes what nobody holds, of a pool that is closed.
+    pub(super) fn close_idle(self: &Arc<Self>) {
+        self.say_goodbye();
         for connection in self.withdraw(|_| true) {
             connection.shared.blame(CloseReason::PoolClosed);
         }

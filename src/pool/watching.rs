@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::lease::within;
 use super::maintenance::close;
-use super::store::Connection;
+use super::store::{Connection, Shared};
 use crate::event::Event;
-use crate::policy::{self, Demand, Lease, PriceLaw, Report, SCRIPT};
+use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT};
 use crate::server::{Fleet, Observation, ServerObserver, ServerSnapshot};
 use crate::status::{CloseReason, FleetStatus, LimitedBy, WatchStatus};
 
@@ -54,11 +54,15 @@ impl Watched {
         let latest = self.latest.as_ref();
         WatchStatus {
             observation: latest.map(|(observation, _)| Arc::clone(observation)),
-            saturation: latest.and_then(|(observation, _)| observation.saturation()),
+            saturation: self.saturation(),
             age: latest.map(|(_, at)| now.saturating_duration_since(*at)),
             rejections_seen: self.rejections_seen,
             trouble: self.trouble.clone(),
         }
+    }
+
+    fn saturation(&self) -> Option<f64> {
+        self.latest.as_ref().and_then(|(observation, _)| observation.saturation())
     }
 
     /// True if the server has told since then that it had room, and refused nobody.
@@ -292,9 +296,7 @@ impl Watch {
         if let Some(mut lane) = core.lanes.connection() {
             return Some(within(limit, lane.send_packed_command(command)).await);
         }
-        let mut taken = false;
-        let idle = core.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
-        if let Some(mut connection) = idle {
+        if let Some(mut connection) = core.withdraw(first()).pop() {
             let reply = within(limit, connection.redis.send_packed_command(command)).await;
             core.after_question(connection, &reply);
             return Some(reply);
@@ -323,6 +325,8 @@ impl Watch {
             state.watch.source = source;
             state.ledger.allow(share);
             state.ledger.set_watched(fresh);
+            let saturation = state.watch.saturation().filter(|_| fresh);
+            state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
             let Some(frozen) = state.ledger.frozen() else { return false };
             let room = frozen > 0 && !state.lost && state.watch.sees_room(lost);
             let relents = room && share.is_none_or(|share| share > frozen);
@@ -381,6 +385,11 @@ impl Watch {
                 core.events.send(|| Event::FleetLost { reason });
             }
             _ => {}
+        }
+        if status.joined {
+            let leave = member.lease.leave();
+            let farewell = member.command("EVALSHA", member.script.get_hash(), &leave);
+            *core.farewell() = Some(farewell);
         }
         core.lock().watch.fleet = Some(status);
     }
@@ -449,12 +458,41 @@ impl Core {
         }
     }
 
+    fn farewell(&self) -> MutexGuard<'_, Option<Cmd>> {
+        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives our share back to the fleet, once the pool is closed, over one of the last connections:
+    /// otherwise the registry would keep it for us until our time is up.
+    pub(super) fn say_goodbye(self: &Arc<Self>) {
+        let Some(farewell) = self.farewell().take() else { return };
+        let limit = Some(self.settings.response_timeout);
+        if let Some(carrier) = self.lanes.any() {
+            let core = Arc::clone(self);
+            carrier.shared.sent();
+            self.spawn(async move {
+                let mut redis = carrier.redis.clone();
+                let _ = within(limit, redis.send_packed_command(&farewell)).await;
+                carrier.answered(&core);
+            });
+            return;
+        }
+        match self.withdraw(first()).pop() {
+            Some(mut connection) => {
+                connection.shared.blame(CloseReason::PoolClosed);
+                self.spawn(async move {
+                    let _ = within(limit, connection.redis.send_packed_command(&farewell)).await;
+                });
+            }
+            // All are lent: over the first that comes back.
+            None => *self.farewell() = Some(farewell),
+        }
+    }
+
     /// Closes idle connections for as long as there are more than may be.
     fn shed_idle(self: &Arc<Self>) {
         while self.lock().ledger.shed() {
-            let mut taken = false;
-            let idle = self.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
-            let Some(connection) = idle else {
+            let Some(connection) = self.withdraw(first()).pop() else {
                 // The rest is closed as it comes back.
                 return self.change(|state| state.ledger.shed_is_closed());
             };
@@ -462,4 +500,10 @@ impl Core {
             drop(connection);
         }
     }
+}
+
+/// Picks the first of several.
+fn first() -> impl FnMut(&Shared) -> bool {
+    let mut taken = false;
+    move |_| !std::mem::replace(&mut taken, true)
 }

@@ -25,10 +25,12 @@
 mod fleet;
 mod observer;
 mod snapshot;
+mod watch;
 
 pub use fleet::Fleet;
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};
+pub use watch::ServerWatch;
 
 /// The part of the slots that is taken; above 1 where the ceiling was lowered under those that
 /// hold one.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use redis::Cmd;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::admission::Grant;
@@ -21,7 +21,8 @@ use super::lanes::Lanes;
 use super::leak::Lease;
 use super::ledger::Ledger;
 use super::state::{Answer, State, Waiting, Wakes};
-use super::store::{Connection, Shared, Store};
+use super::store::{Shared, Store};
+use super::watching::Passage;
 use super::{dialing, maintenance};
 use crate::dial::Dialer;
 use crate::dial::gate::{Gate, Transition};
@@ -67,9 +68,9 @@ pub(super) struct Core {
     pub(super) progress: Notify,
     /// The watch should look.
     pub(super) attention: Notify,
-    /// The watch waits for a connection to ask over, and where it is to be sent.
+    /// The watch waits for a connection to put its question to.
     pub(super) watch_waits: AtomicBool,
-    pub(super) passage: Mutex<Option<oneshot::Sender<Connection>>>,
+    pub(super) passage: Mutex<Option<Passage>>,
     /// What gives our share of the fleet's slots back, while we have one.
     pub(super) farewell: Mutex<Option<Cmd>>,
     /// As of the last change: there are more connections than may be.

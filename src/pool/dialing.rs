@@ -146,8 +146,8 @@ impl Attempt {
                     }
                     (Product::Connection(dialed), _) => {
                         let connection = open(&self.core, dialed, now);
-                        let passed = self.core.pass_by_watch(connection);
-                        passed.unwrap_or_else(|connection| self.core.restore(connection));
+                        self.core.pass_by_watch(&connection);
+                        self.core.restore(connection);
                     }
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -185,6 +184,9 @@ impl Drop for GuardedConnection {
         shared.lent_to(None);
         // deadpool reads the clock when it hands out; that is the start.
         core.metrics.used(|| Object::metrics(&connection).last_used());
+        if self.residue.is_clean() {
+            core.pass_by_watch(&connection);
+        }
         let in_store = if !shared.is_alive() {
             drop(Object::take(connection));
             false
@@ -201,11 +203,6 @@ impl Drop for GuardedConnection {
             false
         } else if !self.residue.is_clean() {
             clean(core, Object::take(connection), self.residue);
-            false
-        } else if core.watch_waits.load(Ordering::Relaxed) {
-            shared.used(core.coarse_now());
-            let passed = core.pass_by_watch(Object::take(connection));
-            passed.unwrap_or_else(|connection| core.restore(connection));
             false
         } else if shared.give_back() {
             shared.used(core.coarse_now());

@@ -37,6 +37,7 @@ use crate::tower::RedisService;
 use crate::{Endpoint, Error, Rejection};
 use futures_util::TryFutureExt;
 use redis::IntoConnectionInfo;
+use tokio::time::Instant;
 
 pub use breaker::BreakerHandle;
 pub use builder::GuardedPoolBuilder;
@@ -246,8 +247,8 @@ impl GuardedPool {
         Ok(self.core.try_enter(&endpoint.into(), Location::caller())?)
     }
 
-    /// Dials until at least `connections` are live (at most `max_connections`), through the gate
-    /// like everybody; how many are live then.
+    /// Dials until at least `connections` are live (at most `max_connections`, and at most what the
+    /// watch or the fleet allows), through the gate like everybody; how many are live then.
     ///
     /// # Errors
     ///
@@ -258,12 +259,12 @@ impl GuardedPool {
     ///
     /// Dropping the future stops the dialing; what is live stays.
     pub async fn warm_up(&self, connections: usize) -> Result<usize, Error> {
-        let wanted = connections.min(self.core.settings.max_connections);
+        let (wanted, since) = (connections.min(self.core.settings.max_connections), Instant::now());
         let _goal = snapshot::Goal::set(&self.core, wanted);
         loop {
             let mut progress = std::pin::pin!(self.core.progress.notified());
             progress.as_mut().enable();
-            if let Some(result) = self.core.warmth(wanted) {
+            if let Some(result) = self.core.warmth(wanted, since) {
                 return Ok(result?);
             }
             progress.await;

@@ -113,10 +113,14 @@ impl Core {
     }
 
     /// Whether `wanted` connections are live, or cannot be; `None` while that is open.
-    pub(super) fn warmth(&self, wanted: usize) -> Option<Result<usize, Rejection>> {
+    pub(super) fn warmth(&self, wanted: usize, since: Instant) -> Option<Result<usize, Rejection>> {
         let state = self.lock();
         let live = state.ledger.live();
-        if live >= wanted && !state.ledger.is_closed() {
+        let all_there_is = live > 0
+            && live >= state.ledger.counts().limit
+            && !state.ledger.is_frozen()
+            && state.watch.has_settled(since);
+        if (live >= wanted || all_there_is) && !state.ledger.is_closed() {
             return Some(Ok(live));
         }
         state.hopeless(Instant::now()).map(Err)

@@ -137,7 +137,9 @@ impl State {
             return Some(Rejection::Closed);
         }
         let retry_after = self.gate.next_attempt_in(now);
-        if self.ledger.counts().dialing > 0 || retry_after.is_zero() {
+        // A frozen pool that is watched dials when the server has room, and not before.
+        let waits = self.ledger.waits_for_room();
+        if self.ledger.counts().dialing > 0 || (retry_after.is_zero() && !waits) {
             return None;
         }
         if let Some(rejection) = self.refusal() {

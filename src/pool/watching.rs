@@ -4,17 +4,21 @@
 //! wait, over one that it waits for like they do. What it hears goes through the pure policies
 //! ([`PriceLaw`], [`Lease`]) into the ledger.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
+use futures_util::future::{MaybeDone, maybe_done};
+use redis::{Cmd, RedisFuture, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::lease::within;
-use super::maintenance::close;
+use super::lease::{unanswered, within};
 use super::store::{Connection, Shared};
 use crate::event::Event;
 use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT};
@@ -46,10 +50,19 @@ pub(super) struct Watched {
     rejections_seen: u64,
     trouble: Option<String>,
     source: LimitedBy,
+    /// When the limit was set last.
+    steered: Option<Instant>,
     fleet: Option<FleetStatus>,
 }
 
 impl Watched {
+    /// True if the limit was set since then for good, and not as a step on the way up.
+    pub(super) fn has_settled(&self, since: Instant) -> bool {
+        let heard = self.latest.as_ref().is_some_and(|(_, at)| *at >= since);
+        let steered = self.steered.is_some_and(|at| at >= since);
+        heard && steered && self.saturation().is_some_and(|saturation| saturation >= QUIET)
+    }
+
     pub(super) fn status(&self, now: Instant) -> WatchStatus {
         let latest = self.latest.as_ref();
         WatchStatus {
@@ -296,16 +309,16 @@ impl Watch {
         if let Some(mut lane) = core.lanes.connection() {
             return Some(within(limit, lane.send_packed_command(command)).await);
         }
-        if let Some(mut connection) = core.withdraw(first()).pop() {
-            let reply = within(limit, connection.redis.send_packed_command(command)).await;
-            core.after_question(connection, &reply);
-            return Some(reply);
-        }
-        // All are lent, or none is there yet: the next one passes by here first.
-        let mut connection = core.next_connection(PATIENCE).await?;
-        let reply = within(limit, connection.redis.send_packed_command(command)).await;
-        core.after_question(connection, &reply);
-        Some(reply)
+        let reply = match core.withdraw(first()).pop() {
+            Some(connection) => {
+                let question = Question::put(&connection, command.clone());
+                core.restore(connection);
+                question
+            }
+            // All are lent, or none is there yet.
+            None => core.next_connection(command.clone(), PATIENCE).await?,
+        };
+        Some(within(limit, reply.answer()).await)
     }
 
     /// Sets the limit by the best that is known: the registry, then the price law, then nothing but
@@ -322,7 +335,7 @@ impl Watch {
         };
         let lost = self.lost;
         let relented = self.core.change(|state| {
-            state.watch.source = source;
+            (state.watch.source, state.watch.steered) = (source, Some(now));
             state.ledger.allow(share);
             state.ledger.set_watched(fresh);
             let saturation = state.watch.saturation().filter(|_| fresh);
@@ -340,6 +353,8 @@ impl Watch {
             self.core.schedule_changed.notify_one();
         }
         self.core.shed_idle();
+        // Whoever waits for the pool to be warm may have all there is.
+        self.core.progress.notify_waiters();
     }
 
     fn report(&self, observation: Observation, now: Instant) {
@@ -347,9 +362,8 @@ impl Watch {
         let found = {
             let mut state = self.core.lock();
             state.watch.rejections_seen += observation.new_rejections.unwrap_or(0);
-            let first = state.watch.latest.is_none();
             state.watch.latest = Some((Arc::new(observation), now));
-            state.watch.trouble.take().is_some() || first
+            state.watch.trouble.take().is_some()
         };
         if found {
             self.core.events.send(|| Event::WatchFound);
@@ -419,43 +433,28 @@ impl FleetStatus {
 }
 
 impl Core {
-    /// Waits for the next connection that is dialed or comes back, to use it before anybody else.
-    async fn next_connection(&self, patience: Duration) -> Option<Connection> {
-        let (sender, mut connection) = oneshot::channel();
-        *self.passage() = Some(sender);
+    /// Puts a question to the next connection that is dialed or comes back.
+    async fn next_connection(&self, command: Cmd, patience: Duration) -> Option<Question> {
+        let (sender, question) = oneshot::channel();
+        *self.passage() = Some((command, sender));
         self.watch_waits.store(true, Ordering::Release);
-        match tokio::time::timeout(patience, &mut connection).await {
-            Ok(connection) => connection.ok(),
-            Err(_) => {
-                connection.close();
-                connection.try_recv().ok()
-            }
+        tokio::time::timeout(patience, question).await.ok()?.ok()
+    }
+
+    /// Lets the watch put its question, if it waits for that, to a connection that nobody has: it goes
+    /// out before whatever the next holder sends, and costs that one nothing but its reply's bytes.
+    pub(super) fn pass_by_watch(&self, connection: &Connection) {
+        if self.watch_waits.load(Ordering::Relaxed)
+            && self.watch_waits.swap(false, Ordering::AcqRel)
+            && let Some((command, sender)) = self.passage().take()
+        {
+            // Where the watch has lost patience, the answer is for nobody.
+            let _ = sender.send(Question::put(connection, command));
         }
     }
 
-    /// Gives a connection that nobody holds to the watch, if that waits for one.
-    pub(super) fn pass_by_watch(&self, connection: Connection) -> Result<(), Connection> {
-        let waits = self.watch_waits.swap(false, Ordering::AcqRel);
-        let sender = if waits { self.passage().take() } else { None };
-        match sender {
-            Some(sender) => sender.send(connection),
-            None => Err(connection),
-        }
-    }
-
-    fn passage(&self) -> MutexGuard<'_, Option<oneshot::Sender<Connection>>> {
+    fn passage(&self) -> MutexGuard<'_, Option<Passage>> {
         self.passage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a connection back that was asked something, unless it did not answer.
-    fn after_question<T>(self: &Arc<Self>, connection: Connection, reply: &RedisResult<T>) {
-        match reply {
-            Err(error) if error.code().is_none() => close(connection, CloseReason::HealthCheck),
-            _ => {
-                connection.shared.checked(self.coarse_now());
-                self.restore(connection);
-            }
-        }
     }
 
     fn farewell(&self) -> MutexGuard<'_, Option<Cmd>> {
@@ -499,6 +498,35 @@ impl Core {
             connection.shared.shed();
             drop(connection);
         }
+    }
+}
+
+/// The watch's question, and where to it is to be put.
+pub(super) type Passage = (Cmd, oneshot::Sender<Question>);
+
+/// A command on its way, on a connection that may be somebody else's by now.
+pub(super) struct Question(Pin<Box<MaybeDone<RedisFuture<'static, Value>>>>);
+
+impl Question {
+    fn put(connection: &Connection, command: Cmd) -> Self {
+        let mut redis = connection.redis.clone();
+        let reply: RedisFuture<'static, Value> =
+            Box::pin(async move { redis.send_packed_command(&command).await });
+        let mut question = Box::pin(maybe_done(reply));
+        // The first poll hands it to the connection's driver.
+        let _ = question.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        Self(question)
+    }
+
+    async fn answer(mut self) -> RedisResult<Value> {
+        self.0.as_mut().await;
+        self.0.as_mut().take_output().unwrap_or_else(|| Err(unanswered()))
+    }
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Question")
     }
 }
 

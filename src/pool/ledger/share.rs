@@ -15,6 +15,11 @@ impl<W> Ledger<W> {
         self.set_share(share.unwrap_or(self.max_connections));
     }
 
+    /// True if the limit is frozen until the watch sees room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.watched && self.live > 0 && self.is_frozen() && self.sockets() >= self.limit
+    }
+
     /// What we were allowed and do not hold is not ours any more, for a connection was lost or
     /// refused: it is somebody else's by now.
     pub(crate) fn void_share(&mut self) {

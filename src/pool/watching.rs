@@ -224,7 +224,10 @@ impl Watch {
             Err(error) => {
                 self.blind = error.code().is_some();
                 self.due = now + if self.blind { DENIED } else { TICK };
-                self.report_trouble(error.to_string());
+                // A connection that was lost says nothing about the next one.
+                if self.blind || error.is_timeout() {
+                    self.report_trouble(error.to_string());
+                }
             }
         }
     }

@@ -49,7 +49,7 @@ async fn warm_up_of_a_full_server_fails_in_its_words() {
 async fn warm_up_beyond_the_servers_slots_fails_and_keeps_what_it_got() {
     let server = TestServer::builder().maxclients(8).start().unwrap();
     let _occupants = server.fill_to_leave(2);
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = GuardedPool::builder(server.url()).watch(false).build().unwrap();
 
     let error = soon("the warm-up", pool.warm_up(4)).await.unwrap_err();
 
@@ -63,7 +63,7 @@ async fn warm_up_beyond_the_servers_slots_fails_and_keeps_what_it_got() {
 async fn warm_up_of_a_frozen_pool_ends() {
     let server = TestServer::builder().maxclients(8).start().unwrap();
     let occupants = server.fill_to_leave(2);
-    let pool = impatient(&server.url()).max_connections(4).build().unwrap();
+    let pool = impatient(&server.url()).max_connections(4).watch(false).build().unwrap();
     soon("the warm-up", pool.warm_up(4)).await.unwrap_err();
     until("the back-off's end", &pool, || pool.status().breaker.next_dial_in.is_zero()).await;
 

@@ -79,6 +79,8 @@ pub struct Lease {
     next: Option<Instant>,
     /// The last hungry beat was given something; `true` before there was one.
     fed: bool,
+    /// What was left when a connection was lost since the last beat: its reply does not know.
+    left: Option<usize>,
     rng: Rng,
 }
 
@@ -103,6 +105,7 @@ impl Lease {
             sent: None,
             next: None,
             fed: true,
+            left: None,
             rng: Rng::with_seed(seed),
         }
     }
@@ -143,6 +146,7 @@ impl Lease {
         self.seq += 1;
         let sockets = report.live + report.dialing;
         self.lost(sockets);
+        self.left = None;
         self.sent = Some(now);
         self.next = Some(now + self.jittered(PACE));
         let numbers = [
@@ -179,6 +183,9 @@ impl Lease {
         self.expires = beat.sent + ttl - interval.min(ttl / 7);
         self.next = Some(beat.sent + self.jittered(interval));
         self.share = Some(share);
+        if let Some(left) = self.left {
+            self.lost(left);
+        }
         true
     }
 
@@ -188,8 +195,10 @@ impl Lease {
     }
 
     /// A connection was lost, or the server refused one: what we do not hold is not ours any more.
-    /// Not for a connection that we close to replace it at once; the reserve has room for that.
+    /// So is what a beat in flight may bring. Not for a connection that we close to replace it at
+    /// once; the reserve has room for that.
     pub fn lost(&mut self, sockets: usize) {
+        self.left = Some(sockets);
         if let Some(share) = &mut self.share {
             share.limit = share.limit.min(sockets).max(1);
         }
@@ -218,5 +227,109 @@ impl Lease {
     /// ± 30 %, so that a fleet does not beat as one.
     fn jittered(&mut self, interval: Duration) -> Duration {
         between(interval.mul_f64(0.7), interval.mul_f64(1.3), &mut self.rng)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lease(now: Instant) -> Lease {
+        Lease::new("a".to_owned(), 50, 0, now, 7)
+    }
+
+    fn report(live: usize, hungry: bool) -> Report {
+        Report { live, hungry, ..Report::default() }
+    }
+
+    fn granted(lease: &mut Lease, now: Instant, live: usize, limit: i64) {
+        let beat = lease.beat(now, &report(live, true));
+        assert!(lease.replied(&beat, &[limit, 2000, 7000, 3, 200, 500, 0]));
+    }
+
+    #[test]
+    fn a_grant_holds_until_the_next_beat_is_sent() {
+        let now = Instant::now();
+        let mut lease = lease(now);
+        assert_eq!((lease.limit(now), lease.due(false)), (None, None), "it has to ask first");
+        granted(&mut lease, now, 1, 9);
+        assert_eq!(lease.limit(now), Some(9));
+        let beat = lease.beat(now + SECOND, &report(4, false));
+        assert_eq!(lease.limit(now + SECOND), Some(4), "the registry is told 4");
+        lease.failed(&beat);
+        assert_eq!(lease.limit(now + SECOND), Some(4));
+    }
+
+    #[test]
+    fn without_a_word_from_the_registry_it_lasts_three_intervals() {
+        let now = Instant::now();
+        let mut lease = lease(now);
+        granted(&mut lease, now, 1, 9);
+        assert_eq!(lease.limit(now + SECOND * 599 / 100), Some(9));
+        assert_eq!(lease.limit(now + SECOND * 6), None);
+    }
+
+    #[test]
+    fn a_lost_connection_voids_the_grant_and_the_one_under_way() {
+        let now = Instant::now();
+        let mut lease = lease(now);
+        granted(&mut lease, now, 5, 9);
+        lease.lost(4);
+        assert_eq!(lease.limit(now), Some(4));
+        let beat = lease.beat(now, &report(4, true));
+        lease.lost(3);
+        assert!(lease.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0]));
+        assert_eq!(lease.limit(now), Some(3));
+    }
+
+    #[test]
+    fn callers_who_wait_are_worth_an_early_beat_unless_the_last_was_in_vain() {
+        let now = Instant::now();
+        let mut lease = lease(now);
+        granted(&mut lease, now, 1, 9);
+        assert_eq!(lease.due(true), Some(now + EARLY));
+        assert!(lease.due(false) > Some(now + SECOND));
+        granted(&mut lease, now, 9, 9);
+        assert_eq!(lease.due(true), lease.due(false));
+    }
+
+    #[test]
+    fn a_reply_that_makes_no_sense_counts_as_none() {
+        let now = Instant::now();
+        let rubbish: [&[i64]; 7] = [
+            &[],
+            &[-1],
+            &[0, 2000, 7000, 3, 200, 500, 0],
+            &[9, 0, 7000, 3, 200, 500, 0],
+            &[9, 2000, -7000, 3, 200, 500, 0],
+            &[9, 2000, i64::MAX, 3, 200, 500, 0],
+            &[9, 2000, 7000, 3, 200, 500, 0, 0],
+        ];
+        for reply in rubbish {
+            let mut lease = lease(now);
+            let beat = lease.beat(now, &report(1, true));
+            assert!(!lease.replied(&beat, reply), "{reply:?}");
+            assert_eq!(lease.limit(now), None);
+            assert!(lease.due(true) > Some(now), "it asks again later");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_reply_lifts_the_limit_above_max_connections_or_to_nothing(
+            reply in proptest::collection::vec(proptest::num::i64::ANY, 0..9),
+            limit in proptest::num::i64::ANY,
+            live in 0..60_usize,
+        ) {
+            let now = Instant::now();
+            let mut lease = lease(now);
+            for reply in [&reply[..], &[limit, 2000, 7000, 3, 200, 500, 0]] {
+                let beat = lease.beat(now, &report(live, true));
+                lease.replied(&beat, reply);
+                proptest::prop_assert!(lease.limit(now).is_none_or(|limit| (1..=50).contains(&limit)));
+            }
+        }
     }
 }

@@ -36,7 +36,7 @@ const KEPT: f64 = 0.3;
 const LONGEST: Duration = Duration::from_secs(20);
 /// The pace of a fleet: this much for each of its members. An INFO costs the server 2 to 4 µs
 /// (7.0.15), a round trip of a short command about 10.
-const PER_MEMBER: f64 = 0.0025;
+const PER_MEMBER: f64 = 0.001;
 const INTERVALS: [f64; 2] = [3.0, 15.0];
 
 /// What one step of the price law is made of.
@@ -144,7 +144,8 @@ impl PriceLaw {
         // Everybody's part of the room is as large as the part of the slots in use: together they
         // cannot pass it, however many they are and however fast.
         let share = (4.0 * live).min(live * (LOW * ceiling - used) / used);
-        let gain = ((GAIN * demand).max(1.0) * e).min(live);
+        // A newcomer at most doubles in a unit of time, as it would by itself.
+        let gain = ((GAIN * demand).max(1.0) * e).min(live * (e.exp2() - 1.0));
         let wanted = if saturation < QUIET {
             live + share
         } else if price == 0.0 {
@@ -178,4 +179,109 @@ impl PriceLaw {
 #[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
 fn real(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(used: u64, live: usize, hungry: bool) -> Observation {
+        Observation { used, maxclients: 10_000, rejected: 0, live, hungry, demand: 60 }
+    }
+
+    /// The limit after one step of three seconds from `live`.
+    fn step(seen: &Observation) -> usize {
+        let start = Instant::now();
+        let mut law = PriceLaw::new(50, 7);
+        law.step(start, seen);
+        law.step(start + UNIT, seen)
+    }
+
+    #[test]
+    fn a_lone_service_reaches_its_maximum_in_three_looks() {
+        let (now, mut live, mut looks) = (Instant::now(), 1, 0);
+        let mut law = PriceLaw::new(50, 7);
+        while live < 50 {
+            assert_eq!(law.due(live, true), None, "no time passes");
+            live = law.step(now, &seen(live as u64, live, true));
+            looks += 1;
+        }
+        assert_eq!(looks, 3);
+        assert!(law.due(live, true) > Some(now), "and then it rests");
+    }
+
+    #[test]
+    fn newcomers_together_take_no_more_than_the_room() {
+        // 100 with 4 each beside 3,600 others, and 5,000 slots below the price.
+        let limits: usize = (0..100).map(|_| step(&seen(4_000, 4, true)) - 4).sum();
+        assert!(limits <= 5_000 / 10 + 100, "{limits}");
+    }
+
+    #[test]
+    fn at_a_high_price_whoever_holds_much_shrinks_and_whoever_holds_little_grows() {
+        let much = step(&seen(9_500, 50, true));
+        let little = step(&seen(9_500, 10, true));
+        assert!(much < 50 && little > 10, "{much} {little}");
+    }
+
+    #[test]
+    fn no_price_takes_the_last_part_of_what_is_needed() {
+        let start = Instant::now();
+        let (mut law, mut live) = (PriceLaw::new(50, 7), 50);
+        for n in 0..40 {
+            live = law.step(start + UNIT * n, &seen(10_000, live, true));
+        }
+        assert_eq!(live, 15);
+    }
+
+    #[test]
+    fn an_allowance_that_was_not_used_expires_and_never_closes_a_connection() {
+        assert_eq!(step(&seen(7_000, 20, false)), 20);
+    }
+
+    #[test]
+    fn what_is_not_needed_is_given_back_when_slots_run_short() {
+        let idle = Observation { demand: 12, ..seen(8_000, 12, false) };
+        assert_eq!(step(&Observation { live: 40, ..idle }), 12);
+        assert_eq!(step(&Observation { used: 7_000, live: 40, ..idle }), 40);
+    }
+
+    #[test]
+    fn rejections_are_the_highest_price() {
+        assert!(step(&Observation { rejected: 3, ..seen(8_000, 40, true) }) < 40);
+    }
+
+    #[test]
+    fn without_a_ceiling_the_limit_stays() {
+        let now = Instant::now();
+        let mut law = PriceLaw::new(50, 7);
+        assert_eq!(law.step(now, &Observation { maxclients: 0, ..seen(5, 1, true) }), FLOOR);
+        assert_eq!(law.step(now, &Observation { used: 0, ..seen(5, 1, true) }), FLOOR);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_seen_the_limit_is_between_the_floor_and_the_maximum(
+            max in 1..5_000_usize,
+            steps in proptest::collection::vec(
+                (
+                    proptest::num::u64::ANY, proptest::num::u64::ANY, 0..3_u64,
+                    proptest::num::usize::ANY, proptest::bool::ANY, proptest::num::usize::ANY,
+                    0..100_000_u64,
+                ),
+                1..30,
+            ),
+        ) {
+            let mut now = Instant::now();
+            let mut law = PriceLaw::new(max, 7);
+            for (used, maxclients, rejected, live, hungry, demand, ms) in steps {
+                now += Duration::from_millis(ms);
+                let limit =
+                    law.step(now, &Observation { used, maxclients, rejected, live, hungry, demand });
+                proptest::prop_assert!(limit >= FLOOR.min(max) && limit <= max);
+                let due = law.due(live, hungry);
+                proptest::prop_assert!(due.is_none_or(|due| due <= now + Duration::from_secs(20)));
+            }
+        }
+    }
 }

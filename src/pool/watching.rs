@@ -310,9 +310,10 @@ impl Watch {
         let core = &self.core;
         let limit = Some(core.settings.response_timeout);
         if let Some(mut lane) = core.lanes.connection() {
-            return Some(within(limit, lane.send_packed_command(command)).await);
+            let reply = within(limit, lane.send_packed_command(command)).await;
+            return Some(reply.and_then(Value::extract_error));
         }
-        let reply = match core.withdraw(first()).pop() {
+        let question = match core.withdraw(first()).pop() {
             Some(connection) => {
                 let question = Question::put(&connection, command.clone());
                 core.restore(connection);
@@ -321,7 +322,8 @@ impl Watch {
             // All are lent, or none is there yet.
             None => core.next_connection(command.clone(), PATIENCE).await?,
         };
-        Some(within(limit, reply.answer()).await)
+        let reply = within(limit, question.answer()).await;
+        Some(reply.and_then(Value::extract_error))
     }
 
     /// Sets the limit by the best that is known: the registry, then the price law, then nothing but

@@ -49,6 +49,9 @@ end
 
 local NAMES = { 'granted', 'outstanding', 'base', 'extra', 'born', 'audited', 'foreign', 'seen', 'rubbish' }
 
+-- Those of them that are not sums.
+local STATE = { born = true, audited = true, foreign = true, seen = true, rubbish = true }
+
 local function read_sums()
   local values, sum = redis.call('HMGET', sums, unpack(NAMES)), {}
   for i, name in ipairs(NAMES) do sum[name] = stored(values[i]) end
@@ -80,21 +83,26 @@ local function parse(text)
   return record
 end
 
--- Adds a record to the sums `by` = 1, or takes it out with -1. `count` keeps the histograms.
-local function add(sum, record, by, count)
+-- Adds a record to the sums with `by` = 1, takes it out with -1.
+local function tally(sum, record, by)
   sum.granted = sum.granted + by * record.granted
   sum.outstanding = sum.outstanding + by * math.max(0, record.granted - record.live)
   sum.base = sum.base + by * record.base
   sum.extra = sum.extra + by * record.extra
   if math.min(sum.granted, sum.outstanding, sum.base, sum.extra) < 0 then error('rubbish') end
-  if record.base > 0 then count('b' .. record.base, by) end
-  if record.extra > 0 then count('x' .. record.extra, by) end
 end
 
-local function count_stored(name, by)
+local function count(name, by)
   local left = redis.call('HINCRBY', sums, name, by)
   if left < 0 then error('rubbish') end
   if left == 0 then redis.call('HDEL', sums, name) end
+end
+
+-- Moves a member from one place of a histogram to another; nothing is kept of zeros.
+local function move(prefix, from, to)
+  if from == to then return end
+  if from > 0 then count(prefix .. from, -1) end
+  if to > 0 then count(prefix .. to, 1) end
 end
 
 local function record_of(id)
@@ -104,13 +112,16 @@ local function record_of(id)
 end
 
 local function forget(sum, id)
-  add(sum, record_of(id), -1, count_stored)
+  local record = record_of(id)
+  tally(sum, record, -1)
+  move('b', record.base, 0)
+  move('x', record.extra, 0)
   redis.call('HDEL', members, id)
   redis.call('ZREM', expiries, id)
 end
 
--- Sums up the members anew. What does not fit is dropped, and counted.
-local function audit(ttl)
+-- Sums up the members anew. What does not fit is dropped, and counted. `pause`: to the next one.
+local function audit(ttl, pause)
   local rubbish = 0
   for _, pair in ipairs({ { members, 'hash' }, { expiries, 'zset' }, { sums, 'hash' } }) do
     local kind = redis.call('TYPE', pair[1])
@@ -126,14 +137,16 @@ local function audit(ttl)
     granted = 0, outstanding = 0, base = 0, extra = 0, audited = now,
     born = math.min(before.born, now), foreign = before.foreign, seen = math.min(before.seen, now),
   }
+  local kept = redis.call('HGETALL', sums)
   local counts = {}
-  local function count(name, by) counts[name] = (counts[name] or 0) + by end
   redis.call('ZREMRANGEBYSCORE', expiries, '(' .. string.format('%.0f', now + 2 * ttl), '+inf')
   local all = redis.call('HGETALL', members)
   for i = 1, #all, 2 do
     local record = parse(all[i + 1])
     if record then
-      add(sum, record, 1, count)
+      tally(sum, record, 1)
+      local b, x = 'b' .. record.base, 'x' .. record.extra
+      counts[b], counts[x] = (counts[b] or 0) + 1, (counts[x] or 0) + 1
       redis.call('ZADD', expiries, 'NX', now + ttl, all[i])
     else
       redis.call('HDEL', members, all[i])
@@ -141,15 +154,20 @@ local function audit(ttl)
       rubbish = rubbish + 1
     end
   end
-  local wrong = not readable
-  for _, name in ipairs({ 'granted', 'outstanding', 'base', 'extra' }) do
-    wrong = wrong or before[name] ~= sum[name]
-  end
-  if wrong and rubbish == 0 then rubbish = 1 end
+  counts.b0, counts.x0 = nil, nil
   sum.rubbish = before.rubbish + rubbish
+  for i = 1, #kept, 2 do
+    local name = kept[i]
+    if not STATE[name] and tonumber(kept[i + 1]) ~= (counts[name] or sum[name] or 0) then
+      sum.rubbish = sum.rubbish + 1
+    end
+  end
+  if not readable then sum.rubbish = sum.rubbish + 1 end
   redis.call('DEL', sums)
   write_sums(sum)
   for name, n in pairs(counts) do redis.call('HSET', sums, name, n) end
+  -- A registry that nobody uses any more goes by itself.
+  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, string.format('%.0f', 4 * pause)) end
 end
 
 -- Whole connections from a fraction: as many of the n members have one more as make up for the
@@ -163,7 +181,7 @@ end
 
 -- Max-min fairness: the level at which everybody has what it asks for, or this much, and the
 -- capacity is used up (water-filling; Bertsekas and Gallager, Data Networks, 6.5.2).
-local function water_level(prefix, total, capacity)
+local function water_level(prefix, total, capacity, id)
   local values, counts, left, sum = {}, {}, 0, 0
   local all = redis.call('HGETALL', sums)
   for i = 1, #all, 2 do
@@ -177,10 +195,10 @@ local function water_level(prefix, total, capacity)
   table.sort(values)
   for _, value in ipairs(values) do
     local level = capacity / left
-    if value >= level then return level, left end
+    if value >= level then return whole(level, left, id) end
     capacity, left = capacity - value * counts[value], left - counts[value]
   end
-  return total, 1
+  return total
 end
 
 -- Up to 64 a demand counts as it is, above in steps of a thirty-second to a sixty-fourth, so that
@@ -217,10 +235,12 @@ local function beat(used, ceiling)
     write_sums(sum)
     return { -1 }
   end
-  add(sum, mine, -1, count_stored)
+  tally(sum, mine, -1)
   local record = { seq = seq, granted = held, live = live, base = rounded(base) }
   record.extra = rounded(math.max(0, peak - base))
   base, peak = record.base, record.base + record.extra
+  move('b', mine.base, base)
+  move('x', mine.extra, record.extra)
 
   local n = redis.call('HLEN', members) + (mine == NOBODY and 1 or 0)
   local interval = math.max(2000, 2.5 * n)
@@ -242,17 +262,10 @@ local function beat(used, ceiling)
   local total_base, total_extra = sum.base + base, sum.extra + record.extra
   local taken = used + sum.outstanding + dialing
   local target = max
-  -- The level is over all members, and this one is not in the sums yet.
-  local function level_of(prefix, value, total, capacity)
-    if value > 0 then count_stored(prefix .. value, 1) end
-    local level, n_level = water_level(prefix, total, capacity)
-    if value > 0 then count_stored(prefix .. value, -1) end
-    return math.min(value, whole(level, n_level, id))
-  end
   if total_base > cap then
-    target = level_of('b', base, total_base, cap)
+    target = math.min(base, water_level('b', total_base, cap, id))
   elseif total_base + total_extra > cap then
-    target = base + level_of('x', record.extra, total_extra, cap - total_base)
+    target = base + math.min(record.extra, water_level('x', total_extra, cap - total_base, id))
   end
   if not hungry and taken > TIGHT * ceiling then target = math.min(target, peak) end
   target = math.min(max, target)
@@ -273,13 +286,14 @@ local function beat(used, ceiling)
   limit = math.min(max, math.max(1, limit))
   record.granted = math.max(limit, held)
 
-  add(sum, record, 1, count_stored)
+  tally(sum, record, 1)
   redis.call('HSET', members, id, string.format(
     '%.0f %.0f %.0f %.0f %.0f', seq, record.granted, live, base, record.extra))
   redis.call('ZADD', expiries, now + ttl, id)
   write_sums(sum)
-  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, string.format('%.0f', 4 * ttl)) end
-  if now - sum.audited > math.max(60000, 60 * n) or now < sum.audited then audit(ttl) end
+  -- Costs 1 us a member; once a minute, or for large fleets at most a thousandth of 6 % of the time.
+  local pause = math.max(60000, 60 * n)
+  if sum.born == now or now < sum.audited or now - sum.audited > pause then audit(ttl, pause) end
 
   local pressure = math.floor(1000 * (taken + record.granted - held) / ceiling)
   local again = limit < held and AGAIN_MS or math.floor(interval)
@@ -306,5 +320,5 @@ if not (string.find(reason, 'rubbish') or string.find(reason, 'WRONGTYPE')
     or string.find(reason, 'not an integer')) then
   return redis.error_reply(reason)
 end
-audit(7000)
+audit(7000, 60000)
 return operation(used, ceiling)

@@ -45,7 +45,7 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 22] = [
     ("redis_guard_fleet_members", Unit::Count, "members of the fleet"),
     ("redis_guard_fleet_share", Unit::Count, "connections that the fleet's registry allows"),
 ];
-pub(crate) const COUNTERS: [(&str, Unit, &str); 9] = [
+pub(crate) const COUNTERS: [(&str, Unit, &str); 10] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),

@@ -371,11 +371,11 @@ impl Watch {
             state.watch.trouble.take().is_some()
         };
         if found {
-            self.core.events.send(|| Event::WatchFound);
+            self.core.events.send(Event::WatchFound);
         }
         for event in events {
             tracing::warn!(pool = %self.core.settings.name, server = %self.core.dialer.server, ?event, "the server changed");
-            self.core.events.send(|| Event::Server(event));
+            self.core.events.send(Event::Server(event));
         }
     }
 
@@ -383,7 +383,7 @@ impl Watch {
         let new = self.core.lock().watch.trouble.replace(reason.clone()).is_none();
         if new {
             tracing::warn!(pool = %self.core.settings.name, reason, "the server cannot be watched");
-            self.core.events.send(|| Event::WatchLost { reason });
+            self.core.events.send(Event::WatchLost { reason });
         }
     }
 
@@ -396,12 +396,12 @@ impl Watch {
         match (before, status.joined) {
             (false, true) => {
                 let members = status.members;
-                core.events.send(|| Event::FleetJoined { members });
+                core.events.send(Event::FleetJoined { members });
             }
             (true, false) => {
                 let reason = status.trouble.clone().unwrap_or_default();
                 tracing::warn!(pool = %core.settings.name, reason, "the fleet's registry is lost");
-                core.events.send(|| Event::FleetLost { reason });
+                core.events.send(Event::FleetLost { reason });
             }
             _ => {}
         }

@@ -18,6 +18,8 @@ mod pool;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod axum;
 pub mod server;
+#[doc(hidden)]
+pub mod sim;
 pub mod tower;
 
 pub use dial::{Class, Outcome};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::real;
+
 /// How long a window is. A few of them fit into one heartbeat's life, and hundreds of requests into
 /// each, unless the process is so idle that its demand is nobody's concern.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -132,11 +134,6 @@ impl Demand {
     fn above_mean(&self, deviations: f64) -> usize {
         (self.offered + deviations * self.offered.sqrt()).ceil() as usize
     }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
-fn real(count: usize) -> f64 {
-    count as f64
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for a quotient, the leading digits will do")]

@@ -81,6 +81,7 @@ pub struct Lease {
     fed: bool,
     /// What was left when a connection was lost since the last beat: its reply does not know.
     left: Option<usize>,
+    failures: u32,
     rng: Rng,
 }
 
@@ -106,6 +107,7 @@ impl Lease {
             next: None,
             fed: true,
             left: None,
+            failures: 0,
             rng: Rng::with_seed(seed),
         }
     }
@@ -116,17 +118,16 @@ impl Lease {
         ["members", "expiries", "sums"].map(|part| format!("{{redis-guard:{fleet}}}:{part}"))
     }
 
-    /// How many connections we may have; `None` while the registry is lost (or was never found), and
-    /// something else has to say.
-    #[must_use]
-    pub fn limit(&self, now: Instant) -> Option<usize> {
-        self.share(now).map(|share| share.limit)
-    }
-
     /// What the registry said last, while that holds.
     #[must_use]
     pub fn share(&self, now: Instant) -> Option<&Share> {
         self.share.as_ref().filter(|_| now < self.expires)
+    }
+
+    /// Beats in a row without a reply that makes sense.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// When to beat next; `None`: now. `hungry`: callers wait and we are at the limit. That is worth
@@ -183,6 +184,7 @@ impl Lease {
         self.expires = beat.sent + ttl - interval.min(ttl / 7);
         self.next = Some(beat.sent + self.jittered(interval));
         self.share = Some(share);
+        self.failures = 0;
         if let Some(left) = self.left {
             self.lost(left);
         }
@@ -191,6 +193,7 @@ impl Lease {
 
     /// No reply: what we hold stays ours until the registry has given us up.
     pub fn failed(&mut self, beat: &Beat) {
+        self.failures = self.failures.saturating_add(1);
         self.next = Some(beat.sent + self.jittered(PACE));
     }
 
@@ -236,6 +239,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn limit(lease: &Lease, now: Instant) -> Option<usize> {
+        lease.share(now).map(|share| share.limit)
+    }
+
     fn lease(now: Instant) -> Lease {
         Lease::new("a".to_owned(), 50, 0, now, 7)
     }
@@ -253,13 +260,13 @@ mod tests {
     fn a_grant_holds_until_the_next_beat_is_sent() {
         let now = Instant::now();
         let mut lease = lease(now);
-        assert_eq!((lease.limit(now), lease.due(false)), (None, None), "it has to ask first");
+        assert_eq!((limit(&lease, now), lease.due(false)), (None, None), "it has to ask first");
         granted(&mut lease, now, 1, 9);
-        assert_eq!(lease.limit(now), Some(9));
+        assert_eq!(limit(&lease, now), Some(9));
         let beat = lease.beat(now + SECOND, &report(4, false));
-        assert_eq!(lease.limit(now + SECOND), Some(4), "the registry is told 4");
+        assert_eq!(limit(&lease, now + SECOND), Some(4), "the registry is told 4");
         lease.failed(&beat);
-        assert_eq!(lease.limit(now + SECOND), Some(4));
+        assert_eq!(limit(&lease, now + SECOND), Some(4));
     }
 
     #[test]
@@ -267,8 +274,8 @@ mod tests {
         let now = Instant::now();
         let mut lease = lease(now);
         granted(&mut lease, now, 1, 9);
-        assert_eq!(lease.limit(now + SECOND * 599 / 100), Some(9));
-        assert_eq!(lease.limit(now + SECOND * 6), None);
+        assert_eq!(limit(&lease, now + SECOND * 599 / 100), Some(9));
+        assert_eq!(limit(&lease, now + SECOND * 6), None);
     }
 
     #[test]
@@ -277,11 +284,11 @@ mod tests {
         let mut lease = lease(now);
         granted(&mut lease, now, 5, 9);
         lease.lost(4);
-        assert_eq!(lease.limit(now), Some(4));
+        assert_eq!(limit(&lease, now), Some(4));
         let beat = lease.beat(now, &report(4, true));
         lease.lost(3);
         assert!(lease.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0]));
-        assert_eq!(lease.limit(now), Some(3));
+        assert_eq!(limit(&lease, now), Some(3));
     }
 
     #[test]
@@ -311,7 +318,7 @@ mod tests {
             let mut lease = lease(now);
             let beat = lease.beat(now, &report(1, true));
             assert!(!lease.replied(&beat, reply), "{reply:?}");
-            assert_eq!(lease.limit(now), None);
+            assert_eq!(limit(&lease, now), None);
             assert!(lease.due(true) > Some(now), "it asks again later");
         }
     }
@@ -320,15 +327,15 @@ mod tests {
         #[test]
         fn no_reply_lifts_the_limit_above_max_connections_or_to_nothing(
             reply in proptest::collection::vec(proptest::num::i64::ANY, 0..9),
-            limit in proptest::num::i64::ANY,
+            granted in proptest::num::i64::ANY,
             live in 0..60_usize,
         ) {
             let now = Instant::now();
             let mut lease = lease(now);
-            for reply in [&reply[..], &[limit, 2000, 7000, 3, 200, 500, 0]] {
+            for reply in [&reply[..], &[granted, 2000, 7000, 3, 200, 500, 0]] {
                 let beat = lease.beat(now, &report(live, true));
                 lease.replied(&beat, reply);
-                proptest::prop_assert!(lease.limit(now).is_none_or(|limit| (1..=50).contains(&limit)));
+                proptest::prop_assert!(limit(&lease, now).is_none_or(|limit| (1..=50).contains(&limit)));
             }
         }
     }

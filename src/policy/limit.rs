@@ -12,6 +12,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
+use super::real;
+
 /// Nobody's limit is set below, unless that is more than it may have.
 pub const FLOOR: usize = 2;
 
@@ -39,6 +41,9 @@ const LONGEST: Duration = Duration::from_secs(20);
 const PER_MEMBER: f64 = 0.001;
 const INTERVALS: [f64; 2] = [3.0, 15.0];
 
+/// How long the last observation is worth something: a few intervals.
+const MEMORY: Duration = Duration::from_secs(45);
+
 /// What one step of the price law is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
@@ -64,7 +69,9 @@ pub struct PriceLaw {
     /// Of the last step.
     saturation: f64,
     peers: f64,
-    stepped: Option<Instant>,
+    /// When the server was observed last.
+    seen: Option<Instant>,
+    blind: bool,
     next: Option<Instant>,
     rng: Rng,
 }
@@ -78,16 +85,24 @@ impl PriceLaw {
             limit: FLOOR.min(max_connections),
             saturation: 1.0,
             peers: 1.0,
-            stepped: None,
+            seen: None,
+            blind: false,
             next: None,
             rng: Rng::with_seed(seed),
         }
     }
 
-    /// How many connections we may have.
+    /// How many connections we may have; `None` while the server does not say how full it is.
     #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit
+    pub fn limit(&self) -> Option<usize> {
+        (!self.blind).then_some(self.limit)
+    }
+
+    /// The server could not be observed. The limit stays for [`MEMORY`] after the last time it
+    /// could be, and then says nothing any more.
+    pub fn unseen(&mut self, now: Instant) {
+        self.blind = self.seen.is_none_or(|seen| now.saturating_duration_since(seen) > MEMORY);
+        self.rest(now, INTERVALS[1]);
     }
 
     /// How many like us the server seems to have, for the gate: all slots in use over what we need.
@@ -114,24 +129,22 @@ impl PriceLaw {
         self.limit = self.limit.min(live).max(self.floor());
     }
 
-    /// One step. An observation that cannot be (no ceiling, or nobody connected, though we are) is
-    /// ignored, and the limit stays. More slots used than there are is what a lowered ceiling looks
+    /// One step. An observation that cannot be (no ceiling, or nobody connected, though we are)
+    /// counts as [`unseen`](Self::unseen). More slots used than there are is what a lowered ceiling looks
     /// like.
-    pub fn step(&mut self, now: Instant, seen: &Observation) -> usize {
+    pub fn step(&mut self, now: Instant, seen: &Observation) {
+        if seen.maxclients == 0 || seen.used == 0 {
+            return self.unseen(now);
+        }
         let (live, max) = (real(seen.live), real(self.max_connections));
         #[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
         let (used, ceiling) = (seen.used as f64, seen.maxclients as f64);
-        let elapsed = self.stepped.map_or(UNIT, |last| now.saturating_duration_since(last));
+        let elapsed = self.seen.map_or(UNIT, |last| now.saturating_duration_since(last));
         let demand = real(seen.demand.min(self.max_connections));
         // By what we need, not by what we have: a newcomer would wait longest.
         self.peers = used / live.max(demand).max(1.0);
-        let pace = (self.peers * PER_MEMBER).clamp(INTERVALS[0], INTERVALS[1]);
-        let jitter = 0.7 + 0.6 * self.rng.f64();
-        self.stepped = Some(now);
-        self.next = Some(now + Duration::from_secs_f64(pace * jitter));
-        if seen.maxclients == 0 || seen.used == 0 {
-            return self.limit;
-        }
+        (self.seen, self.blind) = (Some(now), false);
+        self.rest(now, (self.peers * PER_MEMBER).clamp(INTERVALS[0], INTERVALS[1]));
 
         let e = elapsed.min(LONGEST).as_secs_f64() / UNIT.as_secs_f64();
         let saturation = used / ceiling;
@@ -158,7 +171,11 @@ impl PriceLaw {
         let spared = if saturation > TIGHT && !hungry { wanted.min(demand) } else { wanted };
         self.saturation = saturation;
         self.limit = self.whole(spared.clamp(floor, max));
-        self.limit
+    }
+
+    /// ± 30 %, so that a fleet does not look at the server as one.
+    fn rest(&mut self, now: Instant, seconds: f64) {
+        self.next = Some(now + Duration::from_secs_f64(seconds * (0.7 + 0.6 * self.rng.f64())));
     }
 
     fn floor(&self) -> usize {
@@ -176,11 +193,6 @@ impl PriceLaw {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
-fn real(count: usize) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +206,8 @@ mod tests {
         let start = Instant::now();
         let mut law = PriceLaw::new(50, 7);
         law.step(start, seen);
-        law.step(start + UNIT, seen)
+        law.step(start + UNIT, seen);
+        law.limit
     }
 
     #[test]
@@ -203,7 +216,8 @@ mod tests {
         let mut law = PriceLaw::new(50, 7);
         while live < 50 {
             assert_eq!(law.due(live, true), None, "no time passes");
-            live = law.step(now, &seen(live as u64, live, true));
+            law.step(now, &seen(live as u64, live, true));
+            live = law.limit;
             looks += 1;
         }
         assert_eq!(looks, 3);
@@ -229,7 +243,8 @@ mod tests {
         let start = Instant::now();
         let (mut law, mut live) = (PriceLaw::new(50, 7), 50);
         for n in 0..40 {
-            live = law.step(start + UNIT * n, &seen(10_000, live, true));
+            law.step(start + UNIT * n, &seen(10_000, live, true));
+            live = law.limit;
         }
         assert_eq!(live, 15);
     }
@@ -255,8 +270,12 @@ mod tests {
     fn without_a_ceiling_the_limit_stays() {
         let now = Instant::now();
         let mut law = PriceLaw::new(50, 7);
-        assert_eq!(law.step(now, &Observation { maxclients: 0, ..seen(5, 1, true) }), FLOOR);
-        assert_eq!(law.step(now, &Observation { used: 0, ..seen(5, 1, true) }), FLOOR);
+        law.step(now, &seen(5, 1, true));
+        let limit = law.limit();
+        law.step(now, &Observation { maxclients: 0, ..seen(5, 1, true) });
+        assert_eq!(law.limit(), limit);
+        law.step(now + MEMORY * 2, &Observation { used: 0, ..seen(5, 1, true) });
+        assert_eq!(law.limit(), None, "and one day it is not known any more");
     }
 
     proptest::proptest! {
@@ -276,8 +295,8 @@ mod tests {
             let mut law = PriceLaw::new(max, 7);
             for (used, maxclients, rejected, live, hungry, demand, ms) in steps {
                 now += Duration::from_millis(ms);
-                let limit =
-                    law.step(now, &Observation { used, maxclients, rejected, live, hungry, demand });
+                law.step(now, &Observation { used, maxclients, rejected, live, hungry, demand });
+                let limit = law.limit;
                 proptest::prop_assert!(limit >= FLOOR.min(max) && limit <= max);
                 let due = law.due(live, hungry);
                 proptest::prop_assert!(due.is_none_or(|due| due <= now + Duration::from_secs(20)));

@@ -4,6 +4,7 @@ mod backoff;
 mod breaker;
 mod budget;
 mod demand;
+mod ladder;
 mod lease;
 mod limit;
 mod retry_budget;
@@ -12,7 +13,8 @@ pub use backoff::{Backoff, Delays};
 pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
 pub use demand::{Demand, Load};
-pub use lease::{Lease, Report, SCRIPT, Share};
+pub use ladder::{Source, limit_in_force};
+pub use lease::{Beat, Lease, Report, SCRIPT, Share};
 pub use limit::{FLOOR, Observation, PriceLaw, QUIET};
 pub use retry_budget::RetryBudget;
 
@@ -21,3 +23,9 @@ pub(crate) use breaker::FailureKind;
 pub(crate) use breaker::Tripwire;
 pub(crate) use budget::Budgets;
 pub(crate) use retry_budget::Withdrawal;
+
+/// A count of connections in a formula.
+#[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+fn real(count: usize) -> f64 {
+    count as f64
+}

@@ -21,7 +21,7 @@ use super::core::Core;
 use super::lease::{unanswered, within};
 use super::store::{Connection, Shared};
 use crate::event::Event;
-use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT};
+use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT, Source, limit_in_force};
 use crate::server::{Fleet, Observation, ServerObserver, ServerSnapshot};
 use crate::status::{CloseReason, FleetStatus, LimitedBy, WatchStatus};
 
@@ -116,14 +116,12 @@ struct Watch {
     core: Arc<Core>,
     observer: ServerObserver,
     demand: Demand,
-    law: Option<PriceLaw>,
+    law: PriceLaw,
     fleet: Option<Member>,
     /// Not before then, for a question without a law.
     due: Instant,
     /// When the server last told.
     heard: Option<Instant>,
-    /// INFO was denied, or is of no use.
-    blind: bool,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
 }
@@ -147,7 +145,7 @@ impl Watch {
     fn new(core: Arc<Core>, now: Instant) -> Self {
         let settings = &core.settings;
         let max = settings.max_connections;
-        let law = settings.adaptive_limit.then(|| PriceLaw::new(max, settings.seed));
+        let law = PriceLaw::new(max, settings.seed);
         let fleet = settings.fleet.as_ref().map(|fleet| {
             let id = format!("{}:{:016x}", core.dialer.client_name, fastrand::u64(..));
             Member {
@@ -158,7 +156,7 @@ impl Watch {
             }
         });
         let (observer, demand) = (ServerObserver::default(), Demand::new(now));
-        Self { core, observer, demand, law, fleet, due: now, heard: None, blind: false, lost: now }
+        Self { core, observer, demand, law, fleet, due: now, heard: None, lost: now }
     }
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
@@ -167,6 +165,8 @@ impl Watch {
         if self.info_due(&sight).is_none_or(|due| due <= Instant::now()) {
             self.ask(&sight).await;
             self.steer();
+            // It may have been a step on the way up.
+            self.core.lock().heed_calls();
         }
         self.beat().await;
         self.steer();
@@ -188,9 +188,7 @@ impl Watch {
         };
         self.demand.observe(now, load);
         if lost {
-            if let Some(law) = &mut self.law {
-                law.lost(sight.live);
-            }
+            self.law.lost(sight.live);
             if let Some(member) = &mut self.fleet {
                 member.lease.lost(sight.live + sight.dialing);
             }
@@ -200,14 +198,12 @@ impl Watch {
         sight
     }
 
-    /// When to ask for INFO.
+    /// When to ask for INFO; `None`: now.
     fn info_due(&self, sight: &Sight) -> Option<Instant> {
-        match &self.law {
-            Some(law) if !self.blind => {
-                law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
-            }
-            _ => Some(self.due),
+        if !self.core.settings.adaptive_limit {
+            return Some(self.due);
         }
+        self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
     }
 
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
@@ -222,10 +218,11 @@ impl Watch {
         match info {
             Ok(info) => self.observe(ServerSnapshot::parse(info), sight, now),
             Err(error) => {
-                self.blind = error.code().is_some();
-                self.due = now + if self.blind { DENIED } else { TICK };
+                self.law.unseen(now);
+                let denied = error.code().is_some();
+                self.due = now + if denied { DENIED } else { TICK };
                 // A connection that was lost says nothing about the next one.
-                if self.blind || error.is_timeout() {
+                if denied || error.is_timeout() {
                     self.report_trouble(error.to_string());
                 }
             }
@@ -234,26 +231,18 @@ impl Watch {
 
     fn observe(&mut self, snapshot: ServerSnapshot, sight: &Sight, now: Instant) {
         let observation = self.observer.observe(snapshot, now);
-        (self.heard, self.blind, self.due) = (Some(now), false, now + CALM);
-        if let Some(law) = &mut self.law
-            && let (Some(used), Some(maxclients)) =
-                (observation.snapshot.used(), observation.ceiling)
-        {
-            self.due = now + FRESH;
-            law.step(
-                now,
-                &policy::Observation {
-                    used,
-                    maxclients,
-                    rejected: observation.new_rejections.unwrap_or(0),
-                    live: sight.live + sight.dialing,
-                    hungry: sight.hungry,
-                    demand: self.demand.generous(),
-                },
-            );
-        } else {
-            self.blind = true;
-        }
+        (self.heard, self.due) = (Some(now), now + CALM);
+        self.law.step(
+            now,
+            &policy::Observation {
+                used: observation.snapshot.used().unwrap_or(0),
+                maxclients: observation.ceiling.unwrap_or(0),
+                rejected: observation.new_rejections.unwrap_or(0),
+                live: sight.live + sight.dialing,
+                hungry: sight.hungry,
+                demand: self.demand.generous(),
+            },
+        );
         self.report(observation, now);
     }
 
@@ -331,17 +320,26 @@ impl Watch {
     fn steer(&mut self) {
         let now = Instant::now();
         let fresh = self.heard.is_some_and(|heard| now < heard + FRESH);
-        let lease = self.fleet.as_ref().and_then(|member| member.lease.limit(now));
-        let law = self.law.as_ref().filter(|_| !self.blind).map(PriceLaw::limit);
-        let (share, source) = match (lease, law) {
-            (Some(limit), _) => (Some(limit), LimitedBy::FleetLease),
-            (None, Some(limit)) => (Some(limit), LimitedBy::PriceLaw),
-            (None, None) => (None, LimitedBy::MaxConnections),
+        let lease = self.fleet.as_ref().map(|member| &member.lease);
+        let peers = match lease.and_then(|lease| lease.share(now)) {
+            Some(share) => share.members,
+            None => self.law.peers(),
         };
+        let max = self.core.settings.max_connections;
+        let adaptive = self.core.settings.adaptive_limit;
         let lost = self.lost;
         let relented = self.core.change(|state| {
+            let sockets = state.ledger.sockets();
+            let (limit, source) = limit_in_force(lease, &self.law, max, sockets, now);
+            let source = match source {
+                Source::Lease | Source::Kept | Source::Asking => LimitedBy::FleetLease,
+                Source::PriceLaw if adaptive => LimitedBy::PriceLaw,
+                Source::PriceLaw | Source::Static => LimitedBy::MaxConnections,
+            };
+            let share = Some(limit).filter(|_| source != LimitedBy::MaxConnections);
             (state.watch.source, state.watch.steered) = (source, Some(now));
             state.ledger.allow(share);
+            state.gate.fleet_of(peers);
             state.ledger.set_watched(fresh);
             let saturation = state.watch.saturation().filter(|_| fresh);
             state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));

@@ -15,8 +15,9 @@
 -- connection, so `live` may lag behind what they hold but not the other way round, and the sum of
 -- grants cannot pass what was free.
 --
--- A member costs its own O(log n): the sums are kept, not summed. INFO of two sections costs about
--- 2 us (7.0.15), so nothing is cached, and no formula mixes quantities of different instants.
+-- The sums are kept, not summed, so a beat costs the same in a fleet of ten and of ten thousand: 37
+-- to 55 us (7.0.15). INFO of two sections is 2 of them, so nothing is cached, and no formula mixes
+-- quantities of different instants.
 -- Fields that were overwritten are noticed when read, or by the audit, and rebuilt from the members.
 
 local members, expiries, sums = KEYS[1], KEYS[2], KEYS[3]
@@ -141,13 +142,14 @@ local function audit(ttl, pause)
   local counts = {}
   redis.call('ZREMRANGEBYSCORE', expiries, '(' .. string.format('%.0f', now + 2 * ttl), '+inf')
   local all = redis.call('HGETALL', members)
+  local complete = redis.call('ZCARD', expiries) == #all / 2
   for i = 1, #all, 2 do
     local record = parse(all[i + 1])
     if record then
       tally(sum, record, 1)
       local b, x = 'b' .. record.base, 'x' .. record.extra
       counts[b], counts[x] = (counts[b] or 0) + 1, (counts[x] or 0) + 1
-      redis.call('ZADD', expiries, 'NX', now + ttl, all[i])
+      if not complete then redis.call('ZADD', expiries, 'NX', now + ttl, all[i]) end
     else
       redis.call('HDEL', members, all[i])
       redis.call('ZREM', expiries, all[i])
@@ -291,7 +293,7 @@ local function beat(used, ceiling)
     '%.0f %.0f %.0f %.0f %.0f', seq, record.granted, live, base, record.extra))
   redis.call('ZADD', expiries, now + ttl, id)
   write_sums(sum)
-  -- Costs 1 us a member; once a minute, or for large fleets at most a thousandth of 6 % of the time.
+  -- Costs 3 us a member: a millisecond a minute for 300 of them, 30 ms in ten minutes for 10,000.
   local pause = math.max(60000, 60 * n)
   if sum.born == now or now < sum.audited or now - sum.audited > pause then audit(ttl, pause) end
 

@@ -180,3 +180,42 @@ async fn a_fleet_comes_back_spread_after_a_mass_disconnect() {
     assert!(dues.iter().all(|due| *due <= 50 * MS));
     assert!(dues.iter().filter(|due| **due < 25 * MS).count() < 80);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_fleet_comes_back_over_seconds_and_probes_slowly() {
+    let now = Instant::now();
+    let firsts: Vec<_> = (0..200)
+        .map(|seed| {
+            let connect_timeout = Duration::from_secs(2);
+            let mut gate = Gate::new(Backoff::default(), Breaker::default(), connect_timeout, seed);
+            gate.fleet_of(1_000);
+            gate.disconnected(now);
+            due(&mut gate, now) - now
+        })
+        .collect();
+    assert!(firsts.iter().all(|first| *first <= 3_000 * MS));
+    assert!(firsts.iter().filter(|first| **first < 300 * MS).count() < 40);
+
+    let (mut gate, mut now) = (gate(), now);
+    gate.fleet_of(10_000);
+    for _ in 0..20 {
+        fail(&mut gate, Outcome::Refused, now);
+        now = due(&mut gate, now);
+    }
+    fail(&mut gate, Outcome::Refused, now);
+    assert!(due(&mut gate, now) - now >= 15_000 * MS, "half of 30 s at least");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_off_that_was_configured_is_kept_whatever_the_fleet() {
+    let backoff = Backoff::equal_jitter(50 * MS, 100 * MS);
+    let mut gate = Gate::new(backoff, Breaker::default(), Duration::from_secs(2), 7);
+    let mut now = Instant::now();
+    gate.fleet_of(10_000);
+    for _ in 0..5 {
+        fail(&mut gate, Outcome::Refused, now);
+        let next = due(&mut gate, now);
+        assert!(next - now <= 100 * MS);
+        now = next;
+    }
+}

@@ -1,0 +1,101 @@
+//! The simulated server: slots, a pace of accepting, and the script engine.
+
+use crate::script::{Script, ServerState};
+use crate::world::{SECOND, Us};
+
+/// How long a dial takes where nobody queues.
+const ROUND_TRIP: Us = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) maxclients: usize,
+    pub(crate) used: usize,
+    /// Slots of clients that no instance of ours holds.
+    pub(crate) foreign: usize,
+    pub(crate) rejected: u64,
+    pub(crate) up: bool,
+    /// Connections it accepts a second; `None`: as many as come.
+    pub(crate) accepts: Option<u64>,
+    /// When the queue of those not accepted yet is empty.
+    free_at: Us,
+    script: Script,
+    keys: [String; 3],
+}
+
+impl Server {
+    pub(crate) fn new(maxclients: usize) -> Self {
+        Self {
+            maxclients,
+            used: 0,
+            foreign: 0,
+            rejected: 0,
+            up: true,
+            accepts: None,
+            free_at: 0,
+            script: Script::load(redis_guard::sim::SCRIPT),
+            keys: redis_guard::sim::Lease::keys("fleet"),
+        }
+    }
+
+    /// When a dial that starts now is looked at.
+    pub(crate) fn accept_time(&mut self, now: Us) -> Us {
+        let arrival = now + ROUND_TRIP;
+        let Some(accepts) = self.accepts else {
+            return arrival;
+        };
+        self.free_at = self.free_at.max(arrival) + SECOND / accepts;
+        self.free_at
+    }
+
+    /// Whether there is a slot; takes it, or counts the rejection.
+    pub(crate) fn accept(&mut self) -> bool {
+        let room = self.used < self.maxclients;
+        if room {
+            self.used += 1;
+        } else {
+            self.rejected += 1;
+        }
+        room
+    }
+
+    /// `dials` in the time since the last call of that kind, `elapsed` ago, for at most `wanted`
+    /// slots. Gives the slots taken; the rest of the dials was rejected.
+    pub(crate) fn accept_many(
+        &mut self,
+        dials: usize,
+        wanted: usize,
+        elapsed: Us,
+        now: Us,
+    ) -> usize {
+        let mut looked_at = dials;
+        if let Some(accepts) = self.accepts {
+            let queue = now + elapsed;
+            let start = self.free_at.max(now);
+            let spare = queue.saturating_sub(start) * accepts / SECOND;
+            looked_at = dials.min(usize::try_from(spare).unwrap_or(usize::MAX));
+            self.free_at = start + SECOND / accepts * looked_at as Us;
+        }
+        let taken = looked_at.min(wanted).min(self.maxclients.saturating_sub(self.used));
+        self.used += taken;
+        if self.used >= self.maxclients {
+            self.rejected += (looked_at - taken) as u64;
+        }
+        taken
+    }
+
+    /// Everybody is cut off, and the registry is gone.
+    pub(crate) fn stop(&mut self) {
+        (self.up, self.used, self.foreign) = (false, 0, 0);
+        self.script.flush();
+    }
+
+    /// EVALSHA.
+    pub(crate) fn eval(&self, now: Us, args: &[String]) -> Vec<i64> {
+        let state = ServerState {
+            now_ms: now / 1_000,
+            connected_clients: self.used as u64,
+            maxclients: Some(self.maxclients as u64),
+        };
+        self.script.run(state, &self.keys, args).expect("the script should never fail")
+    }
+}

@@ -1,0 +1,41 @@
+//! The lease's script: the very text, in the Lua that Redis embeds, and on a real server.
+
+mod grants;
+mod redis;
+mod rubbish;
+
+#[path = "../support/script.rs"]
+mod script;
+#[path = "../support/server.rs"]
+mod server;
+
+use redis_guard::sim::{Lease, SCRIPT};
+use script::Script;
+
+fn keys() -> [String; 3] {
+    Lease::keys("test")
+}
+
+fn load() -> Script {
+    Script::load(SCRIPT)
+}
+
+/// A beat's arguments.
+struct Member {
+    id: usize,
+    seq: u64,
+    live: usize,
+    base: usize,
+    peak: usize,
+    hungry: bool,
+    max: usize,
+}
+
+impl Member {
+    fn args(&self) -> Vec<String> {
+        let Self { id, seq, live, base, peak, hungry, max } = self;
+        let numbers = [*live, 0, *base, *peak, usize::from(*hungry), *max, 0];
+        let args = ["beat".to_owned(), format!("member-{id}"), seq.to_string()];
+        args.into_iter().chain(numbers.map(|number| number.to_string())).collect()
+    }
+}

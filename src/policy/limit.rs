@@ -18,7 +18,7 @@ use super::real;
 pub const FLOOR: usize = 2;
 
 /// Below this saturation growth is not rationed in time, only by what there is.
-pub const QUIET: f64 = 0.5;
+pub(crate) const QUIET: f64 = 0.5;
 /// Above this one, what is not needed is given back.
 const TIGHT: f64 = 0.75;
 /// Where the price begins to rise, and where it has risen to 1.

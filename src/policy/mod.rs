@@ -15,13 +15,14 @@ pub use budget::Budget;
 pub use demand::{Demand, Load};
 pub use ladder::{Source, limit_in_force};
 pub use lease::{Beat, Lease, Report, SCRIPT, Share};
-pub use limit::{FLOOR, Observation, PriceLaw, QUIET};
+pub use limit::{FLOOR, Observation, PriceLaw};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;
 pub(crate) use breaker::FailureKind;
 pub(crate) use breaker::Tripwire;
 pub(crate) use budget::Budgets;
+pub(crate) use limit::QUIET;
 pub(crate) use retry_budget::Withdrawal;
 
 /// A count of connections in a formula.

@@ -29,7 +29,7 @@ use crate::dial::gate::{Gate, Transition};
 use crate::event::{Event, EventBus};
 use crate::guard;
 use crate::metrics::Metrics;
-use crate::policy::Budgets;
+use crate::policy::{Budgets, FLOOR};
 use crate::server::Fleet;
 use crate::status::Leak;
 
@@ -95,9 +95,13 @@ impl Core {
     pub(super) fn new(
         settings: Settings,
         dialer: Dialer,
-        ledger: Ledger<Waiting>,
+        mut ledger: Ledger<Waiting>,
         gate: Gate,
     ) -> Self {
+        if settings.watch && (settings.adaptive_limit || settings.fleet.is_some()) {
+            // The first connection asks before there are more.
+            ledger.allow(Some(FLOOR));
+        }
         Self {
             store: Store::new(settings.max_connections),
             lanes: Lanes::new(settings.shared_lanes),
@@ -130,15 +134,18 @@ impl Core {
     /// Changes the state, then serves, refuses or starts whatever follows from it.
     pub(super) fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let limit = state.ledger.counts().limit;
         let result = change(&mut state);
         let wakes = state.settle();
-        let new_limit = state.ledger.counts().limit;
+        let (from, to) = (state.announced, state.ledger.counts().limit);
+        let announces = from != to && !state.asking;
+        if announces {
+            state.announced = to;
+        }
         self.over.store(state.ledger.is_over(), Ordering::Relaxed);
         drop(state);
-        if limit != new_limit {
-            tracing::info!(pool = %self.settings.name, from = limit, to = new_limit, "limit changed");
-            self.events.send(Event::LimitChanged { from: limit, to: new_limit });
+        if announces {
+            tracing::info!(pool = %self.settings.name, from, to, "limit changed");
+            self.events.send(Event::LimitChanged { from, to });
         }
         self.wake(wakes);
         result
@@ -146,7 +153,12 @@ impl Core {
 
     /// Whether a connection that comes back is one too many, and is to be closed.
     pub(super) fn sheds(&self, shared: &Shared) -> bool {
-        let sheds = self.over.load(Ordering::Relaxed) && self.lock().ledger.shed();
+        if !self.over.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Under the lock: what is alive now is counted as shed when it is closed.
+        let mut state = self.lock();
+        let sheds = shared.is_alive() && state.ledger.shed();
         if sheds {
             shared.shed();
         }

@@ -184,9 +184,6 @@ impl Drop for GuardedConnection {
         shared.lent_to(None);
         // deadpool reads the clock when it hands out; that is the start.
         core.metrics.used(|| Object::metrics(&connection).last_used());
-        if self.residue.is_clean() {
-            core.pass_by_watch(&connection);
-        }
         let in_store = if !shared.is_alive() {
             drop(Object::take(connection));
             false
@@ -204,7 +201,7 @@ impl Drop for GuardedConnection {
         } else if !self.residue.is_clean() {
             clean(core, Object::take(connection), self.residue);
             false
-        } else if shared.give_back() {
+        } else if hand_back(core, &connection) {
             shared.used(core.coarse_now());
             drop(connection);
             true
@@ -214,6 +211,12 @@ impl Drop for GuardedConnection {
         };
         grant.end(in_store);
     }
+}
+
+/// Lent → idle, past the watch; false if it died meanwhile.
+fn hand_back(core: &Core, connection: &Connection) -> bool {
+    core.pass_by_watch(connection);
+    connection.shared.give_back()
 }
 
 /// Brings a connection back to where the dial left it, in the background, and puts it back; or

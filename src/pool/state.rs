@@ -30,6 +30,10 @@ pub(super) struct State {
     /// A connection was lost, or refused, since the watch last looked.
     pub(super) lost: bool,
     pub(super) watch: Watched,
+    /// A heartbeat is on its way, and the limit is what is held until its answer.
+    pub(super) asking: bool,
+    /// The limit, as it was announced last.
+    pub(super) announced: usize,
     /// The watch was called since it last looked.
     called: Called,
     dialer_runs: bool,
@@ -66,6 +70,7 @@ pub(super) struct Wakes {
 
 impl State {
     pub(super) fn new(ledger: Ledger<Waiting>, gate: Gate) -> Self {
+        let announced = ledger.counts().limit;
         Self {
             ledger,
             leases: Leases::default(),
@@ -77,6 +82,8 @@ impl State {
             dead_leases: 0,
             lost: false,
             watch: Watched::default(),
+            asking: false,
+            announced,
             called: Called::default(),
             dialer_runs: false,
             maintenance_runs: false,

@@ -13,13 +13,15 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::{MaybeDone, maybe_done};
-use redis::{Cmd, RedisFuture, RedisResult, Script, Value, from_redis_value};
+use redis::{Cmd, RedisError, RedisFuture, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::core::Core;
 use super::lease::{unanswered, within};
 use super::store::{Connection, Shared};
+use crate::Outcome;
+use crate::error::DialFailure;
 use crate::event::Event;
 use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT, Source, limit_in_force};
 use crate::server::{Fleet, Observation, ServerObserver, ServerSnapshot};
@@ -78,6 +80,13 @@ impl Watched {
         self.latest.as_ref().and_then(|(observation, _)| observation.saturation())
     }
 
+    /// True if it would be seen whether there is room.
+    fn tells_room(&self) -> bool {
+        self.latest.as_ref().is_some_and(|(observation, _)| {
+            observation.snapshot.rejected_connections.is_some() && observation.free().is_some()
+        })
+    }
+
     /// True if the server has told since then that it had room, and refused nobody.
     fn sees_room(&self, since: Instant) -> bool {
         self.latest.as_ref().is_some_and(|(observation, at)| {
@@ -122,6 +131,8 @@ struct Watch {
     due: Instant,
     /// When the server last told.
     heard: Option<Instant>,
+    /// It did not, when it was asked last.
+    failed: bool,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
 }
@@ -132,6 +143,8 @@ struct Member {
     script: Script,
     keys: [String; 3],
     joined: bool,
+    /// The registry was denied us, and is left alone until then.
+    not_before: Instant,
 }
 
 /// The pool at one moment.
@@ -153,17 +166,18 @@ impl Watch {
                 script: Script::new(SCRIPT),
                 keys: Lease::keys(fleet.name()),
                 joined: false,
+                not_before: now,
             }
         });
         let (observer, demand) = (ServerObserver::default(), Demand::new(now));
-        Self { core, observer, demand, law, fleet, due: now, heard: None, lost: now }
+        Self { core, observer, demand, law, fleet, due: now, heard: None, failed: false, lost: now }
     }
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
         let sight = self.see();
         if self.info_due(&sight).is_none_or(|due| due <= Instant::now()) {
-            self.ask(&sight).await;
+            self.ask().await;
             self.steer();
             // It may have been a step on the way up.
             self.core.lock().heed_calls();
@@ -188,7 +202,7 @@ impl Watch {
         };
         self.demand.observe(now, load);
         if lost {
-            self.law.lost(sight.live);
+            self.law.lost(sight.live + sight.dialing);
             if let Some(member) = &mut self.fleet {
                 member.lease.lost(sight.live + sight.dialing);
             }
@@ -200,36 +214,45 @@ impl Watch {
 
     /// When to ask for INFO; `None`: now.
     fn info_due(&self, sight: &Sight) -> Option<Instant> {
-        if !self.core.settings.adaptive_limit {
+        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(Instant::now()).is_some());
+        if self.failed || leased || !self.core.settings.adaptive_limit {
             return Some(self.due);
         }
         self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
     }
 
+    /// When to beat; `None` for a pool that is in no fleet.
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
-        self.fleet.as_ref()?.lease.due(sight.hungry)
+        let member = self.fleet.as_ref()?;
+        let due = member.lease.due(sight.hungry);
+        if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
     }
 
-    async fn ask(&mut self, sight: &Sight) {
+    async fn ask(&mut self) {
         // Plain INFO: before Redis 7 it takes at most one section.
         let Some(reply) = self.send(&redis::cmd("INFO")).await else { return };
         let now = Instant::now();
         let info = reply.and_then(|reply| Ok(from_redis_value::<String>(reply)?));
+        self.failed = info.is_err();
         match info {
-            Ok(info) => self.observe(ServerSnapshot::parse(info), sight, now),
+            Ok(info) => self.observe(ServerSnapshot::parse(info), now),
             Err(error) => {
-                self.law.unseen(now);
-                let denied = error.code().is_some();
+                let denied = is_denied(&error);
                 self.due = now + if denied { DENIED } else { TICK };
+                if denied || self.heard.is_some() {
+                    self.law.unseen(now);
+                }
                 // A connection that was lost says nothing about the next one.
-                if denied || error.is_timeout() {
+                if error.code().is_some() || error.is_timeout() {
                     self.report_trouble(error.to_string());
                 }
             }
         }
     }
 
-    fn observe(&mut self, snapshot: ServerSnapshot, sight: &Sight, now: Instant) {
+    fn observe(&mut self, snapshot: ServerSnapshot, now: Instant) {
+        // The pool may have changed while the question was on its way.
+        let sight = self.see();
         let observation = self.observer.observe(snapshot, now);
         (self.heard, self.due) = (Some(now), now + CALM);
         self.law.step(
@@ -250,12 +273,14 @@ impl Watch {
     async fn beat(&mut self) {
         let now = Instant::now();
         let sight = self.see();
-        if self.beat_due(&sight).is_some_and(|due| due > now) {
+        if self.beat_due(&sight).is_some_and(|due| due > now) || self.core.lock().ledger.is_closed()
+        {
             return;
         }
         let Some(member) = &mut self.fleet else { return };
         // What is reported is all there is: no dial starts that the registry does not hear of.
         let counts = self.core.change(|state| {
+            state.asking = true;
             state.ledger.void_share();
             state.ledger.counts()
         });
@@ -284,6 +309,7 @@ impl Watch {
             Some(Ok(_)) => Some("the server hides how many connections it takes".to_owned()),
             Some(Err(error)) => {
                 member.lease.failed(&beat);
+                member.not_before = now + if is_denied(&error) { DENIED } else { Duration::ZERO };
                 Some(error.to_string())
             }
             None => {
@@ -302,14 +328,10 @@ impl Watch {
             let reply = within(limit, lane.send_packed_command(command)).await;
             return Some(reply.and_then(Value::extract_error));
         }
-        let question = match core.withdraw(first()).pop() {
-            Some(connection) => {
-                let question = Question::put(&connection, command.clone());
-                core.restore(connection);
-                question
-            }
+        let question = match core.put_to_idle(command) {
+            Some(question) => question,
             // All are lent, or none is there yet.
-            None => core.next_connection(command.clone(), PATIENCE).await?,
+            None => core.put_to_next(command).await?,
         };
         let reply = within(limit, question.answer()).await;
         Some(reply.and_then(Value::extract_error))
@@ -339,8 +361,14 @@ impl Watch {
             let share = Some(limit).filter(|_| source != LimitedBy::MaxConnections);
             (state.watch.source, state.watch.steered) = (source, Some(now));
             state.ledger.allow(share);
+            if state.lost {
+                // It happened while the question was on its way: the answer does not know of it.
+                state.ledger.void_share();
+            }
+            state.asking = false;
             state.gate.fleet_of(peers);
-            state.ledger.set_watched(fresh);
+            // One that hides its ceiling, or whom it refuses, has to be tried.
+            state.ledger.set_watched(fresh && state.watch.tells_room());
             let saturation = state.watch.saturation().filter(|_| fresh);
             state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
             let Some(frozen) = state.ledger.frozen() else { return false };
@@ -348,9 +376,15 @@ impl Watch {
             let relents = room && share.is_none_or(|share| share > frozen);
             if relents {
                 state.ledger.thaw();
+            }
+            // A server that was only suspected may be a proxy that is full and silent: its next dial
+            // keeps its time.
+            let told = |failure: &Arc<DialFailure>| failure.outcome == Outcome::MaxClients;
+            let excused = relents && state.gate.failure().is_some_and(told);
+            if excused {
                 state.gate.excuse();
             }
-            relents
+            excused
         });
         if relented {
             self.core.schedule_changed.notify_one();
@@ -405,8 +439,7 @@ impl Watch {
         }
         if status.joined {
             let leave = member.lease.leave();
-            let farewell = member.command("EVALSHA", member.script.get_hash(), &leave);
-            *core.farewell() = Some(farewell);
+            *core.farewell() = Some(member.command("EVAL", SCRIPT, &leave));
         }
         core.lock().watch.fleet = Some(status);
     }
@@ -436,12 +469,26 @@ impl FleetStatus {
 }
 
 impl Core {
+    /// Puts a question to a connection that nobody has.
+    fn put_to_idle(self: &Arc<Self>, command: &Cmd) -> Option<Question> {
+        let connection = self.withdraw(first()).pop()?;
+        let question = Question::put(&connection, command.clone());
+        self.restore(connection);
+        Some(question)
+    }
+
     /// Puts a question to the next connection that is dialed or comes back.
-    async fn next_connection(&self, command: Cmd, patience: Duration) -> Option<Question> {
+    async fn put_to_next(self: &Arc<Self>, command: &Cmd) -> Option<Question> {
         let (sender, question) = oneshot::channel();
-        *self.passage() = Some((command, sender));
+        *self.passage() = Some((command.clone(), sender));
         self.watch_waits.store(true, Ordering::Release);
-        tokio::time::timeout(patience, question).await.ok()?.ok()
+        // One may have come back before it could know.
+        if let Some(question) = self.put_to_idle(command) {
+            return Some(question);
+        }
+        // Where all are lent for long and callers wait, nobody else could ever ask.
+        self.change(|state| state.ledger.allow_one_more());
+        tokio::time::timeout(PATIENCE, question).await.ok()?.ok()
     }
 
     /// Lets the watch put its question, if it waits for that, to a connection that nobody has: it goes
@@ -468,6 +515,8 @@ impl Core {
     /// otherwise the registry would keep it for us until our time is up.
     pub(super) fn say_goodbye(self: &Arc<Self>) {
         let Some(farewell) = self.farewell().take() else { return };
+        // No heartbeat goes out after it.
+        *self.passage() = None;
         let limit = Some(self.settings.response_timeout);
         if let Some(carrier) = self.lanes.any() {
             let core = Arc::clone(self);
@@ -491,16 +540,36 @@ impl Core {
         }
     }
 
-    /// Closes idle connections for as long as there are more than may be.
-    fn shed_idle(self: &Arc<Self>) {
-        while self.lock().ledger.shed() {
-            let Some(connection) = self.withdraw(first()).pop() else {
-                // The rest is closed as it comes back.
-                return self.change(|state| state.ledger.shed_is_closed());
+    /// Closes idle connections for as long as there are more than may be; the rest is closed as it
+    /// comes back.
+    fn shed_idle(&self) {
+        loop {
+            let mut state = self.lock();
+            let idle = state.ledger.counts().idle;
+            let shed = if state.ledger.is_over() {
+                self.store.withdraw(idle, first())
+            } else {
+                Vec::new()
             };
-            connection.shared.shed();
-            drop(connection);
+            for connection in &shed {
+                state.ledger.withdrawn(1);
+                state.ledger.shed();
+                connection.shared.shed();
+            }
+            drop(state);
+            if shed.is_empty() {
+                return;
+            }
         }
+    }
+}
+
+/// Whether we lack the right to ask, or the server does not know the question.
+fn is_denied(error: &RedisError) -> bool {
+    match error.code() {
+        Some("NOPERM" | "NOAUTH") => true,
+        Some("ERR") => error.detail().is_some_and(|detail| detail.starts_with("unknown command")),
+        _ => false,
     }
 }
 
@@ -516,8 +585,9 @@ impl Question {
         let reply: RedisFuture<'static, Value> =
             Box::pin(async move { redis.send_packed_command(&command).await });
         let mut question = Box::pin(maybe_done(reply));
-        // The first poll hands it to the connection's driver.
-        let _ = question.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // The first poll hands it to the connection's driver, whatever this task has done before.
+        let first = std::pin::pin!(tokio::task::unconstrained(question.as_mut()));
+        let _ = first.poll(&mut Context::from_waker(Waker::noop()));
         Self(question)
     }
 

@@ -15,6 +15,13 @@ impl<W> Ledger<W> {
         self.set_share(share.unwrap_or(self.max_connections));
     }
 
+    /// Nobody can be asked, and somebody waits: one more than there are may be tried.
+    pub(crate) fn allow_one_more(&mut self) {
+        if self.is_hungry() {
+            self.set_share(self.share.max(self.sockets() + 1));
+        }
+    }
+
     /// True if the limit is frozen until the watch sees room.
     pub(crate) fn waits_for_room(&self) -> bool {
         self.watched && self.live > 0 && self.is_frozen() && self.sockets() >= self.limit

@@ -295,7 +295,9 @@ fn was_closed(error: &RedisError) -> bool {
 
 fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
-    if let Some(words) = error_lines(heard).next() {
+    // Servers before 7.2 answer so to the driver's own CLIENT SETINFO, which it does not mind.
+    let harmless = |line: &String| line.to_ascii_lowercase().contains("unknown subcommand");
+    if let Some(words) = error_lines(heard).find(|line| !harmless(line)) {
         // Not `Auth` even where the driver says "authentication failed": it says so of any
         // error it meets there, and the words do not speak of credentials.
         return (if timed_out { Outcome::Timeout } else { Outcome::Other }, words);

@@ -191,6 +191,11 @@ impl Lease {
         true
     }
 
+    /// The beat that was made was not sent: the next one is due at once.
+    pub fn unsent(&mut self) {
+        self.next = None;
+    }
+
     /// No reply: what we hold stays ours until the registry has given us up.
     pub fn failed(&mut self, beat: &Beat) {
         self.failures = self.failures.saturating_add(1);

@@ -13,7 +13,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::{MaybeDone, maybe_done};
-use redis::{Cmd, RedisError, RedisFuture, RedisResult, Script, Value, from_redis_value};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -23,7 +23,9 @@ use super::store::{Connection, Shared};
 use crate::Outcome;
 use crate::error::DialFailure;
 use crate::event::Event;
-use crate::policy::{self, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT, Source, limit_in_force};
+use crate::policy::{
+    self, Beat, Demand, Lease, PriceLaw, QUIET, Report, SCRIPT, Source, limit_in_force,
+};
 use crate::server::{Fleet, Observation, ServerObserver, ServerSnapshot};
 use crate::status::{CloseReason, FleetStatus, LimitedBy, WatchStatus};
 
@@ -42,8 +44,9 @@ const DENIED: Duration = Duration::from_secs(60);
 /// How long an observation tells whether there is room: over the longest interval.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// How long to wait for a connection when all are lent.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a question waits for a connection when all are lent, before it is put together anew: what
+/// it reports is of then.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the watch knows, for status and metrics.
 #[derive(Debug, Default)]
@@ -143,6 +146,8 @@ struct Member {
     script: Script,
     keys: [String; 3],
     joined: bool,
+    /// The server knows the script by its hash.
+    loaded: bool,
     /// The registry was denied us, and is left alone until then.
     not_before: Instant,
 }
@@ -166,6 +171,7 @@ impl Watch {
                 script: Script::new(SCRIPT),
                 keys: Lease::keys(fleet.name()),
                 joined: false,
+                loaded: false,
                 not_before: now,
             }
         });
@@ -175,17 +181,19 @@ impl Watch {
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
-        let sight = self.see();
-        if self.info_due(&sight).is_none_or(|due| due <= Instant::now()) {
-            self.ask().await;
+        let (now, sight) = (Instant::now(), self.see());
+        let asks = self.info_due(&sight).is_none_or(|due| due <= now);
+        let beat = self.beat(&sight, now);
+        if asks || beat.is_some() {
+            self.ask(asks, beat).await;
             self.steer();
+        }
+        if asks {
             // It may have been a step on the way up.
             self.core.lock().heed_calls();
         }
-        self.beat().await;
+        let (now, sight) = (Instant::now(), self.see());
         self.steer();
-        let now = Instant::now();
-        let sight = self.see();
         let due = [self.info_due(&sight), self.beat_due(&sight)].into_iter().flatten().min();
         due.unwrap_or(now + TICK).clamp(now + PAUSE, now + TICK)
     }
@@ -228,10 +236,42 @@ impl Watch {
         if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
     }
 
-    async fn ask(&mut self) {
-        // Plain INFO: before Redis 7 it takes at most one section.
-        let Some(reply) = self.send(&redis::cmd("INFO")).await else { return };
+    /// Asks for INFO, beats, or both: one may come by a connection only now and then.
+    async fn ask(&mut self, asks: bool, beat: Option<Beat>) {
+        let mut questions = redis::pipe();
+        if asks {
+            // Plain INFO: before Redis 7 it takes at most one section.
+            questions.cmd("INFO");
+        }
+        if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
+            questions.add_command(member.command(beat));
+        }
+        let mut replies = match self.send(&questions).await {
+            Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
+            None => {
+                // Not a failure of the server's: all connections are lent.
+                if let (Some(_), Some(member)) = (&beat, &mut self.fleet) {
+                    member.lease.unsent();
+                }
+                return;
+            }
+        };
         let now = Instant::now();
+        let mut next = || match &mut replies {
+            Ok(replies) => replies.next().unwrap_or_else(|| Err(unanswered())),
+            Err(error) => Err(error.clone()),
+        };
+        let info = asks.then(&mut next);
+        let reply = beat.is_some().then(&mut next);
+        if let Some(info) = info {
+            self.heard_info(info, now);
+        }
+        if let (Some(beat), Some(reply)) = (beat, reply) {
+            self.heard_registry(&beat, reply, now);
+        }
+    }
+
+    fn heard_info(&mut self, reply: RedisResult<Value>, now: Instant) {
         let info = reply.and_then(|reply| Ok(from_redis_value::<String>(reply)?));
         self.failed = info.is_err();
         match info {
@@ -269,72 +309,72 @@ impl Watch {
         self.report(observation, now);
     }
 
-    /// Tells the registry what we hold and need, and hears what we may have.
-    async fn beat(&mut self) {
-        let now = Instant::now();
-        let sight = self.see();
-        if self.beat_due(&sight).is_some_and(|due| due > now) || self.core.lock().ledger.is_closed()
-        {
-            return;
+    /// A heartbeat, if it is time: what we hold and need, for the registry to say what we may have.
+    fn beat(&mut self, sight: &Sight, now: Instant) -> Option<Beat> {
+        let due = self.beat_due(sight);
+        let member = self.fleet.as_mut()?;
+        if due.is_some_and(|due| due > now) {
+            return None;
         }
-        let Some(member) = &mut self.fleet else { return };
         // What is reported is all there is: no dial starts that the registry does not hear of.
         let counts = self.core.change(|state| {
-            state.asking = true;
-            state.ledger.void_share();
-            state.ledger.counts()
-        });
-        let beat = member.lease.beat(
-            now,
-            &Report {
-                live: counts.live,
-                dialing: counts.dialing,
-                base: self.demand.base(),
-                peak: self.demand.peak(),
-                hungry: sight.hungry,
-            },
-        );
-        let command = member.command("EVALSHA", member.script.get_hash(), &beat.args);
-        let fallback = member.command("EVAL", SCRIPT, &beat.args);
-        let mut reply = self.send(&command).await;
-        if let Some(Err(error)) = &reply
-            && error.code() == Some("NOSCRIPT")
-        {
-            reply = self.send(&fallback).await;
-        }
-        let reply: Option<RedisResult<Vec<i64>>> = reply.map(|reply| Ok(from_redis_value(reply?)?));
+            let counts = state.ledger.counts();
+            if !state.ledger.is_closed() {
+                state.asking = true;
+                state.ledger.void_share();
+                return Some(counts);
+            }
+            None
+        })?;
+        let report = Report {
+            live: counts.live,
+            dialing: counts.dialing,
+            base: self.demand.base(),
+            peak: self.demand.peak(),
+            // Before the first word one connection is all there may be.
+            hungry: sight.hungry || (!member.joined && counts.waiting > 0),
+        };
+        Some(member.lease.beat(now, &report))
+    }
+
+    fn heard_registry(&mut self, beat: &Beat, reply: RedisResult<Value>, now: Instant) {
         let Some(member) = &mut self.fleet else { return };
+        let reply = reply.and_then(|reply| Ok(from_redis_value::<Vec<i64>>(reply)?));
         let trouble = match reply {
-            Some(Ok(reply)) if member.lease.replied(&beat, &reply) => None,
-            Some(Ok(_)) => Some("the server hides how many connections it takes".to_owned()),
-            Some(Err(error)) => {
-                member.lease.failed(&beat);
+            Ok(reply) if member.lease.replied(beat, &reply) => {
+                member.loaded = true;
+                None
+            }
+            Ok(_) => Some("the server hides how many connections it takes".to_owned()),
+            // It has forgotten the script, and is told it with the next beat, which is now.
+            Err(error) if error.code() == Some("NOSCRIPT") && member.loaded => {
+                member.loaded = false;
+                return member.lease.unsent();
+            }
+            Err(error) => {
+                member.lease.failed(beat);
                 member.not_before = now + if is_denied(&error) { DENIED } else { Duration::ZERO };
                 Some(error.to_string())
-            }
-            None => {
-                member.lease.failed(&beat);
-                Some("no connection was free for the heartbeat".to_owned())
             }
         };
         self.report_fleet(trouble);
     }
 
-    /// Sends a command over a connection that the pool holds anyway; `None` if none was to be had.
-    async fn send(&self, command: &Cmd) -> Option<RedisResult<Value>> {
+    /// Sends commands over a connection that the pool holds anyway; `None` if none was to be had.
+    async fn send(&self, commands: &Pipeline) -> Option<RedisResult<Vec<Value>>> {
         let core = &self.core;
         let limit = Some(core.settings.response_timeout);
         if let Some(mut lane) = core.lanes.connection() {
-            let reply = within(limit, lane.send_packed_command(command)).await;
-            return Some(reply.and_then(Value::extract_error));
+            return Some(
+                within(limit, lane.send_packed_commands(commands, 0, commands.len())).await,
+            );
         }
-        let question = match core.put_to_idle(command) {
+        let question = match core.put_to_idle(commands) {
             Some(question) => question,
             // All are lent, or none is there yet.
-            None => core.put_to_next(command).await?,
+            None => core.put_to_next(commands).await?,
         };
-        let reply = within(limit, question.answer()).await;
-        Some(reply.and_then(Value::extract_error))
+        Some(within(limit, question.answer()).await)
     }
 
     /// Sets the limit by the best that is known: the registry, then the price law, then nothing but
@@ -439,14 +479,22 @@ impl Watch {
         }
         if status.joined {
             let leave = member.lease.leave();
-            *core.farewell() = Some(member.command("EVAL", SCRIPT, &leave));
+            *core.farewell() = Some(member.call("EVAL", SCRIPT, &leave));
         }
         core.lock().watch.fleet = Some(status);
     }
 }
 
 impl Member {
-    fn command(&self, verb: &str, script: &str, args: &[String]) -> Cmd {
+    /// By the script's hash, once the server has run it.
+    fn command(&self, beat: &Beat) -> Cmd {
+        match self.loaded {
+            true => self.call("EVALSHA", self.script.get_hash(), &beat.args),
+            false => self.call("EVAL", SCRIPT, &beat.args),
+        }
+    }
+
+    fn call(&self, verb: &str, script: &str, args: &[String]) -> Cmd {
         let mut command = redis::cmd(verb);
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(args);
         command
@@ -470,20 +518,20 @@ impl FleetStatus {
 
 impl Core {
     /// Puts a question to a connection that nobody has.
-    fn put_to_idle(self: &Arc<Self>, command: &Cmd) -> Option<Question> {
+    fn put_to_idle(self: &Arc<Self>, commands: &Pipeline) -> Option<Question> {
         let connection = self.withdraw(first()).pop()?;
-        let question = Question::put(&connection, command.clone());
+        let question = Question::put(&connection, commands.clone());
         self.restore(connection);
         Some(question)
     }
 
     /// Puts a question to the next connection that is dialed or comes back.
-    async fn put_to_next(self: &Arc<Self>, command: &Cmd) -> Option<Question> {
+    async fn put_to_next(self: &Arc<Self>, commands: &Pipeline) -> Option<Question> {
         let (sender, question) = oneshot::channel();
-        *self.passage() = Some((command.clone(), sender));
+        *self.passage() = Some((commands.clone(), sender));
         self.watch_waits.store(true, Ordering::Release);
         // One may have come back before it could know.
-        if let Some(question) = self.put_to_idle(command) {
+        if let Some(question) = self.put_to_idle(commands) {
             return Some(question);
         }
         // Where all are lent for long and callers wait, nobody else could ever ask.
@@ -496,10 +544,10 @@ impl Core {
     pub(super) fn pass_by_watch(&self, connection: &Connection) {
         if self.watch_waits.load(Ordering::Relaxed)
             && self.watch_waits.swap(false, Ordering::AcqRel)
-            && let Some((command, sender)) = self.passage().take()
+            && let Some((commands, sender)) = self.passage().take()
         {
             // Where the watch has lost patience, the answer is for nobody.
-            let _ = sender.send(Question::put(connection, command));
+            let _ = sender.send(Question::put(connection, commands));
         }
     }
 
@@ -574,16 +622,16 @@ fn is_denied(error: &RedisError) -> bool {
 }
 
 /// The watch's question, and where to it is to be put.
-pub(super) type Passage = (Cmd, oneshot::Sender<Question>);
+pub(super) type Passage = (Pipeline, oneshot::Sender<Question>);
 
-/// A command on its way, on a connection that may be somebody else's by now.
-pub(super) struct Question(Pin<Box<MaybeDone<RedisFuture<'static, Value>>>>);
+/// Commands on their way, on a connection that may be somebody else's by now.
+pub(super) struct Question(Pin<Box<MaybeDone<RedisFuture<'static, Vec<Value>>>>>);
 
 impl Question {
-    fn put(connection: &Connection, command: Cmd) -> Self {
+    fn put(connection: &Connection, commands: Pipeline) -> Self {
         let mut redis = connection.redis.clone();
-        let reply: RedisFuture<'static, Value> =
-            Box::pin(async move { redis.send_packed_command(&command).await });
+        let reply: RedisFuture<'static, Vec<Value>> =
+            Box::pin(async move { redis.send_packed_commands(&commands, 0, commands.len()).await });
         let mut question = Box::pin(maybe_done(reply));
         // The first poll hands it to the connection's driver, whatever this task has done before.
         let first = std::pin::pin!(tokio::task::unconstrained(question.as_mut()));
@@ -591,7 +639,7 @@ impl Question {
         Self(question)
     }
 
-    async fn answer(mut self) -> RedisResult<Value> {
+    async fn answer(mut self) -> RedisResult<Vec<Value>> {
         self.0.as_mut().await;
         self.0.as_mut().take_output().unwrap_or_else(|| Err(unanswered()))
     }

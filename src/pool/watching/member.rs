@@ -1,0 +1,186 @@
+//! Membership in a fleet: heartbeats, and the goodbye.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
+use tokio::time::Instant;
+
+use super::question::{first, is_denied};
+use super::{DENIED, Sight, Watch};
+use crate::event::Event;
+use crate::policy::{self, Beat, Lease, Report, SCRIPT};
+use crate::pool::core::Core;
+use crate::pool::lease::within;
+use crate::server::Fleet;
+use crate::status::{CloseReason, FleetStatus};
+
+/// Our membership in a fleet.
+pub(super) struct Member {
+    pub(super) lease: Lease,
+    script: Script,
+    keys: [String; 3],
+    joined: bool,
+    /// The server knows the script by its hash.
+    loaded: bool,
+    /// The registry was denied us, and is left alone until then.
+    pub(super) not_before: Instant,
+}
+
+impl Member {
+    pub(super) fn new(core: &Core, fleet: &Fleet, now: Instant) -> Self {
+        let settings = &core.settings;
+        let (max, seed) = (settings.max_connections, settings.seed);
+        let id = format!("{}:{:016x}", core.dialer.client_name, fastrand::u64(..));
+        Self {
+            lease: Lease::new(id, max, fleet.reserved(), now, seed),
+            script: Script::new(SCRIPT),
+            keys: Lease::keys(fleet.name()),
+            joined: false,
+            loaded: false,
+            not_before: now,
+        }
+    }
+
+    /// By the script's hash, once the server has run it.
+    pub(super) fn command(&self, beat: &Beat) -> Cmd {
+        match self.loaded {
+            true => self.call("EVALSHA", self.script.get_hash(), &beat.args),
+            false => self.call("EVAL", SCRIPT, &beat.args),
+        }
+    }
+
+    fn call(&self, verb: &str, script: &str, args: &[String]) -> Cmd {
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(args);
+        command
+    }
+}
+
+impl Watch {
+    /// A heartbeat, if it is time: what we hold and need, for the registry to say what we may have.
+    pub(super) fn beat(&mut self, sight: &Sight, now: Instant) -> Option<Beat> {
+        let due = self.beat_due(sight);
+        let member = self.fleet.as_mut()?;
+        if due.is_some_and(|due| due > now) {
+            return None;
+        }
+        // What is reported is all there is: no dial starts that the registry does not hear of.
+        let counts = self.core.change(|state| {
+            let counts = state.ledger.counts();
+            if !state.ledger.is_closed() {
+                state.asking = true;
+                state.ledger.void_share();
+                return Some(counts);
+            }
+            None
+        })?;
+        let report = Report {
+            live: counts.live,
+            dialing: counts.dialing,
+            base: self.demand.base(),
+            peak: self.demand.peak(),
+            // Before the first word one connection is all there may be.
+            hungry: sight.hungry || (!member.joined && counts.waiting > 0),
+        };
+        Some(member.lease.beat(now, &report))
+    }
+
+    pub(super) fn heard_registry(&mut self, beat: &Beat, reply: RedisResult<Value>, now: Instant) {
+        let Some(member) = &mut self.fleet else { return };
+        let reply = reply.and_then(|reply| Ok(from_redis_value::<Vec<i64>>(reply)?));
+        let trouble = match reply {
+            Ok(reply) if member.lease.replied(beat, &reply) => {
+                member.loaded = true;
+                None
+            }
+            Ok(_) => Some("the server hides how many connections it takes".to_owned()),
+            // It has forgotten the script, and is told it with the next beat, which is now.
+            Err(error) if error.code() == Some("NOSCRIPT") && member.loaded => {
+                member.loaded = false;
+                return member.lease.unsent();
+            }
+            Err(error) => {
+                member.lease.failed(beat);
+                member.not_before = now + if is_denied(&error) { DENIED } else { Duration::ZERO };
+                Some(error.to_string())
+            }
+        };
+        self.report_fleet(trouble);
+    }
+
+    fn report_fleet(&mut self, trouble: Option<String>) {
+        let (now, core) = (Instant::now(), &self.core);
+        let (Some(member), Some(fleet)) = (&mut self.fleet, &core.settings.fleet) else { return };
+        let share = member.lease.share(now).copied();
+        let status = FleetStatus::of(fleet, share.as_ref(), trouble);
+        let before = std::mem::replace(&mut member.joined, status.joined);
+        match (before, status.joined) {
+            (false, true) => {
+                let members = status.members;
+                core.events.send(Event::FleetJoined { members });
+            }
+            (true, false) => {
+                let reason = status.trouble.clone().unwrap_or_default();
+                tracing::warn!(pool = %core.settings.name, reason, "the fleet's registry is lost");
+                core.events.send(Event::FleetLost { reason });
+            }
+            _ => {}
+        }
+        if status.joined {
+            let leave = member.lease.leave();
+            *core.farewell() = Some(member.call("EVAL", SCRIPT, &leave));
+        }
+        core.lock().watch.fleet = Some(status);
+    }
+}
+
+impl FleetStatus {
+    fn of(fleet: &Fleet, share: Option<&policy::Share>, trouble: Option<String>) -> Self {
+        Self {
+            name: fleet.name().to_owned(),
+            joined: share.is_some(),
+            members: share.map_or(0, |share| share.members),
+            share: share.map_or(0, |share| share.limit),
+            reserve: share.map_or(0, |share| share.reserve),
+            pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
+            rubbish: share.map_or(0, |share| share.rubbish),
+            trouble,
+        }
+    }
+}
+
+impl Core {
+    fn farewell(&self) -> MutexGuard<'_, Option<Cmd>> {
+        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives our share back to the fleet, once the pool is closed, over one of the last connections:
+    /// otherwise the registry would keep it for us until our time is up.
+    pub(in crate::pool) fn say_goodbye(self: &Arc<Self>) {
+        let Some(farewell) = self.farewell().take() else { return };
+        // No heartbeat goes out after it.
+        *self.passage() = None;
+        let limit = Some(self.settings.response_timeout);
+        if let Some(carrier) = self.lanes.any() {
+            let core = Arc::clone(self);
+            carrier.shared.sent();
+            self.spawn(async move {
+                let mut redis = carrier.redis.clone();
+                let _ = within(limit, redis.send_packed_command(&farewell)).await;
+                carrier.answered(&core);
+            });
+            return;
+        }
+        match self.withdraw(first()).pop() {
+            Some(mut connection) => {
+                connection.shared.blame(CloseReason::PoolClosed);
+                self.spawn(async move {
+                    let _ = within(limit, connection.redis.send_packed_command(&farewell)).await;
+                });
+            }
+            // All are lent: over the first that comes back.
+            None => *self.farewell() = Some(farewell),
+        }
+    }
+}

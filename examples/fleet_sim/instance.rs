@@ -164,6 +164,7 @@ impl Instance {
             arrivals: self.arrivals as u64,
             acquired: self.served as u64,
             in_use: self.wanted.min(self.live),
+            waiting: self.queue as usize,
             peak: concurrency as usize,
         };
         self.demand.observe(now, load);

@@ -22,6 +22,8 @@ pub struct Load {
     pub acquired: u64,
     /// Connections in use now.
     pub in_use: usize,
+    /// Callers who wait now.
+    pub waiting: usize,
     /// The most that were in use or waited for at once since the last observation.
     pub peak: usize,
 }
@@ -31,15 +33,18 @@ pub struct Load {
 /// Queuing Formula L = λW", Operations Research 9, 1961).
 ///
 /// W is the connections in use over those lent; λ counts every call, those turned away too. So what
-/// is offered shows although a limit lets only a part of it in. The peak is not the demand: shared
+/// is offered shows although a limit lets only a part of it in. Callers who wait until they are served
+/// are not turned away: those count as the queue, for as much as is in use, so that what is asked
+/// for doubles at most with each look. The peak is not the demand: shared
 /// out by peaks, a fleet with uneven demand served 55 % of its calls, by means 99.8 % (simulated).
 #[derive(Debug)]
 pub struct Demand {
     /// When the window began, and the counts then.
     start: (Instant, Load),
-    last: (Instant, usize),
-    /// ∫ in_use dt since the window began, in seconds.
+    last: (Instant, Load),
+    /// ∫ in_use dt and ∫ waiting dt since the window began, in seconds.
     in_use_seconds: f64,
+    waiting_seconds: f64,
     /// The highest concurrency of this window and of the two before.
     peaks: [usize; 3],
     /// The moving average over the windows; in the first, what it shows so far.
@@ -54,8 +59,9 @@ impl Demand {
     pub fn new(now: Instant) -> Self {
         Self {
             start: (now, Load::default()),
-            last: (now, 0),
+            last: (now, Load::default()),
             in_use_seconds: 0.0,
+            waiting_seconds: 0.0,
             peaks: [0; 3],
             offered: 0.0,
             settled: false,
@@ -65,8 +71,10 @@ impl Demand {
     /// Takes the counts in. A few times a second is enough; any time is right.
     pub fn observe(&mut self, now: Instant, load: Load) {
         let elapsed = now.saturating_duration_since(self.last.0).as_secs_f64();
-        self.in_use_seconds += elapsed * (real(self.last.1) + real(load.in_use)) / 2.0;
-        self.last = (now, load.in_use);
+        let last = self.last.1;
+        self.in_use_seconds += elapsed * (real(last.in_use) + real(load.in_use)) / 2.0;
+        self.waiting_seconds += elapsed * (real(last.waiting) + real(load.waiting)) / 2.0;
+        self.last = (now, load);
         self.peaks[0] = self.peaks[0].max(load.peak).max(load.in_use);
         let window = now.saturating_duration_since(self.start.0);
         if !self.settled {
@@ -78,7 +86,7 @@ impl Demand {
         self.offered += WEIGHT * (self.measured(window, load) - self.offered);
         self.settled = true;
         self.start = (now, load);
-        self.in_use_seconds = 0.0;
+        (self.in_use_seconds, self.waiting_seconds) = (0.0, 0.0);
         self.peaks.rotate_right(1);
         self.peaks[0] = load.in_use;
     }
@@ -92,13 +100,14 @@ impl Demand {
         let seconds = window.as_secs_f64();
         if arrivals == 0 || seconds <= 0.0 {
             // Nobody calls: what is held for long is still needed.
-            return real(load.in_use).min(peak);
+            return real(load.in_use + load.waiting.min(load.in_use)).min(peak);
         }
         if acquired == 0 {
             return peak;
         }
         let unserved = (ratio(arrivals) / ratio(acquired)).max(1.0);
-        (self.in_use_seconds / seconds * unserved).min(peak)
+        let queued = (1.0 + self.waiting_seconds / self.in_use_seconds.max(1e-9)).min(2.0);
+        (self.in_use_seconds / seconds * unserved.max(queued)).min(peak)
     }
 
     /// The average concurrency offered.
@@ -159,7 +168,7 @@ mod tests {
                 reason = "a share of a small count"
             )]
             let acquired = (ratio(arrivals) * served) as u64;
-            let load = Load { arrivals, acquired, in_use, peak: in_use * 4 };
+            let load = Load { arrivals, acquired, in_use, waiting: 0, peak: in_use * 4 };
             demand.observe(start + TENTH * tick, load);
         }
         demand
@@ -179,10 +188,25 @@ mod tests {
     }
 
     #[test]
+    fn callers_who_wait_are_demand_too_and_double_it_at_most() {
+        let demand = |waiting| {
+            let (start, mut demand) = (Instant::now(), Demand::new(Instant::now()));
+            for tick in 1..=30 {
+                let calls = u64::from(tick) * 10;
+                let load = Load { arrivals: calls, acquired: calls, in_use: 4, waiting, peak: 50 };
+                demand.observe(start + TENTH * tick, load);
+            }
+            demand.offered()
+        };
+        assert!((demand(2) - 6.0).abs() < 0.5, "{}", demand(2));
+        assert!((demand(40) - 8.0).abs() < 0.5, "{}", demand(40));
+    }
+
+    #[test]
     fn the_first_tenth_of_a_second_already_tells() {
         let start = Instant::now();
         let mut demand = Demand::new(start);
-        let load = Load { arrivals: 30, acquired: 5, in_use: 4, peak: 40 };
+        let load = Load { arrivals: 30, acquired: 5, in_use: 4, waiting: 0, peak: 40 };
         demand.observe(start + TENTH, load);
         assert!(demand.base() >= 12, "{demand:?}");
     }
@@ -191,7 +215,7 @@ mod tests {
     fn a_peak_is_forgotten_after_three_windows_and_demand_decays() {
         let start = Instant::now();
         let mut demand = Demand::new(start);
-        let mut load = Load { arrivals: 1_000, acquired: 1_000, in_use: 50, peak: 90 };
+        let mut load = Load { arrivals: 1_000, acquired: 1_000, in_use: 50, waiting: 0, peak: 90 };
         demand.observe(start + WINDOW, load);
         assert_eq!(demand.peak(), 90);
         (load.in_use, load.peak) = (0, 0);
@@ -215,7 +239,8 @@ mod tests {
             let mut highest = 0;
             for (arrivals, acquired, in_use, peak, ms) in loads {
                 now += Duration::from_millis(ms);
-                demand.observe(now, Load { arrivals, acquired, in_use, peak });
+                let waiting = peak.saturating_sub(in_use);
+                demand.observe(now, Load { arrivals, acquired, in_use, waiting, peak });
                 highest = highest.max(peak).max(in_use);
                 proptest::prop_assert!(demand.offered().is_finite());
                 proptest::prop_assert!(demand.offered() <= real(highest) + 1e-6);

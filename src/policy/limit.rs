@@ -22,7 +22,7 @@ pub(crate) const QUIET: f64 = 0.5;
 /// Above this one, what is not needed is given back.
 const TIGHT: f64 = 0.75;
 /// Where the price begins to rise, and where it has risen to 1.
-const LOW: f64 = 0.90;
+pub(crate) const LOW: f64 = 0.90;
 const HIGH: f64 = 0.98;
 /// The part of what it needs that a process may add in a [`UNIT`] of time at price 0. In proportion
 /// to need, the shares meet at the same part of it for everybody: with one gain for all, those who

@@ -22,7 +22,7 @@ pub(crate) use backoff::between;
 pub(crate) use breaker::FailureKind;
 pub(crate) use breaker::Tripwire;
 pub(crate) use budget::Budgets;
-pub(crate) use limit::QUIET;
+pub(crate) use limit::{LOW, QUIET};
 pub(crate) use retry_budget::Withdrawal;
 
 /// A count of connections in a formula.

@@ -1,4 +1,4 @@
-//! The guard as [`tower`](::tower) layers and services: budgets, breaker and retries where a service
+//! The guard as [`tower`] layers and services: budgets, breaker and retries where a service
 //! already stacks its timeouts and limits.
 //!
 //! - [`GuardLayer`] puts a [`Guard`](crate::Guard) before *any* service.

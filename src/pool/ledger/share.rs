@@ -15,7 +15,7 @@ impl<W> Ledger<W> {
         self.set_share(share.unwrap_or(self.max_connections));
     }
 
-    /// Nobody can be asked, and somebody waits: one more than there are may be tried.
+    /// If somebody waits for it, one more than there are may be tried.
     pub(crate) fn allow_one_more(&mut self) {
         if self.is_hungry() {
             self.set_share(self.share.max(self.sockets() + 1));
@@ -63,6 +63,12 @@ impl<W> Ledger<W> {
     /// What the callers made of it so far; the peak is that since the last look.
     pub(crate) fn load(&mut self) -> Load {
         let peak = std::mem::replace(&mut self.peak, self.in_use + self.queued);
-        Load { arrivals: self.arrivals, acquired: self.acquired, in_use: self.in_use, peak }
+        Load {
+            arrivals: self.arrivals,
+            acquired: self.acquired,
+            in_use: self.in_use,
+            waiting: self.queued,
+            peak,
+        }
     }
 }

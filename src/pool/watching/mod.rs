@@ -22,7 +22,7 @@ use crate::Outcome;
 use crate::error::DialFailure;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::policy::Lease;
-use crate::policy::{self, Beat, Demand, PriceLaw, QUIET, Source, limit_in_force};
+use crate::policy::{self, Beat, Demand, LOW, PriceLaw, QUIET, Source, limit_in_force};
 use crate::server::{ServerObserver, ServerSnapshot};
 use crate::status::LimitedBy;
 
@@ -116,6 +116,14 @@ impl Watch {
         due.unwrap_or(now + TICK).clamp(now + PAUSE, now + TICK)
     }
 
+    /// Where all connections are lent for long and callers wait, the question would never go out: one
+    /// more may be dialed, which takes it along. Not where the last word was that slots are short.
+    fn may_try(&self) -> bool {
+        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(Instant::now()).is_some());
+        let tight = self.core.lock().watch.saturation().is_some_and(|saturation| saturation > LOW);
+        !leased && !tight
+    }
+
     fn see(&mut self) -> Sight {
         let now = Instant::now();
         let (sight, load, lost) = {
@@ -164,6 +172,9 @@ impl Watch {
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
             questions.add_command(member.command(beat));
         }
+        if beat.is_none() && self.may_try() {
+            self.core.change(|state| state.ledger.allow_one_more());
+        }
         let mut replies = match self.send(&questions).await {
             Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
             None => {
@@ -209,10 +220,10 @@ impl Watch {
     }
 
     fn observe(&mut self, snapshot: ServerSnapshot, now: Instant) {
-        // The pool may have changed while the question was on its way.
-        let sight = self.see();
         let observation = self.observer.observe(snapshot, now);
         (self.heard, self.due) = (Some(now), now + CALM);
+        // The pool may have changed while the question was on its way.
+        let sight = self.see();
         self.law.step(
             now,
             &policy::Observation {

@@ -78,8 +78,6 @@ impl Core {
         if let Some(question) = self.put_to_idle(commands) {
             return Some(question);
         }
-        // Where all are lent for long and callers wait, nobody else could ever ask.
-        self.change(|state| state.ledger.allow_one_more());
         tokio::time::timeout(super::PATIENCE, question).await.ok()?.ok()
     }
 

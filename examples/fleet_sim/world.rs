@@ -321,7 +321,7 @@ impl World<'_> {
         let due = match instance.policy {
             Policy::Naive | Policy::Gate => return None,
             Policy::PriceLaw => instance.price.due(instance.live, hungry),
-            Policy::Lease => instance.lease.due(hungry),
+            Policy::Lease => instance.lease.due(hungry, instance.live),
         };
         Some(due.map_or(self.now, |due| self.us(due)))
     }

@@ -76,6 +76,8 @@ pub struct Lease {
     /// How long the share is ours without a word from the registry.
     expires: Instant,
     sent: Option<Instant>,
+    /// The connections that the last beat told of.
+    reported: usize,
     next: Option<Instant>,
     /// The last hungry beat was given something; `true` before there was one.
     fed: bool,
@@ -104,6 +106,7 @@ impl Lease {
             share: None,
             expires: now,
             sent: None,
+            reported: 0,
             next: None,
             fed: true,
             left: None,
@@ -131,12 +134,15 @@ impl Lease {
     }
 
     /// When to beat next; `None`: now. `hungry`: callers wait and we are at the limit. That is worth
-    /// a beat of its own, unless the last of that kind was in vain.
+    /// a beat of its own, unless the last of that kind was in vain. So is a grant that is used up:
+    /// until the registry hears so, it counts those connections twice, as used and as promised.
     #[must_use]
-    pub fn due(&self, hungry: bool) -> Option<Instant> {
+    pub fn due(&self, hungry: bool, live: usize) -> Option<Instant> {
         let regular = self.next?;
+        let used_up =
+            self.share.is_some_and(|share| share.limit > self.reported && live >= share.limit);
         match self.sent {
-            Some(sent) if hungry && self.fed => Some(regular.min(sent + EARLY)),
+            Some(sent) if (hungry && self.fed) || used_up => Some(regular.min(sent + EARLY)),
             _ => Some(regular),
         }
     }
@@ -149,6 +155,7 @@ impl Lease {
         self.lost(sockets);
         self.left = None;
         self.sent = Some(now);
+        self.reported = sockets;
         self.next = Some(now + self.jittered(PACE));
         let numbers = [
             report.live,
@@ -265,7 +272,7 @@ mod tests {
     fn a_grant_holds_until_the_next_beat_is_sent() {
         let now = Instant::now();
         let mut lease = lease(now);
-        assert_eq!((limit(&lease, now), lease.due(false)), (None, None), "it has to ask first");
+        assert_eq!((limit(&lease, now), lease.due(false, 0)), (None, None), "it has to ask first");
         granted(&mut lease, now, 1, 9);
         assert_eq!(limit(&lease, now), Some(9));
         let beat = lease.beat(now + SECOND, &report(4, false));
@@ -301,10 +308,10 @@ mod tests {
         let now = Instant::now();
         let mut lease = lease(now);
         granted(&mut lease, now, 1, 9);
-        assert_eq!(lease.due(true), Some(now + EARLY));
-        assert!(lease.due(false) > Some(now + SECOND));
+        assert_eq!(lease.due(true, 0), Some(now + EARLY));
+        assert!(lease.due(false, 0) > Some(now + SECOND));
         granted(&mut lease, now, 9, 9);
-        assert_eq!(lease.due(true), lease.due(false));
+        assert_eq!(lease.due(true, 0), lease.due(false, 0));
     }
 
     #[test]
@@ -324,7 +331,7 @@ mod tests {
             let beat = lease.beat(now, &report(1, true));
             assert!(!lease.replied(&beat, reply), "{reply:?}");
             assert_eq!(limit(&lease, now), None);
-            assert!(lease.due(true) > Some(now), "it asks again later");
+            assert!(lease.due(true, 0) > Some(now), "it asks again later");
         }
     }
 

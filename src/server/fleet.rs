@@ -5,8 +5,9 @@
 ///
 /// Each pool tells the registry, a few small keys on the server itself, how many connections it holds
 /// and how many it needs, and is granted a share such that the sum of all grants never passes what
-/// is free. All pools that name the same fleet on the same server are its members; different services
-/// may share one.
+/// is free. All pools that name the same fleet on the same server are its members. One fleet a server, of
+/// all services that use it: two would be foreign clients to each other, and whoever comes second gets
+/// only what the first is ready to yield.
 ///
 /// **What it needs of the server**: `EVAL`, `EVALSHA`, `INFO`, `TIME`, the commands `HGET HSET HDEL
 /// HMGET HGETALL HLEN HINCRBY ZADD ZREM ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE TYPE DEL` on the keys

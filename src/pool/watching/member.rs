@@ -25,6 +25,8 @@ pub(super) struct Member {
     loaded: bool,
     /// The registry was denied us, and is left alone until then.
     pub(super) not_before: Instant,
+    /// Why the last beat failed, if it did.
+    trouble: Option<String>,
 }
 
 impl Member {
@@ -39,6 +41,7 @@ impl Member {
             joined: false,
             loaded: false,
             not_before: now,
+            trouble: None,
         }
     }
 
@@ -109,10 +112,21 @@ impl Watch {
         self.report_fleet(trouble);
     }
 
+    /// Our share has run out without another beat.
+    pub(super) fn report_loss(&mut self, now: Instant) {
+        let Some(member) = &self.fleet else { return };
+        if member.joined && member.lease.share(now).is_none() {
+            let reason = || "no heartbeat went out in time".to_owned();
+            let trouble = member.trouble.clone().unwrap_or_else(reason);
+            self.report_fleet(Some(trouble));
+        }
+    }
+
     fn report_fleet(&mut self, trouble: Option<String>) {
         let (now, core) = (Instant::now(), &self.core);
         let (Some(member), Some(fleet)) = (&mut self.fleet, &core.settings.fleet) else { return };
         let share = member.lease.share(now).copied();
+        member.trouble.clone_from(&trouble);
         let status = FleetStatus::of(fleet, share.as_ref(), trouble);
         let before = std::mem::replace(&mut member.joined, status.joined);
         match (before, status.joined) {

@@ -112,6 +112,7 @@ impl Watch {
         }
         let (now, sight) = (Instant::now(), self.see());
         self.steer();
+        self.report_loss(now);
         let due = [self.info_due(&sight), self.beat_due(&sight)].into_iter().flatten().min();
         due.unwrap_or(now + TICK).clamp(now + PAUSE, now + TICK)
     }
@@ -158,7 +159,7 @@ impl Watch {
     /// When to beat; `None` for a pool that is in no fleet.
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
         let member = self.fleet.as_ref()?;
-        let due = member.lease.due(sight.hungry);
+        let due = member.lease.due(sight.hungry, sight.live);
         if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
     }
 

@@ -118,11 +118,14 @@ impl Watch {
     }
 
     /// Where all connections are lent for long and callers wait, the question would never go out: one
-    /// more may be dialed, which takes it along. Not where the last word was that slots are short.
+    /// more may be dialed, which takes it along. Where the last word was that slots are short, only
+    /// once that is old.
     fn may_try(&self) -> bool {
-        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(Instant::now()).is_some());
+        let now = Instant::now();
+        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(now).is_some());
+        let old = self.heard.is_none_or(|heard| now >= heard + 2 * CALM);
         let tight = self.core.lock().watch.saturation().is_some_and(|saturation| saturation > LOW);
-        !leased && !tight
+        !leased && (old || !tight)
     }
 
     fn see(&mut self) -> Sight {

@@ -1,0 +1,121 @@
+//! Members who come, and what they get.
+
+use std::time::Duration;
+
+use redis_guard::{Event, Fleet, GuardedPool, LimitedBy};
+use tokio::time::{Instant, sleep};
+
+use crate::service::jain;
+use crate::support::TestServer;
+use crate::waiting::{clients, cmd, next, until};
+use crate::{fleet, has_joined, in_time, live, member, members, rejected, service};
+
+#[tokio::test]
+async fn a_member_joins_with_its_first_connection() {
+    let server = TestServer::start().unwrap();
+    let pool = member(&server).build().unwrap();
+    let mut events = pool.events();
+
+    drop(pool.acquire("test").await.unwrap());
+
+    next("the news", &mut events, |event| matches!(event, Event::FleetJoined { members: 1, .. }))
+        .await;
+    until("the status", &pool, || has_joined(&pool)).await;
+    let status = fleet(&pool);
+    assert_eq!((status.name.as_str(), status.members, status.trouble), ("test", 1, None));
+    assert!(status.share >= 1 && status.reserve >= 16);
+    assert_eq!(pool.status().limited_by, LimitedBy::FleetLease);
+    assert_eq!(members(&server, "test"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_member_on_a_quiet_server_has_all_it_wants() {
+    let server = TestServer::start().unwrap();
+    let begun = Instant::now();
+    let service = service(&server, 30);
+
+    until("all of them", &service.pool, || service.live() == 30).await;
+
+    println!("30 connections after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_who_need_the_same_end_with_the_same() {
+    let server = TestServer::builder().maxclients(80).start().unwrap();
+    let mut services = vec![service(&server, 40)];
+    until("the first", &services[0].pool, || services[0].live() == 40).await;
+
+    let joined = Instant::now();
+    services.extend((0..3).map(|_| service(&server, 40)));
+
+    let fair = || jain(&services) > 0.97 && live(&services) > 50;
+    in_time("fairness", &services, fair).await;
+    println!("Jain 0.97 after {:?}, {} of 80", joined.elapsed(), live(&services));
+    assert_eq!(rejected(&server), 0);
+    assert!(services.iter().all(|service| fleet(&service.pool).members == 4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hungry_member_has_what_the_others_do_not_need() {
+    let server = TestServer::builder().maxclients(80).start().unwrap();
+    let modest = [service(&server, 2), service(&server, 2)];
+    let hungry = service(&server, 50);
+
+    until("its share", &hungry.pool, || hungry.live() >= 45).await;
+
+    assert!(modest.iter().all(|modest| modest.live() >= 1));
+    assert_eq!(rejected(&server), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_is_served_at_once_where_all_is_granted() {
+    let server = TestServer::builder().maxclients(80).start().unwrap();
+    let _services = [service(&server, 60), service(&server, 60)];
+    until("a full house", &_services[0].pool, || live(&_services) > 55).await;
+
+    for _ in 0..5 {
+        let newcomer = member(&server).build().unwrap();
+        let begun = Instant::now();
+        let mut lease = newcomer.acquire("test").await.unwrap();
+        let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    assert_eq!(rejected(&server), 0);
+}
+
+#[tokio::test]
+async fn shared_connections_are_enough_to_be_a_member() {
+    let server = TestServer::builder().maxclients(60).start().unwrap();
+    let pools: Vec<GuardedPool> = (0..6).map(|_| member(&server).build().unwrap()).collect();
+    for pool in &pools {
+        let mut shared = pool.shared("test");
+        let _: String = cmd("PING").query_async(&mut shared).await.unwrap();
+    }
+
+    for pool in &pools {
+        until("everybody", pool, || has_joined(pool) && fleet(pool).members == 6).await;
+        assert_eq!(pool.status().live, 1);
+    }
+    assert_eq!(clients(&server), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_fleets_on_one_server_leave_room_for_each_other() {
+    let server = TestServer::builder().maxclients(120).start().unwrap();
+    let of = |name: &str| {
+        let pool = member(&server).max_connections(40).fleet(Fleet::named(name)).build().unwrap();
+        crate::Service::of(pool, 40, crate::HOLD)
+    };
+    let mut services: Vec<_> = (0..3).map(|_| of("red")).collect();
+    until("the first fleet", &services[0].pool, || live(&services) > 80).await;
+
+    services.extend((0..2).map(|_| of("blue")));
+
+    let blue = |services: &[crate::Service]| services[3].live() + services[4].live();
+    until("the second fleet", &services[3].pool, || blue(&services) >= 4).await;
+    sleep(Duration::from_secs(6)).await;
+    println!("red {}, blue {}", live(&services[..3]), blue(&services));
+    assert_eq!((members(&server, "red"), members(&server, "blue")), (3, 2));
+    assert_eq!(rejected(&server), 0);
+}

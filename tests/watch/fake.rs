@@ -1,0 +1,154 @@
+//! A server of our own, for what a real one cannot be made to say.
+#![allow(dead_code, reason = "every test uses its own part of it")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Answers as much of the protocol as a pool speaks; gone when dropped.
+pub(crate) struct Fake {
+    address: SocketAddr,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The reply to INFO, as it stands on the wire.
+    info: Mutex<String>,
+    /// The reply to a script, likewise.
+    eval: Mutex<String>,
+    /// INFO is not answered meanwhile.
+    held: watch::Sender<bool>,
+    full: AtomicBool,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    infos: AtomicU64,
+}
+
+impl Fake {
+    /// `info`: what INFO says, each field on its line; see [`says`](Self::says).
+    pub(crate) async fn start(info: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let fake = Self { address, state, accepting };
+        fake.says(info);
+        fake
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// From now on INFO says this.
+    pub(crate) fn says(&self, info: &str) {
+        let text = info.split_whitespace().collect::<Vec<_>>().join("\r\n");
+        self.replies(&format!("${}\r\n{text}\r\n", text.len()));
+    }
+
+    /// From now on INFO is answered with these bytes.
+    pub(crate) fn replies(&self, reply: &str) {
+        reply.clone_into(&mut self.state.info.lock().unwrap());
+    }
+
+    /// From now on a script is answered with these bytes.
+    pub(crate) fn replies_to_scripts(&self, reply: &str) {
+        reply.clone_into(&mut self.state.eval.lock().unwrap());
+    }
+
+    pub(crate) fn hold_info(&self, held: bool) {
+        self.state.held.send_replace(held);
+    }
+
+    /// From now on whoever connects is refused, as by a full server.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.state.full.store(full, Ordering::SeqCst);
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.state.refused.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked for INFO.
+    pub(crate) fn infos(&self) -> u64 {
+        self.state.infos.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    // Dropped with this task, and the connections with it.
+    let mut connections = JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        if state.full.load(Ordering::SeqCst) {
+            state.refused.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+            continue;
+        }
+        state.accepted.fetch_add(1, Ordering::SeqCst);
+        let state = Arc::clone(&state);
+        connections.spawn(async move { serve(stream, &state).await.unwrap_or_default() });
+    }
+}
+
+async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    while let Some(command) = read_command(&mut stream).await? {
+        let reply = match command.first().map(|word| word.to_ascii_uppercase()).as_deref() {
+            Some("INFO") => {
+                state.infos.fetch_add(1, Ordering::SeqCst);
+                let _ = state.held.subscribe().wait_for(|held| !held).await;
+                state.info.lock().unwrap().clone()
+            }
+            Some("PING") => match command.get(1) {
+                Some(word) => format!("${}\r\n{word}\r\n", word.len()),
+                None => "+PONG\r\n".to_owned(),
+            },
+            Some("EVAL" | "EVALSHA") => state.eval.lock().unwrap().clone(),
+            _ => "+OK\r\n".to_owned(),
+        };
+        stream.write_all(reply.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// `None` at the end of the stream.
+async fn read_command(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Vec<String>>> {
+    let Some(length) = read_length(stream).await? else { return Ok(None) };
+    let mut words = Vec::new();
+    for _ in 0..length {
+        let Some(length) = read_length(stream).await? else { return Ok(None) };
+        let mut word = vec![0; length + 2];
+        stream.read_exact(&mut word).await?;
+        word.truncate(length);
+        words.push(String::from_utf8_lossy(&word).into_owned());
+    }
+    Ok(Some(words))
+}
+
+async fn read_length(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<usize>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    let length = line.get(1..).and_then(|length| length.trim_end().parse().ok());
+    length.map(Some).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,50 @@
+//! Leases that are held for long: there is no connection to ask over.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::support::TestServer;
+use crate::waiting::{AT_ONCE, until};
+use crate::{LOOK, builder, hold, spy::Spy, warm};
+
+#[tokio::test]
+async fn callers_who_keep_their_leases_get_as_many_as_there_may_be() {
+    let server = TestServer::start().unwrap();
+    let pool = builder(&server).max_connections(32).build().unwrap();
+
+    let held = timeout(Duration::from_secs(3), hold(&pool, 32)).await;
+
+    assert!(held.is_ok(), "an empty server, and no more than: {:#?}", pool.status());
+}
+
+#[tokio::test]
+async fn while_all_leases_are_held_nothing_is_sent_and_nothing_dialed() {
+    let server = TestServer::start().unwrap();
+    let pool = builder(&server).max_connections(4).build().unwrap();
+    let _leases = warm(&pool, 4).await;
+    let spy = Spy::on(&server);
+    let received = server.admin().info_u64("total_connections_received");
+
+    sleep(LOOK).await;
+
+    assert_eq!(spy.lines().iter().map(|line| &line.command).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(server.admin().info_u64("total_connections_received"), received);
+    assert_eq!((pool.status().live, pool.status().limit), (4, 4), "and nothing is taken away");
+}
+
+#[tokio::test]
+async fn the_first_lease_that_comes_back_carries_the_question() {
+    let server = TestServer::start().unwrap();
+    let pool = builder(&server).max_connections(2).build().unwrap();
+    let mut leases = warm(&pool, 2).await;
+    sleep(LOOK).await;
+    let age = || pool.status().watch.age.unwrap();
+    assert!(age() > Duration::from_secs(3), "nobody could be asked: {:?}", age());
+
+    leases.pop();
+    // Taken again at once: the question is on its way before its next holder's first command.
+    leases.extend(hold(&pool, 1).await);
+
+    until("an answer", &pool, || age() < AT_ONCE).await;
+}

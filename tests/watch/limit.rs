@@ -1,0 +1,80 @@
+//! An operator who changes `maxclients` under a pool.
+
+use redis_guard::Event;
+use redis_guard::server::ServerEvent;
+
+use crate::support::TestServer;
+use crate::waiting::{cmd, next, until};
+use crate::{builder, heard, hold, rejected, warm};
+
+#[tokio::test]
+async fn under_a_lowered_ceiling_idle_connections_are_closed_and_leases_work_on() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(40).build().unwrap();
+    let mut leases = warm(&pool, 40).await;
+    leases.truncate(10);
+
+    server.admin().set_maxclients(35);
+
+    until("room", &pool, || server.admin().used_slots() < 35).await;
+    until("no more than may be", &pool, || pool.status().live <= pool.status().limit).await;
+    assert!(pool.status().connections_closed["limit"] > 0);
+    for lease in &mut leases {
+        let pong: String = cmd("PING").query_async(lease).await.unwrap();
+        assert_eq!(pong, "PONG");
+    }
+    assert_eq!(rejected(&server), 0);
+}
+
+#[tokio::test]
+async fn leases_above_a_lowered_limit_are_closed_when_they_come_back() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(40).build().unwrap();
+    let mut leases = warm(&pool, 40).await;
+    // One is there to ask over.
+    leases.pop();
+
+    server.admin().set_maxclients(30);
+    until("a lower limit", &pool, || pool.status().limit < 30).await;
+    assert!(pool.status().live >= 38, "no lease was closed: {:#?}", pool.status());
+    drop(leases);
+
+    until("room", &pool, || server.admin().used_slots() < 30).await;
+    until("no more than may be", &pool, || pool.status().live <= pool.status().limit).await;
+    let mut lease = pool.acquire("test").await.unwrap();
+    let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+    assert_eq!(rejected(&server), 0);
+}
+
+#[tokio::test]
+async fn under_a_raised_ceiling_the_pool_grows_for_callers_who_wait() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(40).build().unwrap();
+    drop(warm(&pool, 40).await);
+    server.admin().set_maxclients(20);
+    until("a lower limit", &pool, || pool.status().live <= 18).await;
+    let mut events = pool.events();
+
+    server.admin().set_maxclients(1_000);
+    let leases = hold(&pool, 40).await;
+
+    assert_eq!((leases.len(), pool.status().live), (40, 40));
+    next("the news", &mut events, |event| {
+        matches!(event, Event::Server(ServerEvent::CeilingChanged { to: 1_000, .. }))
+    })
+    .await;
+    assert_eq!(rejected(&server), 0);
+}
+
+#[tokio::test]
+async fn without_adaptive_limit_a_lowered_ceiling_is_seen_and_nothing_is_closed() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(40).adaptive_limit(false).build().unwrap();
+    drop(warm(&pool, 40).await);
+
+    server.admin().set_maxclients(35);
+
+    heard("the ceiling", &pool, |seen| seen.ceiling == Some(35)).await;
+    let status = pool.status();
+    assert_eq!((status.live, status.limit), (40, 40));
+}

@@ -1,0 +1,61 @@
+//! A lone service on a quiet server must not feel the watch.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::builder;
+use crate::support::TestServer;
+use crate::waiting::{cmd, soon, until};
+
+const ROUNDS: usize = 7;
+
+async fn time_to_full(server: &TestServer, watch: bool, callers: bool) -> Duration {
+    let pool = builder(server).max_connections(64).watch(watch).build().unwrap();
+    let begun = Instant::now();
+    if callers {
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let pool = pool.clone();
+            tasks.spawn(async move {
+                loop {
+                    // Refused once the pool is closed.
+                    let Ok(mut lease) = pool.acquire("test").await else { break };
+                    let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+                    sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        until("all of them", &pool, || pool.status().live == 64).await;
+    } else {
+        assert_eq!(soon("all of them", pool.warm_up(64)).await.unwrap(), 64);
+    }
+    let took = begun.elapsed();
+    pool.close().await;
+    took
+}
+
+async fn is_as_fast_as_without(callers: bool) {
+    let server = TestServer::start().unwrap();
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(time_to_full(&server, false, callers).await);
+        with.push(time_to_full(&server, true, callers).await);
+    }
+    with.sort();
+    without.sort();
+    let (watched, alone) = (with[ROUNDS / 2], without[ROUNDS / 2]);
+    println!("64 connections, callers {callers}: {watched:?} with the watch, {alone:?} without");
+    assert!(watched < alone * 2 + Duration::from_millis(50), "{with:?} {without:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_callers_get_all_connections_as_soon_as_without() {
+    is_as_fast_as_without(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_warm_as_soon_as_without() {
+    is_as_fast_as_without(false).await;
+}

@@ -157,8 +157,10 @@ impl PriceLaw {
         // Everybody's part of the room is as large as the part of the slots in use: together they
         // cannot pass it, however many they are and however fast.
         let share = (4.0 * live).min(live * (LOW * ceiling - used) / used);
-        // A newcomer at most doubles in a unit of time, as it would by itself.
-        let gain = ((GAIN * demand).max(1.0) * e).min(live * (e.exp2() - 1.0));
+        // A newcomer at most doubles in a unit of time, as it would by itself. And nobody takes more
+        // than a part of what is free in one step: a few large pools would take it all.
+        let room = ((ceiling - used) / 4.0).max(1.0);
+        let gain = ((GAIN * demand).max(1.0) * e).min(live * (e.exp2() - 1.0)).min(room);
         let wanted = if saturation < QUIET {
             live + share
         } else if price == 0.0 {

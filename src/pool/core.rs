@@ -99,8 +99,9 @@ impl Core {
         gate: Gate,
     ) -> Self {
         if settings.watch && (settings.adaptive_limit || settings.fleet.is_some()) {
-            // The first connection asks before there are more.
-            ledger.allow(Some(FLOOR));
+            // The first connection asks before there are more; a fleet's reserve has room for that one.
+            let blind = if settings.fleet.is_some() { 1 } else { FLOOR };
+            ledger.allow(Some(blind));
         }
         Self {
             store: Store::new(settings.max_connections),

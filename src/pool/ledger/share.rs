@@ -31,7 +31,7 @@ impl<W> Ledger<W> {
     /// refused: it is somebody else's by now.
     pub(crate) fn void_share(&mut self) {
         if self.allowed {
-            let floor = FLOOR.min(self.max_connections);
+            let floor = FLOOR.min(self.share);
             self.set_share(self.share.min(self.sockets()).max(floor));
         }
     }

@@ -76,6 +76,8 @@ struct Watch {
     heard: Option<Instant>,
     /// It did not, when it was asked last.
     failed: bool,
+    /// No connection was to be had for the last question.
+    stuck: bool,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
 }
@@ -94,11 +96,25 @@ impl Watch {
         let law = PriceLaw::new(max, settings.seed);
         let fleet = settings.fleet.as_ref().map(|fleet| Member::new(&core, fleet, now));
         let (observer, demand) = (ServerObserver::default(), Demand::new(now));
-        Self { core, observer, demand, law, fleet, due: now, heard: None, failed: false, lost: now }
+        Self {
+            core,
+            observer,
+            demand,
+            law,
+            fleet,
+            due: now,
+            heard: None,
+            failed: false,
+            stuck: false,
+            lost: now,
+        }
     }
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
+        if self.stuck && self.may_try() {
+            self.core.change(|state| state.ledger.allow_one_more());
+        }
         let (now, sight) = (Instant::now(), self.see());
         let asks = self.info_due(&sight).is_none_or(|due| due <= now);
         let beat = self.beat(&sight, now);
@@ -176,10 +192,9 @@ impl Watch {
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
             questions.add_command(member.command(beat));
         }
-        if beat.is_none() && self.may_try() {
-            self.core.change(|state| state.ledger.allow_one_more());
-        }
-        let mut replies = match self.send(&questions).await {
+        let replies = self.send(&questions).await;
+        self.stuck = replies.is_none();
+        let mut replies = match replies {
             Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
             None => {
                 // Not a failure of the server's: all connections are lent.

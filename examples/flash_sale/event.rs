@@ -12,6 +12,9 @@ use crate::report;
 use crate::run::{Record, Run, Sample, TICK, jain};
 use crate::target::Target;
 
+/// How often the server may leave us without an answer.
+const UNANSWERED: usize = 3;
+
 pub(crate) async fn hold(
     policy: Policy,
     target: &mut Target,
@@ -36,7 +39,7 @@ pub(crate) async fn hold(
     let mut samples: Vec<Sample> = Vec::new();
     let mut live = Vec::new();
     let mut seen: Vec<Seen> = (0..plan.workers).map(|_| Seen::default()).collect();
-    let mut step = 0;
+    let (mut step, mut unanswered) = (0, 0);
     loop {
         let now = started.elapsed();
         if step < STEPS.len() && now >= plan.offset(step) {
@@ -57,7 +60,16 @@ pub(crate) async fn hold(
             seen[worker] = word;
         }
         // Blocks, but nothing else is to be done here meanwhile.
-        let reading = target.read()?;
+        let reading = match target.read() {
+            Ok(reading) => reading,
+            // A machine that is busy with other things may stall for seconds. Once or twice.
+            Err(trouble) if unanswered < UNANSWERED => {
+                eprintln!("{:<15}{trouble}", policy.as_str());
+                unanswered += 1;
+                continue;
+            }
+            Err(trouble) => return Err(trouble),
+        };
         let (at, jain) = (started.elapsed(), jain(&live));
         let sample = Sample { at, used: reading.used, rejected: reading.rejected, jain };
         if !args.quiet && samples.len() % 10 == 9 {

@@ -180,8 +180,10 @@ fn render(out: &mut String, plan: &Plan, runs: &[Run]) -> std::fmt::Result {
         if let (Some(clients), Some(server)) = (run.client_busy, run.server_busy) {
             writeln!(
                 out,
-                "{:<15}in the event, all workers {clients:.0} % of a core, server {server:.0} %",
-                run.policy.as_str()
+                "{:<15}in the event, all workers {clients:.0} % of a core, server {server:.0} %; looked \
+                 every 0.1 s, {:.1} s at worst",
+                run.policy.as_str(),
+                run.longest_gap.as_secs_f64()
             )?;
         }
     }
@@ -224,6 +226,7 @@ pub(crate) fn json(plan: &Plan, runs: &[Run]) -> Value {
                 "infos": run.commands.infos,
                 "workers_busy_percent": run.client_busy.map(rounded),
                 "server_busy_percent": run.server_busy.map(rounded),
+                "longest_gap_ms": rounded(run.longest_gap.as_secs_f64() * 1e3),
                 "errors": run.errors,
                 "live_end": run.live_end,
                 "steps": steps,

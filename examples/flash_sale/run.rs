@@ -66,6 +66,8 @@ pub(crate) struct Run {
     pub(crate) jain_end: f64,
     pub(crate) utilisation_end: f64,
     pub(crate) live_end: Vec<usize>,
+    /// Between two looks. Far above [`TICK`], the machine had no time for us.
+    pub(crate) longest_gap: Duration,
     pub(crate) steps: Vec<Step>,
     /// Of all who came after the start.
     pub(crate) newcomer_first_connection_ms_max: f64,
@@ -123,6 +125,8 @@ impl Run {
         let length = plan.length();
         let late: Vec<_> = samples.iter().filter(|s| s.at + END >= length).collect();
         let used_late = late.iter().map(|s| float(s.used)).sum::<f64>() / float(late.len() as u64);
+        let gaps = samples.windows(2).map(|pair| pair[1].at - pair[0].at);
+        let longest_gap = gaps.max().unwrap_or_default();
         let busy = |cpu: Duration| 100.0 * cpu.as_secs_f64() / length.as_secs_f64();
         Self {
             policy,
@@ -134,6 +138,7 @@ impl Run {
             jain_end: jain(&live_end),
             utilisation_end: used_late / f64::from(plan.maxclients),
             live_end,
+            longest_gap,
             steps: steps.collect(),
             newcomer_first_connection_ms_max: slowest(STEPS[0]..plan.apps()),
             newcomers_without: first

@@ -298,8 +298,15 @@ local function beat(used, ceiling)
   if sum.born == now or now < sum.audited or now - sum.audited > pause then audit(ttl, pause) end
 
   local pressure = math.floor(1000 * (taken + record.granted - held) / ceiling)
-  local again = limit < held and AGAIN_MS or math.floor(interval)
-  return { limit, again, math.floor(ttl), n, reserve, pressure, sum.rubbish }
+  -- Soon again also for whoever is far below its share, so that newcomers need not wait for a whole
+  -- interval; of thousands, a tenth of one is soon enough.
+  local again = interval
+  if limit < held then
+    again = AGAIN_MS
+  elseif hungry and limit < 0.75 * target then
+    again = math.max(AGAIN_MS, interval / 10)
+  end
+  return { limit, math.floor(again), math.floor(ttl), n, reserve, pressure, sum.rubbish }
 end
 
 local function leave()

@@ -6,7 +6,7 @@ use redis_guard::{Event, Fleet, GuardedPool, LimitedBy};
 use tokio::time::{Instant, sleep};
 
 use crate::service::jain;
-use crate::support::TestServer;
+use crate::support::{Occupants, TestServer};
 use crate::waiting::{clients, cmd, next, until};
 use crate::{fleet, has_joined, in_time, live, member, members, rejected, service};
 
@@ -118,4 +118,22 @@ async fn two_fleets_on_one_server_leave_room_for_each_other() {
     println!("red {}, blue {}", live(&services[..3]), blue(&services));
     assert_eq!((members(&server, "red"), members(&server, "blue")), (3, 2));
     assert_eq!(rejected(&server), 0);
+}
+
+/// Those who keep what they have leave no connection to send a heartbeat over.
+#[tokio::test]
+async fn callers_who_keep_their_leases_get_as_many_as_there_may_be() {
+    for (slots, occupied) in [(1_000, 0), (120, 60)] {
+        let server = TestServer::builder().maxclients(slots).start().unwrap();
+        let mut occupants = Occupants::none(&server);
+        occupants.take(occupied);
+        let pool = member(&server).build().unwrap();
+        let service = crate::Service::of(pool, 30, Duration::from_secs(3600));
+
+        let services = [service];
+        let took = in_time("all of them", &services, || live(&services) == 30).await;
+
+        println!("30 leases for good after {took:?}, with {occupied} of {slots} slots taken");
+        assert_eq!(rejected(&server), 0);
+    }
 }

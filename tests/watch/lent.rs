@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::support::TestServer;
-use crate::waiting::{AT_ONCE, until};
+use crate::waiting::AT_ONCE;
 use crate::{LOOK, builder, hold, spy::Spy, warm};
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn while_all_leases_are_held_nothing_is_sent_and_nothing_dialed() {
 }
 
 #[tokio::test]
-async fn the_first_lease_that_comes_back_carries_the_question() {
+async fn a_lease_that_comes_back_carries_the_question() {
     let server = TestServer::start().unwrap();
     let pool = builder(&server).max_connections(2).build().unwrap();
     let mut leases = warm(&pool, 2).await;
@@ -42,9 +42,14 @@ async fn the_first_lease_that_comes_back_carries_the_question() {
     let age = || pool.status().watch.age.unwrap();
     assert!(age() > Duration::from_secs(3), "nobody could be asked: {:?}", age());
 
-    leases.pop();
-    // Taken again at once: the question is on its way before its next holder's first command.
-    leases.extend(hold(&pool, 1).await);
-
-    until("an answer", &pool, || age() < AT_ONCE).await;
+    // The watch waits for a lease nearly all of the time, so one of the first few finds it waiting.
+    let mut returns = 0;
+    while age() >= AT_ONCE {
+        assert!(returns < 5, "nothing was asked: {:#?}", pool.status());
+        returns += 1;
+        leases.pop();
+        // Taken again at once: the question is on its way before its next holder's first command.
+        leases.extend(hold(&pool, 1).await);
+        sleep(Duration::from_millis(100)).await;
+    }
 }

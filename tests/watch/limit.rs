@@ -1,11 +1,14 @@
 //! An operator who changes `maxclients` under a pool.
 
+use std::time::Duration;
+
 use redis_guard::Event;
 use redis_guard::server::ServerEvent;
 
+use crate::service::Service;
 use crate::support::TestServer;
-use crate::waiting::{cmd, next, until};
-use crate::{builder, heard, hold, rejected, warm};
+use crate::waiting::{cmd, let_pass, next, until};
+use crate::{builder, heard, rejected, warm};
 
 #[tokio::test]
 async fn under_a_lowered_ceiling_idle_connections_are_closed_and_leases_work_on() {
@@ -56,13 +59,32 @@ async fn under_a_raised_ceiling_the_pool_grows_for_callers_who_wait() {
     let mut events = pool.events();
 
     server.admin().set_maxclients(1_000);
-    let leases = hold(&pool, 40).await;
+    let service = Service::of(pool.clone(), 40, Duration::from_millis(20));
 
-    assert_eq!((leases.len(), pool.status().live), (40, 40));
+    until("growth", &pool, || service.live() == 40).await;
     next("the news", &mut events, |event| {
         matches!(event, Event::Server(ServerEvent::CeilingChanged { to: 1_000, .. }))
     })
     .await;
+    assert_eq!(rejected(&server), 0);
+}
+
+/// Those who keep their leases leave no connection to ask over; so the last word gets old, and is
+/// tried out.
+#[tokio::test]
+async fn under_a_raised_ceiling_the_pool_grows_also_where_nobody_gives_back() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(20).build().unwrap();
+    drop(warm(&pool, 20).await);
+    server.admin().set_maxclients(10);
+    until("the floor", &pool, || pool.status().live <= 2).await;
+    let service = Service::of(pool.clone(), 20, Duration::from_secs(3600));
+    until("the last lease", &pool, || pool.status().in_use == pool.status().live).await;
+    server.admin().set_maxclients(1_000);
+
+    let_pass(Duration::from_secs(40)).await;
+
+    until("growth", &pool, || service.live() == 20).await;
     assert_eq!(rejected(&server), 0);
 }
 

@@ -171,7 +171,8 @@ async fn an_absurd_reply_moves_no_limit_out_of_its_bounds() {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(1) {
             let status = service.pool.status();
-            assert!((2..=12).contains(&status.limit), "{reply:?}: {status:#?}");
+            // One, until the first beat is answered.
+            assert!((1..=12).contains(&status.limit), "{reply:?}: {status:#?}");
             assert!(status.live + status.dialing <= 12);
             sleep(Duration::from_millis(5)).await;
         }

@@ -62,7 +62,8 @@ impl Member {
 
 impl Watch {
     /// A heartbeat, if it is time: what we hold and need, for the registry to say what we may have.
-    pub(super) fn beat(&mut self, sight: &Sight, now: Instant) -> Option<Beat> {
+    /// `tries`: one more connection may be dialed, to beat over.
+    pub(super) fn beat(&mut self, sight: &Sight, tries: bool, now: Instant) -> Option<Beat> {
         let due = self.beat_due(sight);
         let member = self.fleet.as_mut()?;
         if due.is_some_and(|due| due > now) {
@@ -70,13 +71,17 @@ impl Watch {
         }
         // What is reported is all there is: no dial starts that the registry does not hear of.
         let counts = self.core.change(|state| {
-            let counts = state.ledger.counts();
-            if !state.ledger.is_closed() {
-                state.asking = true;
-                state.ledger.void_share();
-                return Some(counts);
+            if state.ledger.is_closed() {
+                return None;
             }
-            None
+            state.asking = true;
+            state.ledger.void_share();
+            let mut counts = state.ledger.counts();
+            if tries {
+                state.ledger.allow_one_more();
+                counts.dialing += 1;
+            }
+            Some(counts)
         })?;
         let report = Report {
             live: counts.live,

@@ -41,6 +41,9 @@ const CALM: Duration = Duration::from_secs(5);
 /// How long to leave a server alone that denies INFO. An operator who changes its ACL can wait.
 const DENIED: Duration = Duration::from_secs(60);
 
+/// How long a server that was short of slots is believed to be so by those who cannot ask.
+const LONG: Duration = Duration::from_secs(15);
+
 /// How long an observation tells whether there is room: over the longest interval.
 const FRESH: Duration = Duration::from_secs(30);
 
@@ -112,12 +115,13 @@ impl Watch {
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
-        if self.stuck && self.may_try() {
-            self.core.change(|state| state.ledger.allow_one_more());
-        }
         let (now, sight) = (Instant::now(), self.see());
         let asks = self.info_due(&sight).is_none_or(|due| due <= now);
-        let beat = self.beat(&sight, now);
+        let tries = self.stuck && sight.hungry && self.may_try();
+        let beat = self.beat(&sight, tries, now);
+        if tries && beat.is_none() {
+            self.core.change(|state| state.ledger.allow_one_more());
+        }
         if asks || beat.is_some() {
             self.ask(asks, beat).await;
             self.steer();
@@ -138,9 +142,9 @@ impl Watch {
     /// once that is old.
     fn may_try(&self) -> bool {
         let now = Instant::now();
-        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(now).is_some());
-        let old = self.heard.is_none_or(|heard| now >= heard + 2 * CALM);
+        let old = self.heard.is_none_or(|heard| now >= heard + LONG);
         let tight = self.core.lock().watch.saturation().is_some_and(|saturation| saturation > LOW);
+        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(now).is_some());
         !leased && (old || !tight)
     }
 

@@ -271,5 +271,4 @@ impl<W> Calls<W> {
 }
 
 #[cfg(test)]
-#[path = "calls_tests.rs"]
 mod tests;

@@ -285,8 +285,8 @@ impl Watch {
         let fresh = self.heard.is_some_and(|heard| now < heard + FRESH);
         let lease = self.fleet.as_ref().map(|member| &member.lease);
         let peers = match lease.and_then(|lease| lease.share(now)) {
-            Some(share) => share.members,
-            None => self.law.peers(),
+            Some(share) => Some(share.members),
+            None => self.heard.map(|_| self.law.peers()),
         };
         let max = self.core.settings.max_connections;
         let adaptive = self.core.settings.adaptive_limit;
@@ -307,7 +307,9 @@ impl Watch {
                 state.ledger.void_share();
             }
             state.asking = false;
-            state.gate.fleet_of(peers);
+            if let Some(peers) = peers {
+                state.gate.fleet_of(peers);
+            }
             // One that hides its ceiling, or whom it refuses, has to be tried.
             state.ledger.set_watched(fresh && state.watch.tells_room());
             let saturation = state.watch.saturation().filter(|_| fresh);

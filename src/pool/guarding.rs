@@ -60,6 +60,9 @@ impl GuardedPool {
     pub(crate) fn heard(&self, failure: &Arc<DialFailure>) {
         let transition = self.core.change(|state| {
             state.ledger.freeze();
+            state.ledger.void_share();
+            // Whether there is room again the watch asks.
+            state.lost = true;
             let era = state.gate.era();
             state.gate.heard(era, Arc::clone(failure), Instant::now())
         });

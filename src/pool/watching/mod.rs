@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long after a call the watch looks: callers who come together call once.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How often a server is asked whose pool sets itself no limit.
+/// How often a server is asked whose pool sets itself no limit, or has it from the fleet.
 const CALM: Duration = Duration::from_secs(5);
 
 /// How long to leave a server alone that denies INFO. An operator who changes its ACL can wait.
@@ -144,8 +144,12 @@ impl Watch {
         let now = Instant::now();
         let old = self.heard.is_none_or(|heard| now >= heard + LONG);
         let tight = self.core.lock().watch.saturation().is_some_and(|saturation| saturation > LOW);
-        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(now).is_some());
-        !leased && (old || !tight)
+        !self.is_leased(now) && (old || !tight)
+    }
+
+    /// True while the registry's last word holds.
+    fn is_leased(&self, now: Instant) -> bool {
+        self.fleet.as_ref().is_some_and(|member| member.lease.share(now).is_some())
     }
 
     fn see(&mut self) -> Sight {
@@ -172,8 +176,8 @@ impl Watch {
 
     /// When to ask for INFO; `None`: now.
     fn info_due(&self, sight: &Sight) -> Option<Instant> {
-        let leased = self.fleet.as_ref().is_some_and(|m| m.lease.share(Instant::now()).is_some());
-        if self.failed || leased || !self.core.settings.adaptive_limit {
+        let adaptive = self.core.settings.adaptive_limit;
+        if self.failed || self.is_leased(Instant::now()) || !adaptive {
             return Some(self.due);
         }
         self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
@@ -244,7 +248,10 @@ impl Watch {
 
     fn observe(&mut self, snapshot: ServerSnapshot, now: Instant) {
         let observation = self.observer.observe(snapshot, now);
-        (self.heard, self.due) = (Some(now), now + CALM);
+        // The price law has a pace of its own.
+        let pause =
+            if self.is_leased(now) || !self.core.settings.adaptive_limit { CALM } else { FRESH };
+        (self.heard, self.due) = (Some(now), now + pause);
         // The pool may have changed while the question was on its way.
         let sight = self.see();
         self.law.step(

@@ -176,9 +176,11 @@ impl Watch {
 
     /// When to ask for INFO; `None`: now.
     fn info_due(&self, sight: &Sight) -> Option<Instant> {
-        let adaptive = self.core.settings.adaptive_limit;
-        if self.failed || self.is_leased(Instant::now()) || !adaptive {
+        if self.failed || !self.core.settings.adaptive_limit {
             return Some(self.due);
+        }
+        if self.is_leased(Instant::now()) {
+            return Some(self.heard.map_or(self.due, |heard| self.due.min(heard + CALM)));
         }
         self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
     }

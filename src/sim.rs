@@ -8,7 +8,7 @@ use crate::error::DialFailure;
 
 pub use crate::dial::gate::{Approval, Decision, Gate};
 pub use crate::policy::{
-    Beat, Demand, FLOOR, Lease, Load, Observation, PriceLaw, Report, SCRIPT, Share, Source,
+    Beat, Demand, FLOOR, Lease, Load, PriceLaw, Report, SCRIPT, Share, Signal, Source,
     limit_in_force,
 };
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redis_guard::{Backoff, Breaker, Budget, GuardedPool, GuardedPoolBuilder};
+use redis_guard::{Backoff, Breaker, Budget, Fleet, Guard, GuardedPool, GuardedPoolBuilder};
 
 const URL: &str = "redis://127.0.0.1:6379";
 
@@ -48,6 +48,34 @@ fn a_malformed_url_is_reported_without_its_password() {
 #[test]
 fn a_limit_of_zero_is_reported() {
     one_problem(GuardedPool::builder(URL).max_connections(0), &["max_connections"]);
+}
+
+#[test]
+fn a_floor_of_zero_or_above_the_limit_is_reported() {
+    one_problem(GuardedPool::builder(URL).min_limit(0), &["min_limit"]);
+    let above = GuardedPool::builder(URL).max_connections(8).min_limit(9);
+    one_problem(above, &["min_limit 9", "max_connections 8"]);
+    assert!(GuardedPool::builder(URL).max_connections(1).build().is_ok(), "the default fits any");
+}
+
+#[test]
+fn a_fleet_with_a_name_that_cannot_be_a_key_is_reported() {
+    for name in ["", "two words", "{tag}", "caf\u{e9}", &"x".repeat(65)] {
+        one_problem(GuardedPool::builder(URL).fleet(Fleet::named(name)), &["fleet", "name"]);
+    }
+}
+
+#[test]
+fn a_fleet_without_the_watch_is_reported() {
+    let blind = GuardedPool::builder(URL).fleet(Fleet::named("shop")).watch(false);
+    one_problem(blind, &["fleet", "watch"]);
+}
+
+#[test]
+fn a_guards_problems_are_reported_at_once() {
+    let guard = Guard::builder().name("").max_in_flight(0).queue_limit(0);
+    let error = guard.endpoint("cart", Budget::max(1).reserve(2)).build().unwrap_err();
+    assert_eq!(error.problems().len(), 5, "{error}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use redis_guard::Outcome;
-use redis_guard::sim::{Decision, Observation, Report, failure};
+use redis_guard::sim::{Decision, Report, Signal, failure};
 use tokio::time::Instant;
 
 use crate::instance::{CONNECT_TIMEOUT, Instance, Policy};
@@ -347,7 +347,7 @@ impl World<'_> {
             let before = instance.rejected_seen.replace(self.server.rejected);
             let rejected = self.server.rejected - before.unwrap_or(self.server.rejected);
             let (live, demand) = (instance.sockets(), instance.demand.generous());
-            let seen = Observation { used, maxclients, rejected, live, hungry, demand };
+            let seen = Signal { used, maxclients, rejected, live, hungry, demand };
             instance.price.step(now, &seen);
             instance.price.peers()
         } else {

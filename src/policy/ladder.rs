@@ -45,7 +45,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{FLOOR, Observation, Report};
+    use crate::policy::{FLOOR, Report, Signal};
 
     #[test]
     fn the_limit_comes_down_the_ladder_step_by_step_and_up_again() {
@@ -66,7 +66,7 @@ mod tests {
         lease.failed(&beat);
         assert_eq!(force(&lease, &price, at(2)), (4, Source::Kept));
         assert_eq!(force(&lease, &price, at(7)), (FLOOR, Source::PriceLaw), "not seen, not grown");
-        let seen = Observation {
+        let seen = Signal {
             used: 8_000,
             maxclients: 10_000,
             rejected: 0,

@@ -44,9 +44,9 @@ const INTERVALS: [f64; 2] = [3.0, 15.0];
 /// How long the last observation is worth something: a few intervals.
 const MEMORY: Duration = Duration::from_secs(45);
 
-/// What one step of the price law is made of.
+/// What one step of the price law goes by.
 #[derive(Clone, Copy, Debug)]
-pub struct Observation {
+pub struct Signal {
     /// Slots in use on the server, from whomever.
     pub used: u64,
     /// The server's ceiling.
@@ -65,6 +65,7 @@ pub struct Observation {
 #[derive(Debug)]
 pub struct PriceLaw {
     max_connections: usize,
+    floor: usize,
     limit: usize,
     /// Of the last step.
     saturation: f64,
@@ -80,9 +81,11 @@ impl PriceLaw {
     /// Starts at the floor: the first connection asks what it costs before there are more.
     #[must_use]
     pub fn new(max_connections: usize, seed: u64) -> Self {
+        let floor = FLOOR.min(max_connections);
         Self {
             max_connections,
-            limit: FLOOR.min(max_connections),
+            floor,
+            limit: floor,
             saturation: 1.0,
             peers: 1.0,
             seen: None,
@@ -90,6 +93,14 @@ impl PriceLaw {
             next: None,
             rng: Rng::with_seed(seed),
         }
+    }
+
+    /// Never below `floor`, instead of [`FLOOR`]; at most the maximum, and at least 1.
+    #[must_use]
+    pub fn at_least(mut self, floor: usize) -> Self {
+        self.floor = floor.clamp(1, self.max_connections.max(1));
+        self.limit = self.floor;
+        self
     }
 
     /// How many connections we may have; `None` while the server does not say how full it is.
@@ -126,13 +137,13 @@ impl PriceLaw {
 
     /// Connections were lost, or the server refused one: what was not used of the limit is void.
     pub fn lost(&mut self, live: usize) {
-        self.limit = self.limit.min(live).max(self.floor());
+        self.limit = self.limit.min(live).max(self.floor);
     }
 
     /// One step. An observation that cannot be (no ceiling, or nobody connected, though we are)
     /// counts as [`unseen`](Self::unseen). More slots used than there are is what a lowered ceiling looks
     /// like.
-    pub fn step(&mut self, now: Instant, seen: &Observation) {
+    pub fn step(&mut self, now: Instant, seen: &Signal) {
         if seen.maxclients == 0 || seen.used == 0 {
             return self.unseen(now);
         }
@@ -153,7 +164,7 @@ impl PriceLaw {
             _ => 1.0,
         };
         let hungry = seen.hungry || (saturation > TIGHT && live < demand);
-        let floor = real(self.floor());
+        let floor = real(self.floor);
         // Everybody's part of the room is as large as the part of the slots in use: together they
         // cannot pass it, however many they are and however fast.
         let share = (4.0 * live).min(live * (LOW * ceiling - used) / used);
@@ -180,10 +191,6 @@ impl PriceLaw {
         self.next = Some(now + Duration::from_secs_f64(seconds * (0.7 + 0.6 * self.rng.f64())));
     }
 
-    fn floor(&self) -> usize {
-        FLOOR.min(self.max_connections)
-    }
-
     /// Rounds up or down at random, so that a fleet loses and gains its fractions, too.
     #[allow(
         clippy::cast_possible_truncation,
@@ -199,12 +206,12 @@ impl PriceLaw {
 mod tests {
     use super::*;
 
-    fn seen(used: u64, live: usize, hungry: bool) -> Observation {
-        Observation { used, maxclients: 10_000, rejected: 0, live, hungry, demand: 60 }
+    fn seen(used: u64, live: usize, hungry: bool) -> Signal {
+        Signal { used, maxclients: 10_000, rejected: 0, live, hungry, demand: 60 }
     }
 
     /// The limit after one step of three seconds from `live`.
-    fn step(seen: &Observation) -> usize {
+    fn step(seen: &Signal) -> usize {
         let start = Instant::now();
         let mut law = PriceLaw::new(50, 7);
         law.step(start, seen);
@@ -252,20 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn no_price_takes_what_the_floor_keeps() {
+        let mut law = PriceLaw::new(50, 7).at_least(8);
+        assert_eq!(law.limit(), Some(8), "from the start");
+        let (start, mut live) = (Instant::now(), 50);
+        for n in 0..40 {
+            law.step(start + UNIT * n, &Signal { demand: 0, ..seen(10_000, live, true) });
+            live = law.limit;
+        }
+        assert_eq!(live, 8);
+    }
+
+    #[test]
     fn an_allowance_that_was_not_used_expires_and_never_closes_a_connection() {
         assert_eq!(step(&seen(7_000, 20, false)), 20);
     }
 
     #[test]
     fn what_is_not_needed_is_given_back_when_slots_run_short() {
-        let idle = Observation { demand: 12, ..seen(8_000, 12, false) };
-        assert_eq!(step(&Observation { live: 40, ..idle }), 12);
-        assert_eq!(step(&Observation { used: 7_000, live: 40, ..idle }), 40);
+        let idle = Signal { demand: 12, ..seen(8_000, 12, false) };
+        assert_eq!(step(&Signal { live: 40, ..idle }), 12);
+        assert_eq!(step(&Signal { used: 7_000, live: 40, ..idle }), 40);
     }
 
     #[test]
     fn rejections_are_the_highest_price() {
-        assert!(step(&Observation { rejected: 3, ..seen(8_000, 40, true) }) < 40);
+        assert!(step(&Signal { rejected: 3, ..seen(8_000, 40, true) }) < 40);
     }
 
     #[test]
@@ -274,9 +293,9 @@ mod tests {
         let mut law = PriceLaw::new(50, 7);
         law.step(now, &seen(5, 1, true));
         let limit = law.limit();
-        law.step(now, &Observation { maxclients: 0, ..seen(5, 1, true) });
+        law.step(now, &Signal { maxclients: 0, ..seen(5, 1, true) });
         assert_eq!(law.limit(), limit);
-        law.step(now + MEMORY * 2, &Observation { used: 0, ..seen(5, 1, true) });
+        law.step(now + MEMORY * 2, &Signal { used: 0, ..seen(5, 1, true) });
         assert_eq!(law.limit(), None, "and one day it is not known any more");
     }
 
@@ -297,7 +316,7 @@ mod tests {
             let mut law = PriceLaw::new(max, 7);
             for (used, maxclients, rejected, live, hungry, demand, ms) in steps {
                 now += Duration::from_millis(ms);
-                law.step(now, &Observation { used, maxclients, rejected, live, hungry, demand });
+                law.step(now, &Signal { used, maxclients, rejected, live, hungry, demand });
                 let limit = law.limit;
                 proptest::prop_assert!(limit >= FLOOR.min(max) && limit <= max);
                 let due = law.due(live, hungry);

@@ -15,7 +15,7 @@ pub use budget::Budget;
 pub use demand::{Demand, Load};
 pub use ladder::{Source, limit_in_force};
 pub use lease::{Beat, Lease, Report, SCRIPT, Share};
-pub use limit::{FLOOR, Observation, PriceLaw};
+pub use limit::{FLOOR, PriceLaw, Signal};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;

@@ -12,7 +12,7 @@ use super::ledger::Ledger;
 use crate::dial::gate::Gate;
 use crate::dial::{Address, Dialer};
 use crate::error::BuildError;
-use crate::policy::Budgets;
+use crate::policy::{Budgets, FLOOR};
 use crate::server::Fleet;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
@@ -63,6 +63,7 @@ impl GuardedPoolBuilder {
                 budgets: Budgets::default(),
                 watch: true,
                 adaptive_limit: true,
+                min_limit: FLOOR,
                 fleet: None,
                 seed: 0,
             },
@@ -236,15 +237,25 @@ impl GuardedPoolBuilder {
     /// Whether the pool sets itself a limit below `max_connections` by the server's own pressure, so
     /// that slots are given back before anybody is refused, and newcomers get theirs. Default true,
     /// where the server can be [watched](Self::watch). Below half of the server's `maxclients` nothing
-    /// is held back; above nine tenths everybody gives back a part of what it holds, and never below
-    /// two connections.
+    /// is held back; above nine tenths everybody gives back a part of what it holds, down to
+    /// [`min_limit`](Self::min_limit).
     pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
         self.settings.adaptive_limit = adaptive;
         self
     }
 
+    /// The connections below which the [adaptive limit](Self::adaptive_limit) never falls, however full
+    /// the server is. Default 2: one that works while the other is replaced. Each pool's floor is a part
+    /// of `maxclients` that no pressure moves. [`max_connections`](Self::max_connections) narrows it
+    /// from above. A [fleet](Self::fleet)'s registry goes by its own.
+    pub fn min_limit(mut self, connections: usize) -> Self {
+        self.settings.min_limit = connections;
+        self
+    }
+
     /// Makes the pool a member of a [`Fleet`], whose members share the server's connections by
-    /// agreement, by need, and without ever asking for more than there are. Default: of none.
+    /// agreement, by need, and without ever asking for more than there are. Needs the
+    /// [watch](Self::watch). Default: of none.
     pub fn fleet(mut self, fleet: Fleet) -> Self {
         self.settings.fleet = Some(fleet);
         self
@@ -321,6 +332,14 @@ impl GuardedPoolBuilder {
                 settings.shared_lanes, settings.max_connections
             ));
         }
+        if settings.min_limit == 0 {
+            problems.push("min_limit is 0, so the last connection might be given back".to_owned());
+        } else if settings.min_limit > settings.max_connections.max(FLOOR) {
+            problems.push(format!(
+                "min_limit {} is above max_connections {}",
+                settings.min_limit, settings.max_connections
+            ));
+        }
         if self.queue_limit == Some(0) {
             problems.push("queue_limit is 0, so nobody could ever wait".to_owned());
         }
@@ -353,6 +372,9 @@ impl GuardedPoolBuilder {
         problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
         let fleet = settings.fleet.as_ref().and_then(Fleet::problem);
         problems.extend(fleet.map(|problem| format!("fleet: {problem}")));
+        if settings.fleet.is_some() && !settings.watch {
+            problems.push("fleet: it beats over the watch, which is off".to_owned());
+        }
         problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
         problems.extend(settings.budgets.problems(("max_connections", settings.max_connections)));
         problems

@@ -29,7 +29,7 @@ use crate::dial::gate::{Gate, Transition};
 use crate::event::{Event, EventBus};
 use crate::guard;
 use crate::metrics::Metrics;
-use crate::policy::{Budgets, FLOOR};
+use crate::policy::Budgets;
 use crate::server::Fleet;
 use crate::status::Leak;
 
@@ -50,6 +50,7 @@ pub(super) struct Settings {
     pub(super) budgets: Budgets,
     pub(super) watch: bool,
     pub(super) adaptive_limit: bool,
+    pub(super) min_limit: usize,
     pub(super) fleet: Option<Fleet>,
     pub(super) seed: u64,
 }
@@ -100,7 +101,7 @@ impl Core {
     ) -> Self {
         if settings.watch && (settings.adaptive_limit || settings.fleet.is_some()) {
             // The first connection asks before there are more; a fleet's reserve has room for that one.
-            let blind = if settings.fleet.is_some() { 1 } else { FLOOR };
+            let blind = if settings.fleet.is_some() { 1 } else { settings.min_limit };
             ledger.allow(Some(blind));
         }
         Self {
@@ -181,8 +182,7 @@ impl Core {
             self.attention.notify_one();
         }
         if wakes.make_room {
-            let mut left = 1;
-            drop(self.withdraw(|_| std::mem::take(&mut left) > 0));
+            drop(self.withdraw_one());
         }
         if wakes.start_dialer && !self.spawn(dialing::run(Arc::clone(self))) {
             self.lock().dialer_stopped();

@@ -10,7 +10,6 @@ use super::GuardedPool;
 use super::core::Core;
 use super::ledger::Ledger;
 use crate::error::DialFailure;
-use crate::server::ServerWatch;
 use crate::status::WatchStatus;
 use crate::{Endpoint, Guard, Rejection};
 
@@ -30,12 +29,6 @@ impl GuardedPool {
             *guard = new.downgrade();
             new
         })
-    }
-
-    /// What the pool knows of its server.
-    #[must_use]
-    pub fn watch(&self) -> ServerWatch {
-        ServerWatch::over([self.clone()])
     }
 
     pub(crate) fn watch_status(&self) -> WatchStatus {

@@ -32,6 +32,7 @@ use std::time::Duration;
 use self::breaker::Owner;
 use self::core::Core;
 use crate::event::{Events, RecentEvent};
+use crate::server::ServerWatch;
 use crate::status::{CloseReason, Health, Status};
 use crate::tower::RedisService;
 use crate::{Endpoint, Error, Rejection};
@@ -290,6 +291,12 @@ impl GuardedPool {
     #[must_use]
     pub fn status(&self) -> Status {
         self.core.status()
+    }
+
+    /// What the pool knows of its server.
+    #[must_use]
+    pub fn watch(&self) -> ServerWatch {
+        ServerWatch::over([self.clone()])
     }
 
     /// A stream of what happens from now on: transitions, dials, refusals, leaks.

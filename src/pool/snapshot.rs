@@ -88,9 +88,7 @@ impl Core {
     }
 
     pub(super) async fn health(self: &Arc<Self>) -> Result<Health, Error> {
-        let mut taken = false;
-        let idle = self.withdraw(|_| !std::mem::replace(&mut taken, true)).pop();
-        let latency = match idle {
+        let latency = match self.withdraw_one() {
             // In a task, so that a caller who loses patience does not take the connection along.
             Some(connection) => {
                 let check = tokio::spawn(maintenance::check(Arc::clone(self), connection));

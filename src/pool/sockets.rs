@@ -176,6 +176,12 @@ impl Core {
         withdrawn
     }
 
+    /// Takes one idle connection out of the store, if there is one.
+    pub(super) fn withdraw_one(&self) -> Option<Connection> {
+        let mut left = 1;
+        self.withdraw(|_| std::mem::take(&mut left) > 0).pop()
+    }
+
     /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
     pub(super) fn restore(self: &Arc<Self>, connection: Connection) {
         if !connection.shared.give_back() {

@@ -8,7 +8,7 @@ use redis::RedisError;
 use crate::dial::of_call;
 use crate::{Class, Error, Outcome, Rejection};
 
-type BoxError = Box<dyn StdError + Send + Sync>;
+pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Reads off the result of a call what it says about the server.
 ///
@@ -82,8 +82,7 @@ impl ClassifyError for std::convert::Infallible {
 
 impl ClassifyError for BoxError {
     fn class(&self) -> Class {
-        let mut next: Option<&(dyn StdError + 'static)> = Some(self.as_ref());
-        while let Some(error) = next {
+        for error in chain(self) {
             if let Some(error) = error.downcast_ref::<RedisError>() {
                 return error.class();
             } else if let Some(error) = error.downcast_ref::<PoolError>() {
@@ -95,7 +94,6 @@ impl ClassifyError for BoxError {
             } else if error.is::<tower::timeout::error::Elapsed>() {
                 return timed_out(error);
             }
-            next = error.source();
         }
         // Another client's error, perhaps: where it passes the server's words on, they count.
         let text = self.to_string();
@@ -106,6 +104,12 @@ impl ClassifyError for BoxError {
             _ => Class::Unknown,
         }
     }
+}
+
+/// The error in the box, and what caused it, outermost first.
+pub(super) fn chain(error: &BoxError) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    let outermost: &(dyn StdError + 'static) = error.as_ref();
+    std::iter::successors(Some(outermost), |&error| error.source())
 }
 
 fn timed_out(error: &(impl std::fmt::Display + ?Sized)) -> Class {

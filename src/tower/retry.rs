@@ -1,6 +1,5 @@
 //! Retries: of what is safe to repeat, when the server may be ready for it, and not too many.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +13,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind};
 use tokio::time::Sleep;
 use tower::retry::Policy;
 
+use super::classify::{BoxError, chain};
 use crate::metrics::retried;
 use crate::policy::Withdrawal;
 use crate::pool::command::is_read_only;
@@ -255,10 +255,9 @@ impl RetryError for RedisError {
     }
 }
 
-impl RetryError for Box<dyn StdError + Send + Sync> {
+impl RetryError for BoxError {
     fn attempt(&self) -> Attempt {
-        let mut next: Option<&(dyn StdError + 'static)> = Some(self.as_ref());
-        while let Some(error) = next {
+        for error in chain(self) {
             if let Some(error) = error.downcast_ref::<Error>() {
                 return error.attempt();
             } else if let Some(error) = error.downcast_ref::<RedisError>() {
@@ -268,7 +267,6 @@ impl RetryError for Box<dyn StdError + Send + Sync> {
             } else if error.is::<tower::timeout::error::Elapsed>() {
                 return Attempt::MayHaveRun;
             }
-            next = error.source();
         }
         Attempt::Final
     }

@@ -30,6 +30,21 @@ async fn under_a_lowered_ceiling_idle_connections_are_closed_and_leases_work_on(
 }
 
 #[tokio::test]
+async fn under_a_lowered_ceiling_the_pool_keeps_its_min_limit() {
+    let server = TestServer::builder().maxclients(100).start().unwrap();
+    let pool = builder(&server).max_connections(40).min_limit(12).build().unwrap();
+    drop(warm(&pool, 40).await);
+
+    server.admin().set_maxclients(20);
+
+    until("no more than the floor", &pool, || pool.status().live == 12).await;
+    let seen = || pool.status().watch.observation;
+    let last = seen();
+    until("another look", &pool, || seen() != last).await;
+    assert_eq!((pool.status().limit, pool.status().live), (12, 12));
+}
+
+#[tokio::test]
 async fn leases_above_a_lowered_limit_are_closed_when_they_come_back() {
     let server = TestServer::builder().maxclients(100).start().unwrap();
     let pool = builder(&server).max_connections(40).build().unwrap();

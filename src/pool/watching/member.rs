@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
 use tokio::time::Instant;
 
-use super::question::{first, is_denied};
+use super::question::is_denied;
 use super::{DENIED, Sight, Watch};
 use crate::event::Event;
 use crate::policy::{self, Beat, Lease, Report, SCRIPT};
@@ -191,7 +191,7 @@ impl Core {
             });
             return;
         }
-        match self.withdraw(first()).pop() {
+        match self.withdraw_one() {
             Some(mut connection) => {
                 connection.shared.blame(CloseReason::PoolClosed);
                 self.spawn(async move {

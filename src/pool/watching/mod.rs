@@ -15,14 +15,14 @@ use redis::{Pipeline, RedisResult, Value, from_redis_value};
 use tokio::time::Instant;
 
 use self::member::Member;
-use self::question::{first, is_denied};
+use self::question::is_denied;
 use super::core::Core;
 use super::lease::{unanswered, within};
 use crate::Outcome;
 use crate::error::DialFailure;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::policy::Lease;
-use crate::policy::{self, Beat, Demand, LOW, PriceLaw, QUIET, Source, limit_in_force};
+use crate::policy::{Beat, Demand, LOW, PriceLaw, QUIET, Signal, Source, limit_in_force};
 use crate::server::{ServerObserver, ServerSnapshot};
 use crate::status::LimitedBy;
 
@@ -96,7 +96,7 @@ impl Watch {
     fn new(core: Arc<Core>, now: Instant) -> Self {
         let settings = &core.settings;
         let max = settings.max_connections;
-        let law = PriceLaw::new(max, settings.seed);
+        let law = PriceLaw::new(max, settings.seed).at_least(settings.min_limit);
         let fleet = settings.fleet.as_ref().map(|fleet| Member::new(&core, fleet, now));
         let (observer, demand) = (ServerObserver::default(), Demand::new(now));
         Self {
@@ -251,14 +251,13 @@ impl Watch {
     fn observe(&mut self, snapshot: ServerSnapshot, now: Instant) {
         let observation = self.observer.observe(snapshot, now);
         // The price law has a pace of its own.
-        let pause =
-            if self.is_leased(now) || !self.core.settings.adaptive_limit { CALM } else { FRESH };
+        let pause = if self.core.settings.adaptive_limit { FRESH } else { CALM };
         (self.heard, self.due) = (Some(now), now + pause);
         // The pool may have changed while the question was on its way.
         let sight = self.see();
         self.law.step(
             now,
-            &policy::Observation {
+            &Signal {
                 used: observation.snapshot.used().unwrap_or(0),
                 maxclients: observation.ceiling.unwrap_or(0),
                 rejected: observation.new_rejections.unwrap_or(0),
@@ -308,6 +307,8 @@ impl Watch {
                 Source::PriceLaw if adaptive => LimitedBy::PriceLaw,
                 Source::PriceLaw | Source::Static => LimitedBy::MaxConnections,
             };
+            // A watch that begins anew on another runtime takes nothing away before it has asked.
+            let limit = if self.heard.is_none() { limit.max(sockets) } else { limit };
             let share = Some(limit).filter(|_| source != LimitedBy::MaxConnections);
             (state.watch.source, state.watch.steered) = (source, Some(now));
             state.ledger.allow(share);
@@ -355,7 +356,7 @@ impl Core {
             let mut state = self.lock();
             let idle = state.ledger.counts().idle;
             let shed = if state.ledger.is_over() {
-                self.store.withdraw(idle, first())
+                self.store.withdraw(idle.min(1), |_| true)
             } else {
                 Vec::new()
             };

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::pool::core::Core;
 use crate::pool::lease::unanswered;
-use crate::pool::store::{Connection, Shared};
+use crate::pool::store::Connection;
 
 /// The watch's question, and where to it is to be put.
 pub(in crate::pool) type Passage = (Pipeline, oneshot::Sender<Question>);
@@ -45,12 +45,6 @@ impl fmt::Debug for Question {
     }
 }
 
-/// Picks the first of several.
-pub(super) fn first() -> impl FnMut(&Shared) -> bool {
-    let mut taken = false;
-    move |_| !std::mem::replace(&mut taken, true)
-}
-
 /// Whether we lack the right to ask, or the server does not know the question.
 pub(super) fn is_denied(error: &RedisError) -> bool {
     match error.code() {
@@ -63,7 +57,7 @@ pub(super) fn is_denied(error: &RedisError) -> bool {
 impl Core {
     /// Puts a question to a connection that nobody has.
     pub(super) fn put_to_idle(self: &Arc<Self>, commands: &Pipeline) -> Option<Question> {
-        let connection = self.withdraw(first()).pop()?;
+        let connection = self.withdraw_one()?;
         let question = Question::put(&connection, commands.clone());
         self.restore(connection);
         Some(question)

@@ -83,7 +83,8 @@ impl Watch {
             self.core.events.send(Event::WatchFound);
         }
         for event in events {
-            tracing::warn!(pool = %self.core.settings.name, server = %self.core.dialer.server, ?event, "the server changed");
+            let (pool, server) = (&self.core.settings.name, &self.core.dialer.server);
+            tracing::warn!(%pool, %server, ?event, "the server changed");
             self.core.events.send(Event::Server(event));
         }
     }

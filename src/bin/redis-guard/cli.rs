@@ -1,0 +1,104 @@
+//! What is common to the commands: flags, exit codes, output.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::{doctor, plan, watch};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage.
+Reads only: what would mend something is printed, never run.
+NO_COLOR switches colours off, REDISCLI_AUTH is the password of URLs that have none.";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Who holds Redis's connections, why, and what to change.
+#[derive(Debug, Parser)]
+#[command(name = "redis-guard", version, after_help = AFTER_HELP, styles = STYLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Say on stderr what is done; twice says more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Examine servers: what is wrong, on what evidence, and what would mend it
+    Doctor(doctor::DoctorArgs),
+    /// Work out how many connections a fleet may have
+    Plan(plan::PlanArgs),
+    /// Watch servers live
+    Watch(watch::WatchArgs),
+}
+
+/// How to reach a server.
+#[derive(Debug, Args)]
+pub(crate) struct Access {
+    /// Trust this certificate authority (PEM) instead of the platform's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cacert: Option<std::path::PathBuf>,
+
+    /// The longest that one step (connecting, a command) may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// What the process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Exit {
+    /// Nothing to say.
+    Fine = 0,
+    /// Warnings, under `--strict`.
+    Warnings = 1,
+    /// A check failed.
+    Failed = 2,
+    /// There was no connection.
+    NotConnected = 3,
+    /// The command line makes no sense: `EX_USAGE` of sysexits.h, as 2 is taken.
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Cli {
+    /// Logs go to stderr: warnings, or more with `-v`, or what `RUST_LOG` says.
+    pub(crate) fn log(&self) {
+        let level = match self.verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}
+
+/// A time such as `2s`, `500ms` or `5m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    let time: Duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time > LONGEST { Err("longer than a year".to_owned()) } else { Ok(time) }
+}

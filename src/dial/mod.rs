@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError, Value,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -40,6 +42,13 @@ pub(crate) use tls_rustls::Tls;
 /// The future that moves a connection's bytes. The connection is dead when it ends.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Whom to trust, and who we are.
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+pub(crate) type Certificates = redis::TlsCertificates;
+/// Without TLS there are none.
+#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+pub(crate) type Certificates = std::convert::Infallible;
+
 /// Where to dial.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
@@ -54,6 +63,36 @@ pub(crate) enum Address {
         tls: Tls,
     },
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Where `address` is; an error where this build cannot dial it.
+    pub(crate) fn new(
+        address: &ConnectionAddr,
+        certificates: Option<&Certificates>,
+    ) -> Result<Self, String> {
+        match address {
+            ConnectionAddr::Tcp(host, port) => Ok(Self::Tcp { host: host.clone(), port: *port }),
+            ConnectionAddr::Unix(path) if cfg!(unix) => Ok(Self::Unix(path.clone())),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            ConnectionAddr::TcpTls { host, port, insecure, tls_params } => {
+                if tls_params.is_some() && certificates.is_none() {
+                    return Err("a redis::Client does not give its certificates back: pass them \
+                                to tls_certificates as well"
+                        .to_owned());
+                }
+                let tls = Tls::new(certificates, *insecure)?;
+                Ok(Self::Tls { host: host.clone(), port: *port, tls })
+            }
+            #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+            ConnectionAddr::TcpTls { .. } if certificates.is_none() => {
+                Err("TLS needs the feature tls-rustls or \
+                                                  tls-native-tls of redis-guard"
+                    .to_owned())
+            }
+            _ => Err("this kind of address is not supported".to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -76,6 +115,8 @@ pub(crate) struct Dialer {
     /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
     pub(crate) client_name: String,
     pub(crate) connect_timeout: Duration,
+    /// A server that loads its data set will do: it answers INFO.
+    pub(crate) admits_loading: bool,
 }
 
 impl fmt::Debug for Dialer {
@@ -85,6 +126,20 @@ impl fmt::Debug for Dialer {
             .field("client_name", &self.client_name)
             .finish_non_exhaustive()
     }
+}
+
+/// How far a dial came, and how long each step took.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "doctor"), expect(dead_code, reason = "the doctor reads it"))]
+pub(crate) struct Trace {
+    /// What the name resolved to.
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) resolved: Option<Duration>,
+    /// Of the address that answered, the last one tried.
+    pub(crate) connected: Option<Duration>,
+    pub(crate) secured: Option<Duration>,
+    /// Authenticated, and one answer.
+    pub(crate) answered: Option<Duration>,
 }
 
 /// A connection that has answered us once.
@@ -113,7 +168,12 @@ impl Dialer {
     ///
     /// Dropping the future closes the socket.
     pub(crate) async fn dial(&self) -> Result<Dialed, DialFailure> {
-        self.attempt(|tap, ear| self.set_up(tap, ear)).await
+        self.dial_traced(&mut Trace::default()).await
+    }
+
+    /// [`dial`](Self::dial), and what its steps took, also of one that fails.
+    pub(crate) async fn dial_traced(&self, trace: &mut Trace) -> Result<Dialed, DialFailure> {
+        self.attempt(trace, |tap, ear| self.set_up(tap, ear)).await
     }
 
     /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
@@ -128,7 +188,7 @@ impl Dialer {
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.attempt(|mut tap, _ear| async move {
+        self.attempt(&mut Trace::default(), |mut tap, _ear| async move {
             self.greet(&mut tap).await?;
             PubSub::new(&self.redis, wrap(tap)).await
         })
@@ -137,16 +197,19 @@ impl Dialer {
 
     async fn attempt<T, F>(
         &self,
+        trace: &mut Trace,
         set_up: impl FnOnce(Tap<Stream>, Ear) -> F,
     ) -> Result<T, DialFailure>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
         let deadline = Instant::now() + self.connect_timeout;
-        let result = match self.open(deadline).await {
+        let result = match self.open(deadline, trace).await {
             Ok(stream) => {
                 let (tap, ear) = Tap::new(stream);
+                let started = Instant::now();
                 let result = by(deadline, set_up(tap, ear.clone())).await;
+                trace.answered = result.is_ok().then(|| started.elapsed());
                 let heard = ear.close();
                 result.map_err(|error| Failed { stage: Stage::Handshake, heard, error })
             }
@@ -160,40 +223,24 @@ impl Dialer {
     }
 
     /// Opens the socket, and TLS over it.
-    async fn open(&self, deadline: Instant) -> Result<Stream, Failed> {
+    async fn open(&self, deadline: Instant, trace: &mut Trace) -> Result<Stream, Failed> {
         match &self.address {
             Address::Unix(path) => {
+                let started = Instant::now();
                 let stream = by(deadline, Stream::connect_unix(path)).await;
+                trace.connected = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Connect))
             }
-            Address::Tcp { host, port } => self.connect(host, *port, deadline).await,
+            Address::Tcp { host, port } => connect(host, *port, deadline, trace).await,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, tls } => {
-                let stream = self.connect(host, *port, deadline).await?;
+                let stream = connect(host, *port, deadline, trace).await?;
+                let started = Instant::now();
                 let stream = by(deadline, tls.wrap(host, stream)).await;
+                trace.secured = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Handshake))
             }
         }
-    }
-
-    /// Connects to the first of the name's addresses that answers. Each gets its share of the time
-    /// left, so that one that drops packets does not use up the others' turn.
-    async fn connect(&self, host: &str, port: u16, deadline: Instant) -> Result<Stream, Failed> {
-        let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
-        let addresses = by(deadline, lookup).await.map_err(Failed::at(Stage::Resolve))?;
-        let addresses: Vec<SocketAddr> = addresses.collect();
-        let mut last = RedisError::from((ErrorKind::Io, "the name has no address"));
-        for (tried, address) in (0_u32..).zip(&addresses) {
-            let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(tried);
-            let now = Instant::now();
-            let turn = now + deadline.saturating_duration_since(now) / left.max(1);
-            match by(turn, Stream::connect_tcp(*address)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
-        Err(Failed::at(stage)(last))
     }
 
     /// Authenticates, selects the database, names the connection, and waits for one answer.
@@ -221,7 +268,11 @@ impl Dialer {
                 let error = RedisError::from(error);
                 let code = error.code().unwrap_or_default();
                 let line = format!("{code} {}", error.detail().unwrap_or_default());
-                if of_error_line(&line).is_some() { Err(error) } else { Ok(()) }
+                match of_error_line(&line) {
+                    None => Ok(()),
+                    Some(Outcome::Loading) if self.admits_loading => Ok(()),
+                    Some(_) => Err(error),
+                }
             }
             Some(_) => Ok(()),
             None => Err(closed()),
@@ -265,6 +316,37 @@ impl Dialer {
         };
         said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
     }
+}
+
+/// Connects to the first of the name's addresses that answers. Each gets its share of the time
+/// left, so that one that drops packets does not use up the others' turn.
+async fn connect(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+    trace: &mut Trace,
+) -> Result<Stream, Failed> {
+    let started = Instant::now();
+    let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
+    let addresses = by(deadline, lookup).await.map_err(Failed::at(Stage::Resolve))?;
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    trace.resolved = Some(started.elapsed());
+    trace.addresses.clone_from(&addresses);
+    let mut last = RedisError::from((ErrorKind::Io, "the name has no address"));
+    for (tried, address) in (0_u32..).zip(&addresses) {
+        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(tried);
+        let now = Instant::now();
+        let turn = now + deadline.saturating_duration_since(now) / left.max(1);
+        match by(turn, Stream::connect_tcp(*address)).await {
+            Ok(stream) => {
+                trace.connected = Some(now.elapsed());
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
+    Err(Failed::at(stage)(last))
 }
 
 /// Adds the commands that bring a connection back to where the dial left it.

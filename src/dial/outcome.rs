@@ -295,6 +295,9 @@ fn was_closed(error: &RedisError) -> bool {
 
 fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
+    if heard.starts_with(b"HTTP/") {
+        return (Outcome::Misconfigured, "this port speaks HTTP, not Redis's protocol".to_owned());
+    }
     // Servers before 7.2 answer so to the driver's own CLIENT SETINFO, which it does not mind.
     let harmless = |line: &String| line.to_ascii_lowercase().contains("unknown subcommand");
     if let Some(words) = error_lines(heard).find(|line| !harmless(line)) {
@@ -370,6 +373,13 @@ mod tests {
         assert_eq!(classify(Stage::Handshake, b"+OK\r\n", &eof).0, Outcome::Other);
         let refused = io_error(io::ErrorKind::ConnectionRefused);
         assert_eq!(classify(Stage::Connect, b"", &refused).0, Outcome::Refused);
+    }
+
+    #[test]
+    fn a_port_that_speaks_http_is_told_so() {
+        let heard = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        let error = RedisError::from((ErrorKind::Parse, "not a reply"));
+        assert_eq!(classify(Stage::Handshake, heard, &error).0, Outcome::Misconfigured);
     }
 
     #[test]

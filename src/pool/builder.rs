@@ -1,10 +1,9 @@
 //! The builder: collects settings, then checks all of them at once.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::GuardedPool;
 use super::core::{Core, Settings};
@@ -308,6 +307,7 @@ impl GuardedPoolBuilder {
             redis: info.redis_settings().clone(),
             client_name: self.client_name.unwrap_or_else(default_client_name),
             connect_timeout: self.connect_timeout,
+            admits_loading: false,
         };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
@@ -386,29 +386,11 @@ impl GuardedPoolBuilder {
             Ok(info) => info,
             Err(problem) => return Err(format!("the URL is not usable: {problem}")),
         };
-        match info.addr() {
-            ConnectionAddr::Tcp(host, port) => {
-                Ok(Some(Address::Tcp { host: host.clone(), port: *port }))
-            }
-            ConnectionAddr::Unix(path) if cfg!(unix) => {
-                Ok(Some(Address::Unix(PathBuf::clone(path))))
-            }
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            ConnectionAddr::TcpTls { host, port, insecure, tls_params } => {
-                if tls_params.is_some() && self.certificates.is_none() {
-                    return Err("a redis::Client does not give its certificates back: pass them \
-                                to tls_certificates as well"
-                        .to_owned());
-                }
-                let tls = crate::dial::Tls::new(self.certificates.as_ref(), *insecure)?;
-                Ok(Some(Address::Tls { host: host.clone(), port: *port, tls }))
-            }
-            #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-            ConnectionAddr::TcpTls { .. } => Err("TLS needs the feature tls-rustls or \
-                                                  tls-native-tls of redis-guard"
-                .to_owned()),
-            _ => Err("this kind of address is not supported".to_owned()),
-        }
+        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+        let certificates = self.certificates.as_ref();
+        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+        let certificates = None;
+        Address::new(info.addr(), certificates).map(Some)
     }
 }
 

@@ -22,11 +22,13 @@
 //! field is `None`, never zero: a limit that is computed from a made-up zero either starves the
 //! service or lets it grow without end.
 
+mod clients;
 mod fleet;
 mod observer;
 mod snapshot;
 mod watch;
 
+pub use clients::{Client, ClientList};
 pub use fleet::Fleet;
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};

@@ -1,0 +1,211 @@
+//! Who holds the slots: CLIENT LIST, summed up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::server::{Client, ClientList};
+
+/// Replies that a client has yet to read, in bytes, from which on it is a slow consumer: far above
+/// what a client that reads has at any moment.
+pub(super) const SLOW_CONSUMER: u64 = 1 << 20;
+
+/// A connection that was closed again, at the rate of one a request, is seldom older.
+const YOUNG_SECONDS: u64 = 1;
+
+/// Who is connected, summed up. Counts are of ordinary clients, without replicas and the
+/// connection to a master; those have counts of their own.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Holders {
+    /// Ordinary clients, the doctor's own connection not among them.
+    pub clients: usize,
+    /// Of those, idle for longer than `idle_after`, and neither blocked nor subscribed.
+    pub idle: usize,
+    /// Without a name.
+    pub unnamed: usize,
+    /// In a blocking command.
+    pub blocked: usize,
+    /// The same, by command.
+    pub blocked_by_command: BTreeMap<String, usize>,
+    /// Subscribed to something.
+    pub subscribers: usize,
+    /// In MONITOR.
+    pub monitors: usize,
+    /// Connected for a second at most.
+    pub young: usize,
+    /// The age of the oldest, in seconds.
+    pub oldest_seconds: Option<u64>,
+    /// The longest idle time, in seconds, of those that are neither blocked nor subscribed.
+    pub longest_idle_seconds: Option<u64>,
+    /// Replicas.
+    pub replicas: usize,
+    /// Bytes of replies that clients have yet to read.
+    pub output_bytes: u64,
+    /// Those with a mebibyte of it and more, most first.
+    pub slow_consumers: Vec<Client>,
+    /// How many sources there are; a source is an address under one name.
+    pub sources: usize,
+    /// The sources that hold most.
+    pub by_source: Vec<Holder>,
+    /// The addresses that hold most.
+    pub by_address: Vec<Holder>,
+    /// The names that hold most.
+    pub by_name: Vec<Holder>,
+    /// The client libraries that hold most.
+    pub by_library: Vec<Holder>,
+    /// The users that hold most.
+    pub by_user: Vec<Holder>,
+    /// Lines of the list that could not be read.
+    pub unreadable: usize,
+    /// Every source, for the verdict.
+    #[serde(skip)]
+    pub(super) all_sources: Vec<Holder>,
+}
+
+/// Connections that have something in common.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// What: an address, a name, … `-` where the server does not tell.
+    pub key: String,
+    /// How many they are.
+    pub connections: usize,
+    /// Of those, idle for long; see [`Holders::idle`].
+    pub idle: usize,
+    /// In a blocking command.
+    pub blocked: usize,
+    /// Subscribed to something.
+    pub subscribers: usize,
+    /// Connected for a second at most.
+    pub young: usize,
+    /// The age of the oldest, in seconds.
+    pub oldest_seconds: Option<u64>,
+    /// Those that were used when they were new and never since.
+    pub abandoned: usize,
+    /// The ages of those that are idle, for the verdict.
+    #[serde(skip)]
+    pub(super) idle_ages: Vec<u64>,
+}
+
+impl Holders {
+    /// `own`: the id of our own connection.
+    pub(super) fn of(
+        list: &ClientList,
+        own: Option<u64>,
+        idle_after: Duration,
+        top: usize,
+    ) -> Self {
+        let mut holders = Self { unreadable: list.unreadable, ..Self::default() };
+        let mut groups = [(); 5].map(|()| HashMap::<String, Holder>::new());
+        for client in &list.clients {
+            if client.is_replica() {
+                holders.replicas += 1;
+            }
+            let ours = own.is_some() && client.id == own;
+            if ours || client.is_replica() || client.is_master() {
+                continue;
+            }
+            let traits = Traits::of(client, idle_after);
+            holders.add(client, &traits);
+            let text = |field: &Option<String>| field.as_deref().unwrap_or("-").to_owned();
+            let (host, name) = (client.host().unwrap_or("-"), client.name.as_deref());
+            let source = name.map_or_else(|| host.to_owned(), |name| format!("{host} {name}"));
+            let keys = [
+                source,
+                host.to_owned(),
+                text(&client.name),
+                text(&client.library),
+                text(&client.user),
+            ];
+            for (group, key) in groups.iter_mut().zip(keys) {
+                group.entry(key).or_default().add(&traits);
+            }
+        }
+        let bytes = |client: &Client| client.output_bytes;
+        holders.slow_consumers.sort_by_key(|client| std::cmp::Reverse(bytes(client)));
+        holders.slow_consumers.truncate(top);
+        let [sources, addresses, names, libraries, users] = groups.map(ranked);
+        let first = |group: &[Holder]| group.iter().take(top).cloned().collect::<Vec<_>>();
+        holders.sources = sources.len();
+        holders.by_source = first(&sources);
+        holders.by_address = first(&addresses);
+        holders.by_name = first(&names);
+        holders.by_library = first(&libraries);
+        holders.by_user = first(&users);
+        holders.all_sources = sources;
+        holders
+    }
+
+    fn add(&mut self, client: &Client, traits: &Traits) {
+        self.clients += 1;
+        self.idle += usize::from(traits.idle);
+        self.unnamed += usize::from(client.name.is_none());
+        self.subscribers += usize::from(traits.subscriber);
+        self.monitors += usize::from(client.is_monitor());
+        self.young += usize::from(traits.young);
+        self.oldest_seconds = self.oldest_seconds.max(traits.age);
+        if !traits.blocked && !traits.subscriber {
+            self.longest_idle_seconds = self.longest_idle_seconds.max(client.idle_seconds);
+        }
+        if traits.blocked {
+            self.blocked += 1;
+            let command = client.command.as_deref().unwrap_or("-").to_ascii_lowercase();
+            *self.blocked_by_command.entry(command).or_default() += 1;
+        }
+        let bytes = client.output_bytes.unwrap_or(0);
+        self.output_bytes = self.output_bytes.saturating_add(bytes);
+        if bytes >= SLOW_CONSUMER {
+            self.slow_consumers.push(client.clone());
+        }
+    }
+}
+
+impl Holder {
+    fn add(&mut self, traits: &Traits) {
+        self.connections += 1;
+        self.idle += usize::from(traits.idle);
+        self.blocked += usize::from(traits.blocked);
+        self.subscribers += usize::from(traits.subscriber);
+        self.young += usize::from(traits.young);
+        self.abandoned += usize::from(traits.abandoned);
+        self.oldest_seconds = self.oldest_seconds.max(traits.age);
+        if traits.idle {
+            self.idle_ages.extend(traits.age);
+        }
+    }
+}
+
+/// What counts of one client.
+struct Traits {
+    age: Option<u64>,
+    idle: bool,
+    blocked: bool,
+    subscriber: bool,
+    young: bool,
+    abandoned: bool,
+}
+
+impl Traits {
+    fn of(client: &Client, idle_after: Duration) -> Self {
+        let (blocked, subscriber) = (client.is_blocked(), client.is_subscriber());
+        let waits = blocked || subscriber || client.is_monitor();
+        let idle = !waits && client.idle_seconds.is_some_and(|idle| idle >= idle_after.as_secs());
+        let (age, last) = (client.age_seconds, client.idle_seconds);
+        // Idle for nine tenths of its life: a pool that takes turns uses its connections again.
+        let abandoned = idle && age.zip(last).is_some_and(|(age, idle)| idle >= age - age / 10);
+        let young = age.is_some_and(|age| age <= YOUNG_SECONDS);
+        Self { age, idle, blocked, subscriber, young, abandoned }
+    }
+}
+
+/// Most connections first; the key decides between equals, so that two reports can be compared.
+fn ranked(group: HashMap<String, Holder>) -> Vec<Holder> {
+    let mut ranked: Vec<Holder> =
+        group.into_iter().map(|(key, holder)| Holder { key, ..holder }).collect();
+    ranked.sort_by(|one, other| {
+        other.connections.cmp(&one.connections).then_with(|| one.key.cmp(&other.key))
+    });
+    ranked
+}

@@ -1,0 +1,235 @@
+//! One connection, to look at one server with.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, from_redis_value};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::holders::Holders;
+use super::registry::Registry;
+use crate::dial::{Address, Certificates, Dialer, Trace};
+use crate::error::DialFailure;
+use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
+
+/// How CLIENT LIST shows us.
+const CLIENT_NAME: &str = "redis-guard:doctor";
+
+/// What one needs beside a URL to get to a server.
+#[derive(Clone)]
+pub struct Access {
+    timeout: Duration,
+    password: Option<String>,
+    certificates: Option<Certificates>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), password: None, certificates: None }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// The longest that connecting, or one command, may take. Default 5 s: a server that takes
+    /// longer to answer is of no use to its clients either.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The password of URLs that have none. Default none.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Whom to trust, and who we are. Default: the platform's certificate authorities, and nobody.
+    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+    #[must_use]
+    pub fn tls_certificates(mut self, certificates: redis::TlsCertificates) -> Self {
+        self.certificates = Some(certificates);
+        self
+    }
+}
+
+/// A server to look at: its URL, parsed, and how to get there.
+#[derive(Debug)]
+pub struct Target {
+    dialer: Dialer,
+    port: Option<u16>,
+    cli: String,
+}
+
+impl Target {
+    /// Parses a URL as redis-rs takes it: `redis://`, `rediss://`, `redis+unix://`, `unix://`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, without any part of the URL that may be a password.
+    pub fn parse(url: &str, access: &Access) -> Result<Self, String> {
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        let address = Address::new(info.addr(), access.certificates.as_ref())?;
+        let mut redis = info.redis_settings().clone();
+        if let (None, Some(password)) = (redis.password(), &access.password) {
+            redis = redis.set_password(password);
+        }
+        let (port, cli) = match &address {
+            Address::Tcp { host, port } => (Some(*port), format!("redis-cli -h {host} -p {port}")),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { host, port, .. } => {
+                (Some(*port), format!("redis-cli --tls -h {host} -p {port}"))
+            }
+            Address::Unix(path) => (None, format!("redis-cli -s {}", path.display())),
+        };
+        let dialer = Dialer {
+            server: address.to_string().into(),
+            address,
+            redis,
+            client_name: CLIENT_NAME.to_owned(),
+            connect_timeout: access.timeout,
+            admits_loading: true,
+        };
+        Ok(Self { dialer, port, cli })
+    }
+
+    /// Its address, without credentials.
+    #[must_use]
+    pub fn server(&self) -> &Arc<str> {
+        &self.dialer.server
+    }
+
+    /// How redis-cli gets there; the password is the operator's to add (`REDISCLI_AUTH`).
+    pub(super) fn cli(&self) -> &str {
+        &self.cli
+    }
+
+    pub(super) const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    pub(super) const fn is_tls(&self) -> bool {
+        !matches!(self.dialer.address, Address::Tcp { .. } | Address::Unix(_))
+    }
+
+    pub(super) const fn is_unix(&self) -> bool {
+        matches!(self.dialer.address, Address::Unix(_))
+    }
+}
+
+/// A connection that looks at one server. It reads, and changes nothing.
+#[derive(Debug)]
+pub struct Probe {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+    observer: ServerObserver,
+    id: Option<u64>,
+    timeout: Duration,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Probe {
+    /// Dials once. A server that loads its data set will do.
+    ///
+    /// # Errors
+    ///
+    /// How the dial failed, and in whose words.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub async fn connect(target: &Target) -> Result<Self, DialFailure> {
+        Self::connect_traced(target, &mut Trace::default()).await
+    }
+
+    pub(super) async fn connect_traced(
+        target: &Target,
+        trace: &mut Trace,
+    ) -> Result<Self, DialFailure> {
+        let dialed = target.dialer.dial_traced(trace).await?;
+        let driver = tokio::spawn(dialed.driver).abort_handle();
+        let mut probe = Self {
+            connection: dialed.connection,
+            driver,
+            observer: ServerObserver::default(),
+            id: None,
+            timeout: target.dialer.connect_timeout,
+        };
+        probe.id = probe.ask(redis::cmd("CLIENT").arg("ID")).await.ok();
+        Ok(probe)
+    }
+
+    /// Asks for INFO, and compares it with the time before.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or not this.
+    pub async fn observe(&mut self) -> Result<Observation, RedisError> {
+        let info = self.info().await?;
+        Ok(self.observe_in(&info))
+    }
+
+    pub(super) async fn info(&mut self) -> Result<String, RedisError> {
+        let bytes: Vec<u8> = self.ask(&redis::cmd("INFO")).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub(super) fn observe_in(&mut self, info: &str) -> Observation {
+        self.observer.observe(ServerSnapshot::parse(info), Instant::now())
+    }
+
+    /// Asks for CLIENT LIST, and sums it up: the server builds that list in one go, a millisecond
+    /// for a thousand clients. Groups of clients show their `top` largest.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or not this: managed services may deny it.
+    pub async fn holders(
+        &mut self,
+        idle_after: Duration,
+        top: usize,
+    ) -> Result<Holders, RedisError> {
+        let list: Vec<u8> = self.ask(redis::cmd("CLIENT").arg("LIST")).await?;
+        Ok(Holders::of(&ClientList::parse(list), self.id, idle_after, top))
+    }
+
+    /// Reads the registry of a fleet; `None` where there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or not this.
+    pub async fn registry(&mut self, fleet: &str) -> Result<Option<Registry>, RedisError> {
+        Registry::read(self, fleet).await
+    }
+
+    /// One command, within the timeout.
+    pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        let timeout = self.timeout;
+        let reply = within(timeout, self.connection.send_packed_command(command)).await?;
+        Ok(from_redis_value(reply.extract_error()?)?)
+    }
+}
+
+async fn within<T>(
+    timeout: Duration,
+    future: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into();
+    tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,9 +1,41 @@
-//! What is wrong with a server's connections, as data.
+//! What is wrong with a server's connections, and on what evidence: the library behind
+//! `redis-guard doctor`.
+//!
+//! ```no_run
+//! use redis_guard::doctor::{Doctor, VerdictKind};
+//!
+//! # async fn example() {
+//! let report = Doctor::new(["redis://10.0.0.1:6379"]).examine().await;
+//! println!("{report}"); // as the binary shows it; `{:#}` in colours
+//! if report.servers[0].verdict.kind == VerdictKind::Leak {
+//!     println!("{:?}", report.servers[0].holders);
+//! }
+//! # }
+//! ```
+//!
+//! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, over one connection per server. What
+//! would mend something is in the report, as text. A server that lets it in answers in full, or as far as
+//! it is allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
+//! ([`Outcome`](crate::Outcome)).
+//!
+//! The verdicts and the checks are plain functions of what was seen, with their thresholds beside them
+//! in each [`Check`].
 
+mod checks;
+mod facts;
+mod hoard;
 mod holders;
+mod local;
 mod probe;
 mod registry;
 mod report;
+mod text;
+mod verdict;
+mod words;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
 
 pub use holders::{Holder, Holders};
 pub use probe::{Access, Probe, Target};
@@ -12,3 +44,209 @@ pub use report::{
     Capacity, Check, Latency, Level, Reachability, Report, SCHEMA_VERSION, ServerReport, Verdict,
     VerdictKind,
 };
+
+use checks::Case;
+use facts::{Arrival, Facts};
+
+/// Examines servers; see the [module](self).
+#[derive(Clone, Debug)]
+#[must_use = "call `examine` to get the report"]
+pub struct Doctor {
+    urls: Vec<String>,
+    access: Access,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    sample: Duration,
+    wait: Duration,
+    idle_after: Duration,
+    expect_replicas: Option<u64>,
+    top: usize,
+}
+
+impl Doctor {
+    /// A doctor for the servers at these URLs, which are looked at side by side. A URL that is none
+    /// is a finding, and the others are examined all the same.
+    pub fn new(urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            urls: urls.into_iter().map(Into::into).collect(),
+            access: Access::default(),
+            options: Options {
+                sample: Duration::from_secs(2),
+                wait: Duration::ZERO,
+                idle_after: Duration::from_secs(300),
+                expect_replicas: None,
+                top: 10,
+            },
+        }
+    }
+
+    /// What one needs beside the URLs to get there.
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// The time between the two looks that rejections and churn are told from. Default 2 s: a storm
+    /// of ten refusals a second shows twenty.
+    pub fn sample(mut self, sample: Duration) -> Self {
+        self.options.sample = sample;
+        self
+    }
+
+    /// How long to go on trying where a server does not let us in: at a full one, the first slot that
+    /// comes free is ours. With back-off, two seconds at most between two dials. Default zero: one
+    /// dial.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.options.wait = wait;
+        self
+    }
+
+    /// From when on a client without a command is idle. Default 5 min: no pool that is in use leaves
+    /// one alone for so long, unless it is too large.
+    pub fn idle_after(mut self, idle_after: Duration) -> Self {
+        self.options.idle_after = idle_after;
+        self
+    }
+
+    /// How many replicas there should be. Default: one where the server still keeps a backlog for one
+    /// that has gone.
+    pub fn expect_replicas(mut self, replicas: u64) -> Self {
+        self.options.expect_replicas = Some(replicas);
+        self
+    }
+
+    /// How many of the largest holders are listed. Default 10.
+    pub fn top(mut self, top: usize) -> Self {
+        self.options.top = top;
+        self
+    }
+
+    /// Examines all of them. Takes the time of a sample, and as long as the servers make it wait:
+    /// every step has the [`Access`]'s timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections.
+    pub async fn examine(&self) -> Report {
+        let servers = join_all(self.urls.iter().map(|url| self.examine_one(url))).await;
+        let saturation =
+            |server: &ServerReport| server.capacity.as_ref().and_then(|it| it.saturation);
+        let worst = servers
+            .iter()
+            .filter(|server| saturation(server).is_some())
+            .max_by(|one, other| {
+                saturation(one).unwrap_or(0.0).total_cmp(&saturation(other).unwrap_or(0.0))
+            })
+            .filter(|_| servers.len() > 1)
+            .map(|server| server.server.clone());
+        let mut report = Report {
+            schema_version: SCHEMA_VERSION,
+            tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            exit_code: 0,
+            worst,
+            servers,
+        };
+        report.exit_code = report.exit_code(false);
+        report
+    }
+
+    async fn examine_one(&self, url: &str) -> ServerReport {
+        let target = match Target::parse(url, &self.access) {
+            Ok(target) => target,
+            Err(problem) => return ServerReport::bad_url(&problem),
+        };
+        let (arrival, probe) = facts::arrive(&target, &self.options).await;
+        let facts = match probe {
+            Some(probe) => {
+                let here = target.is_unix()
+                    || arrival.trace.addresses.iter().any(|address| address.ip().is_loopback());
+                Some(facts::examine(probe, &self.options, here).await)
+            }
+            None => None,
+        };
+        let case = Case {
+            target: &target,
+            options: &self.options,
+            arrival: &arrival,
+            facts: facts.as_ref(),
+        };
+        let checks = checks::all(case);
+        let (verdict, also) = verdict::of(case, &checks);
+        let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
+        let snapshot = info.map(|info| info.seen.snapshot.clone());
+        ServerReport {
+            server: target.server().to_string(),
+            verdict,
+            also,
+            checks,
+            reachability: Reachability::of(&arrival, facts.as_ref()),
+            product: snapshot.as_ref().and_then(|snapshot| snapshot.product),
+            version: snapshot.as_ref().and_then(|snapshot| snapshot.version.clone()),
+            uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
+            capacity: facts.as_ref().and_then(Capacity::of),
+            holders: facts.and_then(|facts| facts.holders.ok()),
+            snapshot,
+        }
+    }
+}
+
+impl ServerReport {
+    fn bad_url(problem: &str) -> Self {
+        Self {
+            server: "(no URL)".to_owned(),
+            verdict: Verdict::bad_url(problem),
+            also: Vec::new(),
+            checks: vec![checks::bad_url(problem)],
+            reachability: Reachability::default(),
+            product: None,
+            version: None,
+            uptime_seconds: None,
+            capacity: None,
+            holders: None,
+            snapshot: None,
+        }
+    }
+}
+
+impl Reachability {
+    fn of(arrival: &Arrival, facts: Option<&Facts>) -> Self {
+        let trace = &arrival.trace;
+        Self {
+            connected: arrival.failure.is_none(),
+            outcome: Some(arrival.outcome().as_str()),
+            message: arrival.failure.as_ref().map(|failure| failure.message.clone()),
+            dials: arrival.dials,
+            addresses: trace.addresses.iter().map(ToString::to_string).collect(),
+            dns: trace.resolved,
+            connect: trace.connected,
+            tls: trace.secured,
+            auth: trace.answered,
+            ping: facts.and_then(|facts| facts.ping.as_ref().ok().copied()),
+            time_wait: arrival.sockets.map(|sockets| sockets.time_wait),
+            established: arrival.sockets.map(|sockets| sockets.established),
+        }
+    }
+}
+
+impl Capacity {
+    fn of(facts: &Facts) -> Option<Self> {
+        let info = facts.info.as_ref().ok()?;
+        let seen = &info.seen;
+        Some(Self {
+            used: seen.snapshot.used(),
+            maxclients: seen.ceiling,
+            saturation: seen.saturation(),
+            free: seen.free(),
+            open_files_limit: facts.open_files_limit,
+            new_rejections: seen.new_rejections,
+            rejections_per_second: info.rejections_per_second(),
+            rejections_total: seen.snapshot.rejected_connections,
+            connections_per_second: seen.connections_per_second,
+            sampled: info.sampled,
+        })
+    }
+}

@@ -1,7 +1,7 @@
 //! One connection, to look at one server with.
 
 use std::fmt;
-use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,6 @@ impl Access {
 #[derive(Debug)]
 pub struct Target {
     dialer: Dialer,
-    port: Option<u16>,
     cli: String,
 }
 
@@ -85,13 +84,13 @@ impl Target {
         if let (None, Some(password)) = (redis.password(), &access.password) {
             redis = redis.set_password(password);
         }
-        let (port, cli) = match &address {
-            Address::Tcp { host, port } => (Some(*port), format!("redis-cli -h {host} -p {port}")),
+        let cli = match &address {
+            Address::Tcp { host, port } => format!("redis-cli -h {host} -p {port}"),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, .. } => {
-                (Some(*port), format!("redis-cli --tls -h {host} -p {port}"))
+                format!("redis-cli --tls -h {host} -p {port}")
             }
-            Address::Unix(path) => (None, format!("redis-cli -s {}", path.display())),
+            Address::Unix(path) => format!("redis-cli -s {}", path.display()),
         };
         let dialer = Dialer {
             server: address.to_string().into(),
@@ -101,7 +100,7 @@ impl Target {
             connect_timeout: access.timeout,
             admits_loading: true,
         };
-        Ok(Self { dialer, port, cli })
+        Ok(Self { dialer, cli })
     }
 
     /// Its address, without credentials.
@@ -115,8 +114,8 @@ impl Target {
         &self.cli
     }
 
-    pub(super) const fn port(&self) -> Option<u16> {
-        self.port
+    pub(super) const fn patience(&self) -> Duration {
+        self.dialer.connect_timeout
     }
 
     pub(super) const fn is_tls(&self) -> bool {
@@ -136,6 +135,8 @@ pub struct Probe {
     observer: ServerObserver,
     id: Option<u64>,
     timeout: Duration,
+    /// It was silent for so long that nobody asks it again.
+    given_up: bool,
 }
 
 impl Drop for Probe {
@@ -170,6 +171,7 @@ impl Probe {
             observer: ServerObserver::default(),
             id: None,
             timeout: target.dialer.connect_timeout,
+            given_up: false,
         };
         probe.id = probe.ask(redis::cmd("CLIENT").arg("ID")).await.ok();
         Ok(probe)
@@ -218,18 +220,18 @@ impl Probe {
         Registry::read(self, fleet).await
     }
 
-    /// One command, within the timeout.
+    /// One command, within the timeout. Past one, the rest is not asked: whoever waits for a report
+    /// would wait for the sum of all timeouts.
     pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
-        let timeout = self.timeout;
-        let reply = within(timeout, self.connection.send_packed_command(command)).await?;
-        Ok(from_redis_value(reply.extract_error()?)?)
+        let late = |text: &'static str| io::Error::new(io::ErrorKind::TimedOut, text);
+        if self.given_up {
+            return Err(late("not asked, as the one before had no answer").into());
+        }
+        let reply = self.connection.send_packed_command(command);
+        let Ok(reply) = tokio::time::timeout(self.timeout, reply).await else {
+            self.given_up = true;
+            return Err(late("no answer in time").into());
+        };
+        Ok(from_redis_value(reply?.extract_error()?)?)
     }
-}
-
-async fn within<T>(
-    timeout: Duration,
-    future: impl Future<Output = RedisResult<T>>,
-) -> RedisResult<T> {
-    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time").into();
-    tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| Err(late()))
 }

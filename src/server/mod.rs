@@ -36,7 +36,7 @@ pub use watch::ServerWatch;
 
 /// The part of the slots that is taken; above 1 where the ceiling was lowered under those that
 /// hold one.
-fn ratio(used: u64, ceiling: u64) -> f64 {
+pub(crate) fn ratio(used: u64, ceiling: u64) -> f64 {
     as_f64(used) / as_f64(ceiling)
 }
 

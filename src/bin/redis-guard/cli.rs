@@ -1,14 +1,17 @@
 //! What is common to the commands: flags, exit codes, output.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use redis_guard::doctor;
+use redis_guard::redis::TlsCertificates;
 use tracing_subscriber::EnvFilter;
 
-use crate::{doctor, plan, watch};
+use crate::{doctor as doctor_command, plan, watch};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage.
@@ -36,7 +39,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Examine servers: what is wrong, on what evidence, and what would mend it
-    Doctor(doctor::DoctorArgs),
+    Doctor(doctor_command::DoctorArgs),
     /// Work out how many connections a fleet may have
     Plan(plan::PlanArgs),
     /// Watch servers live
@@ -77,6 +80,18 @@ pub(crate) enum Exit {
     Usage = 64,
 }
 
+impl Exit {
+    /// Of a report's own code.
+    pub(crate) const fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Fine,
+            1 => Self::Warnings,
+            2 => Self::Failed,
+            _ => Self::NotConnected,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -94,6 +109,35 @@ impl Cli {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
+}
+
+impl Access {
+    /// With what the environment adds.
+    pub(crate) fn resolve(&self) -> Result<doctor::Access, String> {
+        let mut access = doctor::Access::default().timeout(self.timeout);
+        if let Ok(password) = std::env::var("REDISCLI_AUTH") {
+            access = access.password(password);
+        }
+        if let Some(path) = &self.cacert {
+            let problem = |error| format!("--cacert {}: {error}", path.display());
+            let pem = std::fs::read(path).map_err(problem)?;
+            access =
+                access.tls_certificates(TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        }
+        Ok(access)
+    }
+}
+
+/// Writes a report, with its colours where stdout shows them. Whoever closes stdout has read enough.
+pub(crate) fn print(text: &str) {
+    let mut out = anstream::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a report as one JSON value, indented.
+pub(crate) fn print_json(report: &impl serde::Serialize) {
+    let text = serde_json::to_string_pretty(report).expect("reports have text keys only");
+    print(&format!("{text}\n"));
 }
 
 /// A time such as `2s`, `500ms` or `5m`.

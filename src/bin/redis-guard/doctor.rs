@@ -1,13 +1,65 @@
 //! `redis-guard doctor`.
 
-use clap::Args;
+use std::time::Duration;
 
-use crate::cli::Exit;
+use clap::Args;
+use redis_guard::doctor::Doctor;
+
+use crate::cli::{self, Access, Exit, Output, duration};
 
 #[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {}
+pub(crate) struct DoctorArgs {
+    /// The servers: redis://, rediss://, redis+unix://
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+
+    #[command(flatten)]
+    access: Access,
+
+    /// How to write the report
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
+    output: Output,
+
+    /// End with 1 where there are warnings
+    #[arg(long)]
+    strict: bool,
+
+    /// The time between the two looks that rejections and churn are told from
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    sample: Duration,
+
+    /// Go on trying for so long where a server does not let us in
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    wait: Duration,
+
+    /// From when on a client without a command is idle
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    idle_after: Duration,
+
+    /// How many replicas there should be
+    #[arg(long, value_name = "N")]
+    expect_replicas: Option<u64>,
+
+    /// How many of the largest holders to list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+}
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<Exit, String> {
-    let _ = args;
-    Ok(Exit::Fine)
+    let mut doctor = Doctor::new(args.urls)
+        .access(args.access.resolve()?)
+        .sample(args.sample)
+        .wait(args.wait)
+        .idle_after(args.idle_after)
+        .top(args.top);
+    if let Some(replicas) = args.expect_replicas {
+        doctor = doctor.expect_replicas(replicas);
+    }
+    let report = doctor.examine().await;
+    match args.output {
+        // Colours go where there is a terminal that wants them.
+        Output::Text => cli::print(&format!("{report:#}")),
+        Output::Json => cli::print_json(&report),
+    }
+    Ok(Exit::of(report.exit_code(args.strict)))
 }

@@ -1,0 +1,214 @@
+//! Are there slots left?
+
+use super::{Case, above};
+use crate::doctor::facts::{Asked, Facts, Info};
+use crate::doctor::report::{Check, Level};
+use crate::doctor::words::{clean, count, counted, percent, seconds, span};
+
+/// From here on there is pressure: the guard's price law gives slots back from nine tenths on, and
+/// a rolling deploy of a fifth of the fleet no longer fits.
+pub(in crate::doctor) const PRESSURE: f64 = 0.8;
+/// From here on the next scale-out is refused.
+const FULL: f64 = 0.9;
+
+/// Refusals a second that only clients which redial at once make: with back-off, a fleet of
+/// hundreds makes fewer.
+pub(in crate::doctor) const STORM: f64 = 10.0;
+
+/// Accepted connections a second, from which on connections are not kept: a fleet that lives on
+/// pools opens some a minute.
+const CHURN: f64 = 20.0;
+
+/// A restart of a source this small fits anywhere.
+const SMALL_SOURCE: usize = 10;
+
+pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+    vec![
+        saturation(case, &facts.info),
+        headroom(facts),
+        ulimit(case, facts),
+        rejections(case, &facts.info),
+        churn(case, &facts.info),
+    ]
+}
+
+/// What a server that refused us said of its capacity.
+pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
+    let failure = case.arrival.failure.as_ref().filter(|failure| failure.outcome.is_full())?;
+    let check = Check::new("capacity.saturation", "one slot for us");
+    let words = clean(&failure.message);
+    Some(check.with(Level::Failed, words).fix(format!(
+        "over a connection that is open already: CONFIG SET maxclients <more>; or free slots, and \
+         try again with {} --wait 60s",
+        "redis-guard doctor"
+    )))
+}
+
+fn saturation(case: Case<'_>, info: &Asked<Info>) -> Check {
+    let check = Check::new(
+        "capacity.saturation",
+        format!("warning from {} on, failed from {}", percent(PRESSURE), percent(FULL)),
+    );
+    let info = match info {
+        Ok(info) => info,
+        Err(why) => return check.skipped(format!("INFO: {}", clean(why))),
+    };
+    let snapshot = &info.seen.snapshot;
+    let (Some(used), Some(ceiling)) = (snapshot.used(), info.seen.ceiling) else {
+        return check.skipped("the server does not say how many connections it has, or takes");
+    };
+    let saturation = info.seen.saturation().unwrap_or(0.0);
+    let mut holders = vec![counted(snapshot.connected_clients.unwrap_or(0), "client")];
+    holders.extend(snapshot.connected_replicas.filter(|n| *n > 0).map(|n| counted(n, "replica")));
+    holders.extend(
+        snapshot.cluster_connections.filter(|n| *n > 0).map(|n| counted(n, "cluster link")),
+    );
+    let evidence = format!(
+        "{} of {} slots ({}): {}",
+        count(used),
+        count(ceiling),
+        percent(saturation),
+        holders.join(", ")
+    );
+    // Half as many again: room to find the cause in.
+    let more = ceiling.max(used).saturating_mul(3) / 2;
+    check.with(above(saturation, PRESSURE, FULL), evidence).fix(format!(
+        "{}, once the verdict's cause is mended or understood",
+        case.set("maxclients", more)
+    ))
+}
+
+/// A rolling restart opens a source's new connections before the old ones are gone.
+fn headroom(facts: &Facts) -> Check {
+    let check = Check::new("capacity.headroom", "a restart of the largest source fits beside it");
+    let free = facts.info.as_ref().ok().and_then(|info| info.seen.free());
+    let largest = facts.holders.as_ref().ok().and_then(|holders| holders.all_sources.first());
+    let Some((free, largest)) = free.zip(largest) else {
+        return check.skipped("nothing is known of the slots that are free, or of who holds them");
+    };
+    let evidence = format!(
+        "{} free; the largest source, {}, holds {}",
+        count(free),
+        clean(&largest.key),
+        count(largest.connections)
+    );
+    let tight = largest.connections >= SMALL_SOURCE
+        && u64::try_from(largest.connections).unwrap_or(u64::MAX) > free;
+    check
+        .with(if tight { Level::Warning } else { Level::Ok }, evidence)
+        .fix("restart it in smaller steps, or give it smaller pools: redis-guard plan works out how large")
+}
+
+fn ulimit(case: Case<'_>, facts: &Facts) -> Check {
+    let check = Check::new("capacity.ulimit", "maxclients is not what `ulimit -n` left of it");
+    let ceiling = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxclients);
+    let Some(ceiling) = ceiling else {
+        return check.skipped("the server does not tell its maxclients");
+    };
+    let limit = match is_shrunk(ceiling, facts.open_files_limit) {
+        Some(limit) => limit,
+        None => return check.ok(format!("maxclients {}", count(ceiling))),
+    };
+    let evidence = format!(
+        "maxclients is {}: {} open files less the 32 that the server keeps for itself",
+        count(ceiling),
+        count(limit)
+    );
+    check.with(Level::Failed, evidence).fix(format!(
+        "raise the limit of open files (systemd: LimitNOFILE=65536) and restart; CONFIG SET maxclients \
+         cannot go above it. Now: {}",
+        case.run("INFO clients"),
+    ))
+}
+
+/// The limit of open files that left the server `ceiling` connections. A server whose limit is too
+/// low takes what it allows, less 32, and says so in its log only.
+///
+/// The process's own limit settles it where it is higher. It does not where it is equal: a server
+/// that is allowed to raises it to just what it needs.
+pub(in crate::doctor) fn is_shrunk(ceiling: u64, open_files_limit: Option<u64>) -> Option<u64> {
+    let limit = ceiling.checked_add(32)?;
+    // The server looks for a limit that it may have in steps of 16.
+    let may_have_more = open_files_limit.is_some_and(|soft| soft > limit + 16);
+    let usual = limit >= 256
+        && (limit.is_power_of_two() || limit == 65_535 || limit.is_multiple_of(100))
+        && !ceiling.is_multiple_of(50);
+    (usual && !may_have_more).then_some(limit)
+}
+
+fn rejections(case: Case<'_>, info: &Asked<Info>) -> Check {
+    let check = Check::new(
+        "capacity.rejections",
+        format!("none while we look; a storm from {STORM} a second on"),
+    );
+    let info = match info {
+        Ok(info) => info,
+        Err(why) => return check.skipped(format!("INFO: {}", clean(why))),
+    };
+    let snapshot = &info.seen.snapshot;
+    let Some(total) = snapshot.rejected_connections else {
+        return check.skipped("the server does not count them");
+    };
+    let ever = match snapshot.uptime_seconds {
+        Some(uptime) => format!("{} in {}", count(total), seconds(uptime)),
+        None => format!("{} since it started", count(total)),
+    };
+    let (level, evidence) = match (info.seen.new_rejections, info.sampled) {
+        (Some(new), Some(sampled)) if new > 0 => {
+            let rate = info.rejections_per_second().unwrap_or(0.0);
+            let now = format!("{} refused in {} ({rate:.1} a second)", count(new), span(sampled));
+            (Level::Failed, format!("{now}; {ever}"))
+        }
+        _ if total > 0 => (Level::Warning, format!("none now; {ever}")),
+        _ => (Level::Ok, "none since it started".to_owned()),
+    };
+    let fix = match level {
+        Level::Failed => {
+            "free slots as the verdict says; clients need back-off with jitter, and one \
+                          schedule for all of a process's callers"
+                .to_owned()
+        }
+        _ => format!(
+            "watch whether it grows; {} sets the count back (and all other statistics)",
+            case.run("CONFIG RESETSTAT")
+        ),
+    };
+    check.with(level, evidence).fix(fix)
+}
+
+fn churn(case: Case<'_>, info: &Asked<Info>) -> Check {
+    let check = Check::new("capacity.churn", format!("{CHURN} a second"));
+    let rate = info.as_ref().ok().and_then(|info| info.seen.connections_per_second);
+    let Some(rate) = rate else {
+        return check.skipped("the server does not count connections, or was asked once only");
+    };
+    check
+        .with(above(rate, CHURN, f64::INFINITY), format!("{rate:.1} connections accepted a second"))
+        .fix(format!(
+            "find who does not keep its connections: {}",
+            case.run("CLIENT LIST | grep ' age=0 '")
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_that_ulimit_left_is_recognised() {
+        for (ceiling, limit) in [(992, 1024), (4064, 4096), (968, 1000), (65_503, 65_535)] {
+            assert_eq!(is_shrunk(ceiling, None), Some(limit));
+            assert_eq!(is_shrunk(ceiling, Some(limit)), Some(limit));
+            assert_eq!(is_shrunk(ceiling, Some(limit + 1000)), None, "it could have had more");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_that_somebody_chose_is_not() {
+        for ceiling in [10, 32, 96, 100, 256, 1000, 1024, 5000, 10_000, 20_000, 65_000, 100_000] {
+            assert_eq!(is_shrunk(ceiling, None), None, "{ceiling}");
+            // A server raises its limit to just what it needs.
+            assert_eq!(is_shrunk(ceiling, Some(ceiling + 32)), None, "{ceiling}");
+        }
+    }
+}

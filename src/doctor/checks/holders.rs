@@ -1,0 +1,229 @@
+//! Who holds the slots?
+
+use super::Case;
+use super::capacity::PRESSURE;
+use crate::doctor::facts::{Facts, Info};
+use crate::doctor::hoard::Hoard;
+use crate::doctor::holders::{Holder, Holders};
+use crate::doctor::report::{Check, Level};
+use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span};
+
+/// Names that a list in one line has.
+const LISTED: usize = 3;
+
+pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+    let holders = match &facts.holders {
+        Ok(holders) => holders,
+        Err(why) => {
+            let why = format!("CLIENT LIST: {}", clean(why));
+            return vec![Check::new("holders.sources", "no source stands out").skipped(why)];
+        }
+    };
+    vec![
+        sources(case, facts, holders),
+        idle(case, facts, holders),
+        unnamed(holders),
+        blocked(case, facts, holders),
+        subscribers(holders),
+        replicas(holders),
+        young(facts, holders),
+        output_buffers(case, facts, holders),
+    ]
+}
+
+/// Slots run out, or have.
+pub(in crate::doctor) fn is_pressed(info: &Info) -> bool {
+    let full = info.seen.saturation().is_some_and(|saturation| saturation >= PRESSURE);
+    full || info.seen.new_rejections.is_some_and(|new| new > 0)
+}
+
+/// `Failed` under pressure, `Warning` without.
+fn by_pressure(facts: &Facts) -> Level {
+    match facts.info.as_ref().is_ok_and(is_pressed) {
+        true => Level::Failed,
+        false => Level::Warning,
+    }
+}
+
+fn ceiling(facts: &Facts) -> Option<u64> {
+    facts.info.as_ref().ok().and_then(|info| info.seen.ceiling)
+}
+
+/// `10.0.0.7 checkout (900)`, the first few.
+pub(in crate::doctor) fn named<'a>(holders: impl IntoIterator<Item = &'a Holder>) -> String {
+    let named = |holder: &Holder| format!("{} ({})", clean(&holder.key), count(holder.connections));
+    holders.into_iter().take(LISTED).map(named).collect::<Vec<_>>().join(", ")
+}
+
+fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new(
+        "holders.sources",
+        "none holds three times the median, idle for the greater part, and much of the server",
+    );
+    let mut evidence = format!(
+        "{} from {}; most: {}",
+        counted(holders.clients, "client"),
+        counted(holders.sources, "source"),
+        named(&holders.by_source)
+    );
+    if holders.clients == 0 {
+        evidence = "nobody but us".to_owned();
+    }
+    if holders.unreadable > 0 {
+        evidence
+            .push_str(&format!("; {} of the list unreadable", counted(holders.unreadable, "line")));
+    }
+    let Some(Hoard::Leak { sources, median: Some(median) }) = Hoard::find(holders, ceiling(facts))
+    else {
+        return check.ok(evidence);
+    };
+    let host = sources[0].key.split(' ').next().unwrap_or_default();
+    let evidence = format!("{} over a median of {}", named(sources.iter().copied()), count(median));
+    check.with(by_pressure(facts), evidence).fix(format!(
+        "restart that process, and find what it does not give back; to look at its connections: {}",
+        case.run(&format!("CLIENT LIST | grep 'addr={}:'", clean(host)))
+    ))
+}
+
+fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let after = span(case.options.idle_after);
+    let check =
+        Check::new("holders.idle", format!("idle for {after} and more: a quarter of the slots"));
+    let longest = holders.longest_idle_seconds.map_or_else(|| "unknown".to_owned(), seconds);
+    let evidence = format!(
+        "{} of {} idle for {after} and more, the longest for {longest}",
+        count(holders.idle),
+        counted(holders.clients, "client"),
+    );
+    match Hoard::find(holders, ceiling(facts)) {
+        None if holders.idle > 0 => check.note(evidence),
+        None => check.ok(evidence),
+        Some(_) => check.with(by_pressure(facts), evidence).fix(format!(
+            "smaller pools and an idle timeout in the clients; {} has the server close what is idle \
+             for five minutes (not subscribers; pools must notice that a connection is gone)",
+            case.set("timeout", 300)
+        )),
+    }
+}
+
+fn unnamed(holders: &Holders) -> Check {
+    let check = Check::new("holders.unnamed", "fewer than half, so that they can be told apart");
+    let evidence = format!(
+        "{} of {} without a name",
+        count(holders.unnamed),
+        counted(holders.clients, "client")
+    );
+    if holders.clients >= 10 && holders.unnamed * 2 > holders.clients {
+        check.note(format!(
+            "{evidence}: CLIENT SETNAME, or client_name in the library, would tell whose"
+        ))
+    } else {
+        check.ok(evidence)
+    }
+}
+
+/// How blocked clients hold the slots.
+pub(in crate::doctor) fn is_crowd(facts: &Facts, holders: &Holders) -> bool {
+    let Some(ceiling) = ceiling(facts) else { return false };
+    let ceiling = usize::try_from(ceiling).unwrap_or(usize::MAX);
+    let pressed = facts.info.as_ref().is_ok_and(is_pressed);
+    let slots =
+        |part: usize, of: usize| holders.blocked.saturating_mul(of) >= ceiling.saturating_mul(part);
+    (pressed && slots(1, 4)) || slots(4, 10)
+}
+
+fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new(
+        "holders.blocked",
+        "a quarter of the slots while they run out, four tenths otherwise; no WAIT without a replica",
+    );
+    let by_command = holders.blocked_by_command.iter();
+    let by_command =
+        by_command.map(|(command, n)| format!("{n} in {}", clean(command).to_ascii_uppercase()));
+    let by_command = by_command.collect::<Vec<_>>().join(", ");
+    let evidence = match holders.blocked {
+        0 => "nobody waits in a blocking command".to_owned(),
+        n => format!("{} in a blocking command: {by_command}", counted(n, "client")),
+    };
+    let find = case.run("CLIENT LIST | grep ' flags=[A-Za-z]*b'");
+    if is_crowd(facts, holders) {
+        return check.with(by_pressure(facts), evidence).fix(format!(
+            "fewer consumers, or one that reads for many workers; finite timeouts; {find}"
+        ));
+    }
+    let waiting = holders.blocked_by_command.get("wait").copied().unwrap_or(0);
+    let replicas = facts.info.as_ref().ok().and_then(|info| info.seen.replicas_online);
+    match (holders.blocked, waiting, replicas) {
+        (_, 1.., Some(0)) => check
+            .with(Level::Warning, format!("{evidence}; no replica is there to answer a WAIT"))
+            .fix(format!("bring the replica back, give WAIT a timeout; {find}")),
+        (0, ..) => check.ok(evidence),
+        _ => check.note(evidence),
+    }
+}
+
+fn subscribers(holders: &Holders) -> Check {
+    let check = Check::new("holders.pubsub", "for information: each holds a slot of its own");
+    let monitors = match holders.monitors {
+        0 => String::new(),
+        n => format!(", {} in MONITOR", count(n)),
+    };
+    let evidence = format!("{}{monitors}", counted(holders.subscribers, "subscriber"));
+    // MONITOR costs the server more than half its throughput.
+    match holders.monitors {
+        0 => check.ok(evidence),
+        _ => check.note(evidence),
+    }
+}
+
+fn replicas(holders: &Holders) -> Check {
+    let check = Check::new("holders.replicas", "for information: each holds a slot");
+    check.ok(counted(holders.replicas, "replica"))
+}
+
+fn young(facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new(
+        "holders.young",
+        "a quarter of the clients connected within the last second, and churn",
+    );
+    let evidence = format!("{} connected within the last second", counted(holders.young, "client"));
+    let churns = facts.info.as_ref().ok().and_then(|info| info.seen.connections_per_second);
+    let churns = churns.is_some_and(|rate| rate >= 10.0);
+    let many = holders.young >= 10 && holders.young * 4 >= holders.clients;
+    check
+        .with(if many && churns { Level::Warning } else { Level::Ok }, evidence)
+        .fix("clients that open a connection for each request: give them a pool, or one shared connection")
+}
+
+fn output_buffers(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new("holders.output_buffers", "a client with 1 MiB of replies unread");
+    let Some(worst) = holders.slow_consumers.first() else {
+        return check.ok(format!("{} unread, in all", bytes(holders.output_bytes)));
+    };
+    let who = worst.name.as_deref().or(worst.address.as_deref()).unwrap_or("one");
+    let evidence = format!(
+        "{}, {} unread in all; {} has {}, last command {}",
+        counted(holders.slow_consumers.len(), "slow consumer"),
+        bytes(holders.output_bytes),
+        clean(who),
+        bytes(worst.output_bytes.unwrap_or(0)),
+        clean(worst.command.as_deref().unwrap_or("unknown")),
+    );
+    let memory = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxmemory_bytes);
+    let much = memory.is_some_and(|max| max > 0 && holders.output_bytes >= max / 4);
+    let kill = match worst.id {
+        Some(id) => format!("; to be rid of it: {}", case.run(&format!("CLIENT KILL ID {id}"))),
+        None => String::new(),
+    };
+    check
+        .with(if much { Level::Failed } else { Level::Warning }, evidence)
+        .fix(format!("find out why it does not read{kill}"))
+}
+
+/// What part of the slots so many are.
+pub(in crate::doctor) fn share(part: usize, ceiling: Option<u64>) -> String {
+    let (Ok(part), Some(Ok(ceiling))) = (u32::try_from(part), ceiling.map(u32::try_from)) else {
+        return "an unknown part".to_owned();
+    };
+    percent(f64::from(part) / f64::from(ceiling.max(1)))
+}

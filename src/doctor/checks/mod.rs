@@ -1,0 +1,114 @@
+//! The checks: what was seen, held against a threshold. Pure.
+
+mod capacity;
+mod holders;
+mod reachability;
+mod replication;
+mod server;
+
+use super::facts::{Arrival, Facts};
+use super::report::{Check, Level};
+use super::{Options, Target};
+
+pub(super) use capacity::{STORM, is_shrunk};
+pub(super) use holders::{is_crowd, is_pressed, named, share};
+pub(super) use replication::expected;
+
+/// All there is to judge one server by.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) target: &'a Target,
+    pub(super) options: &'a Options,
+    pub(super) arrival: &'a Arrival,
+    /// `None` without a connection.
+    pub(super) facts: Option<&'a Facts>,
+}
+
+/// Every check that could be made, in the order of the report.
+pub(super) fn all(case: Case<'_>) -> Vec<Check> {
+    let mut checks = reachability::checks(case);
+    match case.facts {
+        Some(facts) => {
+            checks.extend(capacity::checks(case, facts));
+            checks.extend(holders::checks(case, facts));
+            checks.extend(server::checks(case, facts));
+            checks.extend(replication::checks(case, facts));
+        }
+        None => checks.extend(capacity::of_refusal(case)),
+    }
+    checks
+}
+
+/// What is left of a URL that is none.
+pub(super) fn bad_url(problem: &str) -> Check {
+    let check = Check::new("reachability.url", "a URL that redis-rs takes");
+    check
+        .with(Level::Failed, super::words::clean(problem))
+        .fix("redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path")
+}
+
+impl Case<'_> {
+    /// What would set a parameter.
+    pub(super) fn set(&self, name: &str, value: impl std::fmt::Display) -> String {
+        match self.is_managed() {
+            false => format!("{} CONFIG SET {name} {value}", self.target.cli()),
+            true => format!(
+                "CONFIG is denied here: set `{name}` to {value} where the service is managed \
+                 (console, parameter group), or choose a larger plan"
+            ),
+        }
+    }
+
+    /// A command of redis-cli's.
+    pub(super) fn run(&self, command: &str) -> String {
+        format!("{} {command}", self.target.cli())
+    }
+
+    /// True where the server keeps CONFIG from us, as managed services do.
+    pub(super) fn is_managed(&self) -> bool {
+        self.facts.is_some_and(|facts| facts.config.is_err())
+    }
+}
+
+impl Check {
+    /// A check of this name; `threshold` says where it would be worse.
+    fn new(id: &'static str, threshold: impl Into<String>) -> Self {
+        let threshold = threshold.into();
+        Self { id, level: Level::Ok, evidence: String::new(), threshold, fix: None }
+    }
+
+    fn with(mut self, level: Level, evidence: impl Into<String>) -> Self {
+        self.level = level;
+        self.evidence = evidence.into();
+        self
+    }
+
+    fn ok(self, evidence: impl Into<String>) -> Self {
+        self.with(Level::Ok, evidence)
+    }
+
+    fn note(self, evidence: impl Into<String>) -> Self {
+        self.with(Level::Note, evidence)
+    }
+
+    fn skipped(self, why: impl Into<String>) -> Self {
+        self.with(Level::Skipped, why)
+    }
+
+    /// Shown only where there is something to mend.
+    fn fix(mut self, fix: impl Into<String>) -> Self {
+        if self.level >= Level::Warning {
+            self.fix = Some(fix.into());
+        }
+        self
+    }
+}
+
+/// `Failed` from `failed` on, `Warning` from `warning` on.
+fn above(value: f64, warning: f64, failed: f64) -> Level {
+    match value {
+        value if value >= failed => Level::Failed,
+        value if value >= warning => Level::Warning,
+        _ => Level::Ok,
+    }
+}

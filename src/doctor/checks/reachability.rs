@@ -1,0 +1,167 @@
+//! Can it be reached, and how long does each step take?
+
+use std::time::Duration;
+
+use super::Case;
+use crate::Outcome;
+use crate::doctor::report::{Check, Level};
+use crate::doctor::words::{clean, counted, span};
+
+/// A connect, or a name, that takes so long will hurt: a pool that redials spends its callers'
+/// timeouts on it.
+const SLOW_STEP: Duration = Duration::from_millis(250);
+
+/// Half the round trips at 10 ms: a hundred commands a second and connection, where a healthy
+/// server nearby does ten thousand.
+const SLOW_PING: Duration = Duration::from_millis(10);
+
+/// Sockets in TIME_WAIT, of the 28,000 ports that Linux has for one address: a service that opens a
+/// connection for every request has 60 s worth of its requests there.
+const MANY_TIME_WAIT: u64 = 1_000;
+
+pub(super) fn checks(case: Case<'_>) -> Vec<Check> {
+    [dns(case), connect(case), tls(case), auth(case), ping(case), time_wait(case)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn dns(case: Case<'_>) -> Option<Check> {
+    let trace = &case.arrival.trace;
+    let check = Check::new("reachability.dns", format!("slow from {} on", span(SLOW_STEP)));
+    if case.target.is_unix() {
+        return None;
+    }
+    Some(
+        match trace.resolved {
+            None => check.with(Level::Failed, failure(case)).fix(
+                "getent hosts <name>: is the name right, does this machine's resolver answer?",
+            ),
+            Some(took) => {
+                let addresses = trace.addresses.len();
+                check
+                    .with(slow(took), format!("addresses: {addresses}, resolved in {}", span(took)))
+            }
+        }
+        .fix("resolve the name once, or run a local resolver"),
+    )
+}
+
+fn connect(case: Case<'_>) -> Option<Check> {
+    let check = Check::new("reachability.connect", format!("slow from {} on", span(SLOW_STEP)));
+    let trace = &case.arrival.trace;
+    match trace.connected {
+        Some(took) => Some(
+            check
+                .with(slow(took), format!("connected in {}", span(took)))
+                .fix("look at the network between here and the server, and at its accept queue"),
+        ),
+        None if trace.resolved.is_none() && !case.target.is_unix() => None,
+        None => Some(
+            check
+                .with(Level::Failed, failure(case))
+                .fix("is the server up, is this its address and port, does a firewall let us by?"),
+        ),
+    }
+}
+
+fn tls(case: Case<'_>) -> Option<Check> {
+    let trace = &case.arrival.trace;
+    if !case.target.is_tls() || trace.connected.is_none() {
+        return None;
+    }
+    let check = Check::new("reachability.tls", format!("slow from {} on", span(SLOW_STEP)));
+    Some(match trace.secured {
+        Some(took) => check
+            .with(slow(took), format!("handshake in {}", span(took)))
+            .fix("look at the server's CPU: it has one thread for handshakes and commands"),
+        // It hung up before it said a word, as a full server does.
+        None if case.arrival.outcome().is_full() => check.skipped(failure(case)),
+        None => check.with(Level::Failed, failure(case)).fix(
+            "--cacert FILE with the certificate authority that signed the server's, or a URL with \
+             the name that is in it",
+        ),
+    })
+}
+
+/// The first answer: are we let in?
+fn auth(case: Case<'_>) -> Option<Check> {
+    let (arrival, trace) = (case.arrival, &case.arrival.trace);
+    let check = Check::new("reachability.auth", "let in, and one answer");
+    if let Some(took) = trace.answered {
+        return Some(check.ok(format!("let in after {}", span(took))));
+    }
+    if trace.connected.is_none() || (case.target.is_tls() && trace.secured.is_none()) {
+        return None;
+    }
+    let failed = check.with(Level::Failed, failure(case));
+    match arrival.outcome() {
+        // Told under capacity, and under ping.
+        Outcome::MaxClients | Outcome::SuspectedMaxClients | Outcome::Timeout => None,
+        Outcome::Auth => Some(failed.fix(
+            "the password, and the user of the URL: redis://user:password@host, or REDISCLI_AUTH",
+        )),
+        Outcome::Denied => Some(failed.fix(
+            "on the server's own machine: redis-cli CONFIG SET requirepass <password>, or bind it \
+             to an inside address; protected-mode no only where a firewall is before it",
+        )),
+        _ => Some(failed.fix("look at what listens there, and at what the URL asks for")),
+    }
+}
+
+fn ping(case: Case<'_>) -> Option<Check> {
+    let check =
+        Check::new("reachability.ping", format!("slow from a median of {} on", span(SLOW_PING)));
+    let Some(facts) = case.facts else {
+        let hung =
+            case.arrival.outcome() == Outcome::Timeout && case.arrival.trace.connected.is_some();
+        return hung.then(|| {
+            check.with(Level::Failed, format!("connected, then silence: {}", failure(case))).fix(
+                "on the server's machine: is the process stopped, swapping, or in one long \
+                     command (redis-cli SLOWLOG GET, once it answers)?",
+            )
+        });
+    };
+    Some(match &facts.ping {
+        Ok(ping) => check
+            .with(
+                if ping.p50 >= SLOW_PING { Level::Warning } else { Level::Ok },
+                format!(
+                    "p50 {}, p90 {}, longest {}, of {}",
+                    span(ping.p50),
+                    span(ping.p90),
+                    span(ping.max),
+                    ping.samples
+                ),
+            )
+            .fix(case.run("--latency-history")),
+        // It says so itself, and is told under server.
+        Err(words) => check.skipped(clean(words)),
+    })
+}
+
+fn time_wait(case: Case<'_>) -> Option<Check> {
+    let sockets = case.arrival.sockets?;
+    let threshold = format!("{} of this machine's", counted(MANY_TIME_WAIT, "socket"));
+    let check = Check::new("reachability.time_wait", threshold);
+    let level = if sockets.time_wait >= MANY_TIME_WAIT { Level::Warning } else { Level::Ok };
+    let evidence = format!(
+        "{} in TIME_WAIT, {} open, from this machine",
+        counted(sockets.time_wait, "socket"),
+        sockets.established
+    );
+    Some(check.with(level, evidence).fix(
+        "something on this machine opens a connection for every request: give it a pool, or one \
+         shared connection",
+    ))
+}
+
+fn slow(took: Duration) -> Level {
+    if took >= SLOW_STEP { Level::Warning } else { Level::Ok }
+}
+
+/// In the server's words, or the system's.
+fn failure(case: Case<'_>) -> String {
+    let failure = case.arrival.failure.as_ref();
+    clean(&failure.map(|failure| failure.message.clone()).unwrap_or_default())
+}

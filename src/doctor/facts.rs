@@ -1,0 +1,260 @@
+//! What an examination brought to light, before anybody judges it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, Value, from_redis_value};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::holders::Holders;
+use super::local::{self, Sockets};
+use super::report::Latency;
+use super::{Options, Probe, Target};
+use crate::dial::Trace;
+use crate::error::DialFailure;
+use crate::server::Observation;
+use crate::{Backoff, Outcome};
+
+/// Round trips that are timed.
+const PINGS: usize = 20;
+
+/// Entries of the slow log that are looked at: all it has by default.
+const SLOWLOG: usize = 128;
+
+/// What of the configuration the checks go by.
+const SETTINGS: [&str; 8] = [
+    "timeout",
+    "tcp-keepalive",
+    "tcp-backlog",
+    "client-output-buffer-limit",
+    "maxmemory-clients",
+    "maxmemory-policy",
+    "slowlog-log-slower-than",
+    "repl-backlog-ttl",
+];
+
+/// Something that was asked of the server, or why there is no answer.
+pub(super) type Asked<T> = Result<T, String>;
+
+/// How the connection came about, or did not.
+pub(super) struct Arrival {
+    pub(super) trace: Trace,
+    pub(super) dials: u32,
+    pub(super) failure: Option<DialFailure>,
+    pub(super) sockets: Option<Sockets>,
+}
+
+/// What a connection brought.
+pub(super) struct Facts {
+    /// The last INFO, with what had changed since the first.
+    pub(super) info: Asked<Info>,
+    pub(super) holders: Asked<Holders>,
+    pub(super) ping: Asked<Latency>,
+    pub(super) config: Asked<Config>,
+    pub(super) slow: Asked<SlowLog>,
+    pub(super) open_files_limit: Option<u64>,
+    pub(super) somaxconn: Option<u64>,
+}
+
+/// INFO, and what had changed between two of them.
+pub(super) struct Info {
+    pub(super) seen: Observation,
+    /// Between the two; `None` where there was one only.
+    pub(super) sampled: Option<Duration>,
+    fields: HashMap<String, String>,
+}
+
+impl Info {
+    fn new(text: &str, seen: Observation, sampled: Option<Duration>) -> Self {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        Self { seen, sampled, fields: fields.collect() }
+    }
+
+    /// A field that the snapshot has no place for.
+    pub(super) fn field<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.fields.get(name)?.parse().ok()
+    }
+
+    /// Refusals a second between the two samples.
+    pub(super) fn rejections_per_second(&self) -> Option<f64> {
+        let sampled = self.sampled?.as_secs_f64();
+        let new = u32::try_from(self.seen.new_rejections?).unwrap_or(u32::MAX);
+        (sampled > 0.0).then(|| f64::from(new) / sampled)
+    }
+}
+
+/// CONFIG, as far as it is told.
+#[derive(Default)]
+pub(super) struct Config(BTreeMap<&'static str, String>);
+
+impl Config {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+}
+
+/// The slow log, summed up. Commands' arguments are left out: they may be anybody's data.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SlowLog {
+    /// Entries in it, of the latest 128.
+    pub(super) entries: usize,
+    /// Those of the last five minutes.
+    pub(super) recent: usize,
+    /// The slowest of those, and the command's name.
+    pub(super) slowest: Option<(Duration, String)>,
+}
+
+impl SlowLog {
+    pub(super) const RECENT: Duration = Duration::from_secs(300);
+
+    fn of(entries: Vec<Value>, now: u64) -> Self {
+        let mut log = Self { entries: entries.len(), ..Self::default() };
+        for entry in entries {
+            let Ok(fields) = from_redis_value::<Vec<Value>>(entry) else { continue };
+            let mut fields = fields.into_iter().skip(1);
+            let mut number = || from_redis_value::<u64>(fields.next()?).ok();
+            let (Some(at), Some(micros)) = (number(), number()) else { continue };
+            if now.saturating_sub(at) > Self::RECENT.as_secs() {
+                continue;
+            }
+            log.recent += 1;
+            let took = Duration::from_micros(micros);
+            if log.slowest.as_ref().is_none_or(|(slowest, _)| *slowest < took) {
+                let words = fields.next().map(from_redis_value::<Vec<String>>);
+                let words = words.and_then(Result::ok).unwrap_or_default();
+                let command = words.into_iter().next().unwrap_or_default().to_ascii_uppercase();
+                log.slowest = Some((took, command.chars().take(32).collect()));
+            }
+        }
+        log
+    }
+}
+
+/// Dials until there is a connection, a failure that waiting does not mend, or `options.wait` is
+/// over.
+pub(super) async fn arrive(target: &Target, options: &Options) -> (Arrival, Option<Probe>) {
+    let deadline = Instant::now() + options.wait;
+    let backoff = Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(2));
+    let mut pauses = backoff.delays(fastrand::u64(..));
+    let mut dials = 0;
+    let (trace, probe) = loop {
+        let mut trace = Trace::default();
+        dials += 1;
+        let failure = match Probe::connect_traced(target, &mut trace).await {
+            Ok(probe) => break (trace, Ok(probe)),
+            Err(failure) => failure,
+        };
+        let pause = pauses.next().unwrap_or_default();
+        if failure.outcome.is_permanent() || Instant::now() + pause >= deadline {
+            break (trace, Err(failure));
+        }
+        tracing::info!(server = %target.server(), %failure, ?pause, "not connected, trying again");
+        sleep(pause).await;
+    };
+    let sockets = match trace.addresses.is_empty() {
+        true => None,
+        false => sockets(trace.addresses.clone()).await,
+    };
+    let (probe, failure) = match probe {
+        Ok(probe) => (Some(probe), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    (Arrival { trace, dials, failure, sockets }, probe)
+}
+
+async fn sockets(addresses: Vec<SocketAddr>) -> Option<Sockets> {
+    tokio::task::spawn_blocking(move || Sockets::towards(&addresses)).await.ok().flatten()
+}
+
+/// Asks a server all there is to ask. What it does not answer is left out, and said. `here`: it runs on
+/// this machine.
+pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> Facts {
+    let first = sample(&mut probe).await;
+    let since = Instant::now();
+    let ping = time_pings(&mut probe).await;
+    let config = read_config(&mut probe).await;
+    let slow = read_slow_log(&mut probe).await;
+    let info = match first {
+        Ok((text, seen)) => {
+            sleep_until(since + options.sample).await;
+            Ok(match sample(&mut probe).await {
+                Ok((text, seen)) => Info::new(&text, seen, Some(since.elapsed())),
+                Err(_) => Info::new(&text, seen, None),
+            })
+        }
+        Err(problem) => Err(problem),
+    };
+    let holders = probe.holders(options.idle_after, options.top).await;
+    let pid = info.as_ref().ok().and_then(|info| info.field("process_id")).filter(|_| here);
+    Facts {
+        info,
+        holders: holders.map_err(|error| in_words(&error)),
+        ping,
+        config,
+        slow,
+        open_files_limit: pid.and_then(local::open_files_limit),
+        somaxconn: local::somaxconn().filter(|_| here),
+    }
+}
+
+async fn sample(probe: &mut Probe) -> Asked<(String, Observation)> {
+    let text = probe.info().await.map_err(|error| in_words(&error))?;
+    let seen = probe.observe_in(&text);
+    Ok((text, seen))
+}
+
+async fn time_pings(probe: &mut Probe) -> Asked<Latency> {
+    let mut times = Vec::with_capacity(PINGS);
+    for _ in 0..PINGS {
+        let started = Instant::now();
+        let pong = probe.ask::<Value>(&redis::cmd("PING")).await;
+        pong.map_err(|error| in_words(&error))?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    Ok(Latency { samples: times.len(), p50: at(50), p90: at(90), max: at(100) })
+}
+
+/// One at a time: before Redis 7 CONFIG GET takes one name, and older servers do not know all.
+async fn read_config(probe: &mut Probe) -> Asked<Config> {
+    let mut config = Config::default();
+    for name in SETTINGS {
+        let pairs: Result<Vec<(String, String)>, RedisError> =
+            probe.ask(redis::cmd("CONFIG").arg("GET").arg(name)).await;
+        let pairs = pairs.map_err(|error| in_words(&error))?;
+        config.0.extend(pairs.into_iter().next().map(|(_, value)| (name, value)));
+    }
+    Ok(config)
+}
+
+async fn read_slow_log(probe: &mut Probe) -> Asked<SlowLog> {
+    let in_words = |error: RedisError| in_words(&error);
+    let (now, _): (u64, u64) = probe.ask(&redis::cmd("TIME")).await.map_err(in_words)?;
+    let get = redis::cmd("SLOWLOG").arg("GET").arg(SLOWLOG).to_owned();
+    Ok(SlowLog::of(probe.ask(&get).await.map_err(in_words)?, now))
+}
+
+/// Why the server did not answer: its own words where it spoke.
+fn in_words(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()),
+        (None, _) if error.kind() == ErrorKind::UnexpectedReturnType => {
+            "an answer of another form than expected".to_owned()
+        }
+        (None, _) => error.to_string(),
+    }
+}
+
+impl Arrival {
+    pub(super) fn outcome(&self) -> Outcome {
+        self.failure.as_ref().map_or(Outcome::Connected, |failure| failure.outcome)
+    }
+}

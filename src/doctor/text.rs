@@ -1,0 +1,153 @@
+//! The report, as people read it.
+
+use std::fmt;
+
+use super::report::{Check, Level, Report, ServerReport, Verdict, VerdictKind};
+use super::words::{clean, count, seconds};
+use super::{Holder, Holders};
+
+/// The escape sequences of one look; none where colours are not asked for.
+#[derive(Clone, Copy)]
+struct Ink {
+    red: &'static str,
+    yellow: &'static str,
+    green: &'static str,
+    dim: &'static str,
+    bold: &'static str,
+    off: &'static str,
+}
+
+impl Ink {
+    const NONE: Self = Self { red: "", yellow: "", green: "", dim: "", bold: "", off: "" };
+    const COLOURS: Self = Self {
+        red: "\x1b[31m",
+        yellow: "\x1b[33m",
+        green: "\x1b[32m",
+        dim: "\x1b[2m",
+        bold: "\x1b[1m",
+        off: "\x1b[0m",
+    };
+
+    const fn of(self, level: Level) -> (&'static str, &'static str) {
+        match level {
+            Level::Ok => (self.green, "✓"),
+            Level::Note => ("", "·"),
+            Level::Skipped => (self.dim, "–"),
+            Level::Warning => (self.yellow, "!"),
+            Level::Failed => (self.red, "✗"),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ink = if f.alternate() { Ink::COLOURS } else { Ink::NONE };
+        for (at, server) in self.servers.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
+            }
+            server.write(f, ink)?;
+        }
+        match &self.worst {
+            Some(worst) => writeln!(f, "\nfullest of {}: {worst}", self.servers.len()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ServerReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+        write!(f, "{}{}{}", ink.bold, clean(&self.server), ink.off)?;
+        if let (Some(product), Some(version)) = (self.product, &self.version) {
+            write!(f, " · {product:?} {}", clean(version))?;
+        }
+        if let Some(role) = self.snapshot.as_ref().and_then(|snapshot| snapshot.role) {
+            write!(f, " · {}", format!("{role:?}").to_ascii_lowercase())?;
+        }
+        if let Some(uptime) = self.uptime_seconds {
+            write!(f, " · up {}", seconds(uptime))?;
+        }
+        writeln!(f, "\n")?;
+        for verdict in self.verdicts() {
+            verdict.write(f, ink)?;
+        }
+        let mut group = "";
+        for check in &self.checks {
+            let (name, _) = check.id.split_once('.').unwrap_or((check.id, ""));
+            if name != group {
+                writeln!(f, "\n{}{name}{}", ink.bold, ink.off)?;
+                group = name;
+            }
+            check.write(f, ink)?;
+        }
+        match &self.holders {
+            Some(holders) => holders.write(f, ink),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Verdict {
+    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+        let colour = match self.kind {
+            VerdictKind::NothingWrong => ink.green,
+            _ => ink.red,
+        };
+        let name = self.kind.as_str().replace('_', " ");
+        writeln!(f, "{colour}{}{name}{}: {}", ink.bold, ink.off, self.summary)?;
+        for reason in &self.reasons {
+            writeln!(f, "  because {reason}")?;
+        }
+        for action in &self.actions {
+            writeln!(f, "  {}→ {action}{}", ink.bold, ink.off)?;
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+        let (colour, sign) = ink.of(self.level);
+        let (_, name) = self.id.split_once('.').unwrap_or(("", self.id));
+        writeln!(f, "  {colour}{sign} {name:<22}{} {}", ink.off, self.evidence)?;
+        if self.level >= Level::Warning {
+            writeln!(f, "    {:<22} {}threshold: {}{}", "", ink.dim, self.threshold, ink.off)?;
+        }
+        match &self.fix {
+            Some(fix) => writeln!(f, "    {:<22} {}→ {fix}{}", "", ink.bold, ink.off),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Holders {
+    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+        let tables = [
+            ("by source", &self.by_source),
+            ("by library", &self.by_library),
+            ("by user", &self.by_user),
+        ];
+        for (title, rows) in tables {
+            // A table of one row says what the line before it said.
+            if rows.len() > usize::from(title != "by source") {
+                write_table(f, ink, title, rows)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, ink: Ink, title: &str, rows: &[Holder]) -> fmt::Result {
+    let keys: Vec<String> = rows.iter().map(|row| clean(&row.key)).collect();
+    let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0).max(title.len());
+    let head = ["connections", "idle", "blocked", "pub/sub", "oldest"];
+    write!(f, "\n  {}{title:<width$}{}", ink.bold, ink.off)?;
+    writeln!(f, "{}{}{}", ink.dim, head.map(|name| format!("{name:>13}")).concat(), ink.off)?;
+    for (row, key) in rows.iter().zip(keys) {
+        let oldest = row.oldest_seconds.map_or_else(|| "–".to_owned(), seconds);
+        let cells = [row.connections, row.idle, row.blocked, row.subscribers].map(count);
+        let cells = cells.map(|cell| format!("{cell:>13}")).concat();
+        writeln!(f, "  {key:<width$}{cells}{oldest:>13}")?;
+    }
+    Ok(())
+}

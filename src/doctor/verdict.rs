@@ -1,0 +1,383 @@
+//! What it comes down to. Pure: from facts and checks to verdicts.
+
+use super::checks::{self, Case};
+use super::facts::{Facts, Info};
+use super::hoard::Hoard;
+use super::holders::Holders;
+use super::report::{Check, Level, Verdict, VerdictKind};
+use super::words::{clean, count, counted, percent, seconds, span};
+use crate::Outcome;
+
+impl Verdict {
+    fn new(kind: VerdictKind, summary: impl Into<String>) -> Self {
+        Self { kind, summary: summary.into(), reasons: Vec::new(), actions: Vec::new() }
+    }
+
+    fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reasons.push(reason.into());
+        self
+    }
+
+    fn so(mut self, action: impl Into<String>) -> Self {
+        self.actions.push(action.into());
+        self
+    }
+
+    pub(super) fn bad_url(problem: &str) -> Self {
+        Self::new(VerdictKind::BadUrl, format!("this is no URL of a server: {}", clean(problem)))
+            .so("redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path")
+    }
+}
+
+/// The main one, and the rest.
+pub(super) fn of(case: Case<'_>, checks: &[Check]) -> (Verdict, Vec<Verdict>) {
+    let mut verdicts = match case.facts {
+        None => vec![not_connected(case)],
+        Some(facts) => of_facts(case, facts),
+    };
+    if verdicts.is_empty() {
+        verdicts.push(of_checks(checks));
+    }
+    let rest = verdicts.split_off(1);
+    (verdicts.remove(0), rest)
+}
+
+/// What hurts most comes first: what has to be stopped before anything else can be mended, then why
+/// the slots are gone, then the rest.
+fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
+    let Ok(info) = &facts.info else { return Vec::new() };
+    let holders = facts.holders.as_ref().ok();
+    let causes = [
+        holders.and_then(|holders| hoard(case, info, holders)),
+        holders.and_then(|holders| blocked(case, facts, info, holders)),
+        internal(case, info),
+    ];
+    let mut causes: Vec<Verdict> = causes.into_iter().flatten().collect();
+    let shrunk = info
+        .seen
+        .snapshot
+        .maxclients
+        .and_then(|ceiling| checks::is_shrunk(ceiling, facts.open_files_limit));
+    if shrunk.is_some() || (causes.is_empty() && checks::is_pressed(info)) {
+        causes.push(ceiling_too_low(case, info, holders, shrunk));
+    }
+    [loading(info), storm(case, info)]
+        .into_iter()
+        .flatten()
+        .chain(causes)
+        .chain(replica_lost(case, facts, info))
+        .collect()
+}
+
+fn loading(info: &Info) -> Option<Verdict> {
+    let left = info.field::<u64>("loading_eta_seconds");
+    let left = left.map_or_else(String::new, |left| format!(", about {} left", seconds(left)));
+    (info.seen.snapshot.loading == Some(true)).then(|| {
+        Verdict::new(VerdictKind::Loading, format!("it loads its data set{left}"))
+            .because("until then it answers commands on keys with LOADING")
+            .so("wait: a restart begins anew")
+            .so("clients should back off; promote a replica where that takes too long")
+    })
+}
+
+fn storm(case: Case<'_>, info: &Info) -> Option<Verdict> {
+    let rate = info.rejections_per_second().filter(|rate| *rate >= checks::STORM)?;
+    let new = info.seen.new_rejections?;
+    let refused = format!("{} refused in {}", counted(new, "connection"), span(info.sampled?));
+    Some(
+        Verdict::new(
+            VerdictKind::RetryStorm,
+            format!("clients that are refused redial at once: {rate:.0} times a second"),
+        )
+        .because(refused)
+        .because(slots(info))
+        .so("free slots, or raise the ceiling, first: the storm ends when there is room")
+        .so(case.set("maxclients", more(info)))
+        .so("then give the clients one back-off with jitter for all of a process's callers, as redis-guard does"),
+    )
+}
+
+fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
+    let ceiling = info.seen.ceiling;
+    let after = span(case.options.idle_after);
+    let unused = format!(
+        "{} of {} had no command for {after} and more: {} of all slots",
+        count(holders.idle),
+        counted(holders.clients, "client"),
+        checks::share(holders.idle, ceiling)
+    );
+    let verdict = match Hoard::find(holders, ceiling)? {
+        Hoard::Leak { sources, median } => {
+            let those: usize = sources.iter().map(|source| source.idle).sum();
+            let named = checks::named(sources.iter().copied());
+            let summary =
+                format!("{} that nobody uses any more, by {named}", counted(those, "connection"));
+            let verdict = Verdict::new(VerdictKind::Leak, summary).because(unused);
+            let abandoned: usize = sources.iter().map(|source| source.abandoned).sum();
+            let verdict = match median {
+                Some(median) => verdict.because(format!(
+                    "the median of {} holds {}",
+                    counted(holders.sources, "source"),
+                    count(median)
+                )),
+                None => verdict.because(
+                    "they were opened one after another: a pool would have used those it had",
+                ),
+            };
+            verdict
+                .because(format!("{} were used when they were new, and never since", count(abandoned)))
+                .so("restart the leaking processes one at a time: that frees their slots")
+                .so("find what takes a connection and does not give it back; redis-guard reports the place in \
+                     the source (status().leaks)")
+                .so(format!("until then: {}", case.set("timeout", 300)))
+        }
+        Hoard::Pools { size } => {
+            let sizes = size.map_or_else(String::new, |size| format!(" of {}", count(size)));
+            let summary = format!(
+                "{} pools{sizes} hold {}, of which {} are idle",
+                count(holders.sources),
+                counted(holders.clients, "connection"),
+                count(holders.idle)
+            );
+            let used = holders.clients - holders.idle;
+            Verdict::new(VerdictKind::OversizedPools, summary)
+                .because(unused)
+                .because(format!("no more than {} were in use in that time", count(used)))
+                .so(format!(
+                    "smaller pools: redis-guard plan --maxclients {} --instances {}",
+                    ceiling.unwrap_or(0),
+                    holders.sources
+                ))
+                .so("an idle timeout in the pool, or one shared connection for a process")
+                .so(format!("until then: {}", case.set("timeout", 300)))
+        }
+    };
+    Some(verdict)
+}
+
+fn blocked(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Option<Verdict> {
+    if !checks::is_crowd(facts, holders) {
+        return None;
+    }
+    let commands = holders.blocked_by_command.iter();
+    let commands = commands
+        .map(|(command, n)| format!("{} in {}", count(*n), clean(command).to_ascii_uppercase()));
+    let summary = format!(
+        "consumers in blocking commands hold {} of the slots",
+        checks::share(holders.blocked, info.seen.ceiling)
+    );
+    let mut verdict = Verdict::new(VerdictKind::BlockedConsumers, summary)
+        .because(commands.collect::<Vec<_>>().join(", "))
+        .because(slots(info));
+    let waits = holders.blocked_by_command.get("wait").copied().unwrap_or(0);
+    if waits > 0 {
+        let online = info.seen.replicas_online.unwrap_or(0);
+        verdict = verdict
+            .because(format!(
+                "{} for an acknowledgement, of {}",
+                count(waits),
+                counted(online, "replica")
+            ))
+            .so("give WAIT a timeout, and bring the replica back");
+    }
+    Some(
+        verdict
+            .so("one reader for many workers of a process, or a stream with a consumer group")
+            .so(case.set("maxclients", more(info))),
+    )
+}
+
+/// A quarter of the slots, while they run out; four tenths otherwise.
+fn internal(case: Case<'_>, info: &Info) -> Option<Verdict> {
+    let snapshot = &info.seen.snapshot;
+    let ceiling = info.seen.ceiling?;
+    let (replicas, links) =
+        (snapshot.connected_replicas.unwrap_or(0), snapshot.cluster_connections.unwrap_or(0));
+    let part = crate::server::ratio(replicas.saturating_add(links), ceiling);
+    (part >= 0.4 || (part >= 0.25 && checks::is_pressed(info))).then(|| {
+        Verdict::new(
+            VerdictKind::InternalConnections,
+            format!("the servers' own connections hold {} of the slots", percent(part)),
+        )
+        .because(format!("{}, {}", counted(replicas, "replica"), counted(links, "cluster link")))
+        .because("each node has two links to each other one, and each counts against maxclients")
+        .so(case.set("maxclients", more(info)))
+        .so("count them in: redis-guard plan --replicas")
+    })
+}
+
+fn ceiling_too_low(
+    case: Case<'_>,
+    info: &Info,
+    holders: Option<&Holders>,
+    shrunk: Option<u64>,
+) -> Verdict {
+    let summary = match shrunk {
+        Some(limit) => format!(
+            "`ulimit -n` of {} lowered maxclients to {}",
+            count(limit),
+            count(info.seen.ceiling.unwrap_or(0))
+        ),
+        None => "the connections are used, and there are too few".to_owned(),
+    };
+    let mut verdict = Verdict::new(VerdictKind::CeilingTooLow, summary).because(slots(info));
+    if let (Some(holders), None) = (holders, shrunk) {
+        verdict = verdict.because(format!(
+            "{} of {} had a command within {}",
+            count(holders.clients - holders.idle),
+            counted(holders.clients, "client"),
+            span(case.options.idle_after)
+        ));
+    }
+    match shrunk {
+        Some(_) => verdict
+            .because("the server says so in its log when it starts, and nowhere else")
+            .so("raise the limit of open files (systemd: LimitNOFILE=65536), and restart"),
+        None => verdict
+            .so(case.set("maxclients", more(info)))
+            .so("mind `ulimit -n` (maxclients and 32 more), and memory: tens of kilobytes a connection")
+            .so("fewer connections for the same work: shared handles need one a process"),
+    }
+}
+
+fn replica_lost(case: Case<'_>, facts: &Facts, info: &Info) -> Option<Verdict> {
+    let seen = &info.seen;
+    let expected = checks::expected(case, facts, info);
+    let connected = seen.snapshot.connected_replicas.or(seen.replicas_online)?;
+    let down = seen.snapshot.master_link_up == Some(false)
+        && seen.snapshot.master_sync_in_progress != Some(true);
+    let verdict = if down {
+        Verdict::new(VerdictKind::ReplicaLost, "this replica has lost its master")
+            .because("its link is down: what it answers grows old")
+    } else if connected < expected {
+        Verdict::new(
+            VerdictKind::ReplicaLost,
+            format!("{} where there should be {}", counted(connected, "replica"), count(expected)),
+        )
+        .because(match case.options.expect_replicas {
+            Some(asked) if asked == expected => "that is how many were asked for",
+            _ => "the server still keeps a backlog for one that was there",
+        })
+    } else {
+        return None;
+    };
+    Some(
+        verdict
+            .so("is the replica up, and does its network reach the master?")
+            .so("a full master refuses its replicas as well: they count against maxclients"),
+    )
+}
+
+/// Where nothing stands out.
+fn of_checks(checks: &[Check]) -> Verdict {
+    let failed = |level: Level| checks.iter().filter(move |check| check.level == level);
+    if failed(Level::Failed).next().is_some() {
+        let ids: Vec<&str> = failed(Level::Failed).map(|check| check.id).collect();
+        let mut verdict =
+            Verdict::new(VerdictKind::ChecksFailed, format!("look at {}", ids.join(", ")));
+        verdict.reasons.extend(failed(Level::Failed).map(|check| check.evidence.clone()));
+        verdict.actions.extend(failed(Level::Failed).filter_map(|check| check.fix.clone()));
+        return verdict;
+    }
+    let warnings = failed(Level::Warning).count();
+    let skipped = failed(Level::Skipped).count();
+    let mut verdict =
+        Verdict::new(VerdictKind::NothingWrong, "nothing is wrong with its connections");
+    if warnings > 0 {
+        verdict = verdict.because(format!("{} to look at", counted(warnings, "warning")));
+    }
+    if skipped > 0 {
+        verdict = verdict.because(format!("{} could not be made", counted(skipped, "check")));
+    }
+    verdict
+}
+
+fn not_connected(case: Case<'_>) -> Verdict {
+    use VerdictKind as Kind;
+    let arrival = case.arrival;
+    let trace = &arrival.trace;
+    let words = arrival.failure.as_ref().map(|failure| clean(&failure.message)).unwrap_or_default();
+    let handshake = case.target.is_tls() && trace.connected.is_some() && trace.secured.is_none();
+    let verdict = match arrival.outcome() {
+        Outcome::MaxClients => return full(case, "it has no slot left, not even for us"),
+        Outcome::SuspectedMaxClients => {
+            return full(case, "it hung up before it said a word, as a full server does over TLS")
+                .because("it may also expect TLS where we speak none, or the other way round");
+        }
+        Outcome::Refused => Verdict::new(Kind::Refused, "nothing listens there")
+            .so("is the server up? is this its address and port (INFO server, redis.conf `bind`)?"),
+        Outcome::Unreachable => Verdict::new(Kind::Unreachable, "there is no way to it")
+            .so("routes, security groups, and whether a proxy in between has a backend"),
+        Outcome::Dns => Verdict::new(Kind::Dns, "its name does not resolve")
+            .so("the name, and this machine's resolver"),
+        Outcome::Timeout if trace.connected.is_some() => Verdict::new(
+            Kind::Unresponsive,
+            "the connection was made, and then nothing: the server does not come to answer",
+        )
+        .because(format!("no answer within {}", span(case.target.patience())))
+        .so("on its machine: is the process stopped, swapping, forking, or in one long command?")
+        .so("under a storm of TLS dials this is how a server looks that cannot keep up with them"),
+        Outcome::Timeout => Verdict::new(Kind::TimedOut, "nothing answers there")
+            .because(format!("no connection within {}", span(case.target.patience())))
+            .so("a firewall that drops packets, a wrong address, or an accept queue that is full"),
+        Outcome::Denied => Verdict::new(
+            Kind::ProtectedMode,
+            "protected mode lets nobody in from outside",
+        )
+        .so("give it a password (requirepass or an ACL), from its own machine")
+        .so("each attempt counts as a rejected connection: maxclients has nothing to do with it"),
+        Outcome::Auth => {
+            Verdict::new(Kind::AuthFailed, "it does not know us: wrong or missing credentials")
+                .so("redis://user:password@host, or REDISCLI_AUTH")
+        }
+        Outcome::Loading => Verdict::new(Kind::Loading, "it loads its data set").so("wait"),
+        Outcome::Misconfigured if handshake => {
+            Verdict::new(Kind::TlsFailed, "the TLS handshake failed")
+                .so("--cacert FILE with the authority that signed its certificate")
+                .so("the name in the URL has to be in the certificate; a plain port speaks no TLS")
+        }
+        Outcome::Misconfigured if words.contains("speaks HTTP") => {
+            Verdict::new(Kind::NotRedis, "something else listens there").so("look at the port")
+        }
+        Outcome::Misconfigured => {
+            Verdict::new(Kind::Misconfigured, "what the URL asks for does not exist there")
+                .so("the database's number, the protocol, the socket's permissions")
+        }
+        _ if trace.connected.is_some() && trace.answered.is_none() => {
+            Verdict::new(Kind::NotRedis, "what answers there does not speak Redis's protocol")
+                .so("look at the port")
+        }
+        _ => Verdict::new(Kind::Other, "it could not be connected to"),
+    };
+    verdict.because(words)
+}
+
+fn full(case: Case<'_>, summary: &str) -> Verdict {
+    let words = case.arrival.failure.as_ref().map(|failure| clean(&failure.message));
+    let mut verdict = Verdict::new(VerdictKind::Full, summary).because(words.unwrap_or_default());
+    if let Some(sockets) = case.arrival.sockets.filter(|sockets| sockets.established > 0) {
+        verdict = verdict.because(format!(
+            "{} of this machine are open towards it",
+            counted(sockets.established, "socket")
+        ));
+    }
+    verdict
+        .because("connections that are open already go on working: this is no reason to restart the server")
+        .so("look through a connection that is open: /status of a service with redis-guard shows used, \
+             maxclients and who was refused")
+        .so("raise the ceiling through one (a redis-cli, a console): CONFIG SET maxclients <more>; a managed \
+             service: its parameter group, or a larger plan")
+        .so("or free slots: scale in, or restart one instance of what holds most")
+        .so("redis-guard doctor --wait 60s takes the first slot that comes free")
+}
+
+fn slots(info: &Info) -> String {
+    let (used, ceiling) = (info.seen.snapshot.used(), info.seen.ceiling);
+    let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), self::count);
+    format!("{} of {} slots are in use", known(used), known(ceiling))
+}
+
+/// Half as many again.
+fn more(info: &Info) -> u64 {
+    info.seen.ceiling.or(info.seen.snapshot.used()).unwrap_or(10_000).saturating_mul(3) / 2
+}

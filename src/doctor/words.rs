@@ -1,0 +1,93 @@
+//! Numbers, as people read them.
+
+use std::time::Duration;
+
+/// `12,000`.
+pub(super) fn count(number: impl TryInto<u64>) -> String {
+    let digits = number.try_into().unwrap_or(u64::MAX).to_string();
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `1 connection`, `12,000 connections`.
+pub(super) fn counted(number: impl TryInto<u64> + Copy, one: &str) -> String {
+    let plural = if number.try_into().ok() == Some(1) { "" } else { "s" };
+    format!("{} {one}{plural}", count(number))
+}
+
+/// `94.1 %`.
+pub(super) fn percent(part: f64) -> String {
+    format!("{:.1} %", part * 100.0)
+}
+
+/// `1.5 MiB`.
+pub(super) fn bytes(bytes: u64) -> String {
+    let mut unit = 0;
+    let (mut whole, mut rest) = (bytes, 0);
+    while whole >= 1024 && unit < 4 {
+        (whole, rest) = (whole / 1024, whole % 1024);
+        unit += 1;
+    }
+    match ["B", "KiB", "MiB", "GiB", "TiB"][unit] {
+        "B" => format!("{whole} B"),
+        name => format!("{whole}.{} {name}", rest * 10 / 1024),
+    }
+}
+
+/// `0.3 ms`, `12 s`, `3 d 4 h`: two units at most.
+pub(super) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match seconds {
+        0 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
+        1..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {minutes} min"),
+        _ => format!("{} d {hours} h", count(days)),
+    }
+}
+
+/// The same, of seconds that the server told.
+pub(super) fn seconds(seconds: u64) -> String {
+    span(Duration::from_secs(seconds))
+}
+
+/// Text of the server, or of its clients, on one line and without control characters: it goes to
+/// a terminal.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(256).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        let all = [0_u64, 999, 1_000, 12_000, 1_234_567].map(count);
+        assert_eq!(all, ["0", "999", "1,000", "12,000", "1,234,567"]);
+        assert_eq!(counted(1_u64, "slot"), "1 slot");
+        assert_eq!(counted(2_000_usize, "slot"), "2,000 slots");
+    }
+
+    #[test]
+    fn bytes_and_times_have_their_units() {
+        let all = [0, 1023, 1024, 1536, 5 << 30].map(bytes);
+        assert_eq!(all, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+        let all = [0.0003, 2.5, 42.0, 61.0, 7_260.0, 273_600.0].map(Duration::from_secs_f64);
+        let all = all.map(span);
+        assert_eq!(all, ["0.3 ms", "2.5 s", "42 s", "1 min 1 s", "2 h 1 min", "3 d 4 h"]);
+    }
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(clean("evil\u{1b}[2Jname\n"), "evil\u{fffd}[2Jname\u{fffd}");
+    }
+}

@@ -254,6 +254,11 @@ fn in_words(error: &RedisError) -> String {
 }
 
 impl Arrival {
+    /// It was there.
+    pub(super) fn of_a_lease() -> Self {
+        Self { trace: Trace::default(), dials: 0, failure: None, sockets: None }
+    }
+
     pub(super) fn outcome(&self) -> Outcome {
         self.failure.as_ref().map_or(Outcome::Connected, |failure| failure.outcome)
     }

@@ -47,6 +47,9 @@ pub use report::{
 
 use checks::Case;
 use facts::{Arrival, Facts};
+use probe::Place;
+
+use crate::{Error, GuardedPool};
 
 /// Examines servers; see the [module](self).
 #[derive(Clone, Debug)]
@@ -131,7 +134,73 @@ impl Doctor {
     ///
     /// Dropping the future closes the connections.
     pub async fn examine(&self) -> Report {
-        let servers = join_all(self.urls.iter().map(|url| self.examine_one(url))).await;
+        let examined = self.urls.iter().enumerate().map(|(at, url)| self.examine_one(at + 1, url));
+        Report::of(join_all(examined).await)
+    }
+
+    /// Examines the server of a pool **over one of the pool's own connections**: what is left to look
+    /// with when the server is full and lets nobody in. The [URLs](Self::new) have no part in it.
+    ///
+    /// The connection is leased like any other, under the endpoint `doctor`.
+    ///
+    /// # Errors
+    ///
+    /// The pool has no connection for it either.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the connection back.
+    pub async fn examine_pool(&self, pool: &GuardedPool) -> Result<Report, Error> {
+        let lease = pool.acquire("doctor").await?;
+        let place = Place::of(pool.dialer());
+        let probe = Probe::over(lease, place.patience);
+        let facts = facts::examine(probe, &self.options, place.is_unix).await;
+        let report = self.judge(&place, &Arrival::of_a_lease(), Some(facts));
+        Ok(Report::of(vec![report]))
+    }
+
+    async fn examine_one(&self, nth: usize, url: &str) -> ServerReport {
+        let target = match Target::parse(url, &self.access) {
+            Ok(target) => target,
+            Err(problem) => return ServerReport::bad_url(nth, &problem),
+        };
+        let (arrival, probe) = facts::arrive(&target, &self.options).await;
+        let facts = match probe {
+            Some(probe) => {
+                let addresses = &arrival.trace.addresses;
+                let here = addresses.iter().any(|address| address.ip().is_loopback())
+                    || target.place().is_unix;
+                Some(facts::examine(probe, &self.options, here).await)
+            }
+            None => None,
+        };
+        self.judge(&target.place(), &arrival, facts)
+    }
+
+    fn judge(&self, place: &Place, arrival: &Arrival, facts: Option<Facts>) -> ServerReport {
+        let case = Case { place, options: &self.options, arrival, facts: facts.as_ref() };
+        let checks = checks::all(case);
+        let (verdict, also) = verdict::of(case, &checks);
+        let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
+        let snapshot = info.map(|info| info.seen.snapshot.clone());
+        ServerReport {
+            server: place.server.to_string(),
+            verdict,
+            also,
+            checks,
+            reachability: Reachability::of(arrival, facts.as_ref()),
+            product: snapshot.as_ref().and_then(|snapshot| snapshot.product),
+            version: snapshot.as_ref().and_then(|snapshot| snapshot.version.clone()),
+            uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
+            capacity: facts.as_ref().and_then(Capacity::of),
+            holders: facts.and_then(|facts| facts.holders.ok()),
+            snapshot,
+        }
+    }
+}
+
+impl Report {
+    fn of(servers: Vec<ServerReport>) -> Self {
         let saturation =
             |server: &ServerReport| server.capacity.as_ref().and_then(|it| it.saturation);
         let worst = servers
@@ -153,51 +222,13 @@ impl Doctor {
         report.exit_code = report.exit_code(false);
         report
     }
-
-    async fn examine_one(&self, url: &str) -> ServerReport {
-        let target = match Target::parse(url, &self.access) {
-            Ok(target) => target,
-            Err(problem) => return ServerReport::bad_url(&problem),
-        };
-        let (arrival, probe) = facts::arrive(&target, &self.options).await;
-        let facts = match probe {
-            Some(probe) => {
-                let here = target.is_unix()
-                    || arrival.trace.addresses.iter().any(|address| address.ip().is_loopback());
-                Some(facts::examine(probe, &self.options, here).await)
-            }
-            None => None,
-        };
-        let case = Case {
-            target: &target,
-            options: &self.options,
-            arrival: &arrival,
-            facts: facts.as_ref(),
-        };
-        let checks = checks::all(case);
-        let (verdict, also) = verdict::of(case, &checks);
-        let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
-        let snapshot = info.map(|info| info.seen.snapshot.clone());
-        ServerReport {
-            server: target.server().to_string(),
-            verdict,
-            also,
-            checks,
-            reachability: Reachability::of(&arrival, facts.as_ref()),
-            product: snapshot.as_ref().and_then(|snapshot| snapshot.product),
-            version: snapshot.as_ref().and_then(|snapshot| snapshot.version.clone()),
-            uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
-            capacity: facts.as_ref().and_then(Capacity::of),
-            holders: facts.and_then(|facts| facts.holders.ok()),
-            snapshot,
-        }
-    }
 }
 
 impl ServerReport {
-    fn bad_url(problem: &str) -> Self {
+    fn bad_url(nth: usize, problem: &str) -> Self {
         Self {
-            server: "(no URL)".to_owned(),
+            // Not the text: it may be a password.
+            server: format!("URL no. {nth}"),
             verdict: Verdict::bad_url(problem),
             also: Vec::new(),
             checks: vec![checks::bad_url(problem)],

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, from_redis_value};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -68,7 +68,6 @@ impl Access {
 #[derive(Debug)]
 pub struct Target {
     dialer: Dialer,
-    cli: String,
 }
 
 impl Target {
@@ -84,14 +83,6 @@ impl Target {
         if let (None, Some(password)) = (redis.password(), &access.password) {
             redis = redis.set_password(password);
         }
-        let cli = match &address {
-            Address::Tcp { host, port } => format!("redis-cli -h {host} -p {port}"),
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            Address::Tls { host, port, .. } => {
-                format!("redis-cli --tls -h {host} -p {port}")
-            }
-            Address::Unix(path) => format!("redis-cli -s {}", path.display()),
-        };
         let dialer = Dialer {
             server: address.to_string().into(),
             address,
@@ -100,39 +91,58 @@ impl Target {
             connect_timeout: access.timeout,
             admits_loading: true,
         };
-        Ok(Self { dialer, cli })
+        Ok(Self { dialer })
     }
 
     /// Its address, without credentials.
     #[must_use]
-    pub fn server(&self) -> &Arc<str> {
+    pub fn server(&self) -> &str {
         &self.dialer.server
     }
 
+    pub(super) fn place(&self) -> Place {
+        Place::of(&self.dialer)
+    }
+}
+
+/// Where a server is, for what is said of it.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) server: Arc<str>,
     /// How redis-cli gets there; the password is the operator's to add (`REDISCLI_AUTH`).
-    pub(super) fn cli(&self) -> &str {
-        &self.cli
-    }
+    pub(super) cli: String,
+    pub(super) is_tls: bool,
+    pub(super) is_unix: bool,
+    /// The longest that a step may take.
+    pub(super) patience: Duration,
+}
 
-    pub(super) const fn patience(&self) -> Duration {
-        self.dialer.connect_timeout
-    }
-
-    pub(super) const fn is_tls(&self) -> bool {
-        !matches!(self.dialer.address, Address::Tcp { .. } | Address::Unix(_))
-    }
-
-    pub(super) const fn is_unix(&self) -> bool {
-        matches!(self.dialer.address, Address::Unix(_))
+impl Place {
+    pub(super) fn of(dialer: &Dialer) -> Self {
+        let address = &dialer.address;
+        let cli = match address {
+            Address::Tcp { host, port } => format!("redis-cli -h {host} -p {port}"),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { host, port, .. } => format!("redis-cli --tls -h {host} -p {port}"),
+            Address::Unix(path) => format!("redis-cli -s {}", path.display()),
+        };
+        Self {
+            server: Arc::clone(&dialer.server),
+            cli,
+            is_tls: !matches!(address, Address::Tcp { .. } | Address::Unix(_)),
+            is_unix: matches!(address, Address::Unix(_)),
+            patience: dialer.connect_timeout,
+        }
     }
 }
 
 /// A connection that looks at one server. It reads, and changes nothing.
-#[derive(Debug)]
 pub struct Probe {
-    connection: MultiplexedConnection,
-    driver: AbortHandle,
+    connection: Box<dyn ConnectionLike + Send>,
+    /// Of a connection of our own.
+    driver: Option<AbortHandle>,
     observer: ServerObserver,
+    /// Of a connection of our own, which is left out where clients are counted.
     id: Option<u64>,
     timeout: Duration,
     /// It was silent for so long that nobody asks it again.
@@ -141,7 +151,15 @@ pub struct Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.driver.abort();
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -164,17 +182,25 @@ impl Probe {
         trace: &mut Trace,
     ) -> Result<Self, DialFailure> {
         let dialed = target.dialer.dial_traced(trace).await?;
-        let driver = tokio::spawn(dialed.driver).abort_handle();
-        let mut probe = Self {
-            connection: dialed.connection,
-            driver,
-            observer: ServerObserver::default(),
-            id: None,
-            timeout: target.dialer.connect_timeout,
-            given_up: false,
-        };
+        let mut probe = Self::over(dialed.connection, target.dialer.connect_timeout);
+        probe.driver = Some(tokio::spawn(dialed.driver).abort_handle());
         probe.id = probe.ask(redis::cmd("CLIENT").arg("ID")).await.ok();
         Ok(probe)
+    }
+
+    /// Over a connection that somebody has: at a full server there is no other.
+    pub(super) fn over(
+        connection: impl ConnectionLike + Send + 'static,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            connection: Box::new(connection),
+            driver: None,
+            observer: ServerObserver::default(),
+            id: None,
+            timeout,
+            given_up: false,
+        }
     }
 
     /// Asks for INFO, and compares it with the time before.
@@ -227,7 +253,7 @@ impl Probe {
         if self.given_up {
             return Err(late("not asked, as the one before had no answer").into());
         }
-        let reply = self.connection.send_packed_command(command);
+        let reply = self.connection.req_packed_command(command);
         let Ok(reply) = tokio::time::timeout(self.timeout, reply).await else {
             self.given_up = true;
             return Err(late("no answer in time").into());

@@ -36,7 +36,7 @@ pub(super) fn of(case: Case<'_>, checks: &[Check]) -> (Verdict, Vec<Verdict>) {
         Some(facts) => of_facts(case, facts),
     };
     if verdicts.is_empty() {
-        verdicts.push(of_checks(checks));
+        verdicts.push(of_checks(case, checks));
     }
     let rest = verdicts.split_off(1);
     (verdicts.remove(0), rest)
@@ -269,7 +269,7 @@ fn replica_lost(case: Case<'_>, facts: &Facts, info: &Info) -> Option<Verdict> {
 }
 
 /// Where nothing stands out.
-fn of_checks(checks: &[Check]) -> Verdict {
+fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
     let failed = |level: Level| checks.iter().filter(move |check| check.level == level);
     if failed(Level::Failed).next().is_some() {
         let ids: Vec<&str> = failed(Level::Failed).map(|check| check.id).collect();
@@ -281,8 +281,9 @@ fn of_checks(checks: &[Check]) -> Verdict {
     }
     let warnings = failed(Level::Warning).count();
     let skipped = failed(Level::Skipped).count();
-    let mut verdict =
-        Verdict::new(VerdictKind::NothingWrong, "nothing is wrong with its connections");
+    let info = case.facts.and_then(|facts| facts.info.as_ref().ok());
+    let summary = info.map_or_else(|| "as far as it tells".to_owned(), slots);
+    let mut verdict = Verdict::new(VerdictKind::NothingWrong, summary);
     if warnings > 0 {
         verdict = verdict.because(format!("{} to look at", counted(warnings, "warning")));
     }
@@ -297,7 +298,7 @@ fn not_connected(case: Case<'_>) -> Verdict {
     let arrival = case.arrival;
     let trace = &arrival.trace;
     let words = arrival.failure.as_ref().map(|failure| clean(&failure.message)).unwrap_or_default();
-    let handshake = case.target.is_tls() && trace.connected.is_some() && trace.secured.is_none();
+    let handshake = case.place.is_tls && trace.connected.is_some() && trace.secured.is_none();
     let verdict = match arrival.outcome() {
         Outcome::MaxClients => return full(case, "it has no slot left, not even for us"),
         Outcome::SuspectedMaxClients => {
@@ -314,11 +315,11 @@ fn not_connected(case: Case<'_>) -> Verdict {
             Kind::Unresponsive,
             "the connection was made, and then nothing: the server does not come to answer",
         )
-        .because(format!("no answer within {}", span(case.target.patience())))
+        .because(format!("no answer within {}", span(case.place.patience)))
         .so("on its machine: is the process stopped, swapping, forking, or in one long command?")
         .so("under a storm of TLS dials this is how a server looks that cannot keep up with them"),
         Outcome::Timeout => Verdict::new(Kind::TimedOut, "nothing answers there")
-            .because(format!("no connection within {}", span(case.target.patience())))
+            .because(format!("no connection within {}", span(case.place.patience)))
             .so("a firewall that drops packets, a wrong address, or an accept queue that is full"),
         Outcome::Denied => Verdict::new(
             Kind::ProtectedMode,

@@ -45,9 +45,11 @@ pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match seconds {
-        0 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
-        1..10 => format!("{:.1} s", time.as_secs_f64()),
-        10..60 => format!("{seconds} s"),
+        0 if time.as_millis() >= 10 => format!("{} ms", time.as_millis()),
+        0 => format!("{:.2} ms", time.as_secs_f64() * 1e3),
+        1..10 if time.subsec_millis() > 0 => format!("{:.1} s", time.as_secs_f64()),
+        1..60 => format!("{seconds} s"),
+        60..3600 if seconds.is_multiple_of(60) => format!("{minutes} min"),
         60..3600 => format!("{minutes} min {} s", seconds % 60),
         3600..86_400 => format!("{hours} h {minutes} min"),
         _ => format!("{} d {hours} h", count(days)),
@@ -81,9 +83,11 @@ mod tests {
     fn bytes_and_times_have_their_units() {
         let all = [0, 1023, 1024, 1536, 5 << 30].map(bytes);
         assert_eq!(all, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
-        let all = [0.0003, 2.5, 42.0, 61.0, 7_260.0, 273_600.0].map(Duration::from_secs_f64);
-        let all = all.map(span);
-        assert_eq!(all, ["0.3 ms", "2.5 s", "42 s", "1 min 1 s", "2 h 1 min", "3 d 4 h"]);
+        let all = [0.0003, 0.25, 2.5, 42.0, 61.0, 300.0, 7_260.0, 273_600.0];
+        let all = all.map(|time| span(Duration::from_secs_f64(time)));
+        let expected =
+            ["0.30 ms", "250 ms", "2.5 s", "42 s", "1 min 1 s", "5 min", "2 h 1 min", "3 d 4 h"];
+        assert_eq!(all, expected);
     }
 
     #[test]

@@ -122,6 +122,11 @@ impl GuardedPool {
         GuardedPoolBuilder::new(client.get_connection_info().clone())
     }
 
+    #[cfg(feature = "doctor")]
+    pub(crate) fn dialer(&self) -> &crate::dial::Dialer {
+        &self.core.dialer
+    }
+
     fn new(core: Arc<Core>) -> Self {
         let last = Arc::new(ShutOnDrop(Arc::clone(&core)));
         Self { core, _last: last }

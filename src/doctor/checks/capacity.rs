@@ -82,9 +82,12 @@ fn saturation(case: Case<'_>, info: &Asked<Info>) -> Check {
 fn headroom(facts: &Facts) -> Check {
     let check = Check::new("capacity.headroom", "a restart of the largest source fits beside it");
     let free = facts.info.as_ref().ok().and_then(|info| info.seen.free());
-    let largest = facts.holders.as_ref().ok().and_then(|holders| holders.all_sources.first());
-    let Some((free, largest)) = free.zip(largest) else {
+    let sources = facts.holders.as_ref().ok().map(|holders| &holders.all_sources);
+    let Some((free, sources)) = free.zip(sources) else {
         return check.skipped("nothing is known of the slots that are free, or of who holds them");
+    };
+    let Some(largest) = sources.first() else {
+        return check.ok(format!("{} free", count(free)));
     };
     let evidence = format!(
         "{} free; the largest source, {}, holds {}",

@@ -90,11 +90,14 @@ fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check =
         Check::new("holders.idle", format!("idle for {after} and more: a quarter of the slots"));
     let longest = holders.longest_idle_seconds.map_or_else(|| "unknown".to_owned(), seconds);
-    let evidence = format!(
-        "{} of {} idle for {after} and more, the longest for {longest}",
-        count(holders.idle),
-        counted(holders.clients, "client"),
-    );
+    let evidence = match holders.clients {
+        0 => "nobody but us".to_owned(),
+        clients => format!(
+            "{} of {} idle for {after} and more, the longest for {longest}",
+            count(holders.idle),
+            counted(clients, "client"),
+        ),
+    };
     match Hoard::find(holders, ceiling(facts)) {
         None if holders.idle > 0 => check.note(evidence),
         None => check.ok(evidence),

@@ -6,9 +6,10 @@ mod reachability;
 mod replication;
 mod server;
 
+use super::Options;
 use super::facts::{Arrival, Facts};
+use super::probe::Place;
 use super::report::{Check, Level};
-use super::{Options, Target};
 
 pub(super) use capacity::{STORM, is_shrunk};
 pub(super) use holders::{is_crowd, is_pressed, named, share};
@@ -17,7 +18,7 @@ pub(super) use replication::expected;
 /// All there is to judge one server by.
 #[derive(Clone, Copy)]
 pub(super) struct Case<'a> {
-    pub(super) target: &'a Target,
+    pub(super) place: &'a Place,
     pub(super) options: &'a Options,
     pub(super) arrival: &'a Arrival,
     /// `None` without a connection.
@@ -51,7 +52,7 @@ impl Case<'_> {
     /// What would set a parameter.
     pub(super) fn set(&self, name: &str, value: impl std::fmt::Display) -> String {
         match self.is_managed() {
-            false => format!("{} CONFIG SET {name} {value}", self.target.cli()),
+            false => format!("{} CONFIG SET {name} {value}", self.place.cli),
             true => format!(
                 "CONFIG is denied here: set `{name}` to {value} where the service is managed \
                  (console, parameter group), or choose a larger plan"
@@ -61,7 +62,7 @@ impl Case<'_> {
 
     /// A command of redis-cli's.
     pub(super) fn run(&self, command: &str) -> String {
-        format!("{} {command}", self.target.cli())
+        format!("{} {command}", self.place.cli)
     }
 
     /// True where the server keeps CONFIG from us, as managed services do.

@@ -20,6 +20,10 @@ const SLOW_PING: Duration = Duration::from_millis(10);
 const MANY_TIME_WAIT: u64 = 1_000;
 
 pub(super) fn checks(case: Case<'_>) -> Vec<Check> {
+    // Over somebody else's connection there is no way to it to be told of.
+    if case.arrival.dials == 0 {
+        return ping(case).into_iter().collect();
+    }
     [dns(case), connect(case), tls(case), auth(case), ping(case), time_wait(case)]
         .into_iter()
         .flatten()
@@ -28,8 +32,8 @@ pub(super) fn checks(case: Case<'_>) -> Vec<Check> {
 
 fn dns(case: Case<'_>) -> Option<Check> {
     let trace = &case.arrival.trace;
-    let check = Check::new("reachability.dns", format!("slow from {} on", span(SLOW_STEP)));
-    if case.target.is_unix() {
+    let check = Check::new("reachability.dns", format!("resolves within {}", span(SLOW_STEP)));
+    if case.place.is_unix {
         return None;
     }
     Some(
@@ -48,7 +52,7 @@ fn dns(case: Case<'_>) -> Option<Check> {
 }
 
 fn connect(case: Case<'_>) -> Option<Check> {
-    let check = Check::new("reachability.connect", format!("slow from {} on", span(SLOW_STEP)));
+    let check = Check::new("reachability.connect", format!("connects within {}", span(SLOW_STEP)));
     let trace = &case.arrival.trace;
     match trace.connected {
         Some(took) => Some(
@@ -56,7 +60,7 @@ fn connect(case: Case<'_>) -> Option<Check> {
                 .with(slow(took), format!("connected in {}", span(took)))
                 .fix("look at the network between here and the server, and at its accept queue"),
         ),
-        None if trace.resolved.is_none() && !case.target.is_unix() => None,
+        None if trace.resolved.is_none() && !case.place.is_unix => None,
         None => Some(
             check
                 .with(Level::Failed, failure(case))
@@ -67,10 +71,10 @@ fn connect(case: Case<'_>) -> Option<Check> {
 
 fn tls(case: Case<'_>) -> Option<Check> {
     let trace = &case.arrival.trace;
-    if !case.target.is_tls() || trace.connected.is_none() {
+    if !case.place.is_tls || trace.connected.is_none() {
         return None;
     }
-    let check = Check::new("reachability.tls", format!("slow from {} on", span(SLOW_STEP)));
+    let check = Check::new("reachability.tls", format!("shakes hands within {}", span(SLOW_STEP)));
     Some(match trace.secured {
         Some(took) => check
             .with(slow(took), format!("handshake in {}", span(took)))
@@ -91,7 +95,7 @@ fn auth(case: Case<'_>) -> Option<Check> {
     if let Some(took) = trace.answered {
         return Some(check.ok(format!("let in after {}", span(took))));
     }
-    if trace.connected.is_none() || (case.target.is_tls() && trace.secured.is_none()) {
+    if trace.connected.is_none() || (case.place.is_tls && trace.secured.is_none()) {
         return None;
     }
     let failed = check.with(Level::Failed, failure(case));
@@ -110,8 +114,7 @@ fn auth(case: Case<'_>) -> Option<Check> {
 }
 
 fn ping(case: Case<'_>) -> Option<Check> {
-    let check =
-        Check::new("reachability.ping", format!("slow from a median of {} on", span(SLOW_PING)));
+    let check = Check::new("reachability.ping", format!("half of them within {}", span(SLOW_PING)));
     let Some(facts) = case.facts else {
         let hung =
             case.arrival.outcome() == Outcome::Timeout && case.arrival.trace.connected.is_some();
@@ -142,7 +145,7 @@ fn ping(case: Case<'_>) -> Option<Check> {
 
 fn time_wait(case: Case<'_>) -> Option<Check> {
     let sockets = case.arrival.sockets?;
-    let threshold = format!("{} of this machine's", counted(MANY_TIME_WAIT, "socket"));
+    let threshold = format!("fewer than {}", counted(MANY_TIME_WAIT, "socket"));
     let check = Check::new("reachability.time_wait", threshold);
     let level = if sockets.time_wait >= MANY_TIME_WAIT { Level::Warning } else { Level::Ok };
     let evidence = format!(

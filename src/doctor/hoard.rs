@@ -34,19 +34,12 @@ impl<'a> Hoard<'a> {
         if holders.idle.saturating_mul(4) < ceiling || holders.idle < FEW {
             return None;
         }
-        let sources = &holders.all_sources;
         let most_of_it = |some: &[&Holder]| {
             some.iter().map(|source| source.idle).sum::<usize>() * 2 >= holders.idle
         };
-
-        // Largest first, so the lower of the two in the middle is the later one.
-        let median = sources.get(sources.len() / 2).map_or(0, |source| source.connections);
-        let stands_out = |source: &&Holder| {
-            source.connections > OUT_OF_LINE * median
-                && source.connections >= FEW
-                && source.idle * 2 >= source.connections
-        };
-        let outliers: Vec<&Holder> = sources.iter().filter(stands_out).collect();
+        let sources = &holders.all_sources;
+        let (median, mut outliers) = outliers(sources);
+        outliers.retain(|source| source.idle * 2 >= source.connections);
         if most_of_it(&outliers) {
             return Some(Self::Leak { sources: outliers, median: Some(median) });
         }
@@ -59,6 +52,15 @@ impl<'a> Hoard<'a> {
         }
         (holders.idle * 2 >= holders.clients).then_some(Self::Pools { size })
     }
+}
+
+/// The median of the sources' connections, and the sources that hold far more.
+pub(super) fn outliers(sources: &[Holder]) -> (usize, Vec<&Holder>) {
+    // Largest first, so the lower of the two in the middle is the later one.
+    let median = sources.get(sources.len() / 2).map_or(0, |source| source.connections);
+    let far_more =
+        |source: &&Holder| source.connections > OUT_OF_LINE * median && source.connections >= FEW;
+    (median, sources.iter().filter(far_more).collect())
 }
 
 /// True where the idle connections were opened one after another, over most of the time since the

@@ -3,7 +3,7 @@
 use super::Case;
 use super::capacity::PRESSURE;
 use crate::doctor::facts::{Facts, Info};
-use crate::doctor::hoard::Hoard;
+use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span};
@@ -58,7 +58,7 @@ pub(in crate::doctor) fn named<'a>(holders: impl IntoIterator<Item = &'a Holder>
 fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new(
         "holders.sources",
-        "none holds three times the median, idle for the greater part, and much of the server",
+        "none holds three times what the median source holds, and a quarter of the slots",
     );
     let mut evidence = format!(
         "{} from {}; most: {}",
@@ -73,16 +73,20 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         evidence
             .push_str(&format!("; {} of the list unreadable", counted(holders.unreadable, "line")));
     }
-    let Some(Hoard::Leak { sources, median: Some(median) }) = Hoard::find(holders, ceiling(facts))
-    else {
-        return check.ok(evidence);
-    };
-    let host = sources[0].key.split(' ').next().unwrap_or_default();
-    let evidence = format!("{} over a median of {}", named(sources.iter().copied()), count(median));
-    check.with(by_pressure(facts), evidence).fix(format!(
-        "restart that process, and find what it does not give back; to look at its connections: {}",
-        case.run(&format!("CLIENT LIST | grep 'addr={}:'", clean(host)))
-    ))
+    let (median, mut sources) = hoard::outliers(&holders.all_sources);
+    sources.retain(|source| is_part(source.connections, 25, ceiling(facts)));
+    let Some(first) = sources.first() else { return check.ok(evidence) };
+    let host = first.key.split(' ').next().unwrap_or_default();
+    let list = case.run(&format!("CLIENT LIST | grep 'addr={}:'", clean(host)));
+    let evidence = format!("{} over a median of {}", named(sources), count(median));
+    match Hoard::find(holders, ceiling(facts)) {
+        Some(Hoard::Leak { median: Some(_), .. }) => check
+            .with(by_pressure(facts), evidence)
+            .fix(format!("restart that process, and find what it does not give back; {list}")),
+        _ => check
+            .with(Level::Warning, evidence)
+            .fix(format!("is it more work, or a larger pool, than the others have? {list}")),
+    }
 }
 
 fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
@@ -125,14 +129,16 @@ fn unnamed(holders: &Holders) -> Check {
     }
 }
 
+/// True where so many connections are so many hundredths of the slots, or more.
+fn is_part(part: usize, hundredths: usize, ceiling: Option<u64>) -> bool {
+    let ceiling = ceiling.and_then(|ceiling| usize::try_from(ceiling).ok());
+    ceiling.is_some_and(|it| part.saturating_mul(100) >= it.saturating_mul(hundredths))
+}
+
 /// How blocked clients hold the slots.
 pub(in crate::doctor) fn is_crowd(facts: &Facts, holders: &Holders) -> bool {
-    let Some(ceiling) = ceiling(facts) else { return false };
-    let ceiling = usize::try_from(ceiling).unwrap_or(usize::MAX);
     let pressed = facts.info.as_ref().is_ok_and(is_pressed);
-    let slots =
-        |part: usize, of: usize| holders.blocked.saturating_mul(of) >= ceiling.saturating_mul(part);
-    (pressed && slots(1, 4)) || slots(4, 10)
+    is_part(holders.blocked, if pressed { 25 } else { 40 }, ceiling(facts))
 }
 
 fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {

@@ -130,13 +130,13 @@ impl fmt::Debug for Dialer {
 
 /// How far a dial came, and how long each step took.
 #[derive(Clone, Debug, Default)]
-#[cfg_attr(not(feature = "doctor"), expect(dead_code, reason = "the doctor reads it"))]
 pub(crate) struct Trace {
     /// What the name resolved to.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) resolved: Option<Duration>,
     /// Of the address that answered, the last one tried.
     pub(crate) connected: Option<Duration>,
+    #[cfg(any(feature = "doctor", feature = "tls-rustls", feature = "tls-native-tls"))]
     pub(crate) secured: Option<Duration>,
     /// Authenticated, and one answer.
     pub(crate) answered: Option<Duration>,

@@ -1,6 +1,6 @@
 //! Are there slots left?
 
-use super::{Case, above};
+use super::{Case, above, noted};
 use crate::doctor::facts::{Asked, Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{clean, count, counted, percent, seconds, span};
@@ -26,7 +26,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     vec![
         saturation(case, &facts.info),
         headroom(facts),
-        ulimit(case, facts),
+        ulimit(facts),
         rejections(case, &facts.info),
         churn(case, &facts.info),
     ]
@@ -72,10 +72,9 @@ fn saturation(case: Case<'_>, info: &Asked<Info>) -> Check {
     );
     // Half as many again: room to find the cause in.
     let more = ceiling.max(used).saturating_mul(3) / 2;
-    check.with(above(saturation, PRESSURE, FULL), evidence).fix(format!(
-        "{}, once the verdict's cause is mended or understood",
-        case.set("maxclients", more)
-    ))
+    check
+        .with(above(saturation, PRESSURE, FULL), evidence)
+        .fix(noted(case.set("maxclients", more), "once its cause is mended, or understood"))
 }
 
 /// A rolling restart opens a source's new connections before the old ones are gone.
@@ -102,7 +101,7 @@ fn headroom(facts: &Facts) -> Check {
         .fix("restart it in smaller steps, or give it smaller pools: redis-guard plan works out how large")
 }
 
-fn ulimit(case: Case<'_>, facts: &Facts) -> Check {
+fn ulimit(facts: &Facts) -> Check {
     let check = Check::new("capacity.ulimit", "maxclients is not what `ulimit -n` left of it");
     let ceiling = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxclients);
     let Some(ceiling) = ceiling else {
@@ -117,11 +116,10 @@ fn ulimit(case: Case<'_>, facts: &Facts) -> Check {
         count(ceiling),
         count(limit)
     );
-    check.with(Level::Failed, evidence).fix(format!(
-        "raise the limit of open files (systemd: LimitNOFILE=65536) and restart; CONFIG SET maxclients \
-         cannot go above it. Now: {}",
-        case.run("INFO clients"),
-    ))
+    check.with(Level::Failed, evidence).fix(
+        "raise the limit of open files (systemd: LimitNOFILE=65536) and restart the server; CONFIG SET \
+         maxclients cannot go above it",
+    )
 }
 
 /// The limit of open files that left the server `ceiling` connections. A server whose limit is too
@@ -171,10 +169,9 @@ fn rejections(case: Case<'_>, info: &Asked<Info>) -> Check {
                           schedule for all of a process's callers"
                 .to_owned()
         }
-        _ => format!(
-            "watch whether it grows; {} sets the count back (and all other statistics)",
-            case.run("CONFIG RESETSTAT")
-        ),
+        _ => {
+            noted(case.run("CONFIG RESETSTAT"), "sets the count, and all other statistics, to zero")
+        }
     };
     check.with(level, evidence).fix(fix)
 }
@@ -187,10 +184,7 @@ fn churn(case: Case<'_>, info: &Asked<Info>) -> Check {
     };
     check
         .with(above(rate, CHURN, f64::INFINITY), format!("{rate:.1} connections accepted a second"))
-        .fix(format!(
-            "find who does not keep its connections: {}",
-            case.run("CLIENT LIST | grep ' age=0 '")
-        ))
+        .fix(noted(case.run("CLIENT LIST | grep ' age=0 '"), "who does not keep its connections?"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Who holds the slots?
 
-use super::Case;
 use super::capacity::PRESSURE;
+use super::{Case, noted};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
@@ -82,10 +82,10 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     match Hoard::find(holders, ceiling(facts)) {
         Some(Hoard::Leak { median: Some(_), .. }) => check
             .with(by_pressure(facts), evidence)
-            .fix(format!("restart that process, and find what it does not give back; {list}")),
+            .fix(noted(list, "restart that process, and find what it does not give back")),
         _ => check
             .with(Level::Warning, evidence)
-            .fix(format!("is it more work, or a larger pool, than the others have? {list}")),
+            .fix(noted(list, "has it more work than the others, or a larger pool?")),
     }
 }
 
@@ -105,10 +105,9 @@ fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     match Hoard::find(holders, ceiling(facts)) {
         None if holders.idle > 0 => check.note(evidence),
         None => check.ok(evidence),
-        Some(_) => check.with(by_pressure(facts), evidence).fix(format!(
-            "smaller pools and an idle timeout in the clients; {} has the server close what is idle \
-             for five minutes (not subscribers; pools must notice that a connection is gone)",
-            case.set("timeout", 300)
+        Some(_) => check.with(by_pressure(facts), evidence).fix(noted(
+            case.set("timeout", 300),
+            "until the pools are smaller, or close what is idle themselves",
         )),
     }
 }
@@ -156,8 +155,9 @@ fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     };
     let find = case.run("CLIENT LIST | grep ' flags=[A-Za-z]*b'");
     if is_crowd(facts, holders) {
-        return check.with(by_pressure(facts), evidence).fix(format!(
-            "fewer consumers, or one that reads for many workers; finite timeouts; {find}"
+        return check.with(by_pressure(facts), evidence).fix(noted(
+            find,
+            "fewer consumers, or one that reads for many workers; finite timeouts",
         ));
     }
     let waiting = holders.blocked_by_command.get("wait").copied().unwrap_or(0);
@@ -165,7 +165,7 @@ fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     match (holders.blocked, waiting, replicas) {
         (_, 1.., Some(0)) => check
             .with(Level::Warning, format!("{evidence}; no replica is there to answer a WAIT"))
-            .fix(format!("bring the replica back, give WAIT a timeout; {find}")),
+            .fix(noted(find, "bring the replica back; give WAIT a timeout")),
         (0, ..) => check.ok(evidence),
         _ => check.note(evidence),
     }
@@ -220,13 +220,14 @@ fn output_buffers(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     );
     let memory = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxmemory_bytes);
     let much = memory.is_some_and(|max| max > 0 && holders.output_bytes >= max / 4);
-    let kill = match worst.id {
-        Some(id) => format!("; to be rid of it: {}", case.run(&format!("CLIENT KILL ID {id}"))),
-        None => String::new(),
+    let fix = match worst.id {
+        Some(id) => noted(
+            case.run(&format!("CLIENT KILL ID {id}")),
+            "once it is known why it does not read",
+        ),
+        None => "find out why it does not read".to_owned(),
     };
-    check
-        .with(if much { Level::Failed } else { Level::Warning }, evidence)
-        .fix(format!("find out why it does not read{kill}"))
+    check.with(if much { Level::Failed } else { Level::Warning }, evidence).fix(fix)
 }
 
 /// What part of the slots so many are.

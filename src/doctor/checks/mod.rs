@@ -60,7 +60,7 @@ impl Case<'_> {
         }
     }
 
-    /// A command of redis-cli's.
+    /// A command of redis-cli's, ready to be pasted.
     pub(super) fn run(&self, command: &str) -> String {
         format!("{} {command}", self.place.cli)
     }
@@ -69,6 +69,11 @@ impl Case<'_> {
     pub(super) fn is_managed(&self) -> bool {
         self.facts.is_some_and(|facts| facts.config.is_err())
     }
+}
+
+/// A command and why, as a shell reads it.
+fn noted(command: impl std::fmt::Display, why: impl std::fmt::Display) -> String {
+    format!("{command}  # {why}")
 }
 
 impl Check {

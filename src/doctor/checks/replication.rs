@@ -1,6 +1,6 @@
 //! Are the replicas there that should be, and do they follow?
 
-use super::Case;
+use super::{Case, noted};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{bytes, clean, count, counted, seconds};
@@ -92,11 +92,9 @@ fn replicas(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     if connected >= expected {
         return check.note(evidence);
     }
-    check.with(Level::Failed, format!("{evidence}, expected {}", count(expected))).fix(format!(
-        "look at the replica: is it up, has its master a slot for it, are the password and the address \
-         right? {}; where there should be none: {}",
+    check.with(Level::Failed, format!("{evidence}, expected {}", count(expected))).fix(noted(
         case.run("INFO replication"),
-        case.run("CONFIG GET repl-backlog-ttl")
+        "is the replica up, has its master a slot for it, are password and address right?",
     ))
 }
 
@@ -117,8 +115,8 @@ fn lag(case: Case<'_>, snapshot: &ServerSnapshot) -> Check {
     );
     let far = behind.zip(backlog).is_some_and(|(behind, backlog)| behind >= backlog / 2);
     let bad = far || late.is_some_and(|late| late >= LATE_SECONDS);
-    check.with(if bad { Level::Warning } else { Level::Ok }, evidence).fix(format!(
-        "the replica, or the network to it, is too slow; a larger backlog spares a full sync: {}",
-        case.set("repl-backlog-size", backlog.unwrap_or(1 << 20).saturating_mul(4))
+    check.with(if bad { Level::Warning } else { Level::Ok }, evidence).fix(noted(
+        case.set("repl-backlog-size", backlog.unwrap_or(1 << 20).saturating_mul(4)),
+        "spares a full sync; the replica, or the network to it, is too slow",
     ))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, above};
+use super::{Case, above, noted};
 use crate::doctor::facts::{Config, Facts, Info, SlowLog};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span};
@@ -34,7 +34,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
         Ok(config) => checks.extend([
             timeout(config),
             keepalive(case, config),
-            backlog(case, facts, config),
+            backlog(facts, config),
             output_buffer_limits(case, config),
             maxmemory_clients(config),
         ]),
@@ -94,10 +94,9 @@ fn memory(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
         percent(used_part),
         clean(policy.as_deref().unwrap_or("policy unknown"))
     );
-    check.with(level, evidence).fix(format!(
-        "{}, or a policy that evicts; clients' buffers count too: {}",
+    check.with(level, evidence).fix(noted(
         case.set("maxmemory", max.saturating_mul(3) / 2),
-        case.run("MEMORY STATS")
+        "or a policy that evicts; clients' buffers count too (MEMORY STATS)",
     ))
 }
 
@@ -121,9 +120,7 @@ fn slow_log(case: Case<'_>, facts: &Facts) -> Check {
         span(*took)
     );
     let level = if *took >= BLOCKING { Level::Warning } else { Level::Note };
-    check
-        .with(level, evidence)
-        .fix(format!("every client waits for it: {} shows what it was", case.run("SLOWLOG GET 10")))
+    check.with(level, evidence).fix(noted(case.run("SLOWLOG GET 10"), "every client waits for it"))
 }
 
 fn timeout(config: &Config) -> Check {
@@ -146,7 +143,7 @@ fn keepalive(case: Case<'_>, config: &Config) -> Check {
     }
 }
 
-fn backlog(case: Case<'_>, facts: &Facts, config: &Config) -> Check {
+fn backlog(facts: &Facts, config: &Config) -> Check {
     let check = Check::new("server.tcp_backlog", format!("{BACKLOG}, and the kernel allows it"));
     let Some(backlog) = config.number("tcp-backlog") else {
         return check.skipped("the server does not tell");
@@ -159,7 +156,6 @@ fn backlog(case: Case<'_>, facts: &Facts, config: &Config) -> Check {
     if backlog.min(allowed) >= BACKLOG {
         return check.ok(evidence);
     }
-    let _ = case;
     check.note(format!(
         "{evidence}: a scale-out waits for the kernel (tcp-backlog in redis.conf and a restart; \
          sysctl -w net.core.somaxconn=1024)"

@@ -67,7 +67,7 @@ pub(super) struct Info {
 }
 
 impl Info {
-    fn new(text: &str, seen: Observation, sampled: Option<Duration>) -> Self {
+    pub(super) fn new(text: &str, seen: Observation, sampled: Option<Duration>) -> Self {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
         Self { seen, sampled, fields: fields.collect() }
@@ -88,7 +88,7 @@ impl Info {
 
 /// CONFIG, as far as it is told.
 #[derive(Default)]
-pub(super) struct Config(BTreeMap<&'static str, String>);
+pub(super) struct Config(pub(super) BTreeMap<&'static str, String>);
 
 impl Config {
     pub(super) fn text(&self, name: &str) -> Option<&str> {

@@ -382,3 +382,6 @@ fn slots(info: &Info) -> String {
 fn more(info: &Info) -> u64 {
     info.seen.ceiling.or(info.seen.snapshot.used()).unwrap_or(10_000).saturating_mul(3) / 2
 }
+
+#[cfg(test)]
+mod tests;

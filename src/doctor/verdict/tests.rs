@@ -1,0 +1,176 @@
+//! On facts that a real server is slow to bring about, or keeps to itself.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::*;
+use crate::doctor::facts::{Arrival, Config, SlowLog};
+use crate::doctor::holders::Holders;
+use crate::doctor::probe::{Access, Target};
+use crate::doctor::{Doctor, ServerReport};
+use crate::server::{ClientList, ServerObserver, ServerSnapshot};
+
+/// What an examination would have found, INFO by INFO a second apart.
+struct Found {
+    infos: Vec<String>,
+    clients: String,
+    config_denied: bool,
+}
+
+impl Found {
+    fn info(info: &str) -> Self {
+        let info = format!("role:master\nconnected_slaves:0\nmaxclients:100\n{info}\n");
+        Self { infos: vec![info], clients: String::new(), config_denied: false }
+    }
+
+    fn then(mut self, info: &str) -> Self {
+        let first = self.infos[0].clone();
+        // The first that can be read counts.
+        self.infos.push(format!("{info}\n{first}"));
+        self
+    }
+
+    fn clients(mut self, count: usize, fields: &str) -> Self {
+        for _ in 0..count {
+            self.clients.push_str(fields);
+            self.clients.push('\n');
+        }
+        self
+    }
+
+    fn judge(self) -> ServerReport {
+        let doctor = Doctor::new([""; 0]);
+        let (mut observer, mut now) = (ServerObserver::default(), Instant::now());
+        let mut last = None;
+        for info in &self.infos {
+            now += Duration::from_secs(1);
+            let seen = observer.observe(ServerSnapshot::parse(info), now);
+            let sampled = last.is_some().then_some(Duration::from_secs(1));
+            last = Some(Info::new(info, seen, sampled));
+        }
+        let list = ClientList::parse(&self.clients);
+        let facts = Facts {
+            info: last.ok_or_else(|| "NOPERM".to_owned()),
+            holders: Ok(Holders::of(&list, None, doctor.options.idle_after, 10)),
+            ping: Err("LOADING".to_owned()),
+            config: match self.config_denied {
+                true => Err("NOPERM no".to_owned()),
+                false => Ok(Config::default()),
+            },
+            slow: Ok(SlowLog::default()),
+            open_files_limit: None,
+            somaxconn: None,
+        };
+        let target = Target::parse("redis://10.0.0.1", &Access::default()).expect("a URL");
+        doctor.judge(&target.place(), &Arrival::of_a_lease(), Some(facts))
+    }
+}
+
+const LEAKED: &str = "addr=10.0.0.7:1 name=checkout age=4000 idle=3900 flags=N";
+const BUSY: &str = "addr=10.0.0.8:1 name=search age=4000 idle=0 flags=N";
+
+fn kinds(report: &ServerReport) -> Vec<VerdictKind> {
+    report.verdicts().map(|verdict| verdict.kind).collect()
+}
+
+#[test]
+fn the_storm_is_told_before_its_cause() {
+    let found = Found::info("connected_clients:100\nrejected_connections:5")
+        .then("rejected_connections:505")
+        .clients(80, LEAKED)
+        .clients(4, BUSY);
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::RetryStorm, VerdictKind::Leak]);
+    assert!(report.verdict.summary.contains("500 times a second"), "{:?}", report.verdict);
+}
+
+#[test]
+fn a_few_refusals_are_no_storm() {
+    let found = Found::info("connected_clients:100\nrejected_connections:5")
+        .then("rejected_connections:8")
+        .clients(90, BUSY);
+    assert_eq!(kinds(&found.judge()), [VerdictKind::CeilingTooLow]);
+}
+
+#[test]
+fn where_config_is_denied_no_fix_says_config_set() {
+    let mut found = Found::info("connected_clients:100\nrejected_connections:5")
+        .then("rejected_connections:505")
+        .clients(80, LEAKED)
+        .clients(4, BUSY);
+    found.config_denied = true;
+    let report = found.judge();
+    let fixes = report.checks.iter().filter_map(|check| check.fix.as_deref());
+    let actions = report.verdicts().flat_map(|verdict| verdict.actions.iter().map(String::as_str));
+    for text in fixes.chain(actions) {
+        assert!(!text.contains("CONFIG SET"), "{text}");
+    }
+    assert!(report.verdict.actions.iter().any(|action| action.contains("managed")));
+}
+
+#[test]
+fn a_leak_far_below_the_ceiling_warns_and_does_not_fail() {
+    let found = Found::info("connected_clients:50").clients(40, LEAKED).clients(5, BUSY);
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::Leak]);
+    assert_eq!(report.level(), Level::Warning, "{:#?}", report.checks);
+}
+
+#[test]
+fn links_of_the_cluster_bus_are_internal_connections() {
+    let found = Found::info("connected_clients:42\ncluster_connections:50").clients(42, BUSY);
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::InternalConnections]);
+    assert_eq!(report.level(), Level::Failed);
+}
+
+#[test]
+fn a_replica_that_goes_while_we_look_is_lost() {
+    let found =
+        Found::info("connected_clients:2").then("connected_slaves:1").then("connected_slaves:0");
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::ReplicaLost]);
+    let check = report.check("replication.replicas").expect("a check");
+    assert_eq!((check.level, check.evidence.contains("expected 1")), (Level::Failed, true));
+}
+
+#[test]
+fn without_info_the_rest_is_still_told() {
+    let mut found = Found::info("").clients(12, BUSY);
+    found.infos.clear();
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::NothingWrong]);
+    assert_eq!(report.check("capacity.saturation").map(|check| check.level), Some(Level::Skipped));
+    assert_eq!(report.holders.map(|holders| holders.clients), Some(12));
+}
+
+#[test]
+fn a_hidden_ceiling_is_unknown_and_no_reason_for_alarm() {
+    let mut found = Found::info("").clients(500, LEAKED);
+    found.infos = vec!["role:master\nconnected_clients:500\n".to_owned()];
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::NothingWrong]);
+    assert_eq!(report.check("capacity.saturation").map(|check| check.level), Some(Level::Skipped));
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_it_panic(infos: [String; 2], clients in "([a-z]{2,4}=[0-9]{0,21} ?\n?){0,40}") {
+        let found = Found { infos: infos.into(), clients, config_denied: false };
+        let report = found.judge();
+        prop_assert!(!report.checks.is_empty());
+    }
+
+    #[test]
+    fn no_numbers_make_it_panic(numbers in proptest::collection::vec(any::<u64>(), 12)) {
+        let names = ["connected_clients", "connected_slaves", "cluster_connections", "maxclients",
+            "rejected_connections", "total_connections_received", "used_memory", "maxmemory",
+            "master_repl_offset", "repl_backlog_size", "uptime_in_seconds", "blocked_clients"];
+        let lines = names.iter().zip(numbers).map(|(name, number)| format!("{name}:{number}\n"));
+        let info = format!("role:master\nslave0:state=online,offset=3,lag=99\n{}", lines.collect::<String>());
+        let found = Found { infos: vec![info.clone(), info], clients: String::new(), config_denied: true };
+        prop_assert!(!found.judge().checks.is_empty());
+    }
+}

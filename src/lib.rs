@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod server;
 #[doc(hidden)]
 pub mod sim;
+pub mod sizing;
 pub mod tower;
 
 pub use dial::{Class, Outcome};

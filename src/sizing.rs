@@ -186,10 +186,18 @@ impl Plan {
     pub fn work_out(self) -> Outcome {
         let (needed, available) = (self.needed(), self.available());
         Outcome {
-            plan: self,
-            surge_instances: self.surge_instances(),
-            processes: self.processes(),
+            maxclients: self.maxclients,
             reserve: self.reserved(),
+            instances: self.instances,
+            surge: self.surge,
+            surge_instances: self.surge_instances(),
+            workers: self.workers,
+            processes: self.processes(),
+            pool_size: self.pool_size,
+            replicas: self.replicas,
+            cluster_links: self.cluster_links,
+            others: self.others,
+            serverless: self.serverless,
             needed,
             available,
             headroom: available.saturating_sub(needed),
@@ -269,7 +277,8 @@ impl Surge {
 impl fmt::Display for Surge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Instances(instances) => Thousands(*instances).fmt(f),
+            Self::Instances(1) => f.write_str("1 instance"),
+            Self::Instances(instances) => write!(f, "{} instances", Thousands(*instances)),
             Self::Percent(percent) => write!(f, "{} %", Thousands((*percent).into())),
         }
     }
@@ -279,14 +288,30 @@ impl fmt::Display for Surge {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// What was planned.
-    pub plan: Plan,
-    /// Instances of the [`Surge`].
-    pub surge_instances: u64,
-    /// Processes that have a pool, at the peak: `(instances + surge) × workers`.
-    pub processes: u64,
+    /// The ceiling, as planned.
+    pub maxclients: u64,
     /// Slots that nothing is planned on.
     pub reserve: u64,
+    /// As planned.
+    pub instances: u64,
+    /// As planned.
+    pub surge: Surge,
+    /// Instances on top, by the surge.
+    pub surge_instances: u64,
+    /// Processes of each instance, as planned.
+    pub workers: u64,
+    /// Processes that have a pool, at the peak: `(instances + surge_instances) × workers`.
+    pub processes: u64,
+    /// The most connections of each process, as planned.
+    pub pool_size: usize,
+    /// As planned.
+    pub replicas: u64,
+    /// Slots that the cluster's other nodes take.
+    pub cluster_links: u64,
+    /// Other clients, as planned.
+    pub others: u64,
+    /// True of a plan for a serverless platform.
+    pub serverless: bool,
     /// Slots needed at the peak: all pools full, replicas, cluster links and other clients.
     /// [`u64::MAX`] also where it is more.
     pub needed: u64,
@@ -319,9 +344,8 @@ impl Outcome {
     /// for twice.
     #[must_use]
     pub const fn is_tight(&self) -> bool {
-        let Plan { workers, pool_size, serverless, .. } = self.plan;
-        let surge = if serverless { 0 } else { self.surge_instances };
-        let step = surge.saturating_mul(workers).saturating_mul(wide(pool_size));
+        let surge = if self.serverless { 0 } else { self.surge_instances };
+        let step = surge.saturating_mul(self.workers).saturating_mul(wide(self.pool_size));
         self.fits() && (self.headroom < self.reserve || self.headroom < step)
     }
 
@@ -329,14 +353,13 @@ impl Outcome {
     /// where `maxclients` is zero.
     #[must_use]
     pub fn saturation(&self) -> Option<f64> {
-        let ceiling = self.plan.maxclients;
-        (ceiling > 0).then(|| as_f64(self.needed) / as_f64(ceiling))
+        (self.maxclients > 0).then(|| as_f64(self.needed) / as_f64(self.maxclients))
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { maxclients, instances, workers, pool_size, .. } = self.plan;
+        let Self { maxclients, instances, workers, pool_size, .. } = *self;
         if self.surge_instances == 0 {
             write!(f, "{}", Thousands(instances))?;
         } else {
@@ -347,9 +370,9 @@ impl fmt::Display for Outcome {
         }
         write!(f, " × {}", Thousands(wide(pool_size)))?;
         for (count, one, many) in [
-            (self.plan.replicas, "replica", "replicas"),
-            (self.plan.cluster_links, "cluster link", "cluster links"),
-            (self.plan.others, "other", "others"),
+            (self.replicas, "replica", "replicas"),
+            (self.cluster_links, "cluster link", "cluster links"),
+            (self.others, "other", "others"),
         ] {
             if count > 0 {
                 write!(f, " + {} {}", Thousands(count), if count == 1 { one } else { many })?;

@@ -115,10 +115,10 @@ fn workers_and_surge_are_levers_where_there_are_some() {
         ["workers 4 → 3 frees 2,850 slots", "surge 25 % → 6 % frees 1,672 slots"]
     );
     let by_number = levers(plan.surge(Surge::Instances(15)));
-    assert_eq!(by_number[4], "surge 15 → 4 frees 1,672 slots");
+    assert_eq!(by_number[4], "surge 15 instances → 4 instances frees 1,672 slots");
     // 60 instances alone are too many: the surge goes as far down as it goes.
     let too_many = levers(plan.pool_size(45).surge(Surge::Percent(25)));
-    assert_eq!(too_many[4], "surge 25 % → 1 frees 2,520 slots, and does not suffice");
+    assert_eq!(too_many[4], "surge 25 % → 1 instance frees 2,520 slots, and does not suffice");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_fits_can_still_take_less() {
         [
             "shared handles, 1 connection in each process: needs 50, frees 2,450 slots",
             "workers 2 → 1 frees 1,250 slots",
-            "surge 25 % → 1 frees 400 slots",
+            "surge 25 % → 1 instance frees 400 slots",
         ]
     );
 }
@@ -182,8 +182,8 @@ fn data_for_a_program() {
     let outcome =
         Plan::new(10_000).instances(240).surge(Surge::Percent(1)).pool_size(50).work_out();
     let json = serde_json::to_value(&outcome).expect("numbers and names");
-    assert_eq!(json["plan"]["instances"], 240);
-    assert_eq!(json["plan"]["surge"], serde_json::json!({ "percent": 1 }));
+    assert_eq!(json["instances"], 240);
+    assert_eq!(json["surge"], serde_json::json!({ "percent": 1 }));
     assert_eq!(json["needed"], 12_150);
     assert_eq!(
         json["levers"][0],
@@ -329,7 +329,7 @@ proptest! {
                 }
                 Change::Fleet { share } => {
                     let granted = u128::from(share) * u128::from(before.processes);
-                    let beside = before.plan.beside_pools();
+                    let beside = plan.beside_pools();
                     prop_assert!(granted + u128::from(beside) <= before.available.into());
                     prop_assert!(share <= wide(plan.pool_size) && lever.fits);
                     prop_assert_eq!(lever.slots, before.needed - lever.needed);

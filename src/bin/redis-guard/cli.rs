@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// Examine servers: what is wrong, on what evidence, and what would mend it
     Doctor(doctor_command::DoctorArgs),
     /// Work out how many connections a fleet may have
-    Plan(plan::PlanArgs),
+    Plan(Box<plan::PlanArgs>),
     /// Watch servers live
     Watch(watch::WatchArgs),
 }

@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
     cli.log();
     let exit = match cli.command {
         Command::Doctor(args) => doctor::run(args).await,
-        Command::Plan(args) => plan::run(args).await,
+        Command::Plan(args) => plan::run(*args).await,
         Command::Watch(args) => watch::run(args).await,
     };
     match exit {

@@ -108,6 +108,16 @@ fn the_levers_of_a_fleet_that_does_not_fit() {
 }
 
 #[test]
+fn a_fleet_keeps_a_slot_for_each_member() {
+    let plan = Plan::new(10_000).instances(245).pool_size(50);
+    let lever = plan.work_out().levers.into_iter().find_map(|lever| match lever.change {
+        Change::Fleet { share } => Some((share, lever.needed)),
+        _ => None,
+    });
+    assert_eq!(lever, Some((39, 9_755)), "245 × 40 would fit 10,000 − 200");
+}
+
+#[test]
 fn workers_and_surge_are_levers_where_there_are_some() {
     let plan = Plan::new(10_000).instances(60).workers(4).surge(Surge::Percent(25)).pool_size(38);
     assert_eq!(
@@ -154,7 +164,8 @@ fn too_many_processes_for_any_pool() {
 fn sandboxes_count_twice() {
     let plan = Plan::serverless(10_000).instances(3_000);
     assert_eq!(sentence(plan), "(3,000 + 3,000) × 1 = 6,000 fits 10,000 − 200 (3,800 left)");
-    assert!(!plan.work_out().is_tight(), "the deployment is counted already");
+    let fuller = plan.instances(4_000).work_out();
+    assert!(fuller.headroom == 1_800 && !fuller.is_tight(), "the deployment is counted already");
     assert_eq!(
         levers(plan.pool_size(2)),
         [

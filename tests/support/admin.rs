@@ -6,6 +6,7 @@
 )]
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -155,14 +156,19 @@ impl Reply {
     }
 }
 
-/// One blocking connection over the server's Unix socket.
+/// What a connection goes over.
+pub(crate) trait Stream: Read + Write + Debug + Send {}
+
+impl<S: Read + Write + Debug + Send> Stream for S {}
+
+/// One blocking connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
-    /// Connects and, with a password, logs in.
+    /// Connects over the server's Unix socket and, with a password, logs in.
     ///
     /// # Errors
     /// Nobody listens, or the server takes no more clients.
@@ -170,11 +176,16 @@ impl Connection {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
         stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-        let mut connection = Self { stream: BufReader::new(stream) };
+        let mut connection = Self::over(stream);
         if let Some(password) = password {
             connection.expect(&["AUTH", password])?;
         }
         Ok(connection)
+    }
+
+    /// Over a socket that is connected.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: BufReader::new(Box::new(stream)) }
     }
 
     /// Like [`command`](Self::command), with an error reply as an error.
@@ -185,14 +196,15 @@ impl Connection {
         }
     }
 
+    /// Sends one command and reads no reply: one that blocks, or one nobody listens to.
+    pub(crate) fn send(&mut self, args: &[&str]) -> io::Result<()> {
+        self.stream.get_mut().write_all(&packed(args)?)
+    }
+
     /// Sends one command and reads one reply. What a rejecting server wrote before it closed is
     /// read even where the write fails.
     pub(crate) fn command(&mut self, args: &[&str]) -> io::Result<Reply> {
-        let mut request = format!("*{}\r\n", args.len()).into_bytes();
-        for arg in args {
-            write!(request, "${}\r\n{arg}\r\n", arg.len())?;
-        }
-        let written = self.stream.get_mut().write_all(&request);
+        let written = self.send(args);
         let reply = self.read_reply();
         match (written, reply) {
             (_, Ok(reply)) => Ok(reply),
@@ -232,6 +244,14 @@ impl Connection {
             _ => Err(invalid()),
         }
     }
+}
+
+fn packed(args: &[&str]) -> io::Result<Vec<u8>> {
+    let mut request = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        write!(request, "${}\r\n{arg}\r\n", arg.len())?;
+    }
+    Ok(request)
 }
 
 /// Asks again and again until there is an answer, for at most `limit`.

@@ -29,12 +29,13 @@ pub(super) struct Ports {
 /// Starts the process and waits until the answer to a `PING` is one that `ready` likes.
 pub(super) fn launch(
     program: &str,
+    open_files: Option<u32>,
     dir: &Path,
     admin: &Admin,
     ready: &dyn Fn(&Reply) -> bool,
 ) -> Result<Child, StartError> {
     let log = File::create(dir.join("redis.log"))?;
-    let mut child = Command::new(program)
+    let mut child = command(program, open_files)
         .arg(dir.join("redis.conf"))
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -56,6 +57,14 @@ pub(super) fn launch(
             Err(StartError::Silent { log: log() })
         }
     }
+}
+
+/// The shell sets the limit and then becomes the server: the process is the same.
+fn command(program: &str, open_files: Option<u32>) -> Command {
+    let Some(limit) = open_files else { return Command::new(program) };
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n \"$1\" && exec \"$0\" \"$2\"", program, &limit.to_string()]);
+    shell
 }
 
 /// Secrets go into a file of the temporary folder, not into a command line that every user of the
@@ -92,6 +101,11 @@ pub(super) fn write_config(
         line("tls-key-file", "server.key");
         line("tls-ca-cert-file", "ca.pem");
         line("tls-auth-clients", "no");
+    }
+    if settings.cluster {
+        line("cluster-enabled", "yes");
+        // One that is free: the usual one, 10,000 above the port, may be anybody's.
+        line("cluster-port", &ports.tls.to_string());
     }
     for (name, value) in &settings.args {
         line(name, value);

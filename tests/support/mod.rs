@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test uses its own part of the support code")]
 #![allow(unused_imports, reason = "every test uses its own part of the support code")]
 
+pub(crate) mod cluster;
+pub(crate) mod crowd;
 pub(crate) mod server;
 #[cfg(feature = "tls-rustls")]
 pub(crate) mod tls_proxy;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use redis_guard::{Backoff, Error, GuardedConnection, GuardedPool, GuardedPoolBuilder};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::cluster::{Cluster, pair};
+pub(crate) use self::crowd::{Crowd, Storm};
 pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 

@@ -33,7 +33,7 @@ use launch::{
     reason = "every test, example and benchmark uses its own part of the support code"
 )]
 pub(crate) use self::{
-    admin::{Admin, Reply, poll},
+    admin::{Admin, Connection, Reply, poll},
     launch::StartError,
     occupants::{OCCUPANT_PREFIX, Occupants},
 };
@@ -80,6 +80,11 @@ impl TestServer {
     }
 
     pub(crate) fn tls_port(&self) -> u16 {
+        self.ports.tls
+    }
+
+    /// The port of the cluster bus.
+    pub(crate) fn bus_port(&self) -> u16 {
         self.ports.tls
     }
 
@@ -260,7 +265,8 @@ impl TestServer {
     ) -> Result<(), StartError> {
         self.stop();
         write_config(&self.settings, self.dir.path(), self.ports, extra)?;
-        let launch = || launch(&self.program, self.dir.path(), &self.admin, &ready);
+        let limit = self.settings.open_files;
+        let launch = || launch(&self.program, limit, self.dir.path(), &self.admin, &ready);
         // Somebody else may hold the port for a moment.
         let child = poll(START_LIMIT, || match launch() {
             Err(StartError::PortTaken) => None,
@@ -290,6 +296,8 @@ pub(crate) struct TestServerBuilder {
     password: Option<String>,
     users: Vec<(String, String)>,
     tls: bool,
+    cluster: bool,
+    open_files: Option<u32>,
     args: Vec<(String, String)>,
 }
 
@@ -315,6 +323,18 @@ impl TestServerBuilder {
     /// A second port, with TLS, and a certificate for `localhost` and `127.0.0.1`.
     pub(crate) fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// A node of a cluster; see [`Cluster`](super::Cluster). Not together with TLS.
+    pub(crate) fn cluster(mut self, cluster: bool) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// What `ulimit -n` says in the shell that starts the server.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -344,7 +364,8 @@ impl TestServerBuilder {
         let mut tries = PORT_TRIES;
         let child = loop {
             write_config(&settings, dir.path(), ports, &[])?;
-            match launch(&program, dir.path(), &admin, &|reply| !reply.is_error()) {
+            let limit = settings.open_files;
+            match launch(&program, limit, dir.path(), &admin, &|reply| !reply.is_error()) {
                 Err(StartError::PortTaken) if tries > 0 => tries -= 1,
                 launched => break launched?,
             }

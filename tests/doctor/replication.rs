@@ -1,0 +1,89 @@
+//! A master and its replica, of which one is lost.
+
+use crate::run::Doctor;
+use crate::support::server::poll;
+use crate::support::{TestServer, pair};
+
+fn two() -> (TestServer, TestServer) {
+    pair(crate::server().maxclients(50), crate::server().maxclients(50)).unwrap()
+}
+
+/// The master, after its only replica has gone.
+fn widowed() -> TestServer {
+    let (master, replica) = two();
+    replica.crash();
+    let noticed = || (master.admin().info_u64("connected_slaves") == 0).then_some(());
+    poll(crate::IDLE_LIMIT, noticed).expect("the master sees a connection that ends");
+    master
+}
+
+#[test]
+fn a_replica_that_is_expected_and_lost() {
+    let master = widowed();
+    let report = Doctor::of(&[&master.url(), "--expect-replicas", "1"]).report_of(&[&master]);
+    let seen = report.is(2, "replica_lost");
+    assert_eq!(seen.of_level("failed"), ["replication.replicas"]);
+    seen.shows("replication.replicas", 0);
+    seen.shows("replication.replicas", 1);
+}
+
+#[test]
+fn a_replica_that_has_left_its_backlog_behind() {
+    let master = widowed();
+    let report = Doctor::of(&[&master.url()]).report_of(&[&master]);
+    let seen = report.is(2, "replica_lost");
+    assert_eq!(seen.of_level("failed"), ["replication.replicas"]);
+    assert!(seen.says("replica_lost").contains("backlog"), "how it knows: {report}");
+}
+
+#[test]
+fn a_replica_that_was_never_there_but_is_expected() {
+    let server = crate::server().start().unwrap();
+    let report = Doctor::of(&[&server.url(), "--expect-replicas", "2"]).report_of(&[&server]);
+    report.is(2, "replica_lost").level("failed", &["replication.replicas"]);
+}
+
+#[test]
+fn a_replica_with_fewer_siblings_than_expected() {
+    let (master, replica) = two();
+    let report = Doctor::of(&[&master.url(), "--expect-replicas", "2"]).report_of(&[&master]);
+    let seen = report.is(2, "replica_lost");
+    seen.shows("replication.replicas", 1);
+    drop(replica);
+}
+
+#[test]
+fn a_link_that_is_down_seen_from_the_replica() {
+    let (master, replica) = two();
+    master.crash();
+    let down = || {
+        let info = replica.admin().text(&["INFO", "replication"]);
+        info.contains("master_link_status:down").then_some(())
+    };
+    poll(crate::IDLE_LIMIT, down).expect("the replica sees a connection that ends");
+
+    let report = Doctor::of(&[&replica.url()]).report_of(&[&replica]);
+    let seen = report.is(2, "replica_lost");
+    assert_eq!(seen.of_level("failed"), ["replication.link"]);
+    let evidence = seen.check("replication.link").evidence;
+    assert!(
+        evidence.contains("down") && evidence.contains(&master.port().to_string()),
+        "{evidence}"
+    );
+    seen.level("ok", &["replication.role"]);
+}
+
+#[test]
+fn a_replica_that_falls_behind() {
+    let (master, replica) = two();
+    replica.pause();
+    // The kernel's buffers take some; the rest waits in the master.
+    let value = "x".repeat(1 << 20);
+    for _ in 0..16 {
+        master.admin().text(&["SET", "key", &value]);
+    }
+    let report = Doctor::of(&[&master.url()]).report_of(&[&master]);
+    let seen = report.server(0);
+    seen.level("warning", &["replication.lag"]);
+    replica.resume();
+}

@@ -111,3 +111,25 @@ fn two_runs_on_a_quiet_server_say_the_same() {
     };
     assert_eq!(levels(), levels());
 }
+
+#[test]
+fn behind_a_proxy_that_ends_tls() {
+    let server = crate::server().maxclients(50).start().unwrap();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let proxy = runtime.block_on(crate::support::tls_proxy::TlsProxy::start(address)).unwrap();
+    let mut ca = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut ca, proxy.certificate_pem().as_bytes()).unwrap();
+    let ca = ca.path().to_str().unwrap();
+    let report = Doctor::of(&[&proxy.url(), "--cacert", ca, "--strict"]).report_of(&[&server]);
+    report.is(0, "nothing_wrong");
+}
+
+#[test]
+fn over_a_unix_socket() {
+    let server = crate::server().maxclients(50).start().unwrap();
+    let report = Doctor::of(&[&server.unix_url(), "--strict"]).report_of(&[&server]);
+    let seen = report.is(0, "nothing_wrong");
+    assert!(seen.json["server"].as_str().unwrap().contains("redis.sock"), "{report}");
+}

@@ -16,6 +16,7 @@ mod full;
 mod healthy;
 mod internal;
 mod leak;
+mod library;
 mod many;
 mod oversized;
 mod reachability;

@@ -234,3 +234,68 @@ fn a_server_that_speaks_first_and_is_no_redis() {
     assert!(seen.says("not_redis").contains("SSH-2.0"), "what it said: {report}");
     ssh.join().unwrap();
 }
+
+#[test]
+fn waiting_does_not_mend_a_password() {
+    let server = with_password();
+    let began = tokio::time::Instant::now();
+    let report = Doctor::of(&[&server.url(), "--wait", "20s"]).report();
+    report.is(3, "auth_failed");
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    assert_eq!(report.server(0).number("/reachability/dials"), 1);
+}
+
+#[test]
+fn waiting_for_a_server_that_is_being_restarted() {
+    let server = crate::server().start().unwrap();
+    server.stop();
+    let doctor = Doctor::of(&[&server.url(), "--wait", "20s"]).spawn();
+    server.restart().unwrap();
+    let report = doctor.end().report();
+    report.is(0, "nothing_wrong");
+}
+
+#[test]
+fn a_wait_that_is_over_ends_with_what_the_last_dial_heard() {
+    let server = crate::server().start().unwrap();
+    server.stop();
+    let began = tokio::time::Instant::now();
+    let report = Doctor::of(&[&server.url(), "--wait", "800ms"]).report();
+    let seen = report.is(3, "refused");
+    assert!(seen.number("/reachability/dials") > 1, "{report}");
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+/// Every command of another client takes longer than a healthy server's PING may.
+#[test]
+fn a_server_that_is_slow_to_answer() {
+    let server = crate::server().start().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let report = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                server.admin().text(&["DEBUG", "SLEEP", "0.03"]);
+            }
+        });
+        let report = Doctor::of(&[&server.url()]).report();
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        report
+    });
+    report.server(0).level("warning", &["reachability.ping"]);
+    let p50 = report.server(0).json["reachability"]["ping"]["p50_seconds"].as_f64().unwrap();
+    assert!(p50 > 0.01, "{p50}");
+}
+
+#[test]
+fn a_service_on_this_machine_that_dials_for_every_request() {
+    let server = crate::server().start().unwrap();
+    // Whoever closes first keeps the socket in TIME_WAIT.
+    for _ in 0..1_100 {
+        let _request = crate::support::Crowd::from(&server, 2).open(1);
+    }
+    let report = Doctor::of(&[&server.url()]).report_of(&[&server]);
+    let seen = report.server(0);
+    assert_eq!(report.code, 0, "{report}");
+    seen.level("warning", &["reachability.time_wait"]);
+    assert!(seen.number("/reachability/time_wait") >= 1_000, "{report}");
+}

@@ -87,3 +87,38 @@ fn a_replica_that_falls_behind() {
     seen.level("warning", &["replication.lag"]);
     replica.resume();
 }
+
+/// The master waits for more replicas before it forks, or is busy with the copy.
+#[test]
+fn a_replica_that_waits_for_its_first_copy_is_not_lost() {
+    let master = crate::server().arg("repl-diskless-sync-delay", "600").start().unwrap();
+    let of = format!("127.0.0.1 {}", master.port());
+    let replica = crate::server().arg("replicaof", &of).start().unwrap();
+    let waits = || {
+        let (master, replica) = (
+            master.admin().text(&["INFO", "replication"]),
+            replica.admin().text(&["INFO", "replication"]),
+        );
+        let both =
+            master.contains("connected_slaves:1") && replica.contains("master_sync_in_progress:1");
+        both.then_some(())
+    };
+    poll(crate::IDLE_LIMIT, waits).expect("the replica should ask for a copy");
+
+    let report = Doctor::of(&[&master.url(), &replica.url(), "--expect-replicas", "1"]);
+    let report = report.report_of(&[&master]);
+    let (of_master, of_replica) = (report.server(0), report.server(1));
+    assert_ne!(of_master.verdict(), "replica_lost", "it is connected: {report}");
+    of_master.level("note", &["replication.replicas"]);
+    assert_eq!(of_replica.check("replication.link").level, "note", "{report}");
+}
+
+/// Each of two ends is asked; the number of replicas is the master's.
+#[test]
+fn a_replica_is_not_expected_to_have_replicas() {
+    let (master, replica) = two();
+    let report = Doctor::of(&[&master.url(), &replica.url(), "--expect-replicas", "1", "--strict"]);
+    let report = report.report_of(&[&master, &replica]);
+    assert_eq!(report.code, 0, "{report}");
+    assert_eq!(report.server(1).verdict(), "nothing_wrong", "{report}");
+}

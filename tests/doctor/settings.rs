@@ -112,3 +112,40 @@ fn a_limit_on_the_clients_memory_is_seen() {
     let report = report_of(&server);
     report.is(0, "nothing_wrong").level("ok", &["server.maxmemory_clients"]);
 }
+
+#[test]
+fn subscribers_without_a_limit() {
+    let limit = ("client-output-buffer-limit", "pubsub 0 0 0");
+    let server = crate::server().arg(limit.0, limit.1).start().unwrap();
+    let report = report_of(&server);
+    let seen = report.is(0, "nothing_wrong");
+    assert_eq!(seen.of_level("warning"), ["server.output_buffer_limits"]);
+    let fix = seen.check("server.output_buffer_limits").fix.unwrap();
+    // As it stands it must do what it says.
+    let value = fix.split('"').nth(1).unwrap();
+    let set = server.admin().text(&["CONFIG", "SET", "client-output-buffer-limit", value]);
+    assert_eq!(set, "OK");
+    report_of(&server).server(0).level("ok", &["server.output_buffer_limits"]);
+}
+
+/// Every fix that is one command of redis-cli's does what it says.
+#[test]
+fn a_fix_is_a_command_that_works() {
+    let server = crate::server().maxclients(8).arg("tcp-keepalive", "0").start().unwrap();
+    let occupants = server.fill_to_leave(1);
+    let report = report_of(&server);
+    let advice = report.server(0).advice();
+    drop(occupants);
+    let mut run = 0;
+    for line in advice.lines().filter(|line| line.starts_with("redis-cli ")) {
+        let words = line.split('#').next().unwrap();
+        assert!(!words.contains('|') || words.contains("CLIENT LIST"), "{words}");
+        let done = std::process::Command::new("sh").args(["-c", words]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).to_lowercase();
+        assert!(!said.contains("err"), "{words}: {said}");
+        run += 1;
+    }
+    assert!(run >= 2, "{advice}");
+    assert_eq!(server.admin().maxclients(), 12);
+    assert_ne!(server.admin().text(&["CONFIG", "GET", "tcp-keepalive"]), "tcp-keepalive\n0");
+}

@@ -129,3 +129,34 @@ fn every_vendors_info_is_read() {
         assert!([0, 2].contains(&report.code), "{}: {report}", path.display());
     }
 }
+
+/// A fix is pasted into a shell: what a server, or one of its clients, says of itself must not run
+/// there.
+#[test]
+fn words_of_clients_are_no_part_of_a_command() {
+    let (info, _) = real();
+    let evil = "';reboot;'$(reboot)`reboot`";
+    let clients: String = (0..40)
+        .map(|id| {
+            format!(
+                "id={id} addr={evil}:{id} name={evil} lib-name={evil} user={evil} age=900 \
+                 idle=900 flags=N omem=9999999 cmd={evil}\n"
+            )
+        })
+        .chain((50..54).map(|id| format!("id={id} addr=10.0.0.{id}:1 age=9 idle=0 flags=N\n")))
+        .collect();
+    let report = Doctor::of(&[&fake(&info, &clients).start().url()]).report();
+    let seen = report.server(0);
+    assert_eq!(seen.number("/holders/by_source/0/connections"), 40);
+    assert!(!seen.advice().contains("reboot"), "{}", seen.advice());
+}
+
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let (info, _) = real();
+    let info = info.replace("redis_version:7", "redis_version:\u{1b}]0;owned\u{7}7");
+    let clients = "id=1 addr=10.0.0.1:1 name=\u{1b}[2Jred age=900 idle=900 flags=N cmd=\u{1b}[2J\n";
+    let fake = fake(&info, &clients.repeat(40)).reply("CONFIG", "-NOPERM \u{1b}[2J\r\n").start();
+    let text = Doctor::words(&["doctor", &fake.url()]).run();
+    assert!(!text.stdout.contains('\u{1b}') && !text.stderr.contains('\u{1b}'), "{text:#?}");
+}

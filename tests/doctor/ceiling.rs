@@ -8,7 +8,7 @@ fn busy_connections_on_a_server_that_is_nearly_full() {
     let server = crate::server().maxclients(24).start().unwrap();
     let _busy = [2, 3, 4, 5, 6, 7, 8].map(|host| Crowd::from(&server, host).open(3).busy());
 
-    let report = Doctor::of(&[&server.url(), "--idle-after", "1s"]).report_of(&[&server]);
+    let report = Doctor::of(&[&server.url(), "--idle-after", "30s"]).report_of(&[&server]);
     let seen = report.is(2, "ceiling_too_low");
     seen.level("failed", &["capacity.saturation"]).shows("capacity.saturation", 23);
     seen.shows("capacity.saturation", 24).shows("capacity.headroom", 1);
@@ -44,7 +44,7 @@ fn a_full_server_whose_ulimit_is_the_ceiling() {
     let server = limited();
     let _busy = [2, 3, 4, 5, 6].map(|host| Crowd::from(&server, host).open(195).busy());
 
-    let report = Doctor::of(&[&server.url(), "--idle-after", "5s"]).report_of(&[&server]);
+    let report = Doctor::of(&[&server.url(), "--idle-after", "30s"]).report_of(&[&server]);
     let seen = report.is(2, "ceiling_too_low");
     let words = seen.says("ceiling_too_low");
     assert!(words.contains("ulimit") || words.contains("LimitNOFILE"), "why: {words}");

@@ -136,14 +136,14 @@ fn every_vendors_info_is_read() {
 fn words_of_clients_are_no_part_of_a_command() {
     let (info, _) = real();
     let evil = "';reboot;'$(reboot)`reboot`";
-    let clients: String = (0..40)
+    let clients: String = (100..140)
         .map(|id| {
             format!(
                 "id={id} addr={evil}:{id} name={evil} lib-name={evil} user={evil} age=900 \
                  idle=900 flags=N omem=9999999 cmd={evil}\n"
             )
         })
-        .chain((50..54).map(|id| format!("id={id} addr=10.0.0.{id}:1 age=9 idle=0 flags=N\n")))
+        .chain((150..154).map(|id| format!("id={id} addr=10.0.1.{id}:1 age=9 idle=0 flags=N\n")))
         .collect();
     let report = Doctor::of(&[&fake(&info, &clients).start().url()]).report();
     let seen = report.server(0);

@@ -71,3 +71,16 @@ fn a_ceiling_lowered_under_those_who_are_connected() {
     assert_eq!((seen.number("/capacity/used"), seen.number("/capacity/free")), (26, 0));
     assert_eq!(seen.number("/capacity/maxclients"), 20);
 }
+
+#[test]
+fn one_source_at_work_over_its_share_is_named_and_no_leak() {
+    let server = crate::server().maxclients(60).start().unwrap();
+    let _small = [2, 3, 4, 5].map(|host| Crowd::from(&server, host).named("api").open(3).busy());
+    let _large = Crowd::from(&server, 9).named("reports").open(42).busy();
+
+    let report = Doctor::of(&[&server.url(), "--idle-after", "30s"]).report_of(&[&server]);
+    let seen = report.is(2, "ceiling_too_low");
+    seen.level("warning", &["holders.sources"]).shows("holders.sources", 42);
+    assert!(seen.check("holders.sources").evidence.contains("reports"), "{report}");
+    assert!(!seen.verdicts().contains(&"leak"), "{report}");
+}

@@ -12,6 +12,7 @@ mod ceiling;
 mod conduct;
 mod denied;
 mod fake;
+mod fleets;
 mod full;
 mod healthy;
 mod internal;

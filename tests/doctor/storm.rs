@@ -80,3 +80,23 @@ fn rejections_of_the_past_are_no_storm() {
     assert_eq!(seen.number("/capacity/rejections_total"), 1);
     seen.shows("capacity.rejections", 1);
 }
+
+/// What has to be stopped comes first, what has to be mended second.
+#[test]
+fn a_storm_on_a_server_that_a_leak_has_filled() {
+    let server = crate::server().maxclients(40).start().unwrap();
+    let _others = [2, 3, 4].map(|host| Crowd::from(&server, host).open(3).busy());
+    let leaked = Crowd::from(&server, 9).named("checkout");
+    for _ in 0..29 {
+        leaked.add(1);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    crate::until_idle(&server, &[leaked.source()], 1);
+    let _storm = Storm::from(&server, 8, 12).rages(50);
+
+    let args = ["--wait", "15s", "--idle-after", "1s"];
+    let report = Doctor::of(&[&server.url()]).args(&args).report_of(&[&server]);
+    let seen = report.is(2, "retry_storm");
+    assert_eq!(seen.verdicts(), ["retry_storm", "leak"], "{report}");
+    assert!(seen.says("leak").contains("checkout"), "{report}");
+}

@@ -274,6 +274,10 @@ fn of_connect_error(error: &RedisError) -> Outcome {
         // A Unix socket whose backlog is full says so at once: the server does not accept.
         Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => Outcome::Timeout,
         Some(io::ErrorKind::PermissionDenied) => Outcome::Misconfigured,
+        // It was accepted, and reset before we came to look: a port where nobody listens refuses.
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
+            Outcome::SuspectedMaxClients
+        }
         _ => Outcome::Other,
     }
 }
@@ -315,7 +319,18 @@ fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
         _ if timed_out => Outcome::Timeout,
         _ => Outcome::Other,
     };
-    (outcome, error.to_string())
+    let is_gibberish = matches!(error.kind(), ErrorKind::Parse) && !heard.is_empty();
+    let message = match is_gibberish {
+        true => format!("this is not Redis's protocol: {:?}", first_line(heard)),
+        false => error.to_string(),
+    };
+    (outcome, message)
+}
+
+/// What it said first, as far as it is fit to be shown.
+fn first_line(heard: &[u8]) -> String {
+    let line = heard.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(line).trim_end().chars().take(60).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What an examination brought to light, before anybody judges it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,9 +11,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holders::Holders;
 use super::local::{self, Sockets};
+use super::probe::CLIENT_NAME;
 use super::report::Latency;
+use super::words::clean;
 use super::{Options, Probe, Target};
-use crate::dial::Trace;
+use crate::dial::{Trace, of_error_line};
 use crate::error::DialFailure;
 use crate::server::Observation;
 use crate::{Backoff, Outcome};
@@ -24,7 +27,8 @@ const PINGS: usize = 20;
 const SLOWLOG: usize = 128;
 
 /// What of the configuration the checks go by.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 9] = [
+    "maxclients",
     "timeout",
     "tcp-keepalive",
     "tcp-backlog",
@@ -36,7 +40,51 @@ const SETTINGS: [&str; 8] = [
 ];
 
 /// Something that was asked of the server, or why there is no answer.
-pub(super) type Asked<T> = Result<T, String>;
+pub(super) type Asked<T> = Result<T, Why>;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The server said so, or said something else.
+    Denied(String),
+    /// It had no slot, it said: a proxy's answer for a server behind it.
+    Full(String),
+    /// It said nothing, or the connection ended.
+    Lost(String),
+    /// Not asked, as it had said nothing before.
+    NotAsked,
+}
+
+impl Why {
+    fn of(error: &RedisError) -> Self {
+        if let Some(code) = error.code() {
+            let words = format!("{code} {}", error.detail().unwrap_or_default());
+            return match of_error_line(&words) {
+                Some(Outcome::MaxClients) => Self::Full(words),
+                _ => Self::Denied(words),
+            };
+        }
+        // The probe asks nothing more once there was no answer.
+        match error.kind() {
+            ErrorKind::Client => Self::NotAsked,
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
+                Self::Denied("an answer of another form than expected".to_owned())
+            }
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(words) | Self::Full(words) | Self::Lost(words) => {
+                f.write_str(&clean(words))
+            }
+            Self::NotAsked => f.write_str("not asked, as there was no answer before"),
+        }
+    }
+}
 
 /// How the connection came about, or did not.
 pub(super) struct Arrival {
@@ -50,12 +98,50 @@ pub(super) struct Arrival {
 pub(super) struct Facts {
     /// The last INFO, with what had changed since the first.
     pub(super) info: Asked<Info>,
+    /// Why there was one INFO only.
+    pub(super) last_look: Option<Why>,
     pub(super) holders: Asked<Holders>,
     pub(super) ping: Asked<Latency>,
     pub(super) config: Asked<Config>,
     pub(super) slow: Asked<SlowLog>,
     pub(super) open_files_limit: Option<u64>,
     pub(super) somaxconn: Option<u64>,
+}
+
+impl Facts {
+    fn whys(&self) -> impl Iterator<Item = &Why> {
+        [
+            self.config.as_ref().err(),
+            self.info.as_ref().err(),
+            self.ping.as_ref().err(),
+            self.slow.as_ref().err(),
+            self.last_look.as_ref(),
+            self.holders.as_ref().err(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// What ended the examination before its time.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.whys().find_map(|why| match why {
+            Why::Lost(words) => Some(words.as_str()),
+            _ => None,
+        })
+    }
+
+    /// A refusal that came over a connection that works.
+    pub(super) fn full(&self) -> Option<&str> {
+        self.whys().find_map(|why| match why {
+            Why::Full(words) => Some(words.as_str()),
+            _ => None,
+        })
+    }
+
+    /// True where the server keeps CONFIG from us, as managed services do.
+    pub(super) fn is_managed(&self) -> bool {
+        matches!(self.config, Err(Why::Denied(_)))
+    }
 }
 
 /// INFO, and what had changed between two of them.
@@ -124,10 +210,15 @@ impl SlowLog {
             if now.saturating_sub(at) > Self::RECENT.as_secs() {
                 continue;
             }
+            let words = fields.next().map(from_redis_value::<Vec<String>>);
+            // The address, and the client's name.
+            let name = fields.nth(1).and_then(|name| from_redis_value::<String>(name).ok());
+            if name.as_deref() == Some(CLIENT_NAME) {
+                continue;
+            }
             log.recent += 1;
             let took = Duration::from_micros(micros);
             if log.slowest.as_ref().is_none_or(|(slowest, _)| *slowest < took) {
-                let words = fields.next().map(from_redis_value::<Vec<String>>);
                 let words = words.and_then(Result::ok).unwrap_or_default();
                 let command = words.into_iter().next().unwrap_or_default().to_ascii_uppercase();
                 log.slowest = Some((took, command.chars().take(32).collect()));
@@ -176,26 +267,32 @@ async fn sockets(addresses: Vec<SocketAddr>) -> Option<Sockets> {
 /// Asks a server all there is to ask. What it does not answer is left out, and said. `here`: it runs on
 /// this machine.
 pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> Facts {
-    let first = sample(&mut probe).await;
+    let config = read_config(&mut probe).await;
+    let maxclients = config.as_ref().ok().and_then(|config| config.number("maxclients"));
+    let first = sample(&mut probe, maxclients).await;
     let since = Instant::now();
     let ping = time_pings(&mut probe).await;
-    let config = read_config(&mut probe).await;
     let slow = read_slow_log(&mut probe).await;
+    let mut last_look = None;
     let info = match first {
         Ok((text, seen)) => {
             sleep_until(since + options.sample).await;
-            Ok(match sample(&mut probe).await {
+            Ok(match sample(&mut probe, maxclients).await {
                 Ok((text, seen)) => Info::new(&text, seen, Some(since.elapsed())),
-                Err(_) => Info::new(&text, seen, None),
+                Err(why) => {
+                    last_look = Some(why);
+                    Info::new(&text, seen, None)
+                }
             })
         }
-        Err(problem) => Err(problem),
+        Err(why) => Err(why),
     };
     let holders = probe.holders(options.idle_after, options.top).await;
     let pid = info.as_ref().ok().and_then(|info| info.field("process_id")).filter(|_| here);
     Facts {
         info,
-        holders: holders.map_err(|error| in_words(&error)),
+        last_look,
+        holders: holders.map_err(|error| Why::of(&error)),
         ping,
         config,
         slow,
@@ -204,8 +301,12 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
     }
 }
 
-async fn sample(probe: &mut Probe) -> Asked<(String, Observation)> {
-    let text = probe.info().await.map_err(|error| in_words(&error))?;
+async fn sample(probe: &mut Probe, maxclients: Option<u64>) -> Asked<(String, Observation)> {
+    let mut text = probe.info().await.map_err(|error| Why::of(&error))?;
+    // Before Redis 6.2 INFO does not have it.
+    if let Some(maxclients) = maxclients {
+        text.push_str(&format!("\r\nmaxclients:{maxclients}\r\n"));
+    }
     let seen = probe.observe_in(&text);
     Ok((text, seen))
 }
@@ -215,7 +316,7 @@ async fn time_pings(probe: &mut Probe) -> Asked<Latency> {
     for _ in 0..PINGS {
         let started = Instant::now();
         let pong = probe.ask::<Value>(&redis::cmd("PING")).await;
-        pong.map_err(|error| in_words(&error))?;
+        pong.map_err(|error| Why::of(&error))?;
         times.push(started.elapsed());
     }
     times.sort_unstable();
@@ -229,28 +330,17 @@ async fn read_config(probe: &mut Probe) -> Asked<Config> {
     for name in SETTINGS {
         let pairs: Result<Vec<(String, String)>, RedisError> =
             probe.ask(redis::cmd("CONFIG").arg("GET").arg(name)).await;
-        let pairs = pairs.map_err(|error| in_words(&error))?;
+        let pairs = pairs.map_err(|error| Why::of(&error))?;
         config.0.extend(pairs.into_iter().next().map(|(_, value)| (name, value)));
     }
     Ok(config)
 }
 
 async fn read_slow_log(probe: &mut Probe) -> Asked<SlowLog> {
-    let in_words = |error: RedisError| in_words(&error);
-    let (now, _): (u64, u64) = probe.ask(&redis::cmd("TIME")).await.map_err(in_words)?;
+    let why = |error: RedisError| Why::of(&error);
+    let (now, _): (u64, u64) = probe.ask(&redis::cmd("TIME")).await.map_err(why)?;
     let get = redis::cmd("SLOWLOG").arg("GET").arg(SLOWLOG).to_owned();
-    Ok(SlowLog::of(probe.ask(&get).await.map_err(in_words)?, now))
-}
-
-/// Why the server did not answer: its own words where it spoke.
-fn in_words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
-        (Some(code), detail) => format!("{code} {}", detail.unwrap_or_default()),
-        (None, _) if error.kind() == ErrorKind::UnexpectedReturnType => {
-            "an answer of another form than expected".to_owned()
-        }
-        (None, _) => error.to_string(),
-    }
+    Ok(SlowLog::of(probe.ask(&get).await.map_err(why)?, now))
 }
 
 impl Arrival {

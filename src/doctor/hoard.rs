@@ -7,19 +7,21 @@ use super::holders::{Holder, Holders};
 /// How many times as many connections as the median source one has to hold to stand out.
 const OUT_OF_LINE: usize = 3;
 
-/// A source has to have so many for their ages to say something.
+/// A source has to have so many to stand out, or for their ages to say something.
 const FEW: usize = 8;
+
+/// From so many sources on one can stand out from the rest, whatever they are: an exporter and
+/// somebody's console beside the only service make three.
+const CROWD: usize = 5;
+
+/// Of the same service, fewer do: they have the same configuration.
+const NAMESAKES: usize = 3;
 
 /// Idle connections that hold a quarter of the server's slots or more.
 #[derive(Debug)]
 pub(super) enum Hoard<'a> {
-    /// Opened, used when new, and forgotten.
-    Leak {
-        /// By whom.
-        sources: Vec<&'a Holder>,
-        /// What the other sources hold, where these stand out.
-        median: Option<usize>,
-    },
+    /// Opened, used when new, and forgotten, by these sources.
+    Leak(Vec<&'a Holder>),
     /// Kept by pools that are larger than their use.
     Pools {
         /// The size of most, where most are equal.
@@ -34,33 +36,72 @@ impl<'a> Hoard<'a> {
         if holders.idle.saturating_mul(4) < ceiling || holders.idle < FEW {
             return None;
         }
-        let most_of_it = |some: &[&Holder]| {
-            some.iter().map(|source| source.idle).sum::<usize>() * 2 >= holders.idle
-        };
         let sources = &holders.all_sources;
-        let (median, mut outliers) = outliers(sources);
-        outliers.retain(|source| source.idle * 2 >= source.connections);
-        if most_of_it(&outliers) {
-            return Some(Self::Leak { sources: outliers, median: Some(median) });
+        let services = Services::of(sources);
+        let leaks = |source: &&Holder| {
+            // Its namesakes, with the same configuration, have no such number.
+            let stands_out = services.stands_out(source) && source.idle * 2 >= source.connections;
+            stands_out || (is_forgotten(source) && !services.is_one_of_equals(source))
+        };
+        let leaking: Vec<&Holder> = sources.iter().filter(leaks).collect();
+        let idle: usize = leaking.iter().map(|source| source.idle).sum();
+        if idle * 2 >= holders.idle {
+            return Some(Self::Leak(leaking));
         }
-
-        let size = common_size(sources);
-        let forgotten: Vec<&Holder> =
-            sources.iter().filter(|source| is_forgotten(source)).collect();
-        if size.is_none() && most_of_it(&forgotten) {
-            return Some(Self::Leak { sources: forgotten, median: None });
-        }
-        (holders.idle * 2 >= holders.clients).then_some(Self::Pools { size })
+        (holders.idle * 2 >= holders.clients)
+            .then(|| Self::Pools { size: common_size(sources.iter().map(|it| it.connections)) })
     }
 }
 
-/// The median of the sources' connections, and the sources that hold far more.
-pub(super) fn outliers(sources: &[Holder]) -> (usize, Vec<&Holder>) {
-    // Largest first, so the lower of the two in the middle is the later one.
-    let median = sources.get(sources.len() / 2).map_or(0, |source| source.connections);
-    let far_more =
-        |source: &&Holder| source.connections > OUT_OF_LINE * median && source.connections >= FEW;
-    (median, sources.iter().filter(far_more).collect())
+/// The sources that hold far more than the others of their service, or than all others, with what
+/// the median of those holds.
+pub(super) fn outliers(sources: &[Holder]) -> Vec<(&Holder, usize)> {
+    let services = Services::of(sources);
+    let all: Vec<usize> = sources.iter().map(|source| source.connections).collect();
+    let of_all =
+        |source: &Holder| (all.len() >= CROWD).then(|| far_above(source.connections, &all))?;
+    let median = |source: &Holder| services.median_passed(source).or_else(|| of_all(source));
+    sources.iter().filter_map(|source| Some((source, median(source)?))).collect()
+}
+
+/// The connections of each service's instances.
+struct Services<'a>(HashMap<Option<&'a str>, Vec<usize>>);
+
+impl<'a> Services<'a> {
+    fn of(sources: &'a [Holder]) -> Self {
+        let mut services = HashMap::<_, Vec<usize>>::new();
+        for source in sources {
+            services.entry(source.service.as_deref()).or_default().push(source.connections);
+        }
+        Self(services)
+    }
+
+    fn namesakes(&self, source: &'a Holder) -> Option<&[usize]> {
+        let all = self.0.get(&source.service.as_deref())?;
+        (all.len() >= NAMESAKES).then_some(all)
+    }
+
+    fn median_passed(&self, source: &'a Holder) -> Option<usize> {
+        far_above(source.connections, self.namesakes(source)?)
+    }
+
+    fn stands_out(&self, source: &'a Holder) -> bool {
+        self.median_passed(source).is_some()
+    }
+
+    /// True where it has as many as its namesakes: that is the size of a pool. Kept full, and renewed
+    /// at the end of their lifetime, its connections look abandoned.
+    fn is_one_of_equals(&self, source: &'a Holder) -> bool {
+        let sizes = self.namesakes(source).map(|all| all.iter().copied());
+        sizes.and_then(common_size) == Some(source.connections)
+    }
+}
+
+/// The median of `all`, where `connections` are far more. `all` is in order, largest first.
+fn far_above(connections: usize, all: &[usize]) -> Option<usize> {
+    // The lower of the two in the middle.
+    let median = *all.get(all.len() / 2)?;
+    (connections >= FEW && connections > OUT_OF_LINE * median).then_some(median)
 }
 
 /// True where the idle connections were opened one after another, over most of the time since the
@@ -75,14 +116,15 @@ fn is_forgotten(source: &Holder) -> bool {
     ages.len() >= FEW && source.abandoned * 5 >= source.idle * 4 && spread >= 2 && spread * 2 >= old
 }
 
-/// The number of connections that four of five sources hold, of three at least.
-fn common_size(sources: &[Holder]) -> Option<usize> {
-    let mut sizes = HashMap::<usize, usize>::new();
-    for source in sources {
-        *sizes.entry(source.connections).or_default() += 1;
+/// The size that four of five have, of three at least.
+fn common_size(sizes: impl ExactSizeIterator<Item = usize>) -> Option<usize> {
+    let all = sizes.len();
+    let mut times = HashMap::<usize, usize>::new();
+    for size in sizes {
+        *times.entry(size).or_default() += 1;
     }
-    let (size, times) = sizes.into_iter().max_by_key(|(_, times)| *times)?;
-    (sources.len() >= 3 && times * 5 >= sources.len() * 4).then_some(size)
+    let (size, times) = times.into_iter().max_by_key(|(size, times)| (*times, *size))?;
+    (all >= NAMESAKES && times * 5 >= all * 4).then_some(size)
 }
 
 #[cfg(test)]
@@ -92,66 +134,78 @@ mod tests {
     use super::*;
     use crate::server::ClientList;
 
-    /// Sources as (address, ages); each connection was used once, when it was a second old.
-    fn holders(sources: &[(&str, Vec<u64>)]) -> Holders {
-        let lines = sources.iter().flat_map(|(host, ages)| {
+    /// Sources as (address, name, ages); each connection was used once, when it was a second old.
+    fn holders(sources: &[(String, &str, Vec<u64>)]) -> Holders {
+        let lines = sources.iter().flat_map(|(host, name, ages)| {
             ages.iter().map(move |age| {
-                format!("addr={host}:1 age={age} idle={} flags=N\n", age.saturating_sub(1))
+                let idle = age.saturating_sub(1);
+                format!("addr={host}:1 name={name} age={age} idle={idle} flags=N\n")
             })
         });
         let list = ClientList::parse(lines.collect::<String>());
         Holders::of(&list, None, Duration::from_secs(300), 10)
     }
 
+    fn source(host: usize, name: &str, ages: Vec<u64>) -> (String, &str, Vec<u64>) {
+        (format!("10.0.0.{host}"), name, ages)
+    }
+
     fn every(seconds: u64, count: u64) -> Vec<u64> {
-        (1..=count).map(|nth| nth * seconds).collect()
+        (1..=count).map(|nth| nth * seconds + 300).collect()
+    }
+
+    fn leaking(holders: &Holders) -> Vec<&str> {
+        match Hoard::find(holders, Some(100)) {
+            Some(Hoard::Leak(sources)) => sources.iter().map(|it| it.key.as_str()).collect(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn one_source_far_over_the_others_leaks() {
+    fn one_instance_far_over_its_namesakes_leaks_however_it_came_to_be() {
         let holders = holders(&[
-            ("10.0.0.1", vec![5000; 60]),
-            ("10.0.0.2", vec![5000; 5]),
-            ("10.0.0.3", vec![5000; 4]),
+            source(1, "api", vec![5000; 60]),
+            source(2, "api", vec![5000; 5]),
+            source(3, "api", vec![5000; 4]),
         ]);
-        let Some(Hoard::Leak { sources, median }) = Hoard::find(&holders, Some(100)) else {
-            panic!("{holders:?}")
-        };
-        assert_eq!((sources[0].key.as_str(), sources.len(), median), ("10.0.0.1", 1, Some(5)));
+        assert_eq!(leaking(&holders), ["10.0.0.1 api"]);
+        let found = outliers(&holders.all_sources);
+        assert_eq!(found.iter().map(|(_, median)| *median).collect::<Vec<_>>(), [5]);
     }
 
     #[test]
     fn sources_that_open_one_after_another_and_forget_them_leak() {
-        let holders = holders(&[("10.0.0.1", every(60, 40)), ("10.0.0.2", every(55, 37))]);
-        let Some(Hoard::Leak { sources, median: None }) = Hoard::find(&holders, Some(100)) else {
-            panic!("{holders:?}")
-        };
-        assert_eq!(sources.len(), 2);
+        let holders = holders(&[source(1, "api", every(60, 40)), source(2, "web", every(55, 37))]);
+        assert_eq!(leaking(&holders), ["10.0.0.1 api", "10.0.0.2 web"]);
     }
 
     #[test]
-    fn equal_pools_are_too_large_however_their_connections_came_to_be() {
-        let sources: Vec<_> = (0..24).map(|n| (format!("10.0.0.{n}"), every(60, 10))).collect();
-        let sources: Vec<_> =
-            sources.iter().map(|(host, ages)| (host.as_str(), ages.clone())).collect();
-        let holders = holders(&sources);
+    fn equal_pools_of_a_service_are_too_large_however_their_connections_came_to_be() {
+        let api = (0..8).map(|n| source(n, "api", every(60, 10)));
+        let web = (8..16).map(|n| source(n, "web", every(60, 20)));
+        let holders = holders(&api.chain(web).collect::<Vec<_>>());
         let hoard = Hoard::find(&holders, Some(300));
-        assert!(matches!(hoard, Some(Hoard::Pools { size: Some(10) })), "{hoard:?}");
-    }
-
-    #[test]
-    fn one_source_alone_has_nobody_to_stand_out_from() {
-        let holders = holders(&[("10.0.0.1", vec![5000; 60])]);
-        let hoard = Hoard::find(&holders, Some(100));
         assert!(matches!(hoard, Some(Hoard::Pools { size: None })), "{hoard:?}");
     }
 
     #[test]
+    fn a_pool_that_was_warmed_up_is_no_leak_whoever_is_beside_it() {
+        let pool = source(1, "api", vec![5000; 60]);
+        let console = source(2, "", vec![5000]);
+        for sources in [vec![pool.clone()], vec![pool, console]] {
+            let holders = holders(&sources);
+            let hoard = Hoard::find(&holders, Some(100));
+            assert!(matches!(hoard, Some(Hoard::Pools { .. })), "{hoard:?}");
+            assert!(outliers(&holders.all_sources).is_empty());
+        }
+    }
+
+    #[test]
     fn what_is_little_or_in_use_is_no_hoard() {
-        let idle = holders(&[("10.0.0.1", vec![5000; 60])]);
+        let idle = holders(&[source(1, "api", vec![5000; 60])]);
         assert!(Hoard::find(&idle, Some(10_000)).is_none());
         assert!(Hoard::find(&idle, None).is_none(), "of how many?");
-        let used = holders(&[("10.0.0.1", vec![200; 60])]);
+        let used = holders(&[source(1, "api", vec![200; 60])]);
         assert!(Hoard::find(&used, Some(100)).is_none());
         assert!(Hoard::find(&Holders::default(), Some(100)).is_none());
     }

@@ -45,7 +45,8 @@ pub struct Holders {
     pub output_bytes: u64,
     /// Those with a mebibyte of it and more, most first.
     pub slow_consumers: Vec<Client>,
-    /// How many sources there are; a source is an address under one name.
+    /// How many sources there are. A source is an address under one name; where hardly two
+    /// connections have the same name, an address.
     pub sources: usize,
     /// The sources that hold most.
     pub by_source: Vec<Holder>,
@@ -59,7 +60,7 @@ pub struct Holders {
     pub by_user: Vec<Holder>,
     /// Lines of the list that could not be read.
     pub unreadable: usize,
-    /// Every source, for the verdict.
+    /// Every source, largest first, for the verdict.
     #[serde(skip)]
     pub(super) all_sources: Vec<Holder>,
 }
@@ -87,6 +88,9 @@ pub struct Holder {
     /// The ages of those that are idle, for the verdict.
     #[serde(skip)]
     pub(super) idle_ages: Vec<u64>,
+    /// Of a source, the name it goes by: those with the same one are instances of one service.
+    #[serde(skip)]
+    pub(super) service: Option<String>,
 }
 
 impl Holders {
@@ -112,21 +116,23 @@ impl Holders {
             let text = |field: &Option<String>| field.as_deref().unwrap_or("-").to_owned();
             let (host, name) = (client.host().unwrap_or("-"), client.name.as_deref());
             let source = name.map_or_else(|| host.to_owned(), |name| format!("{host} {name}"));
-            let keys = [
-                source,
-                host.to_owned(),
-                text(&client.name),
-                text(&client.library),
-                text(&client.user),
-            ];
-            for (group, key) in groups.iter_mut().zip(keys) {
+            let source_group = groups[0].entry(source).or_default();
+            source_group.service.clone_from(&client.name);
+            source_group.add(&traits);
+            let keys =
+                [host.to_owned(), text(&client.name), text(&client.library), text(&client.user)];
+            for (group, key) in groups.iter_mut().skip(1).zip(keys) {
                 group.entry(key).or_default().add(&traits);
             }
         }
         let bytes = |client: &Client| client.output_bytes;
         holders.slow_consumers.sort_by_key(|client| std::cmp::Reverse(bytes(client)));
         holders.slow_consumers.truncate(top);
-        let [sources, addresses, names, libraries, users] = groups.map(ranked);
+        let [mut sources, addresses, names, libraries, users] = groups.map(ranked);
+        // A name for each connection tells them apart, not whose they are.
+        if sources.len() >= 10 && sources.len() * 2 > holders.clients {
+            sources.clone_from(&addresses);
+        }
         let first = |group: &[Holder]| group.iter().take(top).cloned().collect::<Vec<_>>();
         holders.sources = sources.len();
         holders.by_source = first(&sources);

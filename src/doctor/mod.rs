@@ -33,6 +33,7 @@ mod text;
 mod verdict;
 mod words;
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
@@ -52,12 +53,19 @@ use probe::Place;
 use crate::{Error, GuardedPool};
 
 /// Examines servers; see the [module](self).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "call `examine` to get the report"]
 pub struct Doctor {
     urls: Vec<String>,
     access: Access,
     options: Options,
+}
+
+impl fmt::Debug for Doctor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URLs may have passwords.
+        f.debug_struct("Doctor").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
-use redis::{Cmd, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, from_redis_value};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, from_redis_value,
+};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -17,7 +19,7 @@ use crate::error::DialFailure;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 
 /// How CLIENT LIST shows us.
-const CLIENT_NAME: &str = "redis-guard:doctor";
+pub(super) const CLIENT_NAME: &str = "redis-guard:doctor";
 
 /// What one needs beside a URL to get to a server.
 #[derive(Clone)]
@@ -124,7 +126,7 @@ impl Place {
             Address::Tcp { host, port } => format!("redis-cli -h {host} -p {port}"),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, .. } => format!("redis-cli --tls -h {host} -p {port}"),
-            Address::Unix(path) => format!("redis-cli -s {}", path.display()),
+            Address::Unix(path) => format!("redis-cli -s '{}'", path.display()),
         };
         Self {
             server: Arc::clone(&dialer.server),
@@ -249,15 +251,17 @@ impl Probe {
     /// One command, within the timeout. Past one, the rest is not asked: whoever waits for a report
     /// would wait for the sum of all timeouts.
     pub(super) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
-        let late = |text: &'static str| io::Error::new(io::ErrorKind::TimedOut, text);
         if self.given_up {
-            return Err(late("not asked, as the one before had no answer").into());
+            return Err((ErrorKind::Client, "not asked, as there was no answer before").into());
         }
         let reply = self.connection.req_packed_command(command);
         let Ok(reply) = tokio::time::timeout(self.timeout, reply).await else {
             self.given_up = true;
-            return Err(late("no answer in time").into());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into());
         };
+        // After the end of the connection, as after a silence, there is nobody to ask.
+        self.given_up =
+            matches!(&reply, Err(error) if error.is_io_error() || error.is_connection_dropped());
         Ok(from_redis_value(reply?.extract_error()?)?)
     }
 }

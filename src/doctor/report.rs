@@ -130,6 +130,8 @@ pub enum VerdictKind {
     ChecksFailed,
     /// It loads its data set.
     Loading,
+    /// It told too little, or stopped telling, to say anything.
+    Unknown,
 
     /// No slot was left for the doctor.
     Full,
@@ -174,6 +176,7 @@ impl VerdictKind {
             Self::ReplicaLost => "replica_lost",
             Self::ChecksFailed => "checks_failed",
             Self::Loading => "loading",
+            Self::Unknown => "unknown",
             Self::Full => "full",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",

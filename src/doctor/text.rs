@@ -72,13 +72,17 @@ impl ServerReport {
             verdict.write(f, ink)?;
         }
         let mut group = "";
-        for check in &self.checks {
-            let (name, _) = check.id.split_once('.').unwrap_or((check.id, ""));
-            if name != group {
-                writeln!(f, "\n{}{name}{}", ink.bold, ink.off)?;
-                group = name;
+        // Those that could not be made for the same reason say it once.
+        for checks in self.checks.chunk_by(|one, next| one.is_skipped_with(next)) {
+            let [check, rest @ ..] = checks else { continue };
+            if check.group() != group {
+                group = check.group();
+                writeln!(f, "\n{}{group}{}", ink.bold, ink.off)?;
             }
             check.write(f, ink)?;
+            for check in rest {
+                writeln!(f, "  {}– {}{}", ink.dim, check.name(), ink.off)?;
+            }
         }
         match &self.holders {
             Some(holders) => holders.write(f, ink),
@@ -106,10 +110,25 @@ impl Verdict {
 }
 
 impl Check {
+    fn group(&self) -> &'static str {
+        self.id.split_once('.').map_or(self.id, |(group, _)| group)
+    }
+
+    fn name(&self) -> &'static str {
+        self.id.split_once('.').map_or(self.id, |(_, name)| name)
+    }
+
+    fn is_skipped_with(&self, next: &Self) -> bool {
+        let skipped = |check: &Self| check.level == Level::Skipped;
+        skipped(self)
+            && skipped(next)
+            && self.group() == next.group()
+            && self.evidence == next.evidence
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
         let (colour, sign) = ink.of(self.level);
-        let (_, name) = self.id.split_once('.').unwrap_or(("", self.id));
-        writeln!(f, "  {colour}{sign} {name:<22}{} {}", ink.off, self.evidence)?;
+        writeln!(f, "  {colour}{sign} {:<22}{} {}", self.name(), ink.off, self.evidence)?;
         if self.level >= Level::Warning {
             writeln!(f, "    {:<22} {}threshold: {}{}", "", ink.dim, self.threshold, ink.off)?;
         }

@@ -2,7 +2,7 @@
 
 use super::checks::{self, Case};
 use super::facts::{Facts, Info};
-use super::hoard::Hoard;
+use super::hoard::{self, Hoard};
 use super::holders::Holders;
 use super::report::{Check, Level, Verdict, VerdictKind};
 use super::words::{clean, count, counted, percent, seconds, span};
@@ -45,7 +45,13 @@ pub(super) fn of(case: Case<'_>, checks: &[Check]) -> (Verdict, Vec<Verdict>) {
 /// What hurts most comes first: what has to be stopped before anything else can be mended, then why
 /// the slots are gone, then the rest.
 fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
-    let Ok(info) = &facts.info else { return Vec::new() };
+    let lost = facts.lost().map(|words| stopped_answering(case, words));
+    let full = facts.full().map(|words| {
+        Verdict::new(VerdictKind::Full, "a proxy let us in, and what is behind it has no slot left")
+            .because(clean(words))
+            .so("raise the limit of the server behind the proxy, or free slots there")
+    });
+    let Ok(info) = &facts.info else { return lost.into_iter().chain(full).collect() };
     let holders = facts.holders.as_ref().ok();
     let causes = [
         holders.and_then(|holders| hoard(case, info, holders)),
@@ -58,10 +64,12 @@ fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
         .snapshot
         .maxclients
         .and_then(|ceiling| checks::is_shrunk(ceiling, facts.open_files_limit));
-    if shrunk.is_some() || (causes.is_empty() && checks::is_pressed(info)) {
+    // Where nobody can see who holds them, nobody can say that they are used.
+    let used = holders.is_some() && causes.is_empty() && checks::is_pressed(info);
+    if shrunk.is_some() || used {
         causes.push(ceiling_too_low(case, info, holders, shrunk));
     }
-    [loading(info), storm(case, info)]
+    [lost, full, loading(info), storm(case, info)]
         .into_iter()
         .flatten()
         .chain(causes)
@@ -107,37 +115,42 @@ fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
         checks::share(holders.idle, ceiling)
     );
     let verdict = match Hoard::find(holders, ceiling)? {
-        Hoard::Leak { sources, median } => {
-            let those: usize = sources.iter().map(|source| source.idle).sum();
-            let named = checks::named(sources.iter().copied());
-            let summary =
-                format!("{} that nobody uses any more, by {named}", counted(those, "connection"));
-            let verdict = Verdict::new(VerdictKind::Leak, summary).because(unused);
+        Hoard::Leak(sources) => {
+            let idle: usize = sources.iter().map(|source| source.idle).sum();
             let abandoned: usize = sources.iter().map(|source| source.abandoned).sum();
-            let verdict = match median {
-                Some(median) => verdict.because(format!(
-                    "the median of {} holds {}",
-                    counted(holders.sources, "source"),
-                    count(median)
-                )),
-                None => verdict.because(
-                    "they were opened one after another: a pool would have used those it had",
-                ),
+            let summary = format!(
+                "{} that nobody uses any more, by {}",
+                counted(idle, "connection"),
+                checks::named(sources.iter().copied())
+            );
+            let outliers = hoard::outliers(&holders.all_sources);
+            let median = outliers.iter().find(|(source, _)| source.key == sources[0].key);
+            let stands_out = match median {
+                Some((_, median)) => {
+                    format!("the median of what it can be held against is {}", count(*median))
+                }
+                None => "opened one after another: a pool would have used those it had".to_owned(),
             };
-            verdict
-                .because(format!("{} were used when they were new, and never since", count(abandoned)))
+            Verdict::new(VerdictKind::Leak, summary)
+                .because(unused)
+                .because(stands_out)
+                .because(format!(
+                    "{} were used when they were new, and never since",
+                    count(abandoned)
+                ))
                 .so("restart the leaking processes one at a time: that frees their slots")
-                .so("find what takes a connection and does not give it back; redis-guard reports the place in \
-                     the source (status().leaks)")
+                .so("find what takes a connection and does not give it back; redis-guard reports the place \
+                     in the source (status().leaks)")
                 .so(format!("until then: {}", case.set("timeout", 300)))
         }
         Hoard::Pools { size } => {
             let sizes = size.map_or_else(String::new, |size| format!(" of {}", count(size)));
             let summary = format!(
-                "{} pools{sizes} hold {}, of which {} are idle",
-                count(holders.sources),
+                "{}{sizes} hold {}, of which {} are idle; most: {}",
+                counted(holders.sources, "pool"),
                 counted(holders.clients, "connection"),
-                count(holders.idle)
+                count(holders.idle),
+                checks::named(&holders.by_source)
             );
             let used = holders.clients - holders.idle;
             Verdict::new(VerdictKind::OversizedPools, summary)
@@ -187,23 +200,22 @@ fn blocked(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Opt
     )
 }
 
-/// A quarter of the slots, while they run out; four tenths otherwise.
 fn internal(case: Case<'_>, info: &Info) -> Option<Verdict> {
+    let share = checks::internal_share(info)?;
     let snapshot = &info.seen.snapshot;
-    let ceiling = info.seen.ceiling?;
-    let (replicas, links) =
-        (snapshot.connected_replicas.unwrap_or(0), snapshot.cluster_connections.unwrap_or(0));
-    let part = crate::server::ratio(replicas.saturating_add(links), ceiling);
-    (part >= 0.4 || (part >= 0.25 && checks::is_pressed(info))).then(|| {
-        Verdict::new(
-            VerdictKind::InternalConnections,
-            format!("the servers' own connections hold {} of the slots", percent(part)),
-        )
-        .because(format!("{}, {}", counted(replicas, "replica"), counted(links, "cluster link")))
-        .because("each node has two links to each other one, and each counts against maxclients")
-        .so(case.set("maxclients", more(info)))
-        .so("count them in: redis-guard plan --replicas")
-    })
+    let replicas = counted(snapshot.connected_replicas.unwrap_or(0), "replica");
+    let links = counted(snapshot.cluster_connections.unwrap_or(0), "cluster link");
+    let verdict = Verdict::new(
+        VerdictKind::InternalConnections,
+        format!("the servers' own connections hold {} of the slots", percent(share)),
+    );
+    Some(
+        verdict
+            .because(format!("{replicas}, {links}"))
+            .because("a node has two links to each other one, and each counts against maxclients")
+            .so(case.set("maxclients", more(info)))
+            .so("count them in: redis-guard plan --replicas"),
+    )
 }
 
 fn ceiling_too_low(
@@ -282,8 +294,11 @@ fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
     let warnings = failed(Level::Warning).count();
     let skipped = failed(Level::Skipped).count();
     let info = case.facts.and_then(|facts| facts.info.as_ref().ok());
-    let summary = info.map_or_else(|| "as far as it tells".to_owned(), slots);
-    let mut verdict = Verdict::new(VerdictKind::NothingWrong, summary);
+    let Some(info) = info.filter(|info| info.seen.snapshot.used().is_some()) else {
+        return Verdict::new(VerdictKind::Unknown, "it does not tell how many connections it has")
+            .so("grant +info to this user, or ask the service's own metrics");
+    };
+    let mut verdict = Verdict::new(VerdictKind::NothingWrong, slots(info));
     if warnings > 0 {
         verdict = verdict.because(format!("{} to look at", counted(warnings, "warning")));
     }
@@ -291,6 +306,14 @@ fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
         verdict = verdict.because(format!("{} could not be made", counted(skipped, "check")));
     }
     verdict
+}
+
+fn stopped_answering(case: Case<'_>, words: &str) -> Verdict {
+    Verdict::new(VerdictKind::Unresponsive, "it let us in, and then it stopped answering")
+        .because(clean(words))
+        .because(format!("a command may take {}", span(case.place.patience)))
+        .so("on its machine: is the process stopped, swapping, forking, or in one long command?")
+        .so("was it restarted? ask again")
 }
 
 fn not_connected(case: Case<'_>) -> Verdict {
@@ -301,16 +324,29 @@ fn not_connected(case: Case<'_>) -> Verdict {
     let handshake = case.place.is_tls && trace.connected.is_some() && trace.secured.is_none();
     let verdict = match arrival.outcome() {
         Outcome::MaxClients => return full(case, "it has no slot left, not even for us"),
-        Outcome::SuspectedMaxClients => {
+        Outcome::SuspectedMaxClients if case.place.is_tls => {
             return full(case, "it hung up before it said a word, as a full server does over TLS")
-                .because("it may also expect TLS where we speak none, or the other way round");
+                .because("it may also be a port that speaks no TLS (redis://)");
         }
+        Outcome::SuspectedMaxClients => Verdict::new(
+            Kind::Other,
+            "it hung up before it said a word, and a full server would have said so",
+        )
+        .so("the port may speak TLS: try rediss://")
+        .so("or it is a proxy, which has no slot left for us, or none behind it"),
         Outcome::Refused => Verdict::new(Kind::Refused, "nothing listens there")
             .so("is the server up? is this its address and port (INFO server, redis.conf `bind`)?"),
         Outcome::Unreachable => Verdict::new(Kind::Unreachable, "there is no way to it")
             .so("routes, security groups, and whether a proxy in between has a backend"),
         Outcome::Dns => Verdict::new(Kind::Dns, "its name does not resolve")
             .so("the name, and this machine's resolver"),
+        Outcome::Timeout if checks::is_silent_about_tls(case) => Verdict::new(
+            Kind::Unresponsive,
+            "the connection was made, and the TLS handshake had no answer",
+        )
+        .because(format!("none within {}", span(case.place.patience)))
+        .so("the port may speak no TLS: try redis://")
+        .so("or the process is stopped, or cannot keep up with a storm of TLS dials"),
         Outcome::Timeout if trace.connected.is_some() => Verdict::new(
             Kind::Unresponsive,
             "the connection was made, and then nothing: the server does not come to answer",
@@ -348,7 +384,8 @@ fn not_connected(case: Case<'_>) -> Verdict {
             Verdict::new(Kind::NotRedis, "what answers there does not speak Redis's protocol")
                 .so("look at the port")
         }
-        _ => Verdict::new(Kind::Other, "it could not be connected to"),
+        _ => Verdict::new(Kind::Other, "it could not be connected to")
+            .so("redis-cli -u <url> PING, from here and from the server's own machine"),
     };
     verdict.because(words)
 }

@@ -54,7 +54,7 @@ pub(crate) struct Access {
     pub(crate) cacert: Option<std::path::PathBuf>,
 
     /// The longest that one step (connecting, a command) may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = some_time)]
     pub(crate) timeout: Duration,
 }
 
@@ -143,6 +143,14 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn print_json(report: &impl serde::Serialize) {
     let text = serde_json::to_string_pretty(report).expect("reports have text keys only");
     print(&format!("{text}\n"));
+}
+
+/// A time in which something can happen.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it has to be longer than zero".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// A time such as `2s`, `500ms` or `5m`.

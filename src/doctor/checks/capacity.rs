@@ -1,7 +1,7 @@
 //! Are there slots left?
 
-use super::{Case, above, noted};
-use crate::doctor::facts::{Asked, Facts, Info};
+use super::{Case, above, noted, skip_all};
+use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{clean, count, counted, percent, seconds, span};
 
@@ -23,18 +23,40 @@ const CHURN: f64 = 20.0;
 const SMALL_SOURCE: usize = 10;
 
 pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+    let info = match &facts.info {
+        Ok(info) => info,
+        Err(why) => {
+            let blind = Check::new("capacity.saturation", "INFO may be read")
+                .with(Level::Warning, format!("INFO: {why}"))
+                .fix(
+                    "without INFO nobody can tell whether slots are left: grant +info to this user",
+                );
+            return std::iter::once(blind)
+                .chain(skip_all(
+                    [
+                        "capacity.headroom",
+                        "capacity.ulimit",
+                        "capacity.rejections",
+                        "capacity.churn",
+                    ],
+                    "INFO",
+                    why,
+                ))
+                .collect();
+        }
+    };
     vec![
-        saturation(case, &facts.info),
-        headroom(facts),
-        ulimit(facts),
-        rejections(case, &facts.info),
-        churn(case, &facts.info),
+        saturation(case, facts, info),
+        headroom(facts, info),
+        ulimit(facts, info),
+        rejections(case, info),
+        churn(case, info),
     ]
 }
 
 /// What a server that refused us said of its capacity.
 pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
-    let failure = case.arrival.failure.as_ref().filter(|failure| failure.outcome.is_full())?;
+    let failure = case.arrival.failure.as_ref().filter(|_| case.is_full())?;
     let check = Check::new("capacity.saturation", "one slot for us");
     let words = clean(&failure.message);
     Some(check.with(Level::Failed, words).fix(format!(
@@ -44,18 +66,24 @@ pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
     )))
 }
 
-fn saturation(case: Case<'_>, info: &Asked<Info>) -> Check {
+fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     let check = Check::new(
         "capacity.saturation",
         format!("warning from {} on, failed from {}", percent(PRESSURE), percent(FULL)),
     );
-    let info = match info {
-        Ok(info) => info,
-        Err(why) => return check.skipped(format!("INFO: {}", clean(why))),
-    };
     let snapshot = &info.seen.snapshot;
-    let (Some(used), Some(ceiling)) = (snapshot.used(), info.seen.ceiling) else {
-        return check.skipped("the server does not say how many connections it has, or takes");
+    if let Some(words) = facts.full() {
+        return check
+            .with(Level::Failed, format!("a proxy let us in; behind it: {}", clean(words)))
+            .fix("raise the limit of the server behind the proxy, or free slots there");
+    }
+    let Some(used) = snapshot.used() else {
+        return check
+            .with(Level::Warning, "INFO does not say how many connections there are")
+            .fix("grant +info to this user, or ask the service's own metrics");
+    };
+    let Some(ceiling) = info.seen.ceiling else {
+        return check.skipped(format!("{} in use; how many it takes is not told", count(used)));
     };
     let saturation = info.seen.saturation().unwrap_or(0.0);
     let mut holders = vec![counted(snapshot.connected_clients.unwrap_or(0), "client")];
@@ -78,9 +106,9 @@ fn saturation(case: Case<'_>, info: &Asked<Info>) -> Check {
 }
 
 /// A rolling restart opens a source's new connections before the old ones are gone.
-fn headroom(facts: &Facts) -> Check {
+fn headroom(facts: &Facts, info: &Info) -> Check {
     let check = Check::new("capacity.headroom", "a restart of the largest source fits beside it");
-    let free = facts.info.as_ref().ok().and_then(|info| info.seen.free());
+    let free = info.seen.free();
     let sources = facts.holders.as_ref().ok().map(|holders| &holders.all_sources);
     let Some((free, sources)) = free.zip(sources) else {
         return check.skipped("nothing is known of the slots that are free, or of who holds them");
@@ -101,10 +129,9 @@ fn headroom(facts: &Facts) -> Check {
         .fix("restart it in smaller steps, or give it smaller pools: redis-guard plan works out how large")
 }
 
-fn ulimit(facts: &Facts) -> Check {
+fn ulimit(facts: &Facts, info: &Info) -> Check {
     let check = Check::new("capacity.ulimit", "maxclients is not what `ulimit -n` left of it");
-    let ceiling = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxclients);
-    let Some(ceiling) = ceiling else {
+    let Some(ceiling) = info.seen.snapshot.maxclients else {
         return check.skipped("the server does not tell its maxclients");
     };
     let limit = match is_shrunk(ceiling, facts.open_files_limit) {
@@ -137,15 +164,11 @@ pub(in crate::doctor) fn is_shrunk(ceiling: u64, open_files_limit: Option<u64>) 
     (usual && !may_have_more).then_some(limit)
 }
 
-fn rejections(case: Case<'_>, info: &Asked<Info>) -> Check {
+fn rejections(case: Case<'_>, info: &Info) -> Check {
     let check = Check::new(
         "capacity.rejections",
         format!("none while we look; a storm from {STORM} a second on"),
     );
-    let info = match info {
-        Ok(info) => info,
-        Err(why) => return check.skipped(format!("INFO: {}", clean(why))),
-    };
     let snapshot = &info.seen.snapshot;
     let Some(total) = snapshot.rejected_connections else {
         return check.skipped("the server does not count them");
@@ -160,7 +183,12 @@ fn rejections(case: Case<'_>, info: &Asked<Info>) -> Check {
             let now = format!("{} refused in {} ({rate:.1} a second)", count(new), span(sampled));
             (Level::Failed, format!("{now}; {ever}"))
         }
-        _ if total > 0 => (Level::Warning, format!("none now; {ever}")),
+        _ if total > 0 => {
+            // Fewer than one an hour are history.
+            let often = snapshot.uptime_seconds.is_none_or(|uptime| total > uptime / 3600);
+            let level = if often { Level::Warning } else { Level::Note };
+            (level, format!("none now; {ever}"))
+        }
         _ => (Level::Ok, "none since it started".to_owned()),
     };
     let fix = match level {
@@ -176,10 +204,9 @@ fn rejections(case: Case<'_>, info: &Asked<Info>) -> Check {
     check.with(level, evidence).fix(fix)
 }
 
-fn churn(case: Case<'_>, info: &Asked<Info>) -> Check {
+fn churn(case: Case<'_>, info: &Info) -> Check {
     let check = Check::new("capacity.churn", format!("{CHURN} a second"));
-    let rate = info.as_ref().ok().and_then(|info| info.seen.connections_per_second);
-    let Some(rate) = rate else {
+    let Some(rate) = info.seen.connections_per_second else {
         return check.skipped("the server does not count connections, or was asked once only");
     };
     check

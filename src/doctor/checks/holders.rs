@@ -1,7 +1,7 @@
 //! Who holds the slots?
 
 use super::capacity::PRESSURE;
-use super::{Case, noted};
+use super::{Case, noted, skip_all};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
@@ -11,13 +11,21 @@ use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span}
 /// Names that a list in one line has.
 const LISTED: usize = 3;
 
+const IDS: [&str; 8] = [
+    "holders.sources",
+    "holders.idle",
+    "holders.unnamed",
+    "holders.blocked",
+    "holders.pubsub",
+    "holders.replicas",
+    "holders.young",
+    "holders.output_buffers",
+];
+
 pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     let holders = match &facts.holders {
         Ok(holders) => holders,
-        Err(why) => {
-            let why = format!("CLIENT LIST: {}", clean(why));
-            return vec![Check::new("holders.sources", "no source stands out").skipped(why)];
-        }
+        Err(why) => return skip_all(IDS, "CLIENT LIST", why).collect(),
     };
     vec![
         sources(case, facts, holders),
@@ -25,7 +33,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
         unnamed(holders),
         blocked(case, facts, holders),
         subscribers(holders),
-        replicas(holders),
+        replicas(case, facts, holders),
         young(facts, holders),
         output_buffers(case, facts, holders),
     ]
@@ -73,20 +81,43 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         evidence
             .push_str(&format!("; {} of the list unreadable", counted(holders.unreadable, "line")));
     }
-    let (median, mut sources) = hoard::outliers(&holders.all_sources);
-    sources.retain(|source| is_part(source.connections, 25, ceiling(facts)));
-    let Some(first) = sources.first() else { return check.ok(evidence) };
-    let host = first.key.split(' ').next().unwrap_or_default();
-    let list = case.run(&format!("CLIENT LIST | grep 'addr={}:'", clean(host)));
-    let evidence = format!("{} over a median of {}", named(sources), count(median));
-    match Hoard::find(holders, ceiling(facts)) {
-        Some(Hoard::Leak { median: Some(_), .. }) => check
-            .with(by_pressure(facts), evidence)
-            .fix(noted(list, "restart that process, and find what it does not give back")),
-        _ => check
-            .with(Level::Warning, evidence)
-            .fix(noted(list, "has it more work than the others, or a larger pool?")),
-    }
+    let hoard = Hoard::find(holders, ceiling(facts));
+    let mut outliers = hoard::outliers(&holders.all_sources);
+    outliers.retain(|(source, _)| is_part(source.connections, 25, ceiling(facts)));
+    let first = holders.all_sources.first();
+    let (who, evidence) = match (outliers.first(), first) {
+        (Some((first, median)), _) => {
+            let named = named(outliers.iter().map(|(source, _)| *source));
+            (*first, format!("{named} over a median of {}", count(*median)))
+        }
+        // It need not stand out: half the server is too much for what is mostly idle.
+        (None, Some(first))
+            if hoard.is_some()
+                && is_part(first.connections, 50, ceiling(facts))
+                && first.idle * 2 >= first.connections =>
+        {
+            (first, format!("{} alone, of which {} idle", named([first]), count(first.idle)))
+        }
+        _ => return check.ok(evidence),
+    };
+    let (level, why) = match hoard {
+        Some(Hoard::Leak(_)) => {
+            (by_pressure(facts), "restart that process, and find what it does not give back")
+        }
+        Some(Hoard::Pools { .. }) => (by_pressure(facts), "give it a smaller pool"),
+        None => (Level::Warning, "has it more work than the others, or a larger pool?"),
+    };
+    check.with(level, evidence).fix(match host_of(who) {
+        Some(host) => noted(case.run(&format!("CLIENT LIST | grep 'addr={host}:'")), why),
+        None => why.to_owned(),
+    })
+}
+
+/// A source's address, if it is one: what a server says goes into no shell unread.
+fn host_of(source: &Holder) -> Option<&str> {
+    let host = source.key.split(' ').next()?;
+    let is_address = host.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:".contains(&byte));
+    (is_address && !host.is_empty()).then_some(host)
 }
 
 fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
@@ -185,9 +216,31 @@ fn subscribers(holders: &Holders) -> Check {
     }
 }
 
-fn replicas(holders: &Holders) -> Check {
-    let check = Check::new("holders.replicas", "for information: each holds a slot");
-    check.ok(counted(holders.replicas, "replica"))
+/// The part of the slots that the servers' own connections hold, where it is too large: a quarter
+/// while slots run out, four tenths otherwise.
+pub(in crate::doctor) fn internal_share(info: &Info) -> Option<f64> {
+    let snapshot = &info.seen.snapshot;
+    let replicas = snapshot.connected_replicas.unwrap_or(0);
+    let internal = replicas.saturating_add(snapshot.cluster_connections.unwrap_or(0));
+    let share = crate::server::ratio(internal, info.seen.ceiling?);
+    (share >= 0.4 || (share >= 0.25 && is_pressed(info))).then_some(share)
+}
+
+fn replicas(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new(
+        "holders.replicas",
+        "with cluster links, a quarter of the slots while they run out, four tenths otherwise",
+    );
+    let info = facts.info.as_ref().ok();
+    let links = info.and_then(|info| info.seen.snapshot.cluster_connections).unwrap_or(0);
+    let evidence =
+        format!("{}, {}", counted(holders.replicas, "replica"), counted(links, "cluster link"));
+    match info.and_then(internal_share) {
+        None => check.ok(evidence),
+        Some(share) => check
+            .with(by_pressure(facts), format!("{evidence}: {} of the slots", percent(share)))
+            .fix(case.set("maxclients", info.and_then(|it| it.seen.ceiling).unwrap_or(0) * 3 / 2)),
+    }
 }
 
 fn young(facts: &Facts, holders: &Holders) -> Check {

@@ -7,12 +7,14 @@ mod replication;
 mod server;
 
 use super::Options;
-use super::facts::{Arrival, Facts};
+use super::facts::{Arrival, Facts, Why};
 use super::probe::Place;
 use super::report::{Check, Level};
+use crate::Outcome;
 
 pub(super) use capacity::{STORM, is_shrunk};
-pub(super) use holders::{is_crowd, is_pressed, named, share};
+pub(super) use holders::{internal_share, is_crowd, is_pressed, named, share};
+pub(super) use reachability::is_silent_about_tls;
 pub(super) use replication::expected;
 
 /// All there is to judge one server by.
@@ -65,9 +67,20 @@ impl Case<'_> {
         format!("{} {command}", self.place.cli)
     }
 
+    /// True where no slot was left for us: it said so, or it hung up over TLS, where a full server
+    /// says nothing. One that hangs up over plain TCP is something else, as a full server speaks
+    /// there.
+    pub(super) fn is_full(&self) -> bool {
+        match self.arrival.outcome() {
+            Outcome::MaxClients => true,
+            Outcome::SuspectedMaxClients => self.place.is_tls,
+            _ => false,
+        }
+    }
+
     /// True where the server keeps CONFIG from us, as managed services do.
     pub(super) fn is_managed(&self) -> bool {
-        self.facts.is_some_and(|facts| facts.config.is_err())
+        self.facts.is_some_and(Facts::is_managed)
     }
 }
 
@@ -108,6 +121,16 @@ impl Check {
         }
         self
     }
+}
+
+/// All of these, which could not be made, for one reason.
+fn skip_all(
+    ids: impl IntoIterator<Item = &'static str>,
+    what: &str,
+    why: &Why,
+) -> impl Iterator<Item = Check> {
+    let why = format!("{what}: {why}");
+    ids.into_iter().map(move |id| Check::new(id, "known").skipped(why.clone()))
 }
 
 /// `Failed` from `failed` on, `Warning` from `warning` on.

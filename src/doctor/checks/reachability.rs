@@ -19,6 +19,9 @@ const SLOW_PING: Duration = Duration::from_millis(10);
 /// connection for every request has 60 s worth of its requests there.
 const MANY_TIME_WAIT: u64 = 1_000;
 
+const HUNG: &str = "on the server's machine: is the process stopped, swapping, or in one long command \
+                    (redis-cli SLOWLOG GET, once it answers)?";
+
 pub(super) fn checks(case: Case<'_>) -> Vec<Check> {
     // Over somebody else's connection there is no way to it to be told of.
     if case.arrival.dials == 0 {
@@ -80,7 +83,10 @@ fn tls(case: Case<'_>) -> Option<Check> {
             .with(slow(took), format!("handshake in {}", span(took)))
             .fix("look at the server's CPU: it has one thread for handshakes and commands"),
         // It hung up before it said a word, as a full server does.
-        None if case.arrival.outcome().is_full() => check.skipped(failure(case)),
+        None if case.is_full() => check.skipped(failure(case)),
+        None if case.arrival.outcome() == Outcome::Timeout => check
+            .with(Level::Failed, failure(case))
+            .fix("a port that speaks no TLS waits for the rest of the command: try redis://"),
         None => check.with(Level::Failed, failure(case)).fix(
             "--cacert FILE with the certificate authority that signed the server's, or a URL with \
              the name that is in it",
@@ -101,7 +107,10 @@ fn auth(case: Case<'_>) -> Option<Check> {
     let failed = check.with(Level::Failed, failure(case));
     match arrival.outcome() {
         // Told under capacity, and under ping.
-        Outcome::MaxClients | Outcome::SuspectedMaxClients | Outcome::Timeout => None,
+        Outcome::MaxClients | Outcome::Timeout => None,
+        Outcome::SuspectedMaxClients => Some(
+            failed.fix("the port may speak TLS: try rediss://; or a proxy has no slot behind it"),
+        ),
         Outcome::Auth => Some(failed.fix(
             "the password, and the user of the URL: redis://user:password@host, or REDISCLI_AUTH",
         )),
@@ -116,15 +125,25 @@ fn auth(case: Case<'_>) -> Option<Check> {
 fn ping(case: Case<'_>) -> Option<Check> {
     let check = Check::new("reachability.ping", format!("half of them within {}", span(SLOW_PING)));
     let Some(facts) = case.facts else {
-        let hung =
-            case.arrival.outcome() == Outcome::Timeout && case.arrival.trace.connected.is_some();
+        let hung = case.arrival.outcome() == Outcome::Timeout
+            && case.arrival.trace.connected.is_some()
+            && !is_silent_about_tls(case);
         return hung.then(|| {
-            check.with(Level::Failed, format!("connected, then silence: {}", failure(case))).fix(
-                "on the server's machine: is the process stopped, swapping, or in one long \
-                     command (redis-cli SLOWLOG GET, once it answers)?",
-            )
+            check
+                .with(Level::Failed, format!("connected, then silence: {}", failure(case)))
+                .fix(HUNG)
         });
     };
+    if let Some(words) = facts.lost() {
+        return Some(
+            check
+                .with(
+                    Level::Failed,
+                    format!("it stopped answering in the middle: {}", clean(words)),
+                )
+                .fix(HUNG),
+        );
+    }
     Some(match &facts.ping {
         Ok(ping) => check
             .with(
@@ -139,7 +158,7 @@ fn ping(case: Case<'_>) -> Option<Check> {
             )
             .fix(case.run("--latency-history")),
         // It says so itself, and is told under server.
-        Err(words) => check.skipped(clean(words)),
+        Err(why) => check.skipped(why.to_string()),
     })
 }
 
@@ -157,6 +176,12 @@ fn time_wait(case: Case<'_>) -> Option<Check> {
         "something on this machine opens a connection for every request: give it a pool, or one \
          shared connection",
     ))
+}
+
+/// It was spoken to in TLS, and said nothing.
+pub(in crate::doctor) fn is_silent_about_tls(case: Case<'_>) -> bool {
+    let trace = &case.arrival.trace;
+    case.place.is_tls && trace.connected.is_some() && trace.secured.is_none()
 }
 
 fn slow(took: Duration) -> Level {

@@ -1,6 +1,6 @@
 //! Are the replicas there that should be, and do they follow?
 
-use super::{Case, noted};
+use super::{Case, noted, skip_all};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{bytes, clean, count, counted, seconds};
@@ -13,8 +13,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     let info = match &facts.info {
         Ok(info) => info,
         Err(why) => {
-            let why = format!("INFO: {}", clean(why));
-            return vec![Check::new("replication.role", "known").skipped(why)];
+            return skip_all(["replication.role", "replication.replicas"], "INFO", why).collect();
         }
     };
     let snapshot = &info.seen.snapshot;
@@ -71,7 +70,9 @@ pub(in crate::doctor) fn expected(case: Case<'_>, facts: &Facts, info: &Info) ->
         && info.field("repl_backlog_active") == Some(1_u8)
         // Kept for ever with 0; then it says nothing of the last hour.
         && facts.config.as_ref().ok().and_then(|config| config.number("repl-backlog-ttl")) != Some(0);
-    case.options.expect_replicas.unwrap_or(0).max(seen).max(u64::from(remembered))
+    // A number that was asked for is the master's: its replicas need none of their own.
+    let asked = case.options.expect_replicas.filter(|_| is_master);
+    asked.unwrap_or(0).max(seen).max(u64::from(remembered))
 }
 
 fn replicas(case: Case<'_>, facts: &Facts, info: &Info) -> Check {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, above, noted};
+use super::{Case, above, noted, skip_all};
 use crate::doctor::facts::{Config, Facts, Info, SlowLog};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span};
@@ -17,6 +17,15 @@ const BLOCKING: Duration = Duration::from_millis(100);
 /// The default of `tcp-backlog`: below it a scale-out waits for the kernel.
 const BACKLOG: u64 = 511;
 
+/// The checks that need CONFIG.
+const SETTINGS: [&str; 5] = [
+    "server.timeout",
+    "server.tcp_keepalive",
+    "server.tcp_backlog",
+    "server.output_buffer_limits",
+    "server.maxmemory_clients",
+];
+
 pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     match &facts.info {
@@ -24,10 +33,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
             checks.push(loading(info));
             checks.push(memory(case, facts, info));
         }
-        Err(why) => {
-            let why = format!("INFO: {}", clean(why));
-            checks.push(Check::new("server.memory", "below maxmemory").skipped(why));
-        }
+        Err(why) => checks.extend(skip_all(["server.loading", "server.memory"], "INFO", why)),
     }
     checks.push(slow_log(case, facts));
     match &facts.config {
@@ -38,10 +44,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
             output_buffer_limits(case, config),
             maxmemory_clients(config),
         ]),
-        Err(why) => {
-            let why = format!("CONFIG is denied, as managed services do: {}", clean(why));
-            checks.push(Check::new("server.timeout", "idle clients are closed").skipped(why));
-        }
+        Err(why) => checks.extend(skip_all(SETTINGS, "CONFIG", why)),
     }
     checks
 }
@@ -108,7 +111,7 @@ fn slow_log(case: Case<'_>, facts: &Facts) -> Check {
     );
     let log = match &facts.slow {
         Ok(log) => log,
-        Err(why) => return check.skipped(format!("SLOWLOG: {}", clean(why))),
+        Err(why) => return check.skipped(format!("SLOWLOG: {why}")),
     };
     let Some((took, command)) = &log.slowest else {
         return check.ok(format!("none in the last {recent}, {} in all", count(log.entries)));

@@ -124,10 +124,13 @@ impl Facts {
 
     /// What ended the examination before its time.
     pub(super) fn lost(&self) -> Option<&str> {
-        self.whys().find_map(|why| match why {
+        let words = self.whys().find_map(|why| match why {
             Why::Lost(words) => Some(words.as_str()),
             _ => None,
-        })
+        });
+        // Lost before the first of these was asked.
+        let silent = self.whys().any(|why| *why == Why::NotAsked);
+        words.or(silent.then_some("the connection ended"))
     }
 
     /// A refusal that came over a connection that works.

@@ -7,6 +7,7 @@ use super::holders::Holders;
 use super::report::{Check, Level, Verdict, VerdictKind};
 use super::words::{clean, count, counted, percent, seconds, span};
 use crate::Outcome;
+use crate::server::ServerSnapshot;
 
 impl Verdict {
     fn new(kind: VerdictKind, summary: impl Into<String>) -> Self {
@@ -294,8 +295,9 @@ fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
     let warnings = failed(Level::Warning).count();
     let skipped = failed(Level::Skipped).count();
     let info = case.facts.and_then(|facts| facts.info.as_ref().ok());
-    let Some(info) = info.filter(|info| info.seen.snapshot.used().is_some()) else {
+    let Some(info) = info.filter(|info| info.seen.snapshot != ServerSnapshot::default()) else {
         return Verdict::new(VerdictKind::Unknown, "it does not tell how many connections it has")
+            .because("INFO could not be read")
             .so("grant +info to this user, or ask the service's own metrics");
     };
     let mut verdict = Verdict::new(VerdictKind::NothingWrong, slots(info));

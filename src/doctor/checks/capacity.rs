@@ -1,9 +1,10 @@
 //! Are there slots left?
 
 use super::{Case, above, noted, skip_all};
-use crate::doctor::facts::{Facts, Info};
+use crate::doctor::facts::{Facts, Info, Why};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::words::{clean, count, counted, percent, seconds, span};
+use crate::server::ServerSnapshot;
 
 /// From here on there is pressure: the guard's price law gives slots back from nine tenths on, and
 /// a rolling deploy of a fifth of the fleet no longer fits.
@@ -22,15 +23,18 @@ const CHURN: f64 = 20.0;
 /// A restart of a source this small fits anywhere.
 const SMALL_SOURCE: usize = 10;
 
+const BLIND: &str = "without INFO nobody can tell whether slots are left: +info for this user, or the \
+                     service's own metrics";
+
 pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     let info = match &facts.info {
         Ok(info) => info,
         Err(why) => {
-            let blind = Check::new("capacity.saturation", "INFO may be read")
-                .with(Level::Warning, format!("INFO: {why}"))
-                .fix(
-                    "without INFO nobody can tell whether slots are left: grant +info to this user",
-                );
+            let blind = Check::new("capacity.saturation", "INFO may be read");
+            let blind = match why {
+                Why::Full(words) => refused_behind(blind, words),
+                _ => blind.with(Level::Warning, format!("INFO: {why}")).fix(BLIND),
+            };
             return std::iter::once(blind)
                 .chain(skip_all(
                     [
@@ -73,14 +77,13 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     );
     let snapshot = &info.seen.snapshot;
     if let Some(words) = facts.full() {
-        return check
-            .with(Level::Failed, format!("a proxy let us in; behind it: {}", clean(words)))
-            .fix("raise the limit of the server behind the proxy, or free slots there");
+        return refused_behind(check, words);
     }
     let Some(used) = snapshot.used() else {
-        return check
-            .with(Level::Warning, "INFO does not say how many connections there are")
-            .fix("grant +info to this user, or ask the service's own metrics");
+        return match *snapshot == ServerSnapshot::default() {
+            true => check.with(Level::Warning, "INFO says nothing").fix(BLIND),
+            false => check.skipped("INFO does not say how many connections there are"),
+        };
     };
     let Some(ceiling) = info.seen.ceiling else {
         return check.skipped(format!("{} in use; how many it takes is not told", count(used)));
@@ -103,6 +106,13 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     check
         .with(above(saturation, PRESSURE, FULL), evidence)
         .fix(noted(case.set("maxclients", more), "once its cause is mended, or understood"))
+}
+
+fn refused_behind(check: Check, words: impl std::fmt::Display) -> Check {
+    let evidence = clean(&format!("a proxy let us in; what is behind it: {words}"));
+    check
+        .with(Level::Failed, evidence)
+        .fix("raise the limit of the server behind the proxy, or free slots there")
 }
 
 /// A rolling restart opens a source's new connections before the old ones are gone.

@@ -59,6 +59,8 @@ impl Why {
     fn of(error: &RedisError) -> Self {
         if let Some(code) = error.code() {
             let words = format!("{code} {}", error.detail().unwrap_or_default());
+            // Some servers repeat the question.
+            let words = words.split(", with args beginning").next().unwrap_or_default().to_owned();
             return match of_error_line(&words) {
                 Some(Outcome::MaxClients) => Self::Full(words),
                 _ => Self::Denied(words),

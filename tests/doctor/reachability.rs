@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
 use crate::run::{Doctor, Report, SECRET};
-use crate::support::server::StartError;
+use crate::support::server::{Connection, StartError, poll};
 use crate::support::{Auth, Resp, TestServer, Transport, VendorScript, VendorServer};
 
 fn with_password() -> TestServer {
@@ -213,6 +214,11 @@ async fn a_port_that_says_nothing() {
 async fn whatever_answers_there_is_a_report() {
     for script in VendorScript::ALL {
         let server = VendorServer::start(script).await.unwrap();
+        // Some of them repeat what they are told: `run` looks for the password.
+        let url = server.url_with(&format!("app:{SECRET}"), "protocol=resp3");
+        let report = Doctor::of(&[&url, "--timeout", "250ms"]).report();
+        assert_ne!(report.code, 0, "{script:?}: {report}");
+        assert_ne!(report.server(0).verdict(), "nothing_wrong", "{script:?}: {report}");
         let report = Doctor::of(&[&server.url(), "--timeout", "250ms"]).report();
         assert_ne!(report.code, 0, "{script:?}: {report}");
         assert_ne!(report.server(0).verdict(), "nothing_wrong", "{script:?}: {report}");
@@ -266,20 +272,34 @@ fn a_wait_that_is_over_ends_with_what_the_last_dial_heard() {
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
 }
 
-/// Every command of another client takes longer than a healthy server's PING may.
+/// Ends the threads of a scope, also where the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Whenever the server looks, there is another slow command; a PING waits for all of them.
 #[test]
 fn a_server_that_is_slow_to_answer() {
+    const CLIENTS: usize = 4;
     let server = crate::server().start().unwrap();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let report = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(std::sync::atomic::Ordering::SeqCst) {
-                server.admin().text(&["DEBUG", "SLEEP", "0.03"]);
-            }
-        });
-        let report = Doctor::of(&[&server.url()]).report();
-        over.store(true, std::sync::atomic::Ordering::SeqCst);
-        report
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = Connection::open(server.socket_path(), None).unwrap();
+                while !over.load(Ordering::SeqCst) {
+                    client.expect(&["DEBUG", "SLEEP", "0.01"]).unwrap();
+                }
+            });
+        }
+        let slow = || (server.admin().info_u64("connected_clients") > 4).then_some(());
+        poll(crate::IDLE_LIMIT, slow).expect("they should have come");
+        let _stop = Stop(&over);
+        Doctor::of(&[&server.url()]).report()
     });
     report.server(0).level("warning", &["reachability.ping"]);
     let p50 = report.server(0).json["reachability"]["ping"]["p50_seconds"].as_f64().unwrap();

@@ -33,7 +33,7 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
             let blind = Check::new("capacity.saturation", "INFO may be read");
             let blind = match why {
                 Why::Full(words) => refused_behind(blind, words),
-                _ => blind.with(Level::Warning, format!("INFO: {why}")).fix(BLIND),
+                _ => blind.with(Level::Failed, format!("INFO: {why}")).fix(BLIND),
             };
             return std::iter::once(blind)
                 .chain(skip_all(
@@ -81,7 +81,7 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     }
     let Some(used) = snapshot.used() else {
         return match *snapshot == ServerSnapshot::default() {
-            true => check.with(Level::Warning, "INFO says nothing").fix(BLIND),
+            true => check.with(Level::Failed, "INFO says nothing").fix(BLIND),
             false => check.skipped("INFO does not say how many connections there are"),
         };
     };

@@ -152,7 +152,7 @@ fn without_info_the_rest_is_still_told() {
     found.infos.clear();
     let report = found.judge();
     assert_eq!(kinds(&report), [VerdictKind::Unknown]);
-    assert_eq!(report.check("capacity.saturation").map(|check| check.level), Some(Level::Warning));
+    assert_eq!(report.check("capacity.saturation").map(|check| check.level), Some(Level::Failed));
     assert_eq!(report.holders.map(|holders| holders.clients), Some(12));
 }
 

@@ -283,6 +283,12 @@ fn replica_lost(case: Case<'_>, facts: &Facts, info: &Info) -> Option<Verdict> {
 
 /// Where nothing stands out.
 fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
+    let info = case.facts.and_then(|facts| facts.info.as_ref().ok());
+    let Some(info) = info.filter(|info| info.seen.snapshot != ServerSnapshot::default()) else {
+        return Verdict::new(VerdictKind::Unknown, "it does not tell how many connections it has")
+            .because("INFO could not be read")
+            .so("grant +info to this user, or ask the service's own metrics");
+    };
     let failed = |level: Level| checks.iter().filter(move |check| check.level == level);
     if failed(Level::Failed).next().is_some() {
         let ids: Vec<&str> = failed(Level::Failed).map(|check| check.id).collect();
@@ -294,12 +300,6 @@ fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
     }
     let warnings = failed(Level::Warning).count();
     let skipped = failed(Level::Skipped).count();
-    let info = case.facts.and_then(|facts| facts.info.as_ref().ok());
-    let Some(info) = info.filter(|info| info.seen.snapshot != ServerSnapshot::default()) else {
-        return Verdict::new(VerdictKind::Unknown, "it does not tell how many connections it has")
-            .because("INFO could not be read")
-            .so("grant +info to this user, or ask the service's own metrics");
-    };
     let mut verdict = Verdict::new(VerdictKind::NothingWrong, slots(info));
     if warnings > 0 {
         verdict = verdict.because(format!("{} to look at", counted(warnings, "warning")));

@@ -1,5 +1,6 @@
 //! A keep-alive HTTP/1.1 client, just enough for answers that have a length, and a load of many of
 //! them.
+#![allow(dead_code, reason = "every test uses its own part of it")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

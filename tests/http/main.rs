@@ -1,6 +1,8 @@
 //! The middleware, the extractor, refusals and status routes, in routers as services have them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../example/mod.rs"]
+mod example;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../waiting/mod.rs"]
@@ -46,7 +48,15 @@ impl Answer {
 }
 
 async fn send(app: &Router, method: Method, path: &str) -> Answer {
-    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+    send_with(app, method, path, &[]).await
+}
+
+async fn send_with(app: &Router, method: Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
     let response = app.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();

@@ -75,6 +75,8 @@ mod extract;
 mod fallback;
 mod middleware;
 mod problem;
+mod same_origin;
+mod status_page;
 mod status_routes;
 
 pub use extract::{MissingLayer, Redis};

@@ -110,6 +110,19 @@ impl Refusal {
     }
 }
 
+/// 403, for a request that some other site's page made a browser send.
+pub(super) fn cross_origin() -> Response {
+    let status = StatusCode::FORBIDDEN;
+    let problem = Problem {
+        r#type: "about:blank",
+        title: "Forbidden",
+        status: status.as_u16(),
+        detail: "this request was made by a page of another origin",
+        refusal: None,
+    };
+    problem.into_response(status)
+}
+
 impl Problem {
     fn into_response(self, status: StatusCode) -> Response {
         let json = HeaderValue::from_static("application/problem+json");

@@ -4,9 +4,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 
+use super::same_origin::is_foreign;
+use super::{problem, status_page};
 use crate::event::RecentEvent;
 use crate::status::{BreakerStatus, Status};
 use crate::{BreakerHandle, GuardedPool, Rejection};
@@ -17,8 +19,16 @@ use crate::{BreakerHandle, GuardedPool, Rejection};
 /// | route | answer |
 /// |---|---|
 /// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch |
+/// | `GET /status`, by a browser | the same as a page that follows it, once a second while it is looked at: light and dark, on a phone too |
 /// | `GET /readyz` | 200 and `{"status":"ready"}`; 200 and `degraded`, with `reason` and `detail`, while nobody can be served; 503 and `closed` once the pool is closed, so that a load balancer lets go of an instance that drains |
-/// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then |
+/// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then. 403 to a browser that sends it for a page of another origin |
+///
+/// **One address, two forms**: whoever names `text/html` in `Accept`, and does not want JSON as much, gets
+/// the page; everybody else, as curl, a script or `fetch`, gets JSON, and so does `/status?format=json`.
+/// There is no route of its own that could collide with one of yours, and where `/status` is reachable,
+/// nested or behind a proxy, so is all that the page needs. It is one file, loads nothing else, runs
+/// under a `Content-Security-Policy` that allows its own script and style only, and has buttons for the
+/// breaker with `overrides` only.
 ///
 /// **Readiness does not depend on Redis** unless [`require_redis`](StatusRoutes::require_redis) is
 /// asked for. All instances share it: if each reported itself unready because Redis is full, the load
@@ -57,7 +67,8 @@ impl StatusRoutes {
         self
     }
 
-    /// Adds the routes that force the breaker. Whoever reaches them can stop all dialing.
+    /// Adds the routes that force the breaker, and buttons for them on the page. Whoever reaches them can
+    /// stop all dialing.
     pub const fn overrides(mut self) -> Self {
         self.overrides = true;
         self
@@ -69,6 +80,12 @@ impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
         let StatusRoutes { pool, require_redis, overrides } = routes;
         let readyz =
             move |State(pool): State<GuardedPool>| async move { readyz(&pool, require_redis) };
+        let status = async move |State(pool): State<GuardedPool>, headers: HeaderMap, uri: Uri| {
+            if status_page::is_wanted(&headers, &uri) {
+                return status_page::page(overrides);
+            }
+            (status_page::HEADERS, status(&pool)).into_response()
+        };
         let mut router = Router::new().route("/status", get(status)).route("/readyz", get(readyz));
         if overrides {
             for (path, change) in [
@@ -76,7 +93,13 @@ impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
                 ("/breaker/closed", BreakerHandle::force_closed),
                 ("/breaker/auto", BreakerHandle::auto),
             ] {
-                let force = async move |State(pool): State<GuardedPool>| force(&pool, change);
+                let force =
+                    async move |State(pool): State<GuardedPool>, headers: HeaderMap, uri: Uri| {
+                        if is_foreign(&headers, &uri) {
+                            return problem::cross_origin();
+                        }
+                        force(&pool, change).into_response()
+                    };
                 router = router.route(path, post(force));
             }
         }
@@ -85,14 +108,14 @@ impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
 }
 
 #[derive(Serialize)]
-struct StatusPage {
+struct StatusAndEvents {
     #[serde(flatten)]
     status: Status,
     events: Vec<RecentEvent>,
 }
 
-async fn status(State(pool): State<GuardedPool>) -> Json<StatusPage> {
-    Json(StatusPage { status: pool.status(), events: pool.recent_events() })
+fn status(pool: &GuardedPool) -> Json<StatusAndEvents> {
+    Json(StatusAndEvents { status: pool.status(), events: pool.recent_events() })
 }
 
 fn force(pool: &GuardedPool, change: fn(&BreakerHandle)) -> Json<BreakerStatus> {

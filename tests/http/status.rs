@@ -9,7 +9,7 @@ use redis_guard::{BreakerState, Budget, GuardedPool};
 
 use crate::support::TestServer;
 use crate::waiting::until;
-use crate::{builder, cold, get, send};
+use crate::{Answer, builder, cold, get, send, send_with};
 
 fn app(routes: StatusRoutes) -> Router {
     Router::new().merge(routes)
@@ -53,6 +53,134 @@ async fn status_has_the_recent_events_with_their_time() {
     assert_eq!((&events[0]["live"], &events[1]["to"]), (&1.into(), &"open".into()));
     let at = events[0]["at"].as_f64().unwrap();
     assert!((before..=seconds()).contains(&at), "{at}");
+}
+
+/// What Chromium sends when somebody types an address.
+const BROWSER: [(&str, &str); 1] = [(
+    "accept",
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
+)];
+
+async fn browse(app: &Router, path: &str) -> Answer {
+    send_with(app, Method::GET, path, &BROWSER).await
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_and_everybody_else_json_from_the_same_address() {
+    let app = app(status_routes(absent()));
+    for (accept, kind) in [
+        (Some(BROWSER[0].1), "text/html; charset=utf-8"),
+        (Some("application/json"), "application/json"),
+        (Some("*/*"), "application/json"),
+        (None, "application/json"),
+    ] {
+        let headers: Vec<_> = accept.map(|accept| ("accept", accept)).into_iter().collect();
+        let answer = send_with(&app, Method::GET, "/status", &headers).await;
+        assert_eq!(answer.status, StatusCode::OK, "{accept:?}");
+        assert_eq!(answer.header("content-type"), Some(kind), "{accept:?}");
+        // No cache may give one who asked for the other what it has, and nothing is true for long.
+        assert_eq!(answer.header("vary"), Some("accept"), "{accept:?}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{accept:?}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{accept:?}");
+    }
+    let json = browse(&app, "/status?format=json").await;
+    assert_eq!(json.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn head_is_get_without_its_body() {
+    let app = app(status_routes(absent()));
+    for headers in [&BROWSER[..], &[]] {
+        let head = send_with(&app, Method::HEAD, "/status", headers).await;
+        let get = send_with(&app, Method::GET, "/status", headers).await;
+        assert_eq!((head.status, head.body.as_str()), (StatusCode::OK, ""));
+        assert_eq!(head.header("content-type"), get.header("content-type"));
+        let length = get.body.len().to_string();
+        // The JSON has a clock in it.
+        assert!(headers.is_empty() || head.header("content-length") == Some(&length), "{head:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_runs_its_own_script_and_style_and_nothing_else() {
+    let page = browse(&app(status_routes(absent())), "/status").await;
+
+    let policy: Vec<_> = page.header("content-security-policy").unwrap().split("; ").collect();
+    for (directive, start, end) in [
+        ("style-src", "<style>", "</style>"),
+        ("script-src", "<script type=\"module\">", "</script>"),
+    ] {
+        let [_, rest] = page.body.split(start).collect::<Vec<_>>()[..] else {
+            panic!("not one {start}")
+        };
+        let hash =
+            ring::digest::digest(&ring::digest::SHA256, rest.split(end).next().unwrap().as_bytes());
+        let wanted = format!("{directive} 'sha256-{}'", base64(hash.as_ref()));
+        assert!(
+            policy.contains(&wanted.as_str()),
+            "status_page.rs has to say {wanted}, not {policy:#?}"
+        );
+    }
+    for directive in [
+        "default-src 'none'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ] {
+        assert!(policy.contains(&directive), "{directive}: {policy:#?}");
+    }
+    assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+    // Nothing is fetched from anywhere, nor by an address that depends on where the page is.
+    for outside in ["http://", "https://", "src=", "url(", "@import", "href=\"/"] {
+        assert!(!page.body.contains(outside), "{outside}");
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = bytes.chunks(3).map(|group| {
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte))
+            << (8 * (3 - group.len()));
+        let digits = (0..4).map(|n| char::from(DIGITS[bits >> (18 - 6 * n) & 63]));
+        format!("{:=<4}", digits.take(group.len() + 1).collect::<String>())
+    });
+    groups.collect()
+}
+
+#[tokio::test]
+async fn the_page_is_where_the_json_is_however_deep() {
+    let routes = || status_routes(absent());
+    for (app, path) in [
+        (Router::new().nest("/redis", routes().into()), "/redis/status"),
+        (Router::new().nest("/redis/", routes().into()), "/redis/status"),
+        (Router::new().nest("/a/{pool}/b", routes().into()), "/a/1/b/status"),
+        (Router::new().nest_service("/redis", Router::<()>::from(routes())), "/redis/status"),
+    ] {
+        assert!(browse(&app, path).await.body.starts_with("<!doctype html>"), "{path}");
+        assert_eq!(get(&app, path).await.json()["live"], 0, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_keeps_what_it_has_at_its_root() {
+    let root = || Router::new().route("/", axum::routing::get(async || "mine"));
+    let merged = root().merge(status_routes(absent()));
+    let nested = root().nest("/redis", status_routes(absent()).into());
+
+    for app in [merged, nested] {
+        assert_eq!(browse(&app, "/").await.body, "mine");
+    }
+}
+
+#[tokio::test]
+async fn only_with_overrides_does_the_page_have_their_buttons() {
+    let without = browse(&app(status_routes(absent())), "/status").await.body;
+    let with = browse(&app(status_routes(absent()).overrides()), "/status").await.body;
+
+    assert!(!without.contains("<html lang=\"en\" data-overrides>"));
+    assert!(with.contains("<html lang=\"en\" data-overrides>"));
 }
 
 #[tokio::test]
@@ -158,6 +286,46 @@ async fn an_override_is_not_to_be_had_by_following_a_link() {
     let app = app(status_routes(absent()).overrides());
 
     assert_eq!(get(&app, "/breaker/open").await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn an_override_that_a_page_of_another_origin_sends_is_refused() {
+    let pool = absent();
+    let merged = app(status_routes(pool.clone()).overrides());
+    let nested = Router::new().nest("/redis", status_routes(pool.clone()).overrides().into());
+    for headers in [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site"), ("host", "a.example"), ("origin", "https://b.example")],
+        &[("host", "10.0.0.1:8081"), ("origin", "http://evil.example")],
+        &[("host", "10.0.0.1:8081"), ("origin", "null")],
+    ] {
+        for (app, path) in [(&merged, "/breaker/open"), (&nested, "/redis/breaker/open")] {
+            let answer = send_with(app, Method::POST, path, headers).await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{headers:?}");
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+            assert_eq!(
+                (&answer.json()["status"], &answer.json()["title"]),
+                (&403.into(), &"Forbidden".into())
+            );
+        }
+    }
+    assert!(!pool.status().breaker.forced);
+}
+
+#[tokio::test]
+async fn the_page_and_a_script_may_override() {
+    let pool = absent();
+    let app = app(status_routes(pool.clone()).overrides());
+    for headers in [
+        &[][..],
+        &[("sec-fetch-site", "same-origin"), ("host", "inside"), ("origin", "https://outside")],
+        &[("host", "10.0.0.1:8081"), ("origin", "http://10.0.0.1:8081")],
+    ] {
+        pool.breaker().auto();
+        let answer = send_with(&app, Method::POST, "/breaker/open", headers).await;
+        assert_eq!(answer.status, StatusCode::OK, "{headers:?}");
+        assert!(pool.status().breaker.forced, "{headers:?}");
+    }
 }
 
 #[tokio::test]

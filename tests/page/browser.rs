@@ -232,7 +232,7 @@ impl Browser {
 }
 
 fn find() -> Option<PathBuf> {
-    if let Some(program) = env::var_os("CHROMIUM") {
+    if let Some(program) = env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
         return Some(program.into());
     }
     let path = env::var_os("PATH")?;

@@ -8,11 +8,11 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::support::TestServer;
-use crate::waiting::soon;
+use crate::waiting::{HANG, soon};
 
 /// How its connections are called in `CLIENT LIST`.
 pub(crate) const NAME: &str = "redis-guard:axum_service";
@@ -67,8 +67,14 @@ impl Service {
     }
 
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
-        let looking = async { while !is_so(&self.status().await) {} };
-        soon(what, looking).await;
+        let mut last = Value::Null;
+        let looking = async {
+            while !is_so(&last) {
+                last = self.status().await;
+            }
+        };
+        let seen = timeout(HANG, looking).await;
+        assert!(seen.is_ok(), "{what} should have come to be, but: {last:#}");
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -107,14 +113,4 @@ pub(crate) fn squeeze(server: &TestServer, leave: usize) {
     for client in surplus {
         admin.text(&["CLIENT", "KILL", "ID", &client["id"]]);
     }
-}
-
-/// A stall makes callers wait, so that the service dials, is refused, and knows that four are all there
-/// are.
-pub(crate) async fn learn_the_limit(server: &TestServer, service: &Service) {
-    service.until("four connections", |status| status["live"] == 4).await;
-    server.pause();
-    service.until("somebody who waits", |status| status["waiting"] != 0).await;
-    server.resume();
-    service.until("a limit of four", |status| status["limit"] == 4).await;
 }

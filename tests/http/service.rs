@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::client::{Client, Load, Seen};
-use crate::example::{NAME, Service, learn_the_limit, program, squeeze};
+use crate::example::{NAME, Service, program, squeeze};
 use crate::support::TestServer;
 use crate::waiting::soon;
 
@@ -47,6 +47,16 @@ impl Service {
             value(format!("{histogram}_bucket{labels},le=\"{le}\"}}")),
         )
     }
+}
+
+/// A stall makes callers wait, so that the service dials, is refused, and knows that four are all there
+/// are.
+async fn learn_the_limit(server: &TestServer, service: &Service) {
+    service.until("four connections", |status| status["live"] == 4).await;
+    server.pause();
+    service.until("somebody who waits", |status| status["waiting"] != 0).await;
+    server.resume();
+    service.until("a limit of four", |status| status["limit"] == 4).await;
 }
 
 fn only(seen: &Seen, wanted: (u16, bool)) -> bool {

@@ -40,7 +40,7 @@ use futures_util::future::join_all;
 
 pub use holders::{Holder, Holders};
 pub use probe::{Access, Probe, Target};
-pub use registry::{Registry, RegistryMember};
+pub use registry::{Fleets, Registry, RegistryMember};
 pub use report::{
     Capacity, Check, Latency, Level, Reachability, Report, SCHEMA_VERSION, ServerReport, Verdict,
     VerdictKind,

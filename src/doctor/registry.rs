@@ -1,10 +1,21 @@
 //! The registry of a fleet, read from outside.
 
+use std::collections::{BTreeSet, HashSet};
+
 use redis::RedisResult;
 use serde::Serialize;
 
 use super::Probe;
 use crate::policy::Lease;
+use crate::server::Fleet;
+
+/// No member has more than this: the script writes nothing above it, and drops what is.
+const COUNT_MAX: u64 = 1_000_000;
+
+/// Keys that one SCAN looks at, and how many such calls are made: 20,000 keys are a few
+/// milliseconds of the server's time, in steps that nobody notices.
+const SCAN_COUNT: u32 = 1_000;
+const SCAN_CALLS: u32 = 20;
 
 /// Who is in a fleet, and what each was granted; see [`Fleet`](crate::Fleet).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -18,6 +29,10 @@ pub struct Registry {
     pub granted: u64,
     /// The sum of what they hold.
     pub live: u64,
+    /// Those that have not been heard of in time, and are members no more.
+    pub expired: usize,
+    /// Entries that are none of a member; the fleet's own audit removes them.
+    pub unreadable: usize,
 }
 
 /// A member of a fleet.
@@ -32,27 +47,150 @@ pub struct RegistryMember {
     pub live: u64,
 }
 
+/// The fleets that have a registry on a server; see [`Probe::fleets`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Fleets {
+    /// Their names, in order.
+    pub names: Vec<String>,
+    /// False where the server has more keys than were looked at: there may be others.
+    pub complete: bool,
+}
+
+impl Probe {
+    /// Looks for the registries of fleets, among the first 20,000 keys or so.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or not this.
+    pub async fn fleets(&mut self) -> RedisResult<Fleets> {
+        let [pattern, ..] = Lease::keys("*");
+        let (mut names, mut cursor) = (BTreeSet::new(), 0_u64);
+        for _ in 0..SCAN_CALLS {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
+            let (next, keys): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
+            names.extend(keys.iter().filter_map(|key| fleet_of(&String::from_utf8_lossy(key))));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        Ok(Fleets { names: names.into_iter().collect(), complete: cursor == 0 })
+    }
+}
+
 impl Registry {
+    /// Three commands rather than a script or a transaction, which may be denied where these are
+    /// not. Members come first: one that joins in between is not there yet, one that beats in
+    /// between is not taken for expired.
     pub(super) async fn read(probe: &mut Probe, fleet: &str) -> RedisResult<Option<Self>> {
-        let [members, ..] = Lease::keys(fleet);
-        let entries: Vec<(String, String)> = probe.ask(redis::cmd("HGETALL").arg(members)).await?;
-        Ok((!entries.is_empty()).then(|| Self::of(fleet, entries)))
+        let [members, expiries, _] = Lease::keys(fleet);
+        let (seconds, micros): (u64, u64) = probe.ask(&redis::cmd("TIME")).await?;
+        let now = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
+        let entries: Vec<(Vec<u8>, Vec<u8>)> =
+            probe.ask(redis::cmd("HGETALL").arg(members)).await?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let mut expired = redis::cmd("ZRANGEBYSCORE");
+        let expired: HashSet<Vec<u8>> =
+            probe.ask(expired.arg(expiries).arg("-inf").arg(now)).await?;
+        Ok(Some(Self::of(fleet, &entries, &expired)))
     }
 
-    /// `id` → `seq granted live base extra`; what is none of these is left out.
-    fn of(fleet: &str, entries: Vec<(String, String)>) -> Self {
-        let member = |(id, record): (String, String)| {
-            let mut numbers = record.split(' ').skip(1).map(str::parse);
-            let (granted, live) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-            Some(RegistryMember { id, granted, live })
-        };
-        let mut members: Vec<RegistryMember> = entries.into_iter().filter_map(member).collect();
-        members.sort_by(|one, other| {
+    /// Member by member, as the script does.
+    fn of(fleet: &str, entries: &[(Vec<u8>, Vec<u8>)], expired: &HashSet<Vec<u8>>) -> Self {
+        let mut registry = Self { fleet: fleet.to_owned(), ..Self::default() };
+        for (id, record) in entries {
+            match std::str::from_utf8(record).ok().and_then(parse) {
+                None => registry.unreadable += 1,
+                Some(_) if expired.contains(id) => registry.expired += 1,
+                Some((granted, live)) => {
+                    let id = String::from_utf8_lossy(id).into_owned();
+                    registry.members.push(RegistryMember { id, granted, live });
+                }
+            }
+        }
+        registry.members.sort_by(|one, other| {
             other.granted.cmp(&one.granted).then_with(|| one.id.cmp(&other.id))
         });
-        let sum =
-            |of: fn(&RegistryMember) -> u64| members.iter().map(of).fold(0, u64::saturating_add);
-        let (granted, live) = (sum(|member| member.granted), sum(|member| member.live));
-        Self { fleet: fleet.to_owned(), members, granted, live }
+        let sum = |of: fn(&RegistryMember) -> u64| registry.members.iter().map(of).sum();
+        (registry.granted, registry.live) = (sum(|member| member.granted), sum(|member| member.live));
+        registry
+    }
+}
+
+/// Granted and live of a record, `seq granted live base extra`.
+fn parse(record: &str) -> Option<(u64, u64)> {
+    let mut fields = record.split(' ');
+    let mut number = || {
+        let field = fields.next()?;
+        field.bytes().all(|byte| byte.is_ascii_digit()).then(|| field.parse::<u64>().ok())?
+    };
+    let [_, granted, live, base, extra] =
+        [number()?, number()?, number()?, number()?, number()?];
+    let sound = [granted, live, base, extra].into_iter().all(|count| count <= COUNT_MAX);
+    (sound && fields.next().is_none()).then_some((granted, live))
+}
+
+/// The name in `{redis-guard:NAME}:members`, where a fleet may have it.
+fn fleet_of(key: &str) -> Option<String> {
+    let name = key.strip_prefix("{redis-guard:")?.strip_suffix("}:members")?;
+    Fleet::named(name).problem().is_none().then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(entries: &[(&str, &str)], expired: &[&str]) -> Registry {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        let entries: Vec<_> =
+            entries.iter().map(|(id, record)| (bytes(id), bytes(record))).collect();
+        Registry::of("test", &entries, &expired.iter().map(|id| bytes(id)).collect())
+    }
+
+    #[test]
+    fn members_are_summed_up_largest_first() {
+        let registry = registry(&[("a", "3 5 4 2 1"), ("b", "9 8 8 1 0"), ("c", "1 5 0 0 0")], &[]);
+        let ids: Vec<_> = registry.members.iter().map(|member| member.id.as_str()).collect();
+        assert_eq!(ids, ["b", "a", "c"]);
+        assert_eq!((registry.granted, registry.live), (18, 12));
+        assert_eq!((registry.expired, registry.unreadable), (0, 0));
+    }
+
+    #[test]
+    fn who_has_not_been_heard_of_in_time_is_no_member() {
+        let registry = registry(&[("a", "3 5 4 2 1"), ("b", "9 8 8 1 0")], &["b", "gone"]);
+        assert_eq!((registry.members.len(), registry.granted, registry.expired), (1, 5, 1));
+    }
+
+    #[test]
+    fn what_is_no_record_is_counted_and_left_out() {
+        let rubbish = [
+            "",
+            "5",
+            "1 2 3 4",
+            "1 2 3 4 5 6",
+            "1  2 3 4 5",
+            "1 -2 3 4 5",
+            "1 +2 3 4 5",
+            "1 2 3 4 x",
+            "1 2000000 3 4 5",
+            "1 99999999999999999999999 3 4 5",
+        ];
+        let entries = rubbish.map(|record| ("a", record));
+        let registry = registry(&entries, &[]);
+        assert_eq!((registry.unreadable, registry.members.len()), (rubbish.len(), 0));
+    }
+
+    #[test]
+    fn a_key_of_the_script_gives_the_name_back() {
+        let [key, ..] = Lease::keys("check:out");
+        assert_eq!(fleet_of(&key).as_deref(), Some("check:out"));
+        for key in ["{redis-guard:x}:sums", "{redis-guard:}:members", "{redis-guard:\u{1b}[2J}:members"] {
+            assert_eq!(fleet_of(key), None, "{key:?}");
+        }
     }
 }

@@ -1,0 +1,255 @@
+//! Lines of styled text that fit a width and cannot hurt a terminal.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Color, Style as Ansi};
+
+/// What a piece of text means; what it looks like is decided here and nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Plain,
+    Dim,
+    Bold,
+    Good,
+    Warn,
+    Bad,
+    Accent,
+    Second,
+    GoodBadge,
+    WarnBadge,
+    BadBadge,
+}
+
+impl Style {
+    fn ansi(self) -> Ansi {
+        let fg = |color: AnsiColor| Ansi::new().fg_color(Some(Color::Ansi(color)));
+        let badge = |color| fg(AnsiColor::Black).bg_color(Some(Color::Ansi(color))).bold();
+        match self {
+            Self::Plain => Ansi::new(),
+            Self::Dim => fg(AnsiColor::BrightBlack),
+            Self::Bold => Ansi::new().bold(),
+            Self::Good => fg(AnsiColor::Green),
+            Self::Warn => fg(AnsiColor::Yellow),
+            Self::Bad => fg(AnsiColor::Red).bold(),
+            Self::Accent => fg(AnsiColor::Cyan),
+            Self::Second => fg(AnsiColor::Blue),
+            Self::GoodBadge => badge(AnsiColor::Green),
+            Self::WarnBadge => badge(AnsiColor::Yellow),
+            Self::BadBadge => {
+                fg(AnsiColor::BrightWhite).bg_color(Some(Color::Ansi(AnsiColor::Red))).bold()
+            }
+        }
+    }
+}
+
+/// One line, made of styled pieces.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line {
+    pieces: Vec<(Style, String)>,
+    width: usize,
+}
+
+impl Line {
+    pub(super) fn of(style: Style, text: &str) -> Self {
+        Self::default().with(style, text)
+    }
+
+    /// Appends text; see [`clean`] for what becomes of it.
+    pub(super) fn with(mut self, style: Style, text: &str) -> Self {
+        self.push(style, text);
+        self
+    }
+
+    pub(super) fn push(&mut self, style: Style, text: &str) {
+        let text = clean(text);
+        self.width += width(&text);
+        self.pieces.push((style, text));
+    }
+
+    /// Spaces up to this column, at least one where the line is past it.
+    pub(super) fn pad(mut self, column: usize) -> Self {
+        let spaces = column.saturating_sub(self.width).max(usize::from(self.width > 0));
+        self.push(Style::Plain, &" ".repeat(spaces));
+        self
+    }
+
+    /// Text whose end is at this column.
+    pub(super) fn right(self, column: usize, style: Style, text: &str) -> Self {
+        self.pad(column.saturating_sub(width(text))).with(style, text)
+    }
+
+    pub(super) fn append(mut self, other: Self) -> Self {
+        self.width += other.width;
+        self.pieces.extend(other.pieces);
+        self
+    }
+
+    /// The other line, from this column on; this one is cut off before it.
+    pub(super) fn beside(self, column: usize, other: Self) -> Self {
+        self.cut(column.saturating_sub(2)).pad(column).append(other)
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// At most so wide; an ellipsis shows that something is missing.
+    pub(super) fn cut(self, most: usize) -> Self {
+        if self.width <= most {
+            return self;
+        }
+        let mut line = Self::default();
+        for (style, text) in self.pieces {
+            let room = most.saturating_sub(1).saturating_sub(line.width);
+            if width(&text) <= room {
+                line.width += width(&text);
+                line.pieces.push((style, text));
+                continue;
+            }
+            let end = if most > 0 { "…" } else { "" };
+            line.push(style, &(prefix(&text, room) + end));
+            break;
+        }
+        line
+    }
+
+    /// The line as bytes for a terminal, or without any escape where `colour` is off.
+    pub(super) fn render(self, most: usize, colour: bool) -> String {
+        let mut text = String::new();
+        for (style, piece) in self.cut(most).pieces {
+            let ansi = if colour { style.ansi() } else { Ansi::new() };
+            let _ = write!(text, "{ansi}{piece}{ansi:#}");
+        }
+        if colour { text } else { text.trim_end().to_owned() }
+    }
+}
+
+/// Text that is cut to a width, with an ellipsis.
+pub(super) fn fit(text: &str, most: usize) -> String {
+    let text = clean(text);
+    match (width(&text) <= most, most) {
+        (true, _) => text,
+        (false, 0) => String::new(),
+        (false, _) => prefix(&text, most - 1) + "…",
+    }
+}
+
+/// What a server says may come from anybody who can write to it: no character that a terminal
+/// could take for a command, that turns the direction of the text, or whose width is a guess.
+pub(super) fn clean(text: &str) -> String {
+    const OURS: &str = "–·…→█▓▒░▁▂▃▄▅▆▇━─";
+    let harmless = |c: char| {
+        c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric()) || OURS.contains(c)
+    };
+    text.chars().map(|c| if harmless(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// Columns of a display. Never less than there are: a mark that takes none counts as one.
+pub(super) fn width(text: &str) -> usize {
+    text.chars().map(|c| if is_wide(c) { 2 } else { 1 }).sum()
+}
+
+/// East Asian Wide and Fullwidth (Unicode's EastAsianWidth.txt), in blocks.
+fn is_wide(c: char) -> bool {
+    matches!(u32::from(c),
+        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xa960..=0xa97f | 0xac00..=0xd7a3 | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x16fe0..=0x18d08
+        | 0x1aff0..=0x1b2fb | 0x1f000..=0x1faff | 0x20000..=0x3fffd)
+}
+
+fn prefix(text: &str, most: usize) -> String {
+    let mut room = most;
+    let fits = |c: &char| {
+        let left = room.checked_sub(if is_wide(*c) { 2 } else { 1 });
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    text.chars().take_while(fits).collect()
+}
+
+/// `1,204`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number a second.
+pub(super) fn rate(rate: f64) -> String {
+    if rate > 0.0 && rate < 9.95 {
+        format!("{rate:.1}/s")
+    } else {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rates are positive, and a cast saturates"
+        )]
+        let whole = rate.round() as u64;
+        format!("{}/s", count(whole))
+    }
+}
+
+/// `42s`, `12m`, `3h 4m`, `3d 4h`.
+pub(super) fn time(seconds: u64) -> String {
+    match (seconds / 60, seconds / 3_600, seconds / 86_400) {
+        (0 | 1, ..) => format!("{seconds}s"),
+        (minutes, 0 | 1, _) => format!("{minutes}m"),
+        (minutes, hours, 0 | 1) => format!("{hours}h {}m", minutes % 60),
+        (_, hours, days) => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// `1.2 GiB`.
+pub(super) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// The latest values, as many as there are cells, from the first that is known on, the highest of
+/// them as high as a cell is. What is unknown leaves a gap, and what is not zero is seen not to be.
+pub(super) fn spark(values: &[Option<f64>], cells: usize, style: Style) -> Line {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let values = &values[values.len().saturating_sub(cells)..];
+    let values = &values[values.iter().take_while(|value| value.is_none()).count()..];
+    let most = values.iter().flatten().copied().fold(0.0, f64::max);
+    let cell = |value: &Option<f64>| match value {
+        None => (Style::Plain, ' '),
+        Some(value) if *value <= 0.0 || most <= 0.0 => (Style::Dim, LEVELS[0]),
+        Some(value) => (style, LEVELS[cells_of(value / most, 7).clamp(1, 7)]),
+    };
+    let mut line = Line::default();
+    for (style, level) in values.iter().map(cell) {
+        match line.pieces.last_mut() {
+            Some((last, text)) if *last == style => text.push(level),
+            _ => line.pieces.push((style, level.to_string())),
+        }
+    }
+    line.width = values.len();
+    line
+}
+
+/// A part of so many cells, rounded down: only what is full looks full.
+pub(super) fn cells_of(part: f64, cells: usize) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "between zero and a terminal's width"
+    )]
+    let whole = (part.clamp(0.0, 1.0) * cells as f64) as usize;
+    whole.min(cells)
+}
+

@@ -1,0 +1,311 @@
+//! The frame: what the state looks like in a terminal of some size. Pure.
+
+mod tables;
+
+use redis_guard::server::Product;
+
+use super::state::{
+    Condition, Down, HISTORY, History, Link, Server, State, as_f64, role,
+};
+use super::style::{Line, Style, bytes, cells_of, count, fit, rate, spark, time};
+
+/// Where the values begin.
+const COLUMN: usize = 14;
+
+/// Rows of a table that are worth more than blank lines between the tables.
+const AIRY: usize = 5;
+
+/// Where the charts begin, and how many columns after them are for words.
+const CHART: usize = COLUMN + 9;
+const AFTER: usize = 32;
+
+/// What is not known.
+const UNKNOWN: &str = "–";
+
+/// The state as lines, none wider than `width`, and no more than `height` of them: tables get
+/// shorter, then servers become one line each, then the best of them are left out.
+pub(super) fn view(state: &State, width: usize, height: usize, colour: bool) -> Vec<String> {
+    let servers = state.worst_first();
+    let blocks = |rows: usize, airy: bool| {
+        let mut lines = head(state, width);
+        for server in &servers {
+            lines.push(Line::default());
+            lines.extend(block(state, server, width, rows, airy));
+        }
+        lines
+    };
+    let airy = (state.top.min(AIRY)..=state.top).rev().map(|rows| blocks(rows, true));
+    let tight = (0..=state.top).rev().map(|rows| blocks(rows, false));
+    let fitting = airy.chain(tight).find(|lines| lines.len() <= height);
+    let lines = fitting.unwrap_or_else(|| one_line_each(state, &servers, width, height));
+    lines.into_iter().take(height).map(|line| line.render(width, colour)).collect()
+}
+
+fn one_line_each(state: &State, servers: &[&Server], width: usize, height: usize) -> Vec<Line> {
+    let mut lines = head(state, width);
+    let room = height.saturating_sub(lines.len());
+    let shown = if servers.len() > room { room.saturating_sub(1) } else { room };
+    lines.extend(servers.iter().take(shown).map(|server| summary(state, server)));
+    let left_out = servers.len().saturating_sub(shown);
+    if left_out > 0 {
+        lines.push(Line::of(Style::Dim, &format!("… and {left_out} more, in better shape")));
+    }
+    lines
+}
+
+fn head(state: &State, width: usize) -> Vec<Line> {
+    let every = humantime::format_duration(state.interval);
+    let servers = match state.servers.len() {
+        1 => String::new(),
+        many => format!("{many} servers · "),
+    };
+    let clock = humantime::format_rfc3339_seconds(state.at).to_string().replace('T', " ").replace('Z', " UTC");
+    let line = Line::of(Style::Bold, "redis-guard watch")
+        .with(Style::Dim, &format!("  {servers}every {every}"))
+        .right(width, Style::Dim, &clock);
+    vec![line]
+}
+
+fn badge(condition: Condition, server: &Server) -> (Style, String) {
+    let (style, text) = match condition {
+        Condition::Unknown => (Style::WarnBadge, "UNKNOWN"),
+        Condition::Fine => (Style::GoodBadge, "OK"),
+        Condition::Filling => (Style::WarnBadge, "FILLING UP"),
+        Condition::NearlyFull => (Style::WarnBadge, "NEARLY FULL"),
+        Condition::Loading => (Style::WarnBadge, "LOADING"),
+        Condition::Rejecting => (Style::BadBadge, "REJECTING"),
+        Condition::Full => (Style::BadBadge, "FULL"),
+        Condition::Silent(_) => (Style::BadBadge, "NO ANSWER"),
+        Condition::Dialing => (Style::WarnBadge, "CONNECTING"),
+        Condition::Down => match &server.link {
+            Link::Down(Down { outcome: Some("max_clients"), .. }) => {
+                (Style::BadBadge, "FULL, NOT CONNECTED")
+            }
+            Link::Down(Down { outcome: None, .. }) => (Style::BadBadge, "CONNECTION LOST"),
+            _ => (Style::BadBadge, "NOT CONNECTED"),
+        },
+    };
+    (style, format!(" {text} "))
+}
+
+fn summary(state: &State, server: &Server) -> Line {
+    let (style, badge) = badge(server.condition(state.now), server);
+    let line = Line::of(style, &badge).with(Style::Bold, &format!(" {}", server.address));
+    let Some(seen) = server.current() else { return line };
+    let (used, ceiling) = (known(seen.snapshot.used()), known(seen.ceiling));
+    let line = line.with(Style::Plain, &format!("  {used} of {ceiling}"));
+    match server.rejections {
+        Some(rejections) if rejections > 0.0 => {
+            line.with(Style::Bad, &format!("  {} rejected", rate(rejections)))
+        }
+        _ => line,
+    }
+}
+
+/// One server; its tables have so many rows at most, and blank lines between them where it is
+/// `airy`.
+fn block(
+    state: &State,
+    server: &Server,
+    width: usize,
+    rows: usize,
+    airy: bool,
+) -> Vec<Line> {
+    let condition = server.condition(state.now);
+    let (style, badge) = badge(condition, server);
+    let title = Line::of(style, &badge).with(Style::Bold, &format!(" {}", server.address));
+    let mut lines = vec![title.with(Style::Dim, &format!("  {}", identity(server)))];
+    let gap = || airy.then(Line::default);
+    match &server.link {
+        Link::Dialing => {}
+        Link::Down(down) => lines.extend(down_lines(state, server, down)),
+        Link::Up => {
+            if let Condition::Silent(silent) = condition {
+                let words = format!("has not answered for {}", time(silent.as_secs()));
+                lines.push(labelled("").with(Style::Bad, &words));
+            }
+            if let Some(problem) = &server.info_problem {
+                lines.push(labelled("INFO").with(Style::Warn, problem));
+            }
+            lines.extend(gap());
+            lines.extend(slots(server, condition, width));
+            lines.extend(rates(server, width));
+            lines.push(rest(server));
+            for table in tables::tables(state, server, width, rows) {
+                lines.extend(gap());
+                lines.extend(table);
+            }
+        }
+    }
+    let events = events(state, server, rows);
+    if !events.is_empty() {
+        lines.extend(gap());
+        lines.extend(events);
+    }
+    lines
+}
+
+fn identity(server: &Server) -> String {
+    let Some(seen) = server.current() else { return String::new() };
+    let snapshot = &seen.snapshot;
+    let product = snapshot.product.map_or(UNKNOWN, product);
+    let version = snapshot.version.as_deref().unwrap_or(UNKNOWN);
+    let role = snapshot.role.map_or(UNKNOWN, role);
+    let uptime = snapshot.uptime_seconds.map_or_else(|| UNKNOWN.to_owned(), time);
+    format!("{product} {version} · {role} · up {uptime}")
+}
+
+fn down_lines(state: &State, server: &Server, down: &Down) -> Vec<Line> {
+    let whose = match down.outcome {
+        Some("max_clients" | "denied" | "auth" | "loading" | "misconfigured") => "it says",
+        Some(_) => "dialing",
+        None => "lost",
+    };
+    let mut lines = vec![labelled(whose).with(Style::Bad, &down.said)];
+    let since = time(state.now.saturating_duration_since(down.since).as_secs());
+    let tried = match down.failures {
+        0 => format!("{since} ago"),
+        1 => format!("dialed once, {since} ago"),
+        many => format!("dialed {many} times in {since}"),
+    };
+    let next = down.next.map(|next| next.saturating_duration_since(state.now));
+    let next = match next {
+        Some(wait) if wait.is_zero() => " · dialing now".to_owned(),
+        Some(wait) => format!(" · next dial in {:.1}s", wait.as_secs_f64()),
+        None => String::new(),
+    };
+    lines.push(labelled("").with(Style::Dim, &(tried + &next)));
+    if let Some((seen, at)) = &server.seen {
+        let ago = time(state.now.saturating_duration_since(*at).as_secs());
+        let (used, ceiling) = (known(seen.snapshot.used()), known(seen.ceiling));
+        let text = format!("{used} of {ceiling} slots, {ago} ago");
+        lines.push(labelled("last seen").with(Style::Dim, &text));
+    }
+    lines
+}
+
+/// The bar, and what it is made of.
+fn slots(server: &Server, condition: Condition, width: usize) -> Vec<Line> {
+    let Some(seen) = server.current() else {
+        return vec![labelled("slots").with(Style::Plain, UNKNOWN)];
+    };
+    let snapshot = &seen.snapshot;
+    // Down, so that 100 % is said of a full server only.
+    let percent = seen.saturation().map(|part| format!("{:.1}%", (part * 1000.0).floor() / 10.0));
+    let level = match condition {
+        Condition::Fine => Style::Good,
+        Condition::Full | Condition::Rejecting | Condition::Silent(_) => Style::Bad,
+        _ => Style::Warn,
+    };
+    let kinds = [
+        ("█", level, "clients", snapshot.connected_clients),
+        ("▓", Style::Accent, "replicas", snapshot.connected_replicas),
+        ("▒", Style::Second, "cluster links", snapshot.cluster_connections),
+    ];
+    let cells = width.saturating_sub(CHART + 2).min(100);
+    let mut bar = labelled("slots").with(level, percent.as_deref().unwrap_or(UNKNOWN)).pad(CHART);
+    if let Some((used, ceiling)) = snapshot.used().zip(seen.ceiling) {
+        let part = |count: u64| cells_of(as_f64(count) / as_f64(ceiling.max(1)), cells);
+        let mut left = part(used).max(usize::from(used > 0)).min(cells);
+        let free = cells - left;
+        let mut segments = Vec::new();
+        for (symbol, style, _, count) in kinds[1..].iter().rev() {
+            let count = count.unwrap_or(0);
+            let length = part(count).max(usize::from(count > 0)).min(left);
+            left -= length;
+            segments.push((*style, symbol.repeat(length)));
+        }
+        segments.push((level, kinds[0].0.repeat(left)));
+        for (style, segment) in segments.iter().rev() {
+            bar.push(*style, segment);
+        }
+        bar.push(Style::Dim, &"░".repeat(free));
+    }
+    let mut words = labelled("")
+        .with(Style::Bold, &format!("{} of {}", known(snapshot.used()), known(seen.ceiling)))
+        .with(level, &format!("   {} free", known(seen.free())));
+    for (symbol, style, name, count) in kinds {
+        let (style, text) = if count == Some(0) { (Style::Dim, Style::Dim) } else { (style, Style::Plain) };
+        words.push(style, &format!("   {symbol} "));
+        words.push(text, &format!("{} {name}", known(count)));
+    }
+    vec![bar, words]
+}
+
+fn rates(server: &Server, width: usize) -> Vec<Line> {
+    let now = |value: Option<f64>| value.map_or_else(|| UNKNOWN.to_owned(), rate);
+    let cells = width.saturating_sub(CHART + AFTER).min(HISTORY);
+    let line = |label: &str, value: Option<f64>, history: &History, style: Style, chart: Style| {
+        let line = labelled(label).with(style, &now(value)).pad(CHART);
+        let line = line.append(spark(history.values(), cells, chart)).pad(CHART + cells);
+        line.with(Style::Dim, &format!("  most {}", now(history.most())))
+    };
+    let rejected = server.rejections.is_some_and(|rate| rate > 0.0);
+    let lately = server.rejections_history.most().is_some_and(|most| most > 0.0);
+    let style = match (rejected, lately) {
+        (true, _) => Style::Bad,
+        (false, true) => Style::Warn,
+        _ => Style::Plain,
+    };
+    let total = server.current().and_then(|seen| seen.snapshot.rejected_connections);
+    let history = &server.rejections_history;
+    let rejections = line("rejections", server.rejections, history, style, Style::Bad)
+        .with(Style::Dim, &format!(", {} in all", known(total)));
+    let (history, accent) = (&server.churn_history, Style::Accent);
+    vec![rejections, line("churn", server.churn, history, Style::Plain, accent)]
+}
+
+fn rest(server: &Server) -> Line {
+    let seen = server.current();
+    let snapshot = seen.map(|seen| &seen.snapshot);
+    let blocked = snapshot.and_then(|snapshot| snapshot.blocked_clients);
+    let online = seen.and_then(|seen| seen.replicas_online);
+    let expected = seen.and_then(|seen| seen.replicas_expected);
+    let memory = |count: Option<u64>| count.map_or_else(|| UNKNOWN.to_owned(), bytes);
+    let used_memory = memory(snapshot.and_then(|snapshot| snapshot.used_memory_bytes));
+    let most = match snapshot.and_then(|snapshot| snapshot.maxmemory_bytes) {
+        Some(0) => "no limit".to_owned(),
+        most => format!("of {}", memory(most)),
+    };
+    let missing = online.zip(expected).is_some_and(|(online, expected)| online < expected);
+    let replicas = if missing { Style::Bad } else { Style::Plain };
+    labelled("blocked")
+        .with(Style::Plain, &known(blocked))
+        .pad(CHART)
+        .with(Style::Dim, "replicas ")
+        .with(replicas, &format!("{} of {} online", known(online), known(expected)))
+        .with(Style::Dim, "   memory ")
+        .with(Style::Plain, &format!("{used_memory} {most}"))
+}
+
+fn events(state: &State, server: &Server, rows: usize) -> Vec<Line> {
+    let events = server.events.iter().take(rows.min(5)).map(|event| {
+        let ago = time(state.now.saturating_duration_since(event.seen).as_secs());
+        let style = if event.bad { Style::Warn } else { Style::Plain };
+        labelled(&format!("{ago} ago")).with(style, &event.text)
+    });
+    events.collect()
+}
+
+fn labelled(label: &str) -> Line {
+    Line::of(Style::Dim, &format!("  {}", fit(label, COLUMN - 3))).pad(COLUMN)
+}
+
+fn known(number: Option<u64>) -> String {
+    number.map_or_else(|| UNKNOWN.to_owned(), count)
+}
+
+const fn product(product: Product) -> &'static str {
+    match product {
+        Product::Redis => "Redis",
+        Product::Valkey => "Valkey",
+        Product::KeyDb => "KeyDB",
+        Product::Dragonfly => "Dragonfly",
+        Product::Upstash => "Upstash",
+        Product::RedisEnterprise => "Redis Enterprise",
+        Product::Garnet => "Garnet",
+        Product::Pika => "Pika",
+        Product::Kvrocks => "Kvrocks",
+        _ => UNKNOWN,
+    }
+}

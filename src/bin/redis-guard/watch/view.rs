@@ -19,6 +19,9 @@ const AIRY: usize = 5;
 const CHART: usize = COLUMN + 9;
 const AFTER: usize = 32;
 
+/// A chart narrower than this takes the place of the words.
+const LEAST: usize = 10;
+
 /// What is not known.
 const UNKNOWN: &str = "–";
 
@@ -198,9 +201,9 @@ fn slots(server: &Server, condition: Condition, width: usize) -> Vec<Line> {
         _ => Style::Warn,
     };
     let kinds = [
-        ("█", level, "clients", snapshot.connected_clients),
-        ("▓", Style::Accent, "replicas", snapshot.connected_replicas),
-        ("▒", Style::Second, "cluster links", snapshot.cluster_connections),
+        ("█", level, "client", snapshot.connected_clients),
+        ("▓", Style::Accent, "replica", snapshot.connected_replicas),
+        ("▒", Style::Second, "cluster link", snapshot.cluster_connections),
     ];
     let cells = width.saturating_sub(CHART + 2).min(100);
     let mut bar = labelled("slots").with(level, percent.as_deref().unwrap_or(UNKNOWN)).pad(CHART);
@@ -227,18 +230,21 @@ fn slots(server: &Server, condition: Condition, width: usize) -> Vec<Line> {
     for (symbol, style, name, count) in kinds {
         let (style, text) = if count == Some(0) { (Style::Dim, Style::Dim) } else { (style, Style::Plain) };
         words.push(style, &format!("   {symbol} "));
-        words.push(text, &format!("{} {name}", known(count)));
+        let plural = if count == Some(1) { "" } else { "s" };
+        words.push(text, &format!("{} {name}{plural}", known(count)));
     }
     vec![bar, words]
 }
 
 fn rates(server: &Server, width: usize) -> Vec<Line> {
     let now = |value: Option<f64>| value.map_or_else(|| UNKNOWN.to_owned(), rate);
-    let cells = width.saturating_sub(CHART + AFTER).min(HISTORY);
+    let words = width >= CHART + AFTER + LEAST;
+    let cells = width.saturating_sub(CHART + if words { AFTER } else { 1 }).min(HISTORY);
     let line = |label: &str, value: Option<f64>, history: &History, style: Style, chart: Style| {
         let line = labelled(label).with(style, &now(value)).pad(CHART);
-        let line = line.append(spark(history.values(), cells, chart)).pad(CHART + cells);
-        line.with(Style::Dim, &format!("  most {}", now(history.most())))
+        let line = line.append(spark(history.values(), cells, chart));
+        let most = format!(" most {}", now(history.most()));
+        if words { line.pad(CHART + cells + 1).with(Style::Dim, &most) } else { line }
     };
     let rejected = server.rejections.is_some_and(|rate| rate > 0.0);
     let lately = server.rejections_history.most().is_some_and(|most| most > 0.0);
@@ -249,8 +255,10 @@ fn rates(server: &Server, width: usize) -> Vec<Line> {
     };
     let total = server.current().and_then(|seen| seen.snapshot.rejected_connections);
     let history = &server.rejections_history;
-    let rejections = line("rejections", server.rejections, history, style, Style::Bad)
-        .with(Style::Dim, &format!(", {} in all", known(total)));
+    let mut rejections = line("rejections", server.rejections, history, style, Style::Bad);
+    if words {
+        rejections.push(Style::Dim, &format!(", {} in all", known(total)));
+    }
     let (history, accent) = (&server.churn_history, Style::Accent);
     vec![rejections, line("churn", server.churn, history, Style::Plain, accent)]
 }
@@ -309,3 +317,6 @@ const fn product(product: Product) -> &'static str {
         _ => UNKNOWN,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,8 @@ fn holders(server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
         Some(Ok(holders)) => holders,
     };
     let sources = plural(holders.sources, "source");
-    let every = server.holders_every.map(|every| format!(", asked every {}", time(every.as_secs().max(1))));
+    let seconds = server.holders_every.map(|every| every.as_secs_f64().ceil());
+    let every = seconds.map(|seconds| format!(", asked every {seconds}s"));
     let note = sources + &every.unwrap_or_default();
     let mut lines = vec![layout.head("holders", &note, &["conns", "idle", "blocked", "oldest"])];
     let shown = holders.by_source.len().min(rows);
@@ -92,7 +93,10 @@ fn holders(server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
 
 fn fleet(registry: &Registry, layout: &Layout, rows: usize) -> Vec<Line> {
     let sums = [count(registry.granted), count(registry.live)].map(|sum| (Style::Bold, sum));
-    let members = plural(registry.members.len(), "member");
+    let mut members = plural(registry.members.len(), "member");
+    if registry.expired > 0 {
+        members += &format!(", {} not heard of in time", count(registry.expired as u64));
+    }
     let label = format!("fleet {}", registry.fleet);
     let mut lines = vec![layout.head(&label, &members, &["granted", "live"])];
     let most = registry.members.first().map_or(1, |member| member.granted.max(1));
@@ -140,18 +144,21 @@ impl Layout {
     fn head(&self, label: &str, note: &str, heads: &[&str]) -> Line {
         let line = Line::of(Style::Plain, "  ").with(Style::Bold, label);
         let line = self.numbers(line, heads.iter().map(|head| (Style::Dim, (*head).to_owned())));
-        line.pad(self.end()).with(Style::Dim, note)
+        self.append(line, Line::of(Style::Dim, note))
     }
 
     fn row(&self, name: &str, bar: Line, cells: &[(Style, String)]) -> Line {
         let line = Line::of(Style::Plain, "  ").with(Style::Plain, &fit(name, self.name));
         let line = self.numbers(line, cells.iter().cloned());
-        line.pad(self.end()).append(bar)
+        self.append(line, bar)
     }
 
-    /// Where the bars begin.
-    fn end(&self) -> usize {
-        2 + self.name + self.numbers * CELL + 3
+    /// At the column where bars begin, if there is room for them.
+    fn append(&self, line: Line, last: Line) -> Line {
+        if self.bar == 0 {
+            return line;
+        }
+        line.pad(2 + self.name + self.numbers * CELL + 3).append(last)
     }
 
     fn numbers(&self, line: Line, cells: impl Iterator<Item = (Style, String)>) -> Line {

@@ -1,0 +1,87 @@
+//! On a pseudo-terminal, which script(1) of util-linux gives us.
+
+use std::process::{Command, Stdio};
+
+use crate::program::{Live, PROGRAM};
+use crate::support::TestServer;
+
+/// A shell command in a terminal of 100 × 30.
+fn in_a_terminal(command: &str) -> Option<Live> {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("skipped: script(1) is not installed (util-linux)");
+        return None;
+    }
+    let command = format!("stty cols 100 rows 30; {command}");
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Some(Live::raw(script.spawn().unwrap()))
+}
+
+/// What it wrote until it ended.
+fn rest(live: &mut Live) -> (Option<i32>, String) {
+    let code = live.ended().code();
+    (code, live.remaining())
+}
+
+#[test]
+fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
+    let server = TestServer::start().unwrap();
+    let command = format!("exec {PROGRAM} watch {} --interval 100ms", server.url());
+    let Some(mut live) = in_a_terminal(&command) else { return };
+    let begun = live.until_output("the second frame", |seen| seen.matches("\u{1b}[?2026l").count() >= 2);
+    assert!(begun.contains("\u{1b}[?1049h") && begun.contains("\u{1b}[?25l"), "{begun:?}");
+    assert!(begun.contains("127.0.0.1") && begun.contains("rejections"), "{begun:?}");
+    assert!(!begun.contains("\u{1b}[?1049l"), "{begun:?}");
+    assert_eq!(begun.matches("\u{1b}[2J").count(), 1, "only at the start: a frame must not flicker");
+
+    live.press(b"\x03");
+
+    let (code, end) = rest(&mut live);
+    let all = begun + &end;
+    assert_eq!(code, Some(0), "{all:?}");
+    assert!(all.contains("\u{1b}[?25h") && all.contains("\u{1b}[?1049l"), "{end:?}");
+    assert!(all.rfind("\u{1b}[?1049l") > all.rfind("\u{1b}[?2026l"), "no frame after it: {end:?}");
+}
+
+#[test]
+fn sigterm_gives_the_screen_back_too() {
+    let server = TestServer::start().unwrap();
+    // The shell waits, and tells us whom to end.
+    let command = format!(
+        "{PROGRAM} watch {} --interval 100ms & echo pid=$!; wait $!; echo code=$?",
+        server.url()
+    );
+    let Some(mut live) = in_a_terminal(&command) else { return };
+    let begun = live.until_output("a frame", |seen| seen.contains("\u{1b}[?2026l"));
+    let pid = begun.split("pid=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let digits: String = pid.chars().take_while(char::is_ascii_digit).collect();
+    assert!(Command::new("sh").args(["-c", &format!("kill {digits}")]).status().unwrap().success());
+
+    let (_, end) = rest(&mut live);
+    let all = begun + &end;
+    assert!(all.contains("\u{1b}[?1049l") && all.contains("code=0"), "{all:?}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let server = TestServer::start().unwrap();
+    for (setting, coloured) in [("", true), ("NO_COLOR=1", false), ("NO_COLOR=", true)] {
+        let once = format!("{setting} {PROGRAM} watch {} --interval 100ms --once", server.url());
+        let Some(mut live) = in_a_terminal(&once) else { return };
+        let (code, frame) = rest(&mut live);
+        assert_eq!(code, Some(0), "{frame}");
+        assert_eq!(frame.contains("\u{1b}["), coloured, "{setting}: {frame:?}");
+        assert!(!frame.contains("\u{1b}[?1049h"), "one frame needs no screen: {frame:?}");
+    }
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_blocks() {
+    let server = TestServer::start().unwrap();
+    let command = format!("TERM=dumb {PROGRAM} watch {} --interval 100ms --count 2", server.url());
+    let Some(mut live) = in_a_terminal(&command) else { return };
+    let (code, frames) = rest(&mut live);
+    assert_eq!(code, Some(0), "{frames}");
+    assert!(!frames.contains('\u{1b}') && frames.matches("redis-guard watch").count() == 2, "{frames:?}");
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Value,
+    from_redis_value,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -216,7 +217,7 @@ impl Probe {
     }
 
     pub(super) async fn info(&mut self) -> Result<String, RedisError> {
-        let bytes: Vec<u8> = self.ask(&redis::cmd("INFO")).await?;
+        let bytes = bytes_of(self.ask(&redis::cmd("INFO")).await?)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -235,7 +236,7 @@ impl Probe {
         idle_after: Duration,
         top: usize,
     ) -> Result<Holders, RedisError> {
-        let list: Vec<u8> = self.ask(redis::cmd("CLIENT").arg("LIST")).await?;
+        let list = bytes_of(self.ask(redis::cmd("CLIENT").arg("LIST")).await?)?;
         Ok(Holders::of(&ClientList::parse(list), self.id, idle_after, top))
     }
 
@@ -246,6 +247,13 @@ impl Probe {
     /// The server does not answer, or not this.
     pub async fn registry(&mut self, fleet: &str) -> Result<Option<Registry>, RedisError> {
         Registry::read(self, fleet).await
+    }
+
+    /// Asks again from now on. After a question that had no answer in time, none is asked: whoever
+    /// goes on looking, over a connection that may be the last there is, lets the server find its
+    /// breath, and calls this.
+    pub fn ask_again(&mut self) {
+        self.given_up = false;
     }
 
     /// One command, within the timeout. Past one, the rest is not asked: whoever waits for a report
@@ -263,5 +271,13 @@ impl Probe {
         self.given_up =
             matches!(&reply, Err(error) if error.is_io_error() || error.is_connection_dropped());
         Ok(from_redis_value(reply?.extract_error()?)?)
+    }
+}
+
+/// In RESP3, INFO and CLIENT LIST are verbatim strings, which the driver gives as text only.
+fn bytes_of(reply: Value) -> RedisResult<Vec<u8>> {
+    match reply {
+        Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
+        reply => Ok(from_redis_value(reply)?),
     }
 }

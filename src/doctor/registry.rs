@@ -116,7 +116,8 @@ impl Registry {
             other.granted.cmp(&one.granted).then_with(|| one.id.cmp(&other.id))
         });
         let sum = |of: fn(&RegistryMember) -> u64| registry.members.iter().map(of).sum();
-        (registry.granted, registry.live) = (sum(|member| member.granted), sum(|member| member.live));
+        (registry.granted, registry.live) =
+            (sum(|member| member.granted), sum(|member| member.live));
         registry
     }
 }
@@ -128,8 +129,7 @@ fn parse(record: &str) -> Option<(u64, u64)> {
         let field = fields.next()?;
         field.bytes().all(|byte| byte.is_ascii_digit()).then(|| field.parse::<u64>().ok())?
     };
-    let [_, granted, live, base, extra] =
-        [number()?, number()?, number()?, number()?, number()?];
+    let [_, granted, live, base, extra] = [number()?, number()?, number()?, number()?, number()?];
     let sound = [granted, live, base, extra].into_iter().all(|count| count <= COUNT_MAX);
     (sound && fields.next().is_none()).then_some((granted, live))
 }
@@ -189,7 +189,9 @@ mod tests {
     fn a_key_of_the_script_gives_the_name_back() {
         let [key, ..] = Lease::keys("check:out");
         assert_eq!(fleet_of(&key).as_deref(), Some("check:out"));
-        for key in ["{redis-guard:x}:sums", "{redis-guard:}:members", "{redis-guard:\u{1b}[2J}:members"] {
+        for key in
+            ["{redis-guard:x}:sums", "{redis-guard:}:members", "{redis-guard:\u{1b}[2J}:members"]
+        {
             assert_eq!(fleet_of(key), None, "{key:?}");
         }
     }

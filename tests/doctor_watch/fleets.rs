@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::program::{Live, json, text};
-use crate::support::TestServer;
+use crate::support::{Auth, Resp, TestServer, Transport};
 
 const FAST: &[&str] = &["--interval", "200ms"];
 
@@ -96,7 +96,7 @@ fn what_the_registry_no_longer_counts_is_not_counted() {
         server.admin().text(&["HSET", &members_key, id, record]);
     }
     server.admin().text(&["ZADD", &expiries, "99999999999999", "alive", "1000", "dead"]);
-    let url = server.url();
+    let url = server.url_with(Transport::Tcp, Resp::Resp3, Auth::None, 0);
 
     let (_, seen) = json(&[&[url.as_str()], FAST].concat());
 

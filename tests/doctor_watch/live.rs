@@ -92,7 +92,8 @@ fn a_frozen_server_is_said_to_be_silent_and_the_other_is_still_watched() {
     until("a connection", &is_up);
 
     frozen.pause();
-    let others = until("silence", &|it| it["condition"] == "silent" && it["silent_seconds"].is_f64());
+    let others =
+        until("silence", &|it| it["condition"] == "silent" && it["silent_seconds"].is_f64());
     assert!(is_up(&others), "{others:#}");
     let others = until("the end of patience", &|it| it["connected"] == false);
     assert!(is_up(&others), "{others:#}");
@@ -138,7 +139,8 @@ fn a_full_server_is_not_stormed_and_its_first_free_slot_is_taken() {
     let (before, begun) = (rejected(), Instant::now());
     let live = live(&server.url(), &[]);
 
-    let down = live.until("five refusals", |it| it["not_connected"]["failures"].as_u64() >= Some(5));
+    let down =
+        live.until("five refusals", |it| it["not_connected"]["failures"].as_u64() >= Some(5));
     let made = rejected() - before;
     assert!((5..=allowed(begun.elapsed())).contains(&made), "{made} in {:?}", begun.elapsed());
     assert_eq!(down["not_connected"]["outcome"], "max_clients");
@@ -209,6 +211,31 @@ fn whoever_has_read_enough_ends_it_quietly() {
         std::io::Read::read_to_string(&mut errors, &mut said).unwrap();
         assert_eq!(said, "");
     }
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_keep_it_from_ending() {
+    let server = TestServer::start().unwrap();
+    let url = server.url();
+    let mut command = watch(&[&url, "--interval", "100ms", "--output", "json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut pipe, &mut [0; 1]).unwrap();
+    // A pipe holds 64 KiB of frames of a good 2 each. When it is full, nothing is asked any more.
+    let mut last = None;
+    let stalled = || {
+        let commands = server.admin().info_u64("total_commands_processed");
+        std::thread::sleep(Duration::from_millis(1_000));
+        let same = server.admin().info_u64("total_commands_processed") - commands <= 1;
+        (same && last.replace(commands).is_some()).then_some(())
+    };
+    poll(Duration::from_secs(60), stalled).expect("the pipe should have filled up");
+
+    let kill = format!("kill -TERM {}", child.id());
+    std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+
+    let ended = poll(Duration::from_secs(10), || child.try_wait().unwrap());
+    assert_eq!(ended.expect("it should have ended").code(), Some(0));
 }
 
 #[test]

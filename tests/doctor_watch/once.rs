@@ -58,7 +58,9 @@ fn the_text_says_the_same() {
     let used = used_with_the_watch(&server);
     let numbers = format!("{used} of 50   {} free", 50 - used);
     assert_eq!(code, 0, "{frame}");
-    for part in [" OK ", "master", &numbers, "unix occupant:", "8 sources", "… 5 more", "rejections"] {
+    for part in
+        [" OK ", "master", &numbers, "unix occupant:", "8 sources", "… 5 more", "rejections"]
+    {
         assert!(frame.contains(part), "{part}: {frame}");
     }
     assert!(!frame.contains('\u{1b}'), "no escapes where there is no terminal");
@@ -151,6 +153,8 @@ fn a_password_comes_from_the_url_or_redis_clis_variable() {
     let with = server.url_with(Transport::Tcp, Resp::Resp3, Auth::Password("p@ss word"), 0);
     let (code, seen) = json(&args(&with, &[]));
     assert_eq!(code, 0, "{seen:#}");
+    let it = &seen["servers"][0];
+    assert!(it["used"].is_u64() && it["holders"]["clients"].is_u64(), "RESP3 too: {it:#}");
     let url = server.url();
     let mut command = watch(&args(&url, &["--once"]));
     let output = command.env("REDISCLI_AUTH", "p@ss word").output().unwrap();

@@ -75,7 +75,9 @@ impl Live {
     pub(crate) fn of(mut child: Child) -> Self {
         let (sender, lines) = channel();
         let reader = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || reader.lines().map_while(Result::ok).try_for_each(|it| sender.send(it)));
+        thread::spawn(move || {
+            reader.lines().map_while(Result::ok).try_for_each(|it| sender.send(it))
+        });
         Self { child, lines: Some(lines) }
     }
 

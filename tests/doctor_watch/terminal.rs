@@ -13,7 +13,10 @@ fn in_a_terminal(command: &str) -> Option<Live> {
     }
     let command = format!("stty cols 100 rows 30; {command}");
     let mut script = Command::new("script");
-    script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm-256color").env_remove("NO_COLOR");
+    script
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm-256color")
+        .env_remove("NO_COLOR");
     script.stdin(Stdio::piped()).stdout(Stdio::piped());
     Some(Live::raw(script.spawn().unwrap()))
 }
@@ -29,11 +32,16 @@ fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
     let server = TestServer::start().unwrap();
     let command = format!("exec {PROGRAM} watch {} --interval 100ms", server.url());
     let Some(mut live) = in_a_terminal(&command) else { return };
-    let begun = live.until_output("the second frame", |seen| seen.matches("\u{1b}[?2026l").count() >= 2);
+    let begun =
+        live.until_output("the second frame", |seen| seen.matches("\u{1b}[?2026l").count() >= 2);
     assert!(begun.contains("\u{1b}[?1049h") && begun.contains("\u{1b}[?25l"), "{begun:?}");
     assert!(begun.contains("127.0.0.1") && begun.contains("rejections"), "{begun:?}");
     assert!(!begun.contains("\u{1b}[?1049l"), "{begun:?}");
-    assert_eq!(begun.matches("\u{1b}[2J").count(), 1, "only at the start: a frame must not flicker");
+    assert_eq!(
+        begun.matches("\u{1b}[2J").count(),
+        1,
+        "only at the start: a frame must not flicker"
+    );
 
     live.press(b"\x03");
 
@@ -83,5 +91,31 @@ fn a_dumb_terminal_gets_plain_blocks() {
     let Some(mut live) = in_a_terminal(&command) else { return };
     let (code, frames) = rest(&mut live);
     assert_eq!(code, Some(0), "{frames}");
-    assert!(!frames.contains('\u{1b}') && frames.matches("redis-guard watch").count() == 2, "{frames:?}");
+    assert!(
+        !frames.contains('\u{1b}') && frames.matches("redis-guard watch").count() == 2,
+        "{frames:?}"
+    );
+}
+
+#[test]
+fn ctrl_z_gives_the_shell_its_screen_and_going_on_takes_it_again() {
+    let server = TestServer::start().unwrap();
+    // A shell with job control says that its job was stopped, and goes on with it.
+    let command = format!(
+        "set -m; {PROGRAM} watch {} --interval 100ms; echo stopped=$?; fg; echo ended=$?",
+        server.url()
+    );
+    let Some(mut live) = in_a_terminal(&format!("bash -c '{command}'")) else { return };
+    let mut seen = live.until_output("a frame", |seen| seen.contains("\u{1b}[?2026l"));
+    live.press(b"\x1a");
+    seen += &live.until_output("the shell", |seen| seen.contains("stopped="));
+    assert!(seen.contains("\u{1b}[?1049l"), "{seen:?}");
+    live.until_output("the screen again", |seen| {
+        seen.contains("\u{1b}[?1049h") && seen.contains("\u{1b}[?2026l")
+    });
+
+    live.press(b"\x03");
+
+    let (_, end) = rest(&mut live);
+    assert!(end.contains("\u{1b}[?1049l") && end.contains("ended=0"), "{end:?}");
 }

@@ -1,5 +1,7 @@
 //! The state as an object.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ pub(super) fn object(state: &State, exit_code: Option<u8>) -> Value {
     let mut object = json!({
         "schema_version": SCHEMA_VERSION,
         "tool": concat!("redis-guard ", env!("CARGO_PKG_VERSION")),
-        "at": humantime::format_rfc3339_millis(state.at).to_string(),
+        "at": seconds(state.at),
         "interval_seconds": state.interval.as_secs_f64(),
         "servers": state.worst_first().into_iter().map(|it| server(state, it)).collect::<Vec<_>>(),
     });
@@ -36,7 +38,8 @@ fn server(state: &State, server: &Server) -> Value {
         _ => None,
     };
     let (holders, holders_problem) = split(server.holders.as_ref());
-    let (registries, problems): (Vec<_>, Vec<_>) = server.registries.iter().partition(|it| it.is_ok());
+    let (registries, problems): (Vec<_>, Vec<_>) =
+        server.registries.iter().partition(|it| it.is_ok());
     json!({
         "server": server.address,
         "condition": condition(server.condition(state.now)),
@@ -82,8 +85,12 @@ fn split<T: Serialize>(answer: Option<&Result<T, String>>) -> (Option<&T>, Optio
 }
 
 fn event(event: &Happening) -> Value {
-    let at = humantime::format_rfc3339_millis(event.at).to_string();
-    json!({ "at": at, "event": event.kind, "text": event.text })
+    json!({ "at": seconds(event.at), "event": event.kind, "text": event.text })
+}
+
+/// Since 1970, as in the doctor's report.
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 const fn condition(condition: Condition) -> &'static str {

@@ -11,8 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
-use redis::TlsCertificates;
-use redis_guard::doctor::{self, Target};
+use redis_guard::doctor::Target;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -25,6 +24,9 @@ use state::{Link, News, State};
 /// How long a frame waits for the servers' answers, where the interval is not shorter: longer than
 /// a round trip across a continent, too short to be noticed.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// POSIX gives it no number; tokio gives it no name.
+const SIGTSTP: i32 = if cfg!(target_os = "linux") { 20 } else { 18 };
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -81,11 +83,15 @@ connections between the two looks or has no slot left (the one that watch itself
 /// A shorter interval would make the watch a load of its own.
 fn interval_of(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
-    if interval < Duration::from_millis(100) { Err("shorter than 100ms".to_owned()) } else { Ok(interval) }
+    if interval < Duration::from_millis(100) {
+        Err("shorter than 100ms".to_owned())
+    } else {
+        Ok(interval)
+    }
 }
 
 pub(crate) async fn run(args: WatchArgs) -> Result<Exit, String> {
-    let access = library_access(&args.access)?;
+    let access = args.access.resolve()?;
     let target = |url: &String| Target::parse(url, &access);
     let targets = args.urls.iter().map(target).collect::<Result<Vec<_>, _>>()?;
     let addresses = targets.iter().map(|target| target.server().to_string());
@@ -105,7 +111,11 @@ pub(crate) async fn run(args: WatchArgs) -> Result<Exit, String> {
     };
     let ended = tokio::select! {
         ended = watching => ended,
-        () = stop.asked() => Ok(Exit::Fine),
+        () = stop.asked() => {
+            screen::leave();
+            // Not by returning, which would wait for a write that a reader holds up.
+            std::process::exit(Exit::Fine as i32);
+        }
     };
     match ended {
         Ok(exit) => Ok(exit),
@@ -138,11 +148,15 @@ async fn once(
     }
     for server in &state.servers {
         if let Link::Down(down) = &server.link {
-            eprintln!("redis-guard: {}: {}", style::clean(&server.address), style::clean(&down.said));
+            eprintln!(
+                "redis-guard: {}: {}",
+                style::clean(&server.address),
+                style::clean(&down.said)
+            );
         }
     }
     let exit = state.exit();
-    Screen::blocks(args.output).show(&state, Some(exit as u8))?;
+    Screen::blocks(args.output).show(&state, Some(exit as u8)).await?;
     Ok(exit)
 }
 
@@ -157,6 +171,7 @@ async fn live(
         tokio::spawn(poller.run(rounds.clone()));
     }
     let mut screen = Screen::live(args.output)?;
+    let mut suspended = signal(SignalKind::from_raw(SIGTSTP))?;
     let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for round in 1.. {
@@ -164,6 +179,7 @@ async fn live(
             tokio::select! {
                 biased;
                 Some((server, news)) = news.recv() => state.apply(server, news),
+                _ = suspended.recv() => screen.suspend()?,
                 _ = ticks.tick() => break,
             }
         }
@@ -177,7 +193,7 @@ async fn live(
             }
         }
         state.close_round();
-        screen.show(&state, None)?;
+        screen.show(&state, None).await?;
         state.shown();
         if Some(round) == args.count {
             break;
@@ -203,18 +219,4 @@ impl Stop {
             _ = terminate.recv() => {}
         }
     }
-}
-
-/// How to reach the servers. redis-cli's variable has the password of URLs without one.
-fn library_access(access: &Access) -> Result<doctor::Access, String> {
-    let mut library = doctor::Access::default().timeout(access.timeout);
-    if let Ok(password) = std::env::var("REDISCLI_AUTH") {
-        library = library.password(password);
-    }
-    if let Some(file) = &access.cacert {
-        let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-        library = library.tls_certificates(certificates);
-    }
-    Ok(library)
 }

@@ -132,6 +132,7 @@ impl Poller {
 
     async fn look(&mut self, probe: &mut Probe, round: u64) -> Result<(), Lost> {
         let begun = Instant::now();
+        probe.ask_again();
         let answer = probe.observe().await;
         let round_trip = begun.elapsed();
         let Some(answer) = self.heard(answer)? else { return Ok(()) };
@@ -188,7 +189,10 @@ impl Poller {
     }
 
     /// An answer, or what the server says against it; `None` where it says nothing.
-    fn heard<T>(&mut self, answer: Result<T, RedisError>) -> Result<Option<Result<T, String>>, Lost> {
+    fn heard<T>(
+        &mut self,
+        answer: Result<T, RedisError>,
+    ) -> Result<Option<Result<T, String>>, Lost> {
         match answer {
             Err(error) if error.is_timeout() => {
                 self.silences += 1;
@@ -196,7 +200,9 @@ impl Poller {
                 let silence = self.timeout * self.silences;
                 if long { Err(Lost(format!("no answer for {silence:?}"))) } else { Ok(None) }
             }
-            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => Err(Lost(words(&error))),
+            Err(error) if error.is_io_error() || error.is_connection_dropped() => {
+                Err(Lost(words(&error)))
+            }
             Err(error) => Ok(Some(Err(words(&error)))),
             Ok(answer) => {
                 self.silences = 0;
@@ -223,10 +229,15 @@ fn pause<T>(answer: &Result<T, RedisError>, took: Duration, trip: Duration) -> D
     }
 }
 
-/// The server's words, where it said something.
+/// The server's words, where it said something. An error may have a whole reply in it.
 fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
+    const MOST: usize = 300;
+    let words = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
+    };
+    match words.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
     }
 }

@@ -54,7 +54,7 @@ impl Screen {
     }
 
     /// Takes the terminal, also again after it was left.
-    pub(super) fn enter(&self) -> io::Result<()> {
+    fn enter(&self) -> io::Result<()> {
         if self.kind != Kind::Live || ENTERED.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -63,7 +63,18 @@ impl Screen {
         write(&bytes)
     }
 
-    pub(super) fn show(&mut self, state: &State, exit_code: Option<u8>) -> io::Result<()> {
+    /// Ctrl-Z: the shell gets its own screen, and we ours when we go on. The default action of the
+    /// signal would leave the shell in ours.
+    pub(super) fn suspend(&self) -> io::Result<()> {
+        leave();
+        let stop = format!("kill -STOP {}", std::process::id());
+        std::process::Command::new("sh").args(["-c", &stop]).status()?;
+        self.enter()
+    }
+
+    /// A write may block for as long as a reader takes its time, and signals must be heard
+    /// meanwhile.
+    pub(super) async fn show(&mut self, state: &State, exit_code: Option<u8>) -> io::Result<()> {
         let mut bytes = Vec::new();
         match self.kind {
             Kind::Live => self.paint(state, &mut bytes)?,
@@ -79,7 +90,7 @@ impl Screen {
             }
         }
         self.frames += 1;
-        write(&bytes)
+        tokio::task::spawn_blocking(move || write(&bytes)).await.map_err(io::Error::other)?
     }
 
     /// Over what is there, so that nothing flickers; in one write, and as one update where the

@@ -94,10 +94,19 @@ pub(super) struct Down {
 #[derive(Debug)]
 pub(super) enum News {
     Connected,
-    Failed { failure: DialFailure, next: Option<Instant> },
-    Lost { said: String, next: Option<Instant> },
+    Failed {
+        failure: DialFailure,
+        next: Option<Instant>,
+    },
+    Lost {
+        said: String,
+        next: Option<Instant>,
+    },
     Observed(Box<Result<Observation, String>>),
-    Holders { answer: Box<Result<Holders, String>>, every: Option<Duration> },
+    Holders {
+        answer: Box<Result<Holders, String>>,
+        every: Option<Duration>,
+    },
     FleetsFound(Result<Fleets, String>),
     Registries(Vec<Result<Registry, String>>),
     /// All of a round has been answered.
@@ -244,9 +253,10 @@ impl Server {
             }
             News::FleetsFound(found) => {
                 self.fleets_note = match found {
-                    Ok(fleets) if fleets.names.len() > MOST_FLEETS => {
-                        Some(format!("{} fleets here: choose with --fleet NAME", fleets.names.len()))
-                    }
+                    Ok(fleets) if fleets.names.len() > MOST_FLEETS => Some(format!(
+                        "{} fleets here: choose with --fleet NAME",
+                        fleets.names.len()
+                    )),
                     Ok(fleets) if !fleets.complete && fleets.names.is_empty() => {
                         Some("too many keys to look for a fleet: give --fleet NAME".to_owned())
                     }
@@ -289,7 +299,8 @@ impl Server {
         }
         let elapsed = self.seen.as_ref().map(|(_, before)| now.duration_since(*before));
         let rate = |new: u64, elapsed: Duration| as_f64(new) / elapsed.as_secs_f64().max(0.001);
-        self.rejections = observation.new_rejections.zip(elapsed).map(|(new, time)| rate(new, time));
+        self.rejections =
+            observation.new_rejections.zip(elapsed).map(|(new, time)| rate(new, time));
         self.churn = observation.connections_per_second;
         if let Some(new) = observation.new_rejections {
             self.new_rejections = Some(self.new_rejections.unwrap_or(0).saturating_add(new));

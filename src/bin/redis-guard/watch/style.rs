@@ -89,10 +89,6 @@ impl Line {
         self.cut(column.saturating_sub(2)).pad(column).append(other)
     }
 
-    pub(super) fn width(&self) -> usize {
-        self.width
-    }
-
     /// At most so wide; an ellipsis shows that something is missing.
     pub(super) fn cut(self, most: usize) -> Self {
         if self.width <= most {
@@ -139,7 +135,10 @@ pub(super) fn fit(text: &str, most: usize) -> String {
 pub(super) fn clean(text: &str) -> String {
     const OURS: &str = "–·…→█▓▒░▁▂▃▄▅▆▇━─";
     let harmless = |c: char| {
-        c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric()) || OURS.contains(c)
+        c == ' '
+            || c.is_ascii_graphic()
+            || (!c.is_ascii() && c.is_alphanumeric())
+            || OURS.contains(c)
     };
     text.chars().map(|c| if harmless(c) { c } else { '\u{fffd}' }).collect()
 }
@@ -253,7 +252,6 @@ pub(super) fn cells_of(part: f64, cells: usize) -> usize {
     whole.min(cells)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +259,10 @@ mod tests {
     #[test]
     fn numbers_as_a_person_would_write_them() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.0, 0.04, 4.25, 9.96, 1234.5].map(rate), ["0/s", "0.0/s", "4.2/s", "10/s", "1,235/s"]);
+        assert_eq!(
+            [0.0, 0.04, 4.25, 9.96, 1234.5].map(rate),
+            ["0/s", "0.0/s", "4.2/s", "10/s", "1,235/s"]
+        );
         let times = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(time);
         assert_eq!(times, ["0s", "119s", "2m", "119m", "2h 0m", "47h 59m", "2d 0h"]);
         assert_eq!([512, 1 << 20, 3 << 29].map(bytes), ["0.5 KiB", "1.0 MiB", "1.5 GiB"]);
@@ -269,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_chart_begins_with_what_is_known_and_shows_gaps() {
-        let chart = |values: &[Option<f64>], cells| spark(values, cells, Style::Bad).render(99, false);
+        let chart =
+            |values: &[Option<f64>], cells| spark(values, cells, Style::Bad).render(99, false);
         assert_eq!(chart(&[None, Some(0.0), None, Some(0.01), Some(8.0)], 9), "▁ ▂█");
         assert_eq!(chart(&[Some(1.0), Some(2.0), Some(4.0)], 2), "▄█");
         assert_eq!(chart(&[Some(0.0), Some(0.0)], 2), "▁▁");

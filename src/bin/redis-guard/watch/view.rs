@@ -4,9 +4,7 @@ mod tables;
 
 use redis_guard::server::Product;
 
-use super::state::{
-    Condition, Down, HISTORY, History, Link, Server, State, as_f64, role,
-};
+use super::state::{Condition, Down, HISTORY, History, Link, Server, State, as_f64, role};
 use super::style::{Line, Style, bytes, cells_of, count, fit, rate, spark, time};
 
 /// Where the values begin.
@@ -62,7 +60,10 @@ fn head(state: &State, width: usize) -> Vec<Line> {
         1 => String::new(),
         many => format!("{many} servers · "),
     };
-    let clock = humantime::format_rfc3339_seconds(state.at).to_string().replace('T', " ").replace('Z', " UTC");
+    let clock = humantime::format_rfc3339_seconds(state.at)
+        .to_string()
+        .replace('T', " ")
+        .replace('Z', " UTC");
     let line = Line::of(Style::Bold, "redis-guard watch")
         .with(Style::Dim, &format!("  {servers}every {every}"))
         .right(width, Style::Dim, &clock);
@@ -107,13 +108,7 @@ fn summary(state: &State, server: &Server) -> Line {
 
 /// One server; its tables have so many rows at most, and blank lines between them where it is
 /// `airy`.
-fn block(
-    state: &State,
-    server: &Server,
-    width: usize,
-    rows: usize,
-    airy: bool,
-) -> Vec<Line> {
+fn block(state: &State, server: &Server, width: usize, rows: usize, airy: bool) -> Vec<Line> {
     let condition = server.condition(state.now);
     let (style, badge) = badge(condition, server);
     let title = Line::of(style, &badge).with(Style::Bold, &format!(" {}", server.address));
@@ -228,7 +223,8 @@ fn slots(server: &Server, condition: Condition, width: usize) -> Vec<Line> {
         .with(Style::Bold, &format!("{} of {}", known(snapshot.used()), known(seen.ceiling)))
         .with(level, &format!("   {} free", known(seen.free())));
     for (symbol, style, name, count) in kinds {
-        let (style, text) = if count == Some(0) { (Style::Dim, Style::Dim) } else { (style, Style::Plain) };
+        let (style, text) =
+            if count == Some(0) { (Style::Dim, Style::Dim) } else { (style, Style::Plain) };
         words.push(style, &format!("   {symbol} "));
         let plural = if count == Some(1) { "" } else { "s" };
         words.push(text, &format!("{} {name}{plural}", known(count)));

@@ -16,12 +16,7 @@ const BAR: usize = 30;
 const CELL: usize = 9;
 
 /// One after the other; side by side, they are one.
-pub(super) fn tables(
-    state: &State,
-    server: &Server,
-    width: usize,
-    rows: usize,
-) -> Vec<Vec<Line>> {
+pub(super) fn tables(state: &State, server: &Server, width: usize, rows: usize) -> Vec<Vec<Line>> {
     let side_by_side = width >= WIDE && !server.registries.is_empty();
     let room = if side_by_side { width / 2 } else { width };
     let layout = Layout::of(server, room, rows);
@@ -36,7 +31,9 @@ pub(super) fn tables(
     if let Some(note) = &server.fleets_note {
         right.push(vec![labelled("fleet").with(Style::Dim, note)]);
     } else if let (Some(fleet), true) = (&state.fleet, right.is_empty()) {
-        right.push(vec![labelled("fleet").with(Style::Dim, &format!("no registry of {fleet} here"))]);
+        right.push(vec![
+            labelled("fleet").with(Style::Dim, &format!("no registry of {fleet} here")),
+        ]);
     }
     if !side_by_side {
         return std::iter::once(left).chain(right).collect();
@@ -107,7 +104,11 @@ fn fleet(registry: &Registry, layout: &Layout, rows: usize) -> Vec<Line> {
         lines.push(layout.row(&member.id, bar, &cells));
     }
     let left = registry.members.len().saturating_sub(rows);
-    let rest = if left > 0 { format!("… {} more, all in all", count(left as u64)) } else { "all in all".to_owned() };
+    let rest = if left > 0 {
+        format!("… {} more, all in all", count(left as u64))
+    } else {
+        "all in all".to_owned()
+    };
     lines.push(layout.row(&rest, Line::default(), &sums));
     lines
 }
@@ -130,7 +131,8 @@ impl Layout {
 
     fn of(server: &Server, width: usize, rows: usize) -> Self {
         let holders = server.holders.iter().flatten().flat_map(|it| it.by_source.iter().take(rows));
-        let members = server.registries.iter().flatten().flat_map(|it| it.members.iter().take(rows));
+        let members =
+            server.registries.iter().flatten().flat_map(|it| it.members.iter().take(rows));
         let names = holders.map(|it| it.key.as_str()).chain(members.map(|it| it.id.as_str()));
         let longest = names.map(style::width).max().unwrap_or(0);
         let room = width.saturating_sub(4);

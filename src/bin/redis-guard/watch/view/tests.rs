@@ -99,7 +99,11 @@ fn no_frame_is_higher_than_the_terminal() {
 fn nothing_that_a_server_says_can_command_the_terminal() {
     for columns in [40, 80, 200] {
         let frame = text(&everything(), columns);
-        let harmful = |c: &char| c.is_control() && *c != '\n' || ('\u{2000}'..'\u{2010}').contains(c) || ('\u{202a}'..'\u{202f}').contains(c);
+        let harmful = |c: &char| {
+            c.is_control() && *c != '\n'
+                || ('\u{2000}'..'\u{2010}').contains(c)
+                || ('\u{202a}'..'\u{202f}').contains(c)
+        };
         assert_eq!(frame.chars().find(harmful), None, "{frame}");
         assert!(columns < 80 || frame.contains("日本"), "letters stay: {frame}");
     }
@@ -120,7 +124,10 @@ fn what_is_not_known_is_a_dash_and_not_zero() {
     state.close_round();
 
     let frame = text(&state, 120);
-    assert!(frame.contains("UNKNOWN") && frame.contains("– of –") && frame.contains("– free"), "{frame}");
+    assert!(
+        frame.contains("UNKNOWN") && frame.contains("– of –") && frame.contains("– free"),
+        "{frame}"
+    );
     let numbers = frame.lines().skip(1).any(|line| line.replace("10.0.0.0:6379", "").contains('0'));
     assert!(!numbers, "{frame}");
 }
@@ -135,7 +142,20 @@ fn a_server_that_is_full_says_so_and_shows_who_holds_its_slots() {
     state.close_round();
 
     let frame = text(&state, 120);
-    for part in [" FULL ", "100.0%", "1,000 of 1,000", "0 free", "997 clients", "1 replica ", "2 cluster links", "1,204 in all", "10.0.0.0 api", "14 sources", "… 4 more", "up 25h 0m"] {
+    for part in [
+        " FULL ",
+        "100.0%",
+        "1,000 of 1,000",
+        "0 free",
+        "997 clients",
+        "1 replica ",
+        "2 cluster links",
+        "1,204 in all",
+        "10.0.0.0 api",
+        "14 sources",
+        "… 4 more",
+        "up 25h 0m",
+    ] {
         assert!(frame.contains(part), "{part}: {frame}");
     }
 }

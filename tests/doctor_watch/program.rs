@@ -28,20 +28,11 @@ pub(crate) fn watch(args: &[&str]) -> Command {
 #[track_caller]
 pub(crate) fn run(args: &[&str]) -> Output {
     let child = watch(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut live = Live { child, lines: None };
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut pipe = live.child.stdout.take().unwrap();
-    let reader = thread::spawn(move || {
-        pipe.read_to_end(&mut stdout).unwrap();
-        stdout
-    });
-    let mut errors = live.child.stderr.take().unwrap();
-    let error_reader = thread::spawn(move || {
-        errors.read_to_end(&mut stderr).unwrap();
-        stderr
-    });
-    let status = live.ended();
-    Output { status, stdout: reader.join().unwrap(), stderr: error_reader.join().unwrap() }
+    let pid = child.id();
+    let (sender, output) = channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = output.recv_timeout(HANG);
+    output.unwrap_or_else(|_| panic!("{args:?} should have ended, process {pid}")).unwrap()
 }
 
 #[track_caller]
@@ -61,7 +52,8 @@ pub(crate) fn text(args: &[&str]) -> (i32, String) {
 /// A watch that goes on; killed on drop.
 pub(crate) struct Live {
     child: Child,
-    lines: Option<Receiver<String>>,
+    lines: Receiver<String>,
+    seen: String,
 }
 
 impl Live {
@@ -78,7 +70,7 @@ impl Live {
         thread::spawn(move || {
             reader.lines().map_while(Result::ok).try_for_each(|it| sender.send(it))
         });
-        Self { child, lines: Some(lines) }
+        Self { child, lines, seen: String::new() }
     }
 
     /// Its output, as it comes.
@@ -101,12 +93,12 @@ impl Live {
                 }
             }
         });
-        Self { child, lines: Some(lines) }
+        Self { child, lines, seen: String::new() }
     }
 
     #[track_caller]
     pub(crate) fn line(&self) -> String {
-        self.lines.as_ref().unwrap().recv_timeout(HANG).expect("a line in time")
+        self.lines.recv_timeout(HANG).expect("a line in time")
     }
 
     /// The next frame.
@@ -126,20 +118,25 @@ impl Live {
         found.unwrap_or_else(|| panic!("{what} should have come: {last:#}"))
     }
 
-    /// All that has come, once it is so.
+    /// All that has come since the start, once it is so.
     #[track_caller]
-    pub(crate) fn until_output(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
-        let mut seen = String::new();
-        while !is_so(&seen) {
-            let piece = self.lines.as_ref().unwrap().recv_timeout(HANG);
-            seen += &piece.unwrap_or_else(|_| panic!("{what} should have come: {seen:?}"));
-        }
-        seen
+    pub(crate) fn until_output(&mut self, what: &str, is_so: impl Fn(&str) -> bool) -> &str {
+        let found = poll(HANG, || {
+            if let Ok(piece) = self.lines.recv_timeout(Duration::from_millis(100)) {
+                self.seen += &piece;
+            }
+            is_so(&self.seen).then_some(())
+        });
+        assert!(found.is_some(), "{what} should have come: {:?}", self.seen);
+        &self.seen
     }
 
-    /// What is left to read once it has ended.
-    pub(crate) fn remaining(&self) -> String {
-        self.lines.as_ref().unwrap().iter().collect()
+    /// All that it wrote until it ended.
+    #[track_caller]
+    pub(crate) fn to_its_end(&mut self) -> (Option<i32>, String) {
+        let code = self.ended().code();
+        self.seen.extend(self.lines.iter());
+        (code, std::mem::take(&mut self.seen))
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -21,12 +21,6 @@ fn in_a_terminal(command: &str) -> Option<Live> {
     Some(Live::raw(script.spawn().unwrap()))
 }
 
-/// What it wrote until it ended.
-fn rest(live: &mut Live) -> (Option<i32>, String) {
-    let code = live.ended().code();
-    (code, live.remaining())
-}
-
 #[test]
 fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
     let server = TestServer::start().unwrap();
@@ -45,11 +39,10 @@ fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
 
     live.press(b"\x03");
 
-    let (code, end) = rest(&mut live);
-    let all = begun + &end;
+    let (code, all) = live.to_its_end();
     assert_eq!(code, Some(0), "{all:?}");
-    assert!(all.contains("\u{1b}[?25h") && all.contains("\u{1b}[?1049l"), "{end:?}");
-    assert!(all.rfind("\u{1b}[?1049l") > all.rfind("\u{1b}[?2026l"), "no frame after it: {end:?}");
+    assert!(all.contains("\u{1b}[?25h") && all.contains("\u{1b}[?1049l"), "{all:?}");
+    assert!(all.rfind("\u{1b}[?1049l") > all.rfind("\u{1b}[?2026h"), "no frame after it: {all:?}");
 }
 
 #[test]
@@ -66,8 +59,7 @@ fn sigterm_gives_the_screen_back_too() {
     let digits: String = pid.chars().take_while(char::is_ascii_digit).collect();
     assert!(Command::new("sh").args(["-c", &format!("kill {digits}")]).status().unwrap().success());
 
-    let (_, end) = rest(&mut live);
-    let all = begun + &end;
+    let (_, all) = live.to_its_end();
     assert!(all.contains("\u{1b}[?1049l") && all.contains("code=0"), "{all:?}");
 }
 
@@ -77,7 +69,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     for (setting, coloured) in [("", true), ("NO_COLOR=1", false), ("NO_COLOR=", true)] {
         let once = format!("{setting} {PROGRAM} watch {} --interval 100ms --once", server.url());
         let Some(mut live) = in_a_terminal(&once) else { return };
-        let (code, frame) = rest(&mut live);
+        let (code, frame) = live.to_its_end();
         assert_eq!(code, Some(0), "{frame}");
         assert_eq!(frame.contains("\u{1b}["), coloured, "{setting}: {frame:?}");
         assert!(!frame.contains("\u{1b}[?1049h"), "one frame needs no screen: {frame:?}");
@@ -89,7 +81,7 @@ fn a_dumb_terminal_gets_plain_blocks() {
     let server = TestServer::start().unwrap();
     let command = format!("TERM=dumb {PROGRAM} watch {} --interval 100ms --count 2", server.url());
     let Some(mut live) = in_a_terminal(&command) else { return };
-    let (code, frames) = rest(&mut live);
+    let (code, frames) = live.to_its_end();
     assert_eq!(code, Some(0), "{frames}");
     assert!(
         !frames.contains('\u{1b}') && frames.matches("redis-guard watch").count() == 2,
@@ -106,16 +98,19 @@ fn ctrl_z_gives_the_shell_its_screen_and_going_on_takes_it_again() {
         server.url()
     );
     let Some(mut live) = in_a_terminal(&format!("bash -c '{command}'")) else { return };
-    let mut seen = live.until_output("a frame", |seen| seen.contains("\u{1b}[?2026l"));
+    live.until_output("a frame", |seen| seen.contains("\u{1b}[?2026l"));
     live.press(b"\x1a");
-    seen += &live.until_output("the shell", |seen| seen.contains("stopped="));
-    assert!(seen.contains("\u{1b}[?1049l"), "{seen:?}");
-    live.until_output("the screen again", |seen| {
-        seen.contains("\u{1b}[?1049h") && seen.contains("\u{1b}[?2026l")
+    let after = |seen: &str, mark: &str| seen.split_once(mark).map(|(_, rest)| rest.to_owned());
+    let seen = live.until_output("the screen again, and a frame", |seen| {
+        let shell = after(seen, "stopped=").unwrap_or_default();
+        after(&shell, "\u{1b}[?1049h").is_some_and(|rest| rest.contains("\u{1b}[?2026l"))
     });
+    let (before, _) = seen.split_once("stopped=").unwrap();
+    assert!(before.contains("\u{1b}[?1049l"), "{seen:?}");
 
     live.press(b"\x03");
 
-    let (_, end) = rest(&mut live);
-    assert!(end.contains("\u{1b}[?1049l") && end.contains("ended=0"), "{end:?}");
+    let (_, all) = live.to_its_end();
+    let end = after(&all, "stopped=").unwrap();
+    assert!(end.contains("\u{1b}[?1049l") && end.contains("ended=0"), "{all:?}");
 }

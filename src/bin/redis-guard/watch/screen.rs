@@ -90,7 +90,17 @@ impl Screen {
             }
         }
         self.frames += 1;
-        tokio::task::spawn_blocking(move || write(&bytes)).await.map_err(io::Error::other)?
+        let live = self.kind == Kind::Live;
+        let write = move || {
+            let mut stdout = io::stdout().lock();
+            // No frame after the terminal was given back.
+            if live && !ENTERED.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            stdout.write_all(&bytes)?;
+            stdout.flush()
+        };
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
     /// Over what is there, so that nothing flickers; in one write, and as one update where the

@@ -1,6 +1,7 @@
 //! Events: what happened, for whoever subscribes.
 
 use std::collections::VecDeque;
+use std::mem::discriminant;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +26,10 @@ const BACKLOG: usize = 1024;
 /// How many events a pool remembers: an outage from its first refusal to its recovery, on one page.
 const RECENT: usize = 100;
 
-/// How many of them may be rejections: an endpoint without enough budget is refused in every second,
-/// and must not push out how the last outage began.
-const RECENT_REJECTIONS: usize = 20;
+/// How many of them may be rejections, and how many changes of the limit: an endpoint without enough
+/// budget is refused in every second, a fleet's limit may come and go with the load, and neither must
+/// push out how the last outage began.
+const RECENT_OF_A_KIND: usize = 20;
 
 /// Something that happened to a pool.
 #[derive(Clone, Debug, Serialize)]
@@ -180,14 +182,16 @@ impl EventBus {
 
     fn remember(&self, event: Event) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let rejections = || {
+        let of_the_kind = || {
             let all = recent.iter().enumerate();
-            all.filter(|(_, recent)| matches!(recent.event, Event::Rejected { .. }))
+            all.filter(|(_, other)| discriminant(&other.event) == discriminant(&event))
                 .map(|(at, _)| at)
         };
         let evicted = match event {
-            Event::Rejected { .. } if rejections().count() >= RECENT_REJECTIONS => {
-                rejections().next()
+            Event::Rejected { .. } | Event::LimitChanged { .. }
+                if of_the_kind().count() >= RECENT_OF_A_KIND =>
+            {
+                of_the_kind().next()
             }
             _ => (recent.len() >= RECENT).then_some(0),
         };

@@ -17,7 +17,7 @@ use crate::status::{BreakerStatus, CloseReason, GuardStatus, Status};
 use crate::{BreakerState, Endpoint, Outcome};
 
 /// Name, unit and description of every metric.
-pub(crate) const GAUGES: [(&str, Unit, &str); 22] = [
+pub(crate) const GAUGES: [(&str, Unit, &str); 23] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -33,6 +33,11 @@ pub(crate) const GAUGES: [(&str, Unit, &str); 22] = [
     ("redis_guard_shared_in_flight", Unit::Count, "the endpoint's shared commands in flight"),
     ("redis_guard_calls_in_flight", Unit::Count, "the endpoint's calls in flight through a guard"),
     ("redis_guard_call_limit", Unit::Count, "calls that may be in flight through a guard now"),
+    (
+        "redis_guard_server_observation_age_seconds",
+        Unit::Seconds,
+        "age of what the watch last saw of the server",
+    ),
     (
         "redis_guard_server_saturation_ratio",
         Unit::Count,
@@ -187,6 +192,9 @@ impl Metrics {
         };
         if let Some(seen) = &status.watch.observation {
             let count = |count: Option<u64>| count.and_then(|n| usize::try_from(n).ok()).map(float);
+            // What the others are worth: once the watch is lost, they stay what they were.
+            let age = status.watch.age.map(|age| age.as_secs_f64());
+            gauge("redis_guard_server_observation_age_seconds", age);
             gauge("redis_guard_server_saturation_ratio", status.watch.saturation);
             gauge("redis_guard_server_used_connections", count(seen.snapshot.used()));
             gauge("redis_guard_server_maxclients", count(seen.ceiling));

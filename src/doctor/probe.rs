@@ -187,7 +187,6 @@ impl Probe {
         let dialed = target.dialer.dial_traced(trace).await?;
         let mut probe = Self::over(dialed.connection, target.dialer.connect_timeout);
         probe.driver = Some(tokio::spawn(dialed.driver).abort_handle());
-        probe.id = probe.ask(redis::cmd("CLIENT").arg("ID")).await.ok();
         Ok(probe)
     }
 
@@ -236,6 +235,9 @@ impl Probe {
         idle_after: Duration,
         top: usize,
     ) -> Result<Holders, RedisError> {
+        if self.driver.is_some() && self.id.is_none() {
+            self.id = self.ask(redis::cmd("CLIENT").arg("ID")).await.ok();
+        }
         let list = bytes_of(self.ask(redis::cmd("CLIENT").arg("LIST")).await?)?;
         Ok(Holders::of(&ClientList::parse(list), self.id, idle_after, top))
     }

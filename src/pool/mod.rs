@@ -311,7 +311,8 @@ impl GuardedPool {
     }
 
     /// The last 100 events, oldest first, whether anybody listened or not. Of rejections, which come
-    /// by the million, only the first in each second is among them, and of those the last 20.
+    /// by the million, only the first in each second is among them, and of those, as of changes of
+    /// the limit, the last 20.
     #[must_use]
     pub fn recent_events(&self) -> Vec<RecentEvent> {
         self.core.events.recent()

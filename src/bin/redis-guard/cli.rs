@@ -120,7 +120,7 @@ impl Access {
     /// With what the environment adds.
     pub(crate) fn resolve(&self) -> Result<doctor::Access, String> {
         let mut access = doctor::Access::default().timeout(self.timeout);
-        if let Ok(password) = std::env::var("REDISCLI_AUTH") {
+        if let Some(password) = std::env::var("REDISCLI_AUTH").ok().filter(|it| !it.is_empty()) {
             access = access.password(password);
         }
         if let Some(path) = &self.cacert {

@@ -7,8 +7,8 @@ use clap::Args;
 use redis_guard::sizing::{Plan, Surge};
 
 use self::ask::{Seen, ask};
-use self::report::{Report, print};
-use crate::cli::{Access, Exit, Output};
+use self::report::Report;
+use crate::cli::{Access, Exit, Output, print};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {

@@ -1,18 +1,13 @@
 //! What a server says of itself, over one connection.
 
-use std::time::Duration;
-
-use redis_guard::redis::{self, IntoConnectionInfo, TlsCertificates};
+use redis_guard::doctor::{Probe, Target};
 use redis_guard::server::{Role, ServerSnapshot};
-use redis_guard::{Breaker, Error, GuardedPool, Rejection};
+use redis_guard::{DialFailure, Outcome};
 use serde_json::{Value, json};
 
 use super::PlanArgs;
-use super::report::{SCHEMA_VERSION, Thousands, print};
-use crate::cli::{Access, Exit, Output};
-
-/// Longer than anybody waits, and within what the pool takes.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+use super::report::{SCHEMA_VERSION, Thousands};
+use crate::cli::{Access, Exit, Output, print};
 
 /// What a server said of itself.
 pub(super) struct Seen {
@@ -23,83 +18,32 @@ pub(super) struct Seen {
 }
 
 /// Why there was no connection.
-pub(super) struct Failure {
-    outcome: &'static str,
-    words: String,
-}
+pub(super) struct Failure(DialFailure);
 
 /// Asks for one INFO over one connection, which is dialed once: a full server is not to be pressed.
 ///
 /// # Errors
 /// The URL or the flags make no sense.
 pub(super) async fn ask(url: &str, access: &Access) -> Result<Result<Seen, Failure>, String> {
-    let mut info = url.into_connection_info().map_err(|error| format!("the URL: {error}"))?;
-    if info.redis_settings().password().is_none()
-        && let Ok(password) = std::env::var("REDISCLI_AUTH")
-        && !password.is_empty()
-    {
-        let settings = info.redis_settings().clone().set_password(password);
-        info = info.set_redis_settings(settings);
-    }
-    let mut builder = GuardedPool::builder(info)
-        .name("plan")
-        .max_connections(1)
-        .watch(false)
-        .breaker(Breaker::default().suspected(1, Duration::from_secs(1)).failures(1))
-        .connect_timeout(access.timeout)
-        .response_timeout(access.timeout)
-        // The dial's own timeout says more, so it comes first.
-        .acquire_timeout(access.timeout.saturating_mul(2).min(LONGEST));
-    if let Some(file) = &access.cacert {
-        let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-        builder = builder.tls_certificates(certificates);
-    }
-    let pool = builder.build().map_err(|error| error.to_string())?;
-    let server = pool.status().server.to_string();
-    let answer = async {
-        let mut connection = pool.acquire("plan").await?;
-        let info: redis::Value = redis::cmd("INFO").query_async(&mut connection).await?;
-        Ok::<_, Error>(info)
+    let target = Target::parse(url, &access.resolve()?).map_err(|why| format!("the URL: {why}"))?;
+    let mut probe = match Probe::connect(&target).await {
+        Ok(probe) => probe,
+        Err(failure) => return Ok(Err(Failure(failure))),
     };
-    let answer = answer.await;
-    pool.close().await;
-    Ok(match answer {
-        Ok(info) => Ok(Seen { server, snapshot: snapshot(info), refusal: None }),
-        Err(Error::Inner(error)) if error.code().is_some() => {
-            let (snapshot, refusal) = (ServerSnapshot::default(), Some(error.to_string()));
-            Ok(Seen { server, snapshot, refusal })
-        }
-        Err(Error::Rejected(rejection)) => Err(Failure::of(&rejection)),
-        Err(error) => {
-            Err(Failure { outcome: "other", words: format!("redis at {server}: {error}") })
-        }
-    })
-}
-
-/// INFO is a verbatim string in RESP3.
-fn snapshot(info: redis::Value) -> ServerSnapshot {
-    match info {
-        redis::Value::BulkString(bytes) => ServerSnapshot::parse(bytes),
-        redis::Value::VerbatimString { text, .. } => ServerSnapshot::parse(text),
-        _ => ServerSnapshot::default(),
-    }
+    let (snapshot, refusal) = match probe.observe().await {
+        Ok(observation) => (observation.snapshot, None),
+        Err(error) => (ServerSnapshot::default(), Some(error.to_string())),
+    };
+    Ok(Ok(Seen { server: target.server().to_owned(), snapshot, refusal }))
 }
 
 impl Failure {
-    fn of(rejection: &Rejection) -> Self {
-        match rejection.failure() {
-            Some(failure) => Self { outcome: failure.outcome.as_str(), words: failure.to_string() },
-            None => Self { outcome: "other", words: rejection.to_string() },
-        }
-    }
-
     fn advice(&self) -> &'static str {
-        match self.outcome {
-            "max_clients" => {
+        match self.0.outcome {
+            Outcome::MaxClients => {
                 "the server is full, for this too: plan without it, with --maxclients N, or free a slot"
             }
-            "suspected_max_clients" => {
+            Outcome::SuspectedMaxClients => {
                 "it hung up without a word, as a full server does over TLS; without it: --maxclients N"
             }
             _ => "without the server: --maxclients N",
@@ -107,13 +51,14 @@ impl Failure {
     }
 
     pub(super) fn report(&self, output: Output) {
-        eprintln!("redis-guard: {}\n{}", self.words, self.advice());
+        let words = self.0.to_string();
+        eprintln!("redis-guard: {words}\n{}", self.advice());
         if let Output::Json = output {
             let json = json!({
                 "schema_version": SCHEMA_VERSION,
                 "command": "plan",
                 "exit_code": Exit::NotConnected as u8,
-                "error": { "outcome": self.outcome, "message": self.words, "advice": self.advice() },
+                "error": { "outcome": self.0.outcome, "message": words, "advice": self.advice() },
             });
             print(&format!("{json:#}\n"));
         }

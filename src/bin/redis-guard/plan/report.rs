@@ -1,7 +1,6 @@
 //! A plan written down, for people and for programs.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use redis_guard::sizing::Outcome;
@@ -198,11 +197,6 @@ impl Report<'_> {
             largest => format!(".max_connections({largest})"),
         }
     }
-}
-
-/// Colours are left out where nobody sees them. Whoever has closed the pipe has read enough.
-pub(super) fn print(text: &str) {
-    let _ = anstream::stdout().write_all(text.as_bytes());
 }
 
 /// A count as a person reads it: `12,000`.

@@ -133,7 +133,7 @@ impl Live {
 
     /// All that it wrote until it ended.
     #[track_caller]
-    pub(crate) fn to_its_end(&mut self) -> (Option<i32>, String) {
+    pub(crate) fn until_its_end(&mut self) -> (Option<i32>, String) {
         let code = self.ended().code();
         self.seen.extend(self.lines.iter());
         (code, std::mem::take(&mut self.seen))

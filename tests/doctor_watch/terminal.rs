@@ -39,7 +39,7 @@ fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
 
     live.press(b"\x03");
 
-    let (code, all) = live.to_its_end();
+    let (code, all) = live.until_its_end();
     assert_eq!(code, Some(0), "{all:?}");
     assert!(all.contains("\u{1b}[?25h") && all.contains("\u{1b}[?1049l"), "{all:?}");
     assert!(all.rfind("\u{1b}[?1049l") > all.rfind("\u{1b}[?2026h"), "no frame after it: {all:?}");
@@ -59,7 +59,7 @@ fn sigterm_gives_the_screen_back_too() {
     let digits: String = pid.chars().take_while(char::is_ascii_digit).collect();
     assert!(Command::new("sh").args(["-c", &format!("kill {digits}")]).status().unwrap().success());
 
-    let (_, all) = live.to_its_end();
+    let (_, all) = live.until_its_end();
     assert!(all.contains("\u{1b}[?1049l") && all.contains("code=0"), "{all:?}");
 }
 
@@ -69,7 +69,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     for (setting, coloured) in [("", true), ("NO_COLOR=1", false), ("NO_COLOR=", true)] {
         let once = format!("{setting} {PROGRAM} watch {} --interval 100ms --once", server.url());
         let Some(mut live) = in_a_terminal(&once) else { return };
-        let (code, frame) = live.to_its_end();
+        let (code, frame) = live.until_its_end();
         assert_eq!(code, Some(0), "{frame}");
         assert_eq!(frame.contains("\u{1b}["), coloured, "{setting}: {frame:?}");
         assert!(!frame.contains("\u{1b}[?1049h"), "one frame needs no screen: {frame:?}");
@@ -81,7 +81,7 @@ fn a_dumb_terminal_gets_plain_blocks() {
     let server = TestServer::start().unwrap();
     let command = format!("TERM=dumb {PROGRAM} watch {} --interval 100ms --count 2", server.url());
     let Some(mut live) = in_a_terminal(&command) else { return };
-    let (code, frames) = live.to_its_end();
+    let (code, frames) = live.until_its_end();
     assert_eq!(code, Some(0), "{frames}");
     assert!(
         !frames.contains('\u{1b}') && frames.matches("redis-guard watch").count() == 2,
@@ -110,7 +110,7 @@ fn ctrl_z_gives_the_shell_its_screen_and_going_on_takes_it_again() {
 
     live.press(b"\x03");
 
-    let (_, all) = live.to_its_end();
+    let (_, all) = live.until_its_end();
     let end = after(&all, "stopped=").unwrap();
     assert!(end.contains("\u{1b}[?1049l") && end.contains("ended=0"), "{all:?}");
 }

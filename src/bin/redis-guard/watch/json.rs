@@ -69,6 +69,7 @@ fn server(state: &State, server: &Server) -> Value {
         "maxmemory_bytes": snapshot.and_then(|it| it.maxmemory_bytes),
         "holders": holders,
         "holders_problem": holders_problem,
+        "holders_age_seconds": server.holders_at.filter(|_| holders.is_some()).map(|at| state.now.saturating_duration_since(at).as_secs_f64()),
         "holders_every_seconds": server.holders_every.map(|every| every.as_secs_f64()),
         "fleets": registries.into_iter().filter_map(|it| it.as_ref().ok()).collect::<Vec<_>>(),
         "fleets_problem": problems.into_iter().find_map(|it| it.as_ref().err()).or(server.fleets_note.as_ref()),

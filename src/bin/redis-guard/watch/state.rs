@@ -49,6 +49,7 @@ pub(super) struct Server {
     pub(super) rejections_history: History,
     pub(super) churn_history: History,
     pub(super) holders: Option<Result<Holders, String>>,
+    pub(super) holders_at: Option<Instant>,
     /// Where CLIENT LIST is asked for less often than INFO.
     pub(super) holders_every: Option<Duration>,
     pub(super) registries: Vec<Result<Registry, String>>,
@@ -217,6 +218,7 @@ impl Server {
             rejections_history: History::default(),
             churn_history: History::default(),
             holders: None,
+            holders_at: None,
             holders_every: None,
             registries: Vec::new(),
             fleets_note: None,
@@ -250,6 +252,7 @@ impl Server {
             News::Observed(answer) => self.observed(*answer, now, at),
             News::Holders { answer, every } => {
                 (self.holders, self.holders_every) = (Some(*answer), every);
+                self.holders_at = Some(now);
             }
             News::FleetsFound(found) => {
                 self.fleets_note = match found {
@@ -285,6 +288,8 @@ impl Server {
     }
 
     fn observed(&mut self, answer: Result<Observation, String>, now: Instant, at: SystemTime) {
+        // The rest may take its time: CLIENT LIST of thousands does.
+        self.owes_since = None;
         let observation = match answer {
             Ok(observation) => observation,
             Err(problem) => {

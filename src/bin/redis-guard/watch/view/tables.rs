@@ -20,7 +20,7 @@ pub(super) fn tables(state: &State, server: &Server, width: usize, rows: usize) 
     let side_by_side = width >= WIDE && !server.registries.is_empty();
     let room = if side_by_side { width / 2 } else { width };
     let layout = Layout::of(server, room, rows);
-    let left = holders(server, &layout, rows);
+    let left = holders(state, server, &layout, rows);
     let mut right: Vec<Vec<Line>> = Vec::new();
     for registry in &server.registries {
         right.push(match registry {
@@ -48,7 +48,7 @@ pub(super) fn tables(state: &State, server: &Server, width: usize, rows: usize) 
     vec![(0..lines).map(pair).collect()]
 }
 
-fn holders(server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
+fn holders(state: &State, server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
     let holders = match &server.holders {
         None => return vec![labelled("holders").with(Style::Plain, UNKNOWN)],
         Some(Err(problem)) => {
@@ -58,8 +58,10 @@ fn holders(server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
         Some(Ok(holders)) => holders,
     };
     let sources = plural(holders.sources, "source");
-    let seconds = server.holders_every.map(|every| every.as_secs_f64().ceil());
-    let every = seconds.map(|seconds| format!(", asked every {seconds}s"));
+    let every = server.holders_every.zip(server.holders_at).map(|(every, at)| {
+        let ago = time(state.now.saturating_duration_since(at).as_secs());
+        format!(", {ago} ago, asked every {}s", every.as_secs_f64().ceil())
+    });
     let note = sources + &every.unwrap_or_default();
     let mut lines = vec![layout.head("holders", &note, &["conns", "idle", "blocked", "oldest"])];
     let shown = holders.by_source.len().min(rows);
@@ -75,7 +77,9 @@ fn holders(server: &Server, layout: &Layout, rows: usize) -> Vec<Line> {
             cells[1].0 = Style::Warn;
         }
         cells.push((Style::Plain, holder.oldest_seconds.map_or_else(|| UNKNOWN.to_owned(), time)));
-        let bar = layout.bar(Style::Accent, (holder.connections as u64, 0), most as u64);
+        let (idle, all) = (holder.idle as u64, holder.connections as u64);
+        let parts = [(Style::Accent, "━", all.saturating_sub(idle)), (Style::Warn, "━", idle)];
+        let bar = layout.bar(parts, most as u64);
         lines.push(layout.row(&holder.key, bar, &cells));
     }
     let left = holders.sources.saturating_sub(shown);
@@ -100,7 +104,8 @@ fn fleet(registry: &Registry, layout: &Layout, rows: usize) -> Vec<Line> {
     for member in registry.members.iter().take(rows) {
         let cells = [member.granted, member.live].map(|number| (Style::Plain, count(number)));
         let live = member.live.min(member.granted);
-        let bar = layout.bar(Style::Good, (live, member.granted - live), most);
+        let parts = [(Style::Good, "━", live), (Style::Dim, "─", member.granted - live)];
+        let bar = layout.bar(parts, most);
         lines.push(layout.row(&member.id, bar, &cells));
     }
     let left = registry.members.len().saturating_sub(rows);
@@ -171,11 +176,12 @@ impl Layout {
         })
     }
 
-    /// Two parts of the highest number, one after the other.
-    fn bar(&self, style: Style, parts: (u64, u64), most: u64) -> Line {
+    /// Two parts, one after the other, to the scale of the highest sum of all rows.
+    fn bar(&self, parts: [(Style, &str, u64); 2], most: u64) -> Line {
         let cells = |number: u64| cells_of(as_f64(number) / as_f64(most.max(1)), self.bar);
-        let all = cells(parts.0 + parts.1).max(usize::from(self.bar > 0));
-        let first = cells(parts.0).min(all);
-        Line::of(style, &"━".repeat(first)).with(Style::Dim, &"─".repeat(all - first))
+        let [(first_style, first, number), (rest_style, rest, more)] = parts;
+        let all = cells(number.saturating_add(more)).max(usize::from(self.bar > 0));
+        let filled = cells(number).min(all);
+        Line::of(first_style, &first.repeat(filled)).with(rest_style, &rest.repeat(all - filled))
     }
 }

@@ -11,7 +11,9 @@
 //! | `PUT /session/{id}` | goes on while one of them lives; then 503 |
 //! | `GET /limited` | takes turns on the one connection that is kept for nobody; 503 at once for the rest: what cannot be counted is not let through |
 //!
-//! On the private listener: `/metrics`, `/status`, `/readyz`, `POST /breaker/{open,closed,auto}`.
+//! On the private listener: `/metrics`, `/status` (a page, for a browser), `/readyz`, `/doctor`
+//! with the feature `doctor`,
+//! `POST /breaker/{open,closed,auto}`.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -91,9 +93,10 @@ async fn run(args: Args) -> Result<(), Box<dyn StdError>> {
     let listener = bind(args.listen).await?;
     let admin_listener = bind(args.admin).await?;
     let admin_address = admin_listener.local_addr()?;
-    let admin = Router::new()
-        .merge(status_routes(pool.clone()).overrides())
-        .route("/metrics", get(async move || metrics.render()));
+    let status = status_routes(pool.clone()).overrides();
+    #[cfg(feature = "doctor")]
+    let status = status.doctor();
+    let admin = Router::new().merge(status).route("/metrics", get(async move || metrics.render()));
     // Until the very end: whoever watches wants to see the drain.
     tokio::spawn(axum::serve(admin_listener, admin).into_future());
 

@@ -25,6 +25,8 @@ pub mod server;
 pub mod sim;
 pub mod sizing;
 pub mod tower;
+#[doc(hidden)]
+pub mod words;
 
 pub use dial::{Class, Outcome};
 pub use endpoint::Endpoint;

@@ -52,6 +52,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::server::ServerSnapshot;
+use crate::words;
 
 pub use lever::{Change, Lever};
 
@@ -278,8 +279,8 @@ impl fmt::Display for Surge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Instances(1) => f.write_str("1 instance"),
-            Self::Instances(instances) => write!(f, "{} instances", Thousands(*instances)),
-            Self::Percent(percent) => write!(f, "{} %", Thousands((*percent).into())),
+            Self::Instances(instances) => write!(f, "{} instances", words::count(*instances)),
+            Self::Percent(percent) => write!(f, "{} %", words::count(*percent)),
         }
     }
 }
@@ -361,31 +362,31 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { maxclients, instances, workers, pool_size, .. } = *self;
         if self.surge_instances == 0 {
-            write!(f, "{}", Thousands(instances))?;
+            write!(f, "{}", words::count(instances))?;
         } else {
-            write!(f, "({} + {})", Thousands(instances), Thousands(self.surge_instances))?;
+            write!(f, "({} + {})", words::count(instances), words::count(self.surge_instances))?;
         }
         if workers != 1 {
-            write!(f, " × {}", Thousands(workers))?;
+            write!(f, " × {}", words::count(workers))?;
         }
-        write!(f, " × {}", Thousands(wide(pool_size)))?;
+        write!(f, " × {}", words::count(wide(pool_size)))?;
         for (count, one, many) in [
             (self.replicas, "replica", "replicas"),
             (self.cluster_links, "cluster link", "cluster links"),
             (self.others, "other", "others"),
         ] {
             if count > 0 {
-                write!(f, " + {} {}", Thousands(count), if count == 1 { one } else { many })?;
+                write!(f, " + {} {}", words::count(count), if count == 1 { one } else { many })?;
             }
         }
         let more = if self.needed == u64::MAX { " or more" } else { "" };
         let verb = if self.fits() { "fits" } else { "does not fit" };
-        write!(f, " = {}{more} {verb} {}", Thousands(self.needed), Thousands(maxclients))?;
+        write!(f, " = {}{more} {verb} {}", words::count(self.needed), words::count(maxclients))?;
         if self.reserve > 0 {
-            write!(f, " − {}", Thousands(self.reserve))?;
+            write!(f, " − {}", words::count(self.reserve))?;
         }
         if self.fits() {
-            write!(f, " ({} left)", Thousands(self.headroom))?;
+            write!(f, " ({} left)", words::count(self.headroom))?;
         }
         Ok(())
     }
@@ -415,21 +416,6 @@ fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
 }
 
 /// A count as a person reads it: `12,000`.
-struct Thousands(u64);
-
-impl fmt::Display for Thousands {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        for (at, digit) in digits.char_indices() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                f.write_str(",")?;
-            }
-            write!(f, "{digit}")?;
-        }
-        Ok(())
-    }
-}
-
 const fn wide(count: usize) -> u64 {
     // Lossless on every platform there is.
     count as u64

@@ -1,14 +1,21 @@
 //! Routes for operators and orchestrators.
 
+#[cfg(feature = "doctor")]
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
+#[cfg(feature = "doctor")]
+use tokio::sync::Mutex;
 
 use super::same_origin::is_foreign;
 use super::{problem, status_page};
+#[cfg(feature = "doctor")]
+use crate::doctor::Doctor;
 use crate::event::RecentEvent;
 use crate::status::{BreakerStatus, Status};
 use crate::{BreakerHandle, GuardedPool, Rejection};
@@ -21,6 +28,7 @@ use crate::{BreakerHandle, GuardedPool, Rejection};
 /// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch |
 /// | `GET /status`, by a browser | the same as a page that follows it, once a second while it is looked at: light and dark, on a phone too |
 /// | `GET /readyz` | 200 and `{"status":"ready"}`; 200 and `degraded`, with `reason` and `detail`, while nobody can be served; 503 and `closed` once the pool is closed, so that a load balancer lets go of an instance that drains |
+/// | `GET /doctor` | with [`doctor`](StatusRoutes::doctor) only (feature `doctor`): the server examined over a connection of the pool's, as JSON, or as text for a browser |
 /// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then. 403 to a browser that sends it for a page of another origin |
 ///
 /// **One address, two forms**: whoever names `text/html` in `Accept`, and does not want JSON as much, gets
@@ -47,7 +55,13 @@ use crate::{BreakerHandle, GuardedPool, Rejection};
 /// # let _ = admin; }
 /// ```
 pub fn status_routes(pool: GuardedPool) -> StatusRoutes {
-    StatusRoutes { pool, require_redis: false, overrides: false }
+    StatusRoutes {
+        pool,
+        require_redis: false,
+        overrides: false,
+        #[cfg(feature = "doctor")]
+        doctor: false,
+    }
 }
 
 /// What [`status_routes`] is about to make: it converts into a [`Router`].
@@ -57,6 +71,8 @@ pub struct StatusRoutes {
     pool: GuardedPool,
     require_redis: bool,
     overrides: bool,
+    #[cfg(feature = "doctor")]
+    doctor: bool,
 }
 
 impl StatusRoutes {
@@ -64,6 +80,17 @@ impl StatusRoutes {
     /// without Redis and has others to take its place that do not share its fate.
     pub const fn require_redis(mut self) -> Self {
         self.require_redis = true;
+        self
+    }
+
+    /// Adds `GET /doctor`: [`Doctor::examine_pool`](crate::doctor::Doctor::examine_pool), which holds
+    /// a connection of the pool's for two seconds and asks the server for its CLIENT LIST. At a full
+    /// server, which lets no tool in, it still tells who holds the slots. One at a time: whoever asks
+    /// meanwhile gets its turn.
+    #[cfg(feature = "doctor")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "doctor")))]
+    pub const fn doctor(mut self) -> Self {
+        self.doctor = true;
         self
     }
 
@@ -77,7 +104,7 @@ impl StatusRoutes {
 
 impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
     fn from(routes: StatusRoutes) -> Self {
-        let StatusRoutes { pool, require_redis, overrides } = routes;
+        let StatusRoutes { pool, require_redis, overrides, .. } = routes;
         let readyz =
             move |State(pool): State<GuardedPool>| async move { readyz(&pool, require_redis) };
         let status = async move |State(pool): State<GuardedPool>, headers: HeaderMap, uri: Uri| {
@@ -87,6 +114,16 @@ impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
             (status_page::HEADERS, status(&pool)).into_response()
         };
         let mut router = Router::new().route("/status", get(status)).route("/readyz", get(readyz));
+        #[cfg(feature = "doctor")]
+        if routes.doctor {
+            let turn = Arc::new(Mutex::new(()));
+            let examine =
+                async move |State(pool): State<GuardedPool>, headers: HeaderMap, uri: Uri| {
+                    let _turn = turn.lock().await;
+                    examine(&pool, status_page::is_wanted(&headers, &uri)).await
+                };
+            router = router.route("/doctor", get(examine));
+        }
         if overrides {
             for (path, change) in [
                 ("/breaker/open", BreakerHandle::force_open as fn(&BreakerHandle)),
@@ -116,6 +153,15 @@ struct StatusAndEvents {
 
 fn status(pool: &GuardedPool) -> Json<StatusAndEvents> {
     Json(StatusAndEvents { status: pool.status(), events: pool.recent_events() })
+}
+
+#[cfg(feature = "doctor")]
+async fn examine(pool: &GuardedPool, as_text: bool) -> Response {
+    match Doctor::new([""; 0]).examine_pool(pool).await {
+        Ok(report) if as_text => (status_page::HEADERS, report.to_string()).into_response(),
+        Ok(report) => (status_page::HEADERS, Json(report)).into_response(),
+        Err(error) => error.into_response(),
+    }
 }
 
 fn force(pool: &GuardedPool, change: fn(&BreakerHandle)) -> Json<BreakerStatus> {

@@ -13,11 +13,11 @@ use super::holders::Holders;
 use super::local::{self, Sockets};
 use super::probe::CLIENT_NAME;
 use super::report::Latency;
-use super::words::clean;
 use super::{Options, Probe, Target};
 use crate::dial::{Trace, of_error_line};
 use crate::error::DialFailure;
 use crate::server::Observation;
+use crate::words::clean;
 use crate::{Backoff, Outcome};
 
 /// Round trips that are timed.

@@ -31,7 +31,6 @@ mod registry;
 mod report;
 mod text;
 mod verdict;
-mod words;
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::report::{Check, Level, Report, ServerReport, Verdict, VerdictKind};
-use super::words::{clean, count, seconds};
 use super::{Holder, Holders};
+use crate::words::{clean, count, seconds};
 
 /// The escape sequences of one look; none where colours are not asked for.
 #[derive(Clone, Copy)]

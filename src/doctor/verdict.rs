@@ -5,9 +5,9 @@ use super::facts::{Facts, Info};
 use super::hoard::{self, Hoard};
 use super::holders::Holders;
 use super::report::{Check, Level, Verdict, VerdictKind};
-use super::words::{clean, count, counted, percent, seconds, span};
 use crate::Outcome;
 use crate::server::ServerSnapshot;
+use crate::words::{clean, count, counted, percent, seconds, span};
 
 impl Verdict {
     fn new(kind: VerdictKind, summary: impl Into<String>) -> Self {

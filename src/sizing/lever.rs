@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Plan, Surge, Thousands, default_reserve, largest, wide};
+use super::{Plan, Surge, default_reserve, largest, wide};
+use crate::words;
 
 /// File descriptors that Redis wants beside `maxclients` (`CONFIG_MIN_RESERVED_FDS`); with fewer it
 /// lowers `maxclients` when it starts.
@@ -236,42 +237,42 @@ impl fmt::Display for Lever {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { slots, needed, .. } = *self;
         let unit = if slots == 1 { "slot" } else { "slots" };
-        let frees = format_args!("frees {} {unit}", Thousands(slots));
+        let frees = format_args!("frees {} {unit}", words::count(slots));
         match self.change {
             Change::MaxConnections { from, to } => {
-                let (from, to) = (Thousands(wide(from)), Thousands(wide(to)));
+                let (from, to) = (words::count(wide(from)), words::count(wide(to)));
                 write!(f, "max_connections {from} → {to} {frees}")?;
             }
             Change::SharedHandles { .. } => write!(
                 f,
                 "shared handles, 1 connection in each process: needs {}, {frees}",
-                Thousands(needed)
+                words::count(needed)
             )?,
             Change::Fleet { share } => write!(
                 f,
                 "fleet(..): shares by need, {} each when all want more; their sum never passes \
                  what is free",
-                Thousands(share)
+                words::count(share)
             )?,
             Change::Workers { from, to } => {
-                write!(f, "workers {} → {} {frees}", Thousands(from), Thousands(to))?;
+                write!(f, "workers {} → {} {frees}", words::count(from), words::count(to))?;
             }
             Change::Surge { from, to } => write!(f, "surge {from} → {to} {frees}")?,
             Change::Instances { from, to } => {
-                write!(f, "instances {} → {} {frees}", Thousands(from), Thousands(to))?;
+                write!(f, "instances {} → {} {frees}", words::count(from), words::count(to))?;
             }
             Change::Concurrency { from, to } => {
-                write!(f, "concurrency {} → {} {frees}", Thousands(from), Thousands(to))?;
+                write!(f, "concurrency {} → {} {frees}", words::count(from), words::count(to))?;
             }
             Change::MaxClients { from, to, open_files } => write!(
                 f,
                 "maxclients {} → {} adds {} {unit}; needs ulimit -n {}, and {} to {} MB of memory",
-                Thousands(from),
-                Thousands(to),
-                Thousands(slots),
-                Thousands(open_files),
-                Thousands(megabytes(slots, IDLE_BYTES)),
-                Thousands(megabytes(slots, BUSY_BYTES)),
+                words::count(from),
+                words::count(to),
+                words::count(slots),
+                words::count(open_files),
+                words::count(megabytes(slots, IDLE_BYTES)),
+                words::count(megabytes(slots, BUSY_BYTES)),
             )?,
         }
         if self.fits { Ok(()) } else { f.write_str(", and does not suffice") }

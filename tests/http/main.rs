@@ -9,6 +9,8 @@ mod support;
 mod waiting;
 
 mod client;
+#[cfg(feature = "doctor")]
+mod doctor;
 mod extract;
 mod layer;
 mod refusals;

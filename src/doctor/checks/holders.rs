@@ -6,7 +6,7 @@ use crate::doctor::facts::{Facts, Info};
 use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
-use crate::doctor::words::{bytes, clean, count, counted, percent, seconds, span};
+use crate::words::{bytes, clean, count, counted, percent, seconds, span};
 
 /// Names that a list in one line has.
 const LISTED: usize = 3;

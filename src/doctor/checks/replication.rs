@@ -3,8 +3,8 @@
 use super::{Case, noted, skip_all};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
-use crate::doctor::words::{bytes, clean, count, counted, seconds};
 use crate::server::{Role, ServerSnapshot};
+use crate::words::{bytes, clean, count, counted, seconds};
 
 /// Replicas acknowledge every second.
 const LATE_SECONDS: u64 = 10;

@@ -6,8 +6,9 @@ use redis_guard::{DialFailure, Outcome};
 use serde_json::{Value, json};
 
 use super::PlanArgs;
-use super::report::{SCHEMA_VERSION, Thousands};
+use super::report::SCHEMA_VERSION;
 use crate::cli::{Access, Exit, Output, print};
+use redis_guard::words;
 
 /// What a server said of itself.
 pub(super) struct Seen {
@@ -76,7 +77,7 @@ impl Seen {
             if let (Some(given), Some(told)) = (given, told)
                 && given != told
             {
-                let (given, told) = (Thousands(given), Thousands(told));
+                let (given, told) = (words::count(given), words::count(told));
                 notes.push(format!("planned for --{flag} {given}; the server says {told}"));
             }
         }
@@ -89,8 +90,8 @@ impl Seen {
             notes.push(format!(
                 "in use on the server now: {}, {} of them clients. Those are not added, as they may be of \
                  this fleet; what is not goes into --others",
-                Thousands(used),
-                Thousands(clients),
+                words::count(used),
+                words::count(clients),
             ));
         }
         if let Some(Role::Replica) = snapshot.role {

@@ -1,6 +1,6 @@
 //! A plan written down, for people and for programs.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use redis_guard::sizing::Outcome;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::PlanArgs;
 use super::ask::Seen;
 use crate::cli::Exit;
+use redis_guard::words;
 
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
@@ -49,7 +50,7 @@ impl Report<'_> {
         if outcome.is_tight() {
             notes.push(format!(
                 "tight: the {} left are less than the reserve, or than one more surge",
-                Thousands(outcome.headroom)
+                words::count(outcome.headroom)
             ));
         }
         if args.serverless && args.surge.is_none() {
@@ -159,8 +160,9 @@ impl Report<'_> {
         let size = u64::try_from(outcome.pool_size).unwrap_or(u64::MAX);
         let largest = u64::try_from(outcome.largest_pool_size).unwrap_or(u64::MAX);
         let of = if outcome.serverless { "sandboxes" } else { "processes" };
-        let pools = format!("{} {of}, {} each", Thousands(outcome.processes), Thousands(size));
-        let row = |what: &str, slots: u64| (what.to_owned(), Thousands(slots).to_string());
+        let pools =
+            format!("{} {of}, {} each", words::count(outcome.processes), words::count(size));
+        let row = |what: &str, slots: u64| (what.to_owned(), words::count(slots).to_string());
         let some = |what: &str, slots: u64| (slots > 0).then(|| row(what, slots));
         let left = if outcome.fits() {
             row("left", outcome.headroom)
@@ -196,21 +198,5 @@ impl Report<'_> {
             1 => ".max_connections(1) // and pool.shared(..)".to_owned(),
             largest => format!(".max_connections({largest})"),
         }
-    }
-}
-
-/// A count as a person reads it: `12,000`.
-pub(super) struct Thousands(pub(super) u64);
-
-impl fmt::Display for Thousands {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.0.to_string();
-        for (at, digit) in digits.char_indices() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                f.write_str(",")?;
-            }
-            write!(f, "{digit}")?;
-        }
-        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use redis_guard::DialFailure;
 use redis_guard::doctor::{Fleets, Holders, Registry};
 use redis_guard::server::{Observation, Role, ServerEvent, worst};
+use redis_guard::words;
 use tokio::time::Instant;
 
 use crate::cli::Exit;
@@ -375,10 +376,11 @@ fn words(event: &ServerEvent) -> (&'static str, String, bool) {
         ServerEvent::ReplicaBack { online, expected, .. } => {
             ("replica_back", format!("a replica is back: {online} of {expected} online"), false)
         }
-        ServerEvent::CeilingChanged { from, to, .. } => {
-            let count = super::style::count;
-            ("ceiling_changed", format!("maxclients {} → {}", count(*from), count(*to)), to < from)
-        }
+        ServerEvent::CeilingChanged { from, to, .. } => (
+            "ceiling_changed",
+            format!("maxclients {} → {}", words::count(*from), words::count(*to)),
+            to < from,
+        ),
         _ => ("other", format!("{event:?}"), false),
     }
 }

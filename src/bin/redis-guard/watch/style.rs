@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Color, Style as Ansi};
+use redis_guard::words::{self, count};
+use unicode_width::UnicodeWidthChar;
 
 /// What a piece of text means; what it looks like is decided here and nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,53 +132,30 @@ pub(super) fn fit(text: &str, most: usize) -> String {
     }
 }
 
-/// What a server says may come from anybody who can write to it: no character that a terminal
-/// could take for a command, that turns the direction of the text, or whose width is a guess.
+/// A line that may have words of the server's in it; see [`words::is_harmless`].
 pub(super) fn clean(text: &str) -> String {
     const OURS: &str = "–·…→█▓▒░▁▂▃▄▅▆▇━─";
-    let harmless = |c: char| {
-        c == ' '
-            || c.is_ascii_graphic()
-            || (!c.is_ascii() && c.is_alphanumeric())
-            || OURS.contains(c)
-    };
+    let harmless = |c: char| words::is_harmless(c) || OURS.contains(c);
     text.chars().map(|c| if harmless(c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// Columns of a display. Never less than there are: a mark that takes none counts as one.
 pub(super) fn width(text: &str) -> usize {
-    text.chars().map(|c| if is_wide(c) { 2 } else { 1 }).sum()
+    text.chars().map(columns).sum()
 }
 
-/// East Asian Wide and Fullwidth (Unicode's EastAsianWidth.txt), in blocks.
-fn is_wide(c: char) -> bool {
-    matches!(u32::from(c),
-        0x1100..=0x115f | 0x2e80..=0xa4cf | 0xa960..=0xa97f | 0xac00..=0xd7a3 | 0xf900..=0xfaff
-        | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x16fe0..=0x18d08
-        | 0x1aff0..=0x1b2fb | 0x1f000..=0x1faff | 0x20000..=0x3fffd)
+fn columns(c: char) -> usize {
+    c.width().unwrap_or(1).max(1)
 }
 
 fn prefix(text: &str, most: usize) -> String {
     let mut room = most;
     let fits = |c: &char| {
-        let left = room.checked_sub(if is_wide(*c) { 2 } else { 1 });
+        let left = room.checked_sub(columns(*c));
         room = left.unwrap_or(0);
         left.is_some()
     };
     text.chars().take_while(fits).collect()
-}
-
-/// `1,204`.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A number a second.
@@ -202,19 +181,6 @@ pub(super) fn time(seconds: u64) -> String {
         (minutes, hours, 0 | 1) => format!("{hours}h {}m", minutes % 60),
         (_, hours, days) => format!("{days}d {}h", hours % 24),
     }
-}
-
-/// `1.2 GiB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 999.95 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// The latest values, as many as there are cells, from the first that is known on, the highest of
@@ -258,14 +224,12 @@ mod tests {
 
     #[test]
     fn numbers_as_a_person_would_write_them() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(
             [0.0, 0.04, 4.25, 9.96, 1234.5].map(rate),
             ["0/s", "0.0/s", "4.2/s", "10/s", "1,235/s"]
         );
         let times = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(time);
         assert_eq!(times, ["0s", "119s", "2m", "119m", "2h 0m", "47h 59m", "2d 0h"]);
-        assert_eq!([512, 1 << 20, 3 << 29].map(bytes), ["0.5 KiB", "1.0 MiB", "1.5 GiB"]);
     }
 
     #[test]

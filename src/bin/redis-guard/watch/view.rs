@@ -3,9 +3,10 @@
 mod tables;
 
 use redis_guard::server::Product;
+use redis_guard::words::{bytes, count};
 
 use super::state::{Condition, Down, HISTORY, History, Link, Server, State, as_f64, role};
-use super::style::{Line, Style, bytes, cells_of, count, fit, rate, spark, time};
+use super::style::{Line, Style, cells_of, fit, rate, spark, time};
 
 /// Where the values begin.
 const COLUMN: usize = 14;

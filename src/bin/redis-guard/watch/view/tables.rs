@@ -1,9 +1,10 @@
 //! Who holds the slots, and the members of fleets.
 
 use redis_guard::doctor::Registry;
+use redis_guard::words::count;
 
 use super::super::state::{Server, State, as_f64};
-use super::super::style::{self, Line, Style, cells_of, count, fit, time};
+use super::super::style::{self, Line, Style, cells_of, fit, time};
 use super::{UNKNOWN, labelled};
 
 /// From this width on, the tables stand side by side.

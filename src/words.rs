@@ -1,9 +1,10 @@
-//! Numbers, as people read them.
+//! Numbers and texts as people read them. For this crate's own binary; not part of its API.
 
 use std::time::Duration;
 
 /// `12,000`.
-pub(super) fn count(number: impl TryInto<u64>) -> String {
+#[must_use]
+pub fn count(number: impl TryInto<u64>) -> String {
     let digits = number.try_into().unwrap_or(u64::MAX).to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -16,18 +17,21 @@ pub(super) fn count(number: impl TryInto<u64>) -> String {
 }
 
 /// `1 connection`, `12,000 connections`.
-pub(super) fn counted(number: impl TryInto<u64> + Copy, one: &str) -> String {
+#[must_use]
+pub fn counted(number: impl TryInto<u64> + Copy, one: &str) -> String {
     let plural = if number.try_into().ok() == Some(1) { "" } else { "s" };
     format!("{} {one}{plural}", count(number))
 }
 
 /// `94.1 %`.
-pub(super) fn percent(part: f64) -> String {
+#[must_use]
+pub fn percent(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
 /// `1.5 MiB`.
-pub(super) fn bytes(bytes: u64) -> String {
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
     let mut unit = 0;
     let (mut whole, mut rest) = (bytes, 0);
     while whole >= 1024 && unit < 4 {
@@ -41,7 +45,8 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// `0.3 ms`, `12 s`, `3 d 4 h`: two units at most.
-pub(super) fn span(time: Duration) -> String {
+#[must_use]
+pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match seconds {
@@ -57,14 +62,23 @@ pub(super) fn span(time: Duration) -> String {
 }
 
 /// The same, of seconds that the server told.
-pub(super) fn seconds(seconds: u64) -> String {
+#[must_use]
+pub fn seconds(seconds: u64) -> String {
     span(Duration::from_secs(seconds))
 }
 
-/// Text of the server, or of its clients, on one line and without control characters: it goes to
-/// a terminal.
-pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(256).collect()
+/// Text of the server, or of its clients, fit for a terminal, and not too long.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if is_harmless(c) { c } else { '\u{fffd}' }).take(256).collect()
+}
+
+/// What a server says may come from anybody who can write to it: false for a character that a
+/// terminal could take for a command, that turns the direction of the text, or whose width is a
+/// guess.
+#[must_use]
+pub fn is_harmless(c: char) -> bool {
+    c == ' ' || c.is_ascii_graphic() || (!c.is_ascii() && c.is_alphanumeric())
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn a_malformed_url_alone() {
 fn a_malformed_url_beside_a_good_one() {
     let server = crate::server().start().unwrap();
     for url in MALFORMED {
-        let report = Doctor::of(&[url, &server.url()]).report();
+        let report = Doctor::of(&[url, &server.url(), "--sample", "10ms"]).report();
         assert_eq!((report.code, report.len()), (3, 2), "{url}: {report}");
         assert_eq!(report.server(0).verdict(), "bad_url", "{url}: {report}");
         report.server(0).level("failed", &["reachability.url"]);

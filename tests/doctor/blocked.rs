@@ -7,7 +7,8 @@ use crate::support::Crowd;
 fn workers_in_blpop() {
     let server = crate::server().maxclients(32).start().unwrap();
     let workers = [2, 3, 4, 5].map(|host| Crowd::from(&server, host).named("worker").open(7));
-    let _workers = workers.map(|it| it.block_in(&server, &["BLPOP", "jobs", "0"]));
+    let workers = workers.map(|it| it.block_in(&server, &["BLPOP", "jobs", "0"]));
+    crate::until_idle(&server, &workers.each_ref().map(Crowd::source), 1);
 
     let report = Doctor::of(&[&server.url(), "--idle-after", "1s"]).report_of(&[&server]);
     let seen = report.is(2, "blocked_consumers");
@@ -15,7 +16,7 @@ fn workers_in_blpop() {
     seen.shows("holders.blocked", 28);
     assert_eq!(seen.number("/holders/blocked"), 28);
     assert_eq!(seen.number("/holders/blocked_by_command/blpop"), 28);
-    assert_eq!(seen.number("/holders/idle"), 0, "who waits is not idle: {report}");
+    assert!(seen.number("/holders/idle") <= 1, "the admin at most: who waits is at work: {report}");
     assert!(seen.says("blocked_consumers").to_lowercase().contains("blpop"), "{report}");
 }
 

@@ -62,8 +62,7 @@ fn a_ceiling_lowered_under_those_who_are_connected() {
     let server = crate::server().maxclients(60).start().unwrap();
     let _busy = [2, 3, 4, 5].map(|host| Crowd::from(&server, host).open(6).busy());
     let doctor = Doctor::of(&[&server.url(), "--sample", "3s"]).spawn();
-    let looked = || (server.admin().clients_named(crate::run::OWN_NAME) == 1).then_some(());
-    crate::support::server::poll(crate::IDLE_LIMIT, looked).expect("the doctor comes");
+    crate::until_it_waits(&server);
     server.admin().set_maxclients(20);
 
     let report = doctor.end().report();

@@ -29,7 +29,7 @@ fn without_config_a_healthy_server_is_healthy() {
 fn without_config_nobody_is_told_to_use_it() {
     let (server, url) = server(24, "-config");
     let _busy = [2, 3, 4, 5, 6, 7, 8].map(|host| Crowd::from(&server, host).open(3).busy());
-    let report = Doctor::of(&[&url, "--idle-after", "1s"]).report_of(&[&server]);
+    let report = Doctor::of(&[&url, "--idle-after", "30s"]).report_of(&[&server]);
     let seen = report.is(2, "ceiling_too_low");
     seen.level("failed", &["capacity.saturation"]);
     assert!(!seen.advice().contains("CONFIG SET"), "{report}");

@@ -1,7 +1,7 @@
 //! Servers with nothing wrong: no alarm, not even with `--strict`.
 
 use crate::run::{Doctor, Report};
-use crate::support::{Cluster, Crowd, TestServer, pair};
+use crate::support::{Auth, Cluster, Crowd, Resp, TestServer, Transport, pair};
 
 /// With `--strict`: neither a failure nor a warning.
 #[track_caller]
@@ -53,7 +53,7 @@ fn a_big_pool_that_is_idle_and_has_a_small_share() {
 fn a_single_service_on_a_server_of_its_own() {
     let server = crate::server().maxclients(100).start().unwrap();
     let _pool = Crowd::from(&server, 2).named("api").open(40).busy();
-    is_well(&server, &["--idle-after", "1s"]);
+    is_well(&server, &["--idle-after", "30s"]);
 }
 
 #[test]
@@ -132,4 +132,16 @@ fn over_a_unix_socket() {
     let report = Doctor::of(&[&server.unix_url(), "--strict"]).report_of(&[&server]);
     let seen = report.is(0, "nothing_wrong");
     assert!(seen.json["server"].as_str().unwrap().contains("redis.sock"), "{report}");
+}
+
+/// Where INFO and CLIENT LIST are verbatim strings.
+#[test]
+fn over_resp3() {
+    let server = crate::server().maxclients(50).start().unwrap();
+    let _api = Crowd::from(&server, 2).named("api").open(4).busy();
+    let url = server.url_with(Transport::Tcp, Resp::Resp3, Auth::None, 0);
+    let report = Doctor::of(&[&url, "--strict"]).report_of(&[&server]);
+    let seen = report.is(0, "nothing_wrong");
+    assert_eq!(seen.number("/capacity/maxclients"), 50);
+    assert_eq!(seen.number("/holders/clients"), 5);
 }

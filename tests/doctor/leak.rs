@@ -34,7 +34,10 @@ fn one_source_over_its_share_whose_connections_are_abandoned() {
     let report = Doctor::of(&[&server.url(), "--idle-after", "1s"]).report_of(&[&server]);
     let seen = report.is(2, "leak");
     seen.level("failed", &["capacity.saturation", "holders.sources", "holders.idle"]);
-    seen.shows("holders.idle", 42).shows("holders.sources", 42);
+    // Of the others some may have asked in the second before.
+    let idle = seen.number("/holders/idle");
+    assert!((42..=52).contains(&idle), "{report}");
+    seen.shows("holders.idle", idle).shows("holders.sources", 42);
     assert!(seen.check("holders.sources").evidence.contains("checkout"), "{report}");
     let words = seen.says("leak");
     assert!(words.contains("127.0.0.9") && words.contains("checkout"), "who: {words}");
@@ -61,7 +64,9 @@ fn a_leak_that_every_source_has() {
     let seen = report.is(2, "leak");
     seen.level("failed", &["capacity.saturation", "holders.idle"]);
     seen.level("ok", &["holders.sources"]);
-    seen.shows("holders.idle", 48);
+    let idle = seen.number("/holders/idle");
+    assert!((48..=49).contains(&idle), "with or without the admin: {report}");
+    seen.shows("holders.idle", idle);
     assert!(seen.says("leak").contains("checkout"), "{report}");
 }
 

@@ -59,7 +59,7 @@ fn until_idle_in_each(server: &TestServer, sources: &[String], seconds: u64, cou
     until(server, |clients| {
         sources.iter().all(|source| {
             let of = clients.iter().filter(|client| comes_from(client, source));
-            of.filter(|client| idle(client) >= seconds).count() == count
+            of.filter(|client| idle(client) >= seconds).count() >= count
         })
     });
 }
@@ -68,6 +68,14 @@ fn until_idle_in_each(server: &TestServer, sources: &[String], seconds: u64, cou
 fn until(server: &TestServer, so: impl Fn(&[HashMap<String, String>]) -> bool) {
     let seen = poll(IDLE_LIMIT, || so(&server.admin().client_list()).then_some(()));
     seen.unwrap_or_else(|| panic!("not idle: {:?}", server.admin().client_list()));
+}
+
+/// Returns when the doctor has looked once, and waits for its second look.
+#[track_caller]
+fn until_it_waits(server: &TestServer) {
+    until(server, |clients| {
+        clients.iter().any(|client| client["name"] == run::OWN_NAME && idle(client) >= 2)
+    });
 }
 
 fn comes_from(client: &HashMap<String, String>, source: &str) -> bool {

@@ -1,8 +1,8 @@
 //! Servers that are there and do not serve: they load, or their process stands still.
 
-use crate::run::{Doctor, OWN_NAME};
-use crate::support::pair;
+use crate::run::{Doctor, OWN_NAME, Report, Running};
 use crate::support::server::poll;
+use crate::support::{TestServer, pair};
 
 #[test]
 fn a_server_that_loads_its_data_set() {
@@ -28,34 +28,69 @@ fn a_process_that_stands_still() {
     server.resume();
 }
 
+fn examined_for(server: &TestServer, time: &str) -> Running {
+    Doctor::of(&[&server.url(), "--timeout", "400ms", "--sample", time]).spawn()
+}
+
+/// At whatever command it has come to.
+fn until_it_has_come(server: &TestServer) {
+    let come = || (server.admin().clients_named(OWN_NAME) == 1).then_some(());
+    poll(crate::IDLE_LIMIT, come).expect("the doctor should have come");
+}
+
+/// It was connected to, and then it did not answer any more: that is no health.
+#[track_caller]
+fn is_unresponsive(report: &Report) {
+    assert_eq!(report.server(0).verdict(), "unresponsive", "{report}");
+    assert!([2, 3].contains(&report.code), "{report}");
+    report.server(0).level("failed", &["reachability.ping"]);
+}
+
 #[test]
-fn a_process_that_is_stopped_while_it_is_examined() {
-    let server = crate::server().maxclients(50).start().unwrap();
-    let args = [&*server.url(), "--timeout", "400ms"];
-    let doctor = Doctor::words(&["doctor", "--output", "json", "--sample", "2s"]).args(&args);
-    let doctor = doctor.spawn();
-    // It has asked for INFO once, and waits for the second sample.
-    let sampled = || (server.admin().clients_named(OWN_NAME) == 1).then_some(());
-    poll(crate::IDLE_LIMIT, sampled).expect("the doctor should have come");
+fn a_process_that_is_stopped_while_it_is_asked() {
+    let server = crate::server().start().unwrap();
+    let doctor = examined_for(&server, "2s");
+    until_it_has_come(&server);
     server.pause();
-    let report = doctor.end().report();
-    let seen = report.server(0);
-    assert_eq!(seen.verdict(), "unresponsive", "{report}");
-    assert!([2, 3].contains(&report.code), "it was connected to, and then it was not: {report}");
+    is_unresponsive(&doctor.end().report());
     server.resume();
 }
 
 #[test]
-fn a_server_that_dies_while_it_is_examined() {
-    let server = crate::server().maxclients(50).start().unwrap();
-    let doctor = Doctor::words(&["doctor", &server.url(), "--output", "json", "--sample", "2s"]);
-    let doctor = doctor.spawn();
-    let sampled = || (server.admin().clients_named(OWN_NAME) == 1).then_some(());
-    poll(crate::IDLE_LIMIT, sampled).expect("the doctor should have come");
+fn a_process_that_is_stopped_between_two_looks() {
+    let server = crate::server().start().unwrap();
+    let doctor = examined_for(&server, "3s");
+    crate::until_it_waits(&server);
+    server.pause();
+    let report = doctor.end().report();
+    is_unresponsive(&report);
+    // What the first look brought is told.
+    assert_eq!(report.server(0).number("/capacity/maxclients"), 10_000);
+    server.resume();
+}
+
+#[test]
+fn a_server_that_dies_while_it_is_asked() {
+    let server = crate::server().start().unwrap();
+    let doctor = examined_for(&server, "1s");
+    until_it_has_come(&server);
     server.crash();
     let report = doctor.end().report();
     assert!([2, 3].contains(&report.code), "{report}");
     assert_ne!(report.server(0).verdict(), "nothing_wrong", "{report}");
+}
+
+#[test]
+fn a_server_that_is_restarted_between_two_looks_is_not_dialed_again() {
+    let server = crate::server().start().unwrap();
+    let doctor = examined_for(&server, "3s");
+    crate::until_it_waits(&server);
+    server.restart().unwrap();
+    let report = doctor.end().report();
+    assert!([2, 3].contains(&report.code), "{report}");
+    assert_ne!(report.server(0).verdict(), "nothing_wrong", "{report}");
+    let admins = 1;
+    assert_eq!(server.admin().info_u64("total_connections_received"), admins, "{report}");
 }
 
 /// MASTERDOWN and the like are no failure of the server that is looked at.

@@ -76,9 +76,12 @@ async fn scene(server: &TestServer) -> Scene<'_> {
         // Its share comes with the next heartbeat.
         leases.push(ask_until_served(&pools[0], endpoint).await);
     }
-    let _: Option<String> = pools[0].shared("session").get("a").await.unwrap();
+    let mut lane = pools[0].shared("session");
+    let asking = async { while lane.get::<_, Option<String>>("a").await.is_err() {} };
+    waiting::soon("a lane", asking).await;
     let occupants = server.fill();
-    while pools[0].status().breaker.last_failure.is_none() {
+    // Refused by the server, or held back by the fleet: whichever comes first.
+    for _ in 0..8 {
         leases.extend(pools[0].acquire("checkout").await);
     }
     waiting::until("leaks", &pools[0], || pools[0].status().leaks.len() >= 3).await;

@@ -416,7 +416,7 @@ fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
 }
 
 /// A count as a person reads it: `12,000`.
-const fn wide(count: usize) -> u64 {
+pub(crate) const fn wide(count: usize) -> u64 {
     // Lossless on every platform there is.
     count as u64
 }

@@ -31,6 +31,8 @@ use tap::Ear;
 pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
+#[cfg(feature = "doctor")]
+pub(crate) use outcome::SPEAKS_HTTP;
 pub use outcome::{Class, Outcome};
 pub(crate) use outcome::{of_call, of_error_line};
 

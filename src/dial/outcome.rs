@@ -297,10 +297,13 @@ fn was_closed(error: &RedisError) -> bool {
     }
 }
 
+/// What is said of a port where an HTTP server listens.
+pub(crate) const SPEAKS_HTTP: &str = "this port speaks HTTP, not Redis's protocol";
+
 fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
     if heard.starts_with(b"HTTP/") {
-        return (Outcome::Misconfigured, "this port speaks HTTP, not Redis's protocol".to_owned());
+        return (Outcome::Misconfigured, SPEAKS_HTTP.to_owned());
     }
     // Servers before 7.2 answer so to the driver's own CLIENT SETINFO, which it does not mind.
     let harmless = |line: &String| line.to_ascii_lowercase().contains("unknown subcommand");

@@ -164,6 +164,12 @@ impl Info {
         Self { seen, sampled, fields: fields.collect() }
     }
 
+    /// Half as many slots again: room to find the cause in.
+    pub(super) fn more(&self) -> u64 {
+        let now = self.seen.ceiling.max(self.seen.snapshot.used()).unwrap_or(10_000);
+        now.saturating_add(now / 2)
+    }
+
     /// A field that the snapshot has no place for.
     pub(super) fn field<T: FromStr>(&self, name: &str) -> Option<T> {
         self.fields.get(name)?.parse().ok()

@@ -62,12 +62,10 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
 pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
     let failure = case.arrival.failure.as_ref().filter(|_| case.is_full())?;
     let check = Check::new("capacity.saturation", "one slot for us");
-    let words = clean(&failure.message);
-    Some(check.with(Level::Failed, words).fix(format!(
-        "over a connection that is open already: CONFIG SET maxclients <more>; or free slots, and \
-         try again with {} --wait 60s",
-        "redis-guard doctor"
-    )))
+    Some(check.with(Level::Failed, clean(&failure.message)).fix(
+        "over a connection that is open already: CONFIG SET maxclients <more>; or free slots, and try \
+         again with redis-guard doctor --wait 60s",
+    ))
 }
 
 fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
@@ -101,11 +99,9 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
         percent(saturation),
         holders.join(", ")
     );
-    // Half as many again: room to find the cause in.
-    let more = ceiling.max(used).saturating_mul(3) / 2;
     check
         .with(above(saturation, PRESSURE, FULL), evidence)
-        .fix(noted(case.set("maxclients", more), "once its cause is mended, or understood"))
+        .fix(noted(case.set("maxclients", info.more()), "once its cause is mended, or understood"))
 }
 
 fn refused_behind(check: Check, words: impl std::fmt::Display) -> Check {

@@ -235,11 +235,11 @@ fn replicas(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let links = info.and_then(|info| info.seen.snapshot.cluster_connections).unwrap_or(0);
     let evidence =
         format!("{}, {}", counted(holders.replicas, "replica"), counted(links, "cluster link"));
-    match info.and_then(internal_share) {
+    match info.and_then(|info| Some((info, internal_share(info)?))) {
         None => check.ok(evidence),
-        Some(share) => check
+        Some((info, share)) => check
             .with(by_pressure(facts), format!("{evidence}: {} of the slots", percent(share)))
-            .fix(case.set("maxclients", info.and_then(|it| it.seen.ceiling).unwrap_or(0) * 3 / 2)),
+            .fix(case.set("maxclients", info.more())),
     }
 }
 

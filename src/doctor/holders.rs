@@ -199,8 +199,11 @@ impl Traits {
         let waits = blocked || subscriber || client.is_monitor();
         let idle = !waits && client.idle_seconds.is_some_and(|idle| idle >= idle_after.as_secs());
         let (age, last) = (client.age_seconds, client.idle_seconds);
-        // Idle for nine tenths of its life: a pool that takes turns uses its connections again.
-        let abandoned = idle && age.zip(last).is_some_and(|(age, idle)| idle >= age - age / 10);
+        // Idle for nine tenths of its life, where a pool that takes turns uses its connections again.
+        // Each number is a second short at most.
+        let most_of = |age: u64| age - age / 10;
+        let abandoned =
+            idle && age.zip(last).is_some_and(|(age, idle)| idle.saturating_add(1) >= most_of(age));
         let young = age.is_some_and(|age| age <= YOUNG_SECONDS);
         Self { age, idle, blocked, subscriber, young, abandoned }
     }

@@ -67,8 +67,12 @@ fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
         .snapshot
         .maxclients
         .and_then(|ceiling| checks::is_shrunk(ceiling, facts.open_files_limit));
-    // Where nobody can see who holds them, nobody can say that they are used.
-    let used = holders.is_some() && causes.is_empty() && checks::is_pressed(info);
+    // Where nobody can see who holds most of them, nobody can say that they are used.
+    let seen = holders.is_some_and(|holders| {
+        let clients = info.seen.snapshot.connected_clients.unwrap_or(0);
+        wide(holders.clients).saturating_mul(2) >= clients
+    });
+    let used = seen && causes.is_empty() && checks::is_pressed(info);
     if shrunk.is_some() || used {
         causes.push(ceiling_too_low(case, info, holders, shrunk));
     }
@@ -324,8 +328,15 @@ fn stopped_answering(case: Case<'_>, words: &str) -> Verdict {
 
 fn slots(info: &Info) -> String {
     let (used, ceiling) = (info.seen.snapshot.used(), info.seen.ceiling);
-    let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), self::count);
-    format!("{} of {} slots are in use", known(used), known(ceiling))
+    match (used, ceiling) {
+        (Some(used), Some(ceiling)) => {
+            format!("{} of {} slots are in use", count(used), count(ceiling))
+        }
+        (Some(used), None) => {
+            format!("{} in use; how many there are is not told", counted(used, "slot"))
+        }
+        (None, _) => "how many slots are in use is not told".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
             let blind = Check::new("capacity.saturation", "INFO may be read");
             let blind = match why {
                 Why::Full(words) => refused_behind(blind, words),
+                // Told under ping.
+                Why::Lost(_) | Why::NotAsked => blind.skipped(format!("INFO: {why}")),
                 _ => blind.with(Level::Failed, format!("INFO: {why}")).fix(BLIND),
             };
             return std::iter::once(blind)

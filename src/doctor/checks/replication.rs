@@ -61,13 +61,15 @@ fn link(case: Case<'_>, info: &Info) -> Check {
 }
 
 /// How many there should be: what was asked for, what was there a moment ago, or, where none is, one
-/// if the server still keeps a backlog for one. (It makes the backlog for its first replica, and
-/// drops it `repl-backlog-ttl` after the last has gone, by default an hour.)
+/// if the server still keeps the backlog that it made for one: it drops it `repl-backlog-ttl` after the
+/// last has gone, by default an hour. (One that was loaded with the dump of such a server has a backlog
+/// too, but has never synced anybody.)
 pub(in crate::doctor) fn expected(case: Case<'_>, facts: &Facts, info: &Info) -> u64 {
     let seen = info.seen.replicas_expected.unwrap_or(0);
     let is_master = info.seen.snapshot.role == Some(Role::Master);
     let remembered = is_master
         && info.field("repl_backlog_active") == Some(1_u8)
+        && ["sync_full", "sync_partial_ok"].iter().any(|name| info.field(name) > Some(0_u64))
         // Kept for ever with 0; then it says nothing of the last hour.
         && facts.config.as_ref().ok().and_then(|config| config.number("repl-backlog-ttl")) != Some(0);
     // A number that was asked for is the master's: its replicas need none of their own.

@@ -146,11 +146,110 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
         let (_, mitigation) = runbook.split_once("## Mitigation").unwrap();
         assert!(mitigation.contains("\nNow:") && mitigation.contains("\nLater"), "{name}");
         assert!(runbook.contains("redis-guard "), "{name}: the doctor");
-        assert!(runbook.to_lowercase().contains("status page"), "{name}");
+        let says_where = runbook.contains("`/status`") && !runbook.contains("`/`");
+        assert!(runbook.to_lowercase().contains("status page") && says_where, "{name}");
         for link in runbook.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let target = folder().join("runbooks").join(link);
             assert!(link.starts_with("http") || target.is_file(), "{name}: {link}");
         }
+    }
+}
+
+/// Whoever is paged copies them: checks, verdicts, commands and fields are those that there are.
+#[test]
+fn runbooks_name_what_the_doctor_and_the_status_page_print() {
+    const CHECKS: &str = concat!(
+        include_str!("../src/doctor/checks/capacity.rs"),
+        include_str!("../src/doctor/checks/holders.rs"),
+        include_str!("../src/doctor/checks/reachability.rs"),
+        include_str!("../src/doctor/checks/replication.rs"),
+        include_str!("../src/doctor/checks/server.rs"),
+    );
+    const VERDICTS: &str = include_str!("../src/doctor/report.rs");
+    const STATUS: &str = concat!(
+        include_str!("../src/error.rs"),
+        include_str!("../src/server/observer.rs"),
+        include_str!("../src/server/snapshot.rs"),
+        include_str!("../src/status.rs"),
+    );
+    const GROUPS: [&str; 5] = ["capacity", "holders", "reachability", "replication", "server"];
+    const FIELDS: [&str; 5] = ["breaker", "endpoints[]", "fleet", "leaks[]", "watch"];
+    let (mut checks, mut verdicts, mut commands, mut fields) = (0, 0, 0, 0);
+    for (name, page) in pages() {
+        for code in page.split('`').skip(1).step_by(2) {
+            if code.starts_with("redis-guard ") {
+                commands += 1;
+                assert_can_be_run(&name, code);
+            }
+            let Some((first, rest)) = code.split_once('.') else { continue };
+            if GROUPS.contains(&first) {
+                checks += 1;
+                assert!(CHECKS.contains(&format!("\"{code}\"")), "{name}: no check {code}");
+            }
+            if FIELDS.contains(&first) {
+                fields += 1;
+                for field in rest.split('.') {
+                    let is_field = [format!("pub {field}:"), format!("rename = \"{field}\"")];
+                    let known = is_field.iter().any(|text| STATUS.contains(text));
+                    assert!(known, "{name}: no {field} of {code}");
+                }
+            }
+        }
+        for verdict in verdicts_of(&page) {
+            verdicts += 1;
+            let kind = format!("=> \"{}\"", verdict.replace(' ', "_"));
+            let known = VERDICTS.contains(&kind) && !verdict.contains('_');
+            assert!(known, "{name}: the doctor prints no verdict {verdict:?}");
+        }
+    }
+    // What is not found cannot be wrong.
+    let found = [checks, verdicts, commands, fields];
+    assert!(found.iter().all(|found| *found >= 20), "{found:?}");
+}
+
+/// What stands behind the word: `` verdict `leak`, `full` or `loading` ``.
+fn verdicts_of(page: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for mut rest in page.split("erdict ").skip(1).chain(page.split("erdict: ").skip(1)) {
+        while let Some((verdict, after)) =
+            rest.strip_prefix('`').and_then(|rest| rest.split_once('`'))
+        {
+            found.push(verdict);
+            // A remark in brackets may stand between two.
+            let after = match after.strip_prefix(" (").and_then(|after| after.split_once(')')) {
+                Some((_, after)) => after,
+                None => after,
+            };
+            let next = [", ", " or ", " and "].iter().find_map(|and| after.strip_prefix(and));
+            rest = next.unwrap_or("");
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn assert_can_be_run(name: &str, code: &str) {
+    let mut words = code.split_whitespace().skip(1);
+    let verb = words.next().unwrap();
+    let source = match verb {
+        "doctor" => include_str!("../src/bin/redis-guard/doctor.rs"),
+        "plan" => include_str!("../src/bin/redis-guard/plan.rs"),
+        "watch" => concat!(
+            include_str!("../src/bin/redis-guard/watch/mod.rs"),
+            include_str!("../src/bin/redis-guard/cli.rs")
+        ),
+        other => panic!("{name}: redis-guard has no {other}"),
+    };
+    for flag in words.clone().filter_map(|word| word.strip_prefix("--")) {
+        let argument = format!("    {}: ", flag.replace('-', "_"));
+        assert!(source.contains(&argument), "{name}: {verb} has no --{flag}");
+    }
+    // Named alone it is the tool that is meant; with arguments it is to be typed.
+    if words.clone().next().is_some() {
+        let has = |text: &str| words.clone().any(|word| word.starts_with(text));
+        let complete = has("redis://") || (verb == "plan" && has("--maxclients"));
+        assert!(complete, "{name}: of which server? {code}");
+        assert!(verb != "plan" || has("--instances"), "{name}: {code}");
     }
 }
 
@@ -392,6 +491,20 @@ fn alerts() -> Vec<Yaml> {
 
 fn recorded() -> BTreeSet<String> {
     rules().iter().filter_map(|rule| Some(rule["record"].as_str()?.to_owned())).collect()
+}
+
+/// The runbooks and the README, each as one line.
+fn pages() -> Vec<(String, String)> {
+    let runbooks = fs::read_dir(folder().join("runbooks")).unwrap();
+    runbooks
+        .map(|entry| entry.unwrap().path())
+        .chain([folder().join("README.md")])
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap().replace("```", "");
+            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            (path.file_name().unwrap().display().to_string(), line)
+        })
+        .collect()
 }
 
 fn rule_tests() -> Vec<Yaml> {

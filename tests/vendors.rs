@@ -120,7 +120,7 @@ vendors! {
     sizes_below_zero: NegativeSizes => Timeout, "";
     one_byte_at_a_time: Drip => Timeout, "";
     silence: Nothing => Timeout, "";
-    a_web_server: HttpServer => Other, "";
+    a_web_server: HttpServer => Misconfigured, "speaks HTTP";
 }
 
 /// Redis 5 repeats the arguments of a command it does not know: with `AUTH` and `HELLO`, the

@@ -71,6 +71,8 @@ impl Access {
 #[derive(Debug)]
 pub struct Target {
     dialer: Dialer,
+    /// An authority of its own has to be trusted.
+    has_own_authority: bool,
 }
 
 impl Target {
@@ -94,7 +96,8 @@ impl Target {
             connect_timeout: access.timeout,
             admits_loading: true,
         };
-        Ok(Self { dialer })
+        let own = access.certificates.is_some();
+        Ok(Self { dialer, has_own_authority: own })
     }
 
     /// Its address, without credentials.
@@ -104,7 +107,12 @@ impl Target {
     }
 
     pub(super) fn place(&self) -> Place {
-        Place::of(&self.dialer)
+        let mut place = Place::of(&self.dialer);
+        if self.has_own_authority {
+            // Which file it is in, only the operator knows.
+            place.cli = place.cli.replace("--tls", "--tls --cacert FILE");
+        }
+        place
     }
 }
 

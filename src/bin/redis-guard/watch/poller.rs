@@ -139,7 +139,9 @@ impl Poller {
         let answer = answer.map(|seen| self.observer.observe(seen.snapshot, Instant::now()));
         self.tell(News::Observed(Box::new(answer))).await;
         self.look_at_holders(probe, round_trip).await?;
-        self.look_at_fleets(probe, round_trip).await?;
+        if self.silences == 0 {
+            self.look_at_fleets(probe, round_trip).await?;
+        }
         self.tell(News::Answered(round)).await;
         Ok(())
     }

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{doctor as doctor_command, plan, watch};
 
-const AFTER_HELP: &str = "\
+pub(crate) const AFTER_HELP: &str = "\
 Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage.
 Reads only: what would mend something is printed, never run.
 NO_COLOR switches colours off, REDISCLI_AUTH is the password of URLs that have none.";

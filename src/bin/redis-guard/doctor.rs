@@ -8,6 +8,7 @@ use redis_guard::doctor::Doctor;
 use crate::cli::{self, Access, Exit, Output, duration};
 
 #[derive(Debug, Args)]
+#[command(after_help = cli::AFTER_HELP)]
 pub(crate) struct DoctorArgs {
     /// The servers: redis://, rediss://, redis+unix://
     #[arg(required = true, value_name = "URL")]

@@ -134,7 +134,7 @@ fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
             let median = outliers.iter().find(|(source, _)| source.key == sources[0].key);
             let stands_out = match median {
                 Some((_, median)) => {
-                    format!("the median of what it can be held against is {}", count(*median))
+                    format!("its peers hold {} in the median", count(*median))
                 }
                 None => "opened one after another: a pool would have used those it had".to_owned(),
             };

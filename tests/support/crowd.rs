@@ -84,6 +84,16 @@ impl Crowd {
         }
     }
 
+    /// One more, if the server lets it in.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn try_add(&self) -> io::Result<()> {
+        let opened = self.dial()?;
+        self.held().push(opened);
+        Ok(())
+    }
+
     fn dial(&self) -> io::Result<Connection> {
         let mut connection = Connection::over(connect(self.source, self.server)?);
         if let Some(password) = &self.password {
@@ -132,7 +142,12 @@ impl Crowd {
     }
 
     /// From now on each asks something twenty times a second.
-    pub(crate) fn busy(mut self) -> Self {
+    pub(crate) fn busy(self) -> Self {
+        self.busy_every(BUSY_INTERVAL)
+    }
+
+    /// From now on each asks something so often.
+    pub(crate) fn busy_every(mut self, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (connections, stopped) = (Arc::clone(&self.connections), Arc::clone(&stop));
         let thread = thread::spawn(move || {
@@ -141,7 +156,7 @@ impl Crowd {
                     // The server may have been paused or stopped: the test knows.
                     let _ = connection.command(&["PING"]);
                 }
-                thread::sleep(BUSY_INTERVAL);
+                thread::sleep(interval);
             }
         });
         self.busy = Some(Busy { stop, thread: Some(thread) });

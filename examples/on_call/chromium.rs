@@ -1,0 +1,204 @@
+//! Chromium over its DevTools protocol, on a pipe: as much of it as pictures need. One message is one
+//! JSON text and a NUL.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use std::{env, fs};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::Failure;
+
+/// Far above what anything takes, on a machine that has other things to do.
+const HANG: Duration = Duration::from_secs(30);
+
+/// Those of tests/page/browser.rs.
+const FLAGS: [&str; 15] = [
+    "--headless",
+    "--hide-scrollbars",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--disable-breakpad",
+    "--remote-debugging-pipe",
+    "about:blank",
+];
+
+/// One browser with one tab; it ends when dropped.
+pub(crate) struct Browser {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    session: String,
+    calls: u64,
+    profile: TempDir,
+}
+
+/// How the page is looked at, in CSS pixels.
+#[derive(Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) scale: f64,
+    pub(crate) phone: bool,
+    pub(crate) dark: bool,
+}
+
+impl Browser {
+    /// # Errors
+    /// There is none, or it does not start.
+    pub(crate) async fn start() -> Result<Self, Failure> {
+        let program = find().ok_or(
+            "--screenshots needs Chromium (Debian and Ubuntu: apt-get install chromium), or its path in $CHROMIUM",
+        )?;
+        let profile = tempfile::Builder::new().prefix("redis-guard-on-call-").tempdir()?;
+        // It wants to read from file 3, and to write to file 4.
+        let mut process = Command::new("sh")
+            .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#])
+            .arg(&program)
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(FLAGS)
+            .env("HOME", profile.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(profile.path().join("stderr"))?)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err("chromium without pipes".into());
+        };
+        let output = BufReader::new(output);
+        let mut browser =
+            Self { process, input, output, session: String::new(), calls: 0, profile };
+        let target = browser.call("Target.createTarget", json!({"url": "about:blank"})).await?;
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        let session = browser.call("Target.attachToTarget", attach).await?;
+        session["sessionId"].as_str().unwrap_or_default().clone_into(&mut browser.session);
+        Ok(browser)
+    }
+
+    /// Returns when the page is there.
+    pub(crate) async fn open(&mut self, url: &str) -> Result<(), Failure> {
+        let navigated = self.call("Page.navigate", json!({"url": url})).await?;
+        if let Some(error) = navigated["errorText"].as_str() {
+            return Err(format!("{url}: {error}").into());
+        }
+        let loaded = async {
+            while self.eval("document.readyState").await? != "complete" {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        };
+        timeout(HANG, loaded).await.map_err(|_| format!("{url} does not load"))?
+    }
+
+    pub(crate) async fn look(&mut self, view: View) -> Result<(), Failure> {
+        let View { width, height, scale, phone, dark } = view;
+        let metrics = json!(
+            {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
+        );
+        self.call("Emulation.setDeviceMetricsOverride", metrics).await?;
+        let scheme = if dark { "dark" } else { "light" };
+        let feature = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.call("Emulation.setEmulatedMedia", feature).await?;
+        Ok(())
+    }
+
+    /// The value of an expression.
+    pub(crate) async fn eval(&mut self, expression: &str) -> Result<Value, Failure> {
+        let evaluate = json!({"expression": expression, "returnByValue": true});
+        let mut answer = self.call("Runtime.evaluate", evaluate).await?;
+        Ok(answer["result"]["value"].take())
+    }
+
+    /// A PNG of the page from its corner, so large in CSS pixels.
+    pub(crate) async fn picture(&mut self, width: f64, height: f64) -> Result<Vec<u8>, Failure> {
+        let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 1});
+        let capture = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
+        let picture = self.call("Page.captureScreenshot", capture).await?;
+        Ok(from_base64(picture["data"].as_str().ok_or("chromium took no picture")?))
+    }
+
+    /// Ends it, and returns when it has.
+    pub(crate) async fn close(mut self) -> Result<(), Failure> {
+        self.session.clear();
+        // It may be gone before it has answered.
+        let _ = self.call("Browser.close", json!({})).await;
+        timeout(HANG, self.process.wait()).await.map_err(|_| "chromium does not end")??;
+        Ok(())
+    }
+
+    async fn call(&mut self, method: &str, params: Value) -> Result<Value, Failure> {
+        self.calls += 1;
+        let mut message = json!({"id": self.calls, "method": method, "params": params});
+        if !self.session.is_empty() {
+            message["sessionId"] = self.session.as_str().into();
+        }
+        let calling = async {
+            self.input.write_all(format!("{message}\0").as_bytes()).await?;
+            loop {
+                let mut bytes = Vec::new();
+                self.output.read_until(0, &mut bytes).await?;
+                if bytes.pop().is_none() {
+                    let said = fs::read_to_string(self.profile.path().join("stderr"));
+                    return Err(format!("chromium ended:\n{}", said.unwrap_or_default()).into());
+                }
+                let mut answer: Value = serde_json::from_slice(&bytes)?;
+                // The rest are events, which nobody waits for.
+                if answer["id"] == self.calls {
+                    return match answer.get("error") {
+                        Some(error) => Err(format!("{method}: {error}").into()),
+                        None => Ok(answer["result"].take()),
+                    };
+                }
+            }
+        };
+        timeout(HANG, calling).await.map_err(|_| format!("{method} hangs"))?
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    if let Some(program) = env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
+        return Some(program.into());
+    }
+    on_path(&["chromium", "chromium-browser", "google-chrome"])
+}
+
+/// The first program of one of these names.
+pub(crate) fn on_path(names: &[&str]) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let mut programs =
+        env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name)));
+    programs.find(|program| program.is_file())
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let digits: Vec<u8> = text.trim_end_matches('=').bytes().map(digit).collect();
+    let mut bytes = Vec::new();
+    for four in digits.chunks(4) {
+        let bits = four.iter().fold(0, |bits, digit| bits << 6 | u32::from(*digit));
+        let bits = bits << (6 * (4 - four.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
+}

@@ -2,9 +2,9 @@
 //! JSON text and a NUL.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{self, Stdio};
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,6 +16,8 @@ use crate::Failure;
 
 /// Far above what anything takes, on a machine that has other things to do.
 const HANG: Duration = Duration::from_secs(30);
+/// How often a hundredth of a second is waited for one that has been killed.
+const GONE_TRIES: usize = 200;
 
 /// Those of tests/page/browser.rs.
 const FLAGS: [&str; 15] = [
@@ -74,6 +76,8 @@ impl Browser {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(profile.path().join("stderr"))?)
+            // A group of its own: a Ctrl-C is for us, and all of it can be ended at once.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("{}: {error}", program.display()))?;
@@ -167,6 +171,22 @@ impl Browser {
             }
         };
         timeout(HANG, calling).await.map_err(|_| format!("{method} hangs"))?
+    }
+}
+
+impl Drop for Browser {
+    /// What is left of it would go on writing into its profile while that is removed.
+    fn drop(&mut self) {
+        let Some(group) = self.process.id() else { return };
+        let kill = format!("kill -KILL -{group}");
+        let _ = process::Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
+        for _ in 0..GONE_TRIES {
+            let ended = !matches!(self.process.try_wait(), Ok(None));
+            if ended && fs::remove_dir_all(self.profile.path()).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) async fn play(args: &Args) -> Result<(), Failure> {
     let mut cast = block_in_place(|| Cast::enter(&server));
     until("the pools to come up", LIMIT, || storefront.is_up()).await?;
     let mut camera = match &args.screenshots {
-        Some(dir) => Some(Camera::set_up(dir, &url, &storefront.page).await?),
+        Some(dir) => Some(Camera::set_up(dir, args, &url, &storefront.page).await?),
         None => None,
     };
     let voice = Voice::new();
@@ -64,13 +64,14 @@ pub(crate) async fn play(args: &Args) -> Result<(), Failure> {
     voice.moment(
         "The guard:",
         &format!(
-            "twice as many callers come to storefront now, and it would open {} connections.",
+            "{} callers come to storefront now, twice as many, and it would open {} connections.",
+            storefront.callers(),
             POOLS * MOST
         ),
     );
     voice.and(&format!(
-        "It stays at {}, and they take turns: {} wait, {} requests have failed.",
-        at_worst.live, at_worst.waiting, at_worst.failed
+        "They take turns on the {} that it has: {} requests were served until now, {} failed.",
+        at_worst.live, at_worst.served, at_worst.failed
     ));
     voice.and(&format!(
         "Dials refused: {} of storefront's, {} of search's.",

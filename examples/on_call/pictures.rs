@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::Failure;
+use crate::args::Args;
 use crate::chromium::{Browser, View, on_path};
 use crate::incident::{IDLE_AFTER, doctor_command, redis_guard_binary};
 use crate::terminal;
@@ -39,7 +40,12 @@ pub(crate) struct Camera {
 impl Camera {
     /// # Errors
     /// Something is missing: told before the incident begins.
-    pub(crate) async fn set_up(dir: &Path, url: &str, page: &str) -> Result<Self, Failure> {
+    pub(crate) async fn set_up(
+        dir: &Path,
+        args: &Args,
+        url: &str,
+        page: &str,
+    ) -> Result<Self, Failure> {
         fs::create_dir_all(dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
         let binary = redis_guard_binary().ok_or(
             "--screenshots needs the binary beside this example: cargo build --bin redis-guard --features cli \
@@ -49,8 +55,10 @@ impl Camera {
             .ok_or("--screenshots needs script(1) (Debian and Ubuntu: apt-get install bsdutils)")?;
         let scratch = tempfile::Builder::new().prefix("redis-guard-on-call-").tempdir()?;
         let command = format!(
-            "stty cols {COLUMNS} rows {ROWS}; exec \"$REDIS_GUARD\" watch {url} --idle-after {}s",
-            IDLE_AFTER.as_secs()
+            "stty cols {COLUMNS} rows {ROWS}; exec \"$REDIS_GUARD\" watch {url} --idle-after {}s --count {}",
+            IDLE_AFTER.as_secs(),
+            // It ends by itself, should this program be killed.
+            args.length.as_secs() + 60
         );
         let watch = Command::new(script)
             .args(["-qefc", &command])
@@ -60,6 +68,8 @@ impl Camera {
             .env_remove("NO_COLOR")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // A Ctrl-C is for us, and ends it with us.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let mut browser = Browser::start().await?;

@@ -48,7 +48,6 @@ struct Requests {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) live: usize,
-    pub(crate) waiting: usize,
     pub(crate) dials_refused: u64,
     pub(crate) served: u64,
     pub(crate) failed: u64,
@@ -72,7 +71,7 @@ impl Storefront {
         Ok(storefront)
     }
 
-    /// More callers.
+    /// More callers: as many as there are in quiet times.
     pub(crate) fn rush(&mut self) {
         for pool in &self.pools {
             for (endpoint, ..) in ENDPOINTS {
@@ -81,6 +80,12 @@ impl Storefront {
                 }
             }
         }
+    }
+
+    /// How many callers there are.
+    pub(crate) fn callers(&self) -> usize {
+        // One of the tasks serves the page.
+        self.tasks.len() - 1
     }
 
     /// Each has a connection, and a place in the fleet.
@@ -94,14 +99,12 @@ impl Storefront {
     pub(crate) fn now(&self) -> Now {
         let mut now = Now {
             live: 0,
-            waiting: 0,
             dials_refused: 0,
             served: self.requests.served.load(Ordering::Relaxed),
             failed: self.requests.failed.load(Ordering::Relaxed),
         };
         for status in self.pools.iter().map(GuardedPool::status) {
             now.live += status.live;
-            now.waiting += status.waiting;
             now.dials_refused += status.dials.get("max_clients").copied().unwrap_or(0);
         }
         now

@@ -180,14 +180,18 @@ async fn refused(
     let rejections = || server.admin().info_u64("rejected_connections");
     until("the server to be full", args.length, || rejections() > 0).await?;
     cast.newcomer();
-    // A pool that gives connections back makes room for a moment.
-    let mut report = outside.examine().await;
-    for _ in 0..TRIES {
+    // A connection that somebody gives back makes room for a moment.
+    let mut tries = TRIES;
+    let report = loop {
+        let report = outside.examine().await;
         if report.servers.iter().all(|it| it.verdict.kind == VerdictKind::Full) {
-            break;
+            break report;
         }
-        report = outside.examine().await;
-    }
+        tries -= 1;
+        if tries == 0 {
+            return Err(format!("the server should be full, but:\n{report}").into());
+        }
+    };
     let used = server.admin().used_slots();
     voice.moment(
         "It is full:",

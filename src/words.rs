@@ -64,7 +64,7 @@ pub fn span(time: Duration) -> String {
 /// The same, of seconds that the server told.
 #[must_use]
 pub fn seconds(seconds: u64) -> String {
-    span(Duration::from_secs(seconds))
+    if seconds == 0 { "0 s".to_owned() } else { span(Duration::from_secs(seconds)) }
 }
 
 /// Text of the server, or of its clients, fit for a terminal, and not too long.

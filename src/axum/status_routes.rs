@@ -157,7 +157,7 @@ fn status(pool: &GuardedPool) -> Json<StatusAndEvents> {
 
 #[cfg(feature = "doctor")]
 async fn examine(pool: &GuardedPool, as_text: bool) -> Response {
-    match Doctor::new([""; 0]).examine_pool(pool).await {
+    match Doctor::default().examine_pool(pool).await {
         Ok(report) if as_text => (status_page::HEADERS, report.to_string()).into_response(),
         Ok(report) => (status_page::HEADERS, Json(report)).into_response(),
         Err(error) => error.into_response(),

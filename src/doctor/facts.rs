@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{ErrorKind, RedisError, Value, from_redis_value};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -45,8 +45,12 @@ pub(super) type Asked<T> = Result<T, Why>;
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// The server said so, or said something else.
+    /// The server does not let us, or does not know the question.
     Denied(String),
+    /// It is at something else: a script, its data set.
+    Busy(String),
+    /// Its answer makes no sense.
+    Odd(String),
     /// It had no slot, it said: a proxy's answer for a server behind it.
     Full(String),
     /// It said nothing, or the connection ended.
@@ -63,14 +67,15 @@ impl Why {
             let words = words.split(", with args beginning").next().unwrap_or_default().to_owned();
             return match of_error_line(&words) {
                 Some(Outcome::MaxClients) => Self::Full(words),
-                _ => Self::Denied(words),
+                _ if matches!(code, "NOPERM" | "ERR") => Self::Denied(words),
+                _ => Self::Busy(words),
             };
         }
         // The probe asks nothing more once there was no answer.
         match error.kind() {
             ErrorKind::Client => Self::NotAsked,
             ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
-                Self::Denied("an answer of another form than expected".to_owned())
+                Self::Odd("an answer of another form than expected".to_owned())
             }
             _ => Self::Lost(error.to_string()),
         }
@@ -80,9 +85,11 @@ impl Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Denied(words) | Self::Full(words) | Self::Lost(words) => {
-                f.write_str(&clean(words))
-            }
+            Self::Denied(words)
+            | Self::Busy(words)
+            | Self::Odd(words)
+            | Self::Full(words)
+            | Self::Lost(words) => f.write_str(&clean(words)),
             Self::NotAsked => f.write_str("not asked, as there was no answer before"),
         }
     }
@@ -141,6 +148,14 @@ impl Facts {
             Why::Full(words) => Some(words.as_str()),
             _ => None,
         })
+    }
+
+    /// What the server is at, where it does not even answer INFO.
+    pub(super) fn busy(&self) -> Option<&str> {
+        match &self.info {
+            Err(Why::Busy(words)) => Some(words),
+            _ => None,
+        }
     }
 
     /// True where the server keeps CONFIG from us, as managed services do.
@@ -349,7 +364,9 @@ async fn read_config(probe: &mut Probe) -> Asked<Config> {
 
 async fn read_slow_log(probe: &mut Probe) -> Asked<SlowLog> {
     let why = |error: RedisError| Why::of(&error);
-    let (now, _): (u64, u64) = probe.ask(&redis::cmd("TIME")).await.map_err(why)?;
+    let local = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let time: Result<(u64, u64), RedisError> = probe.ask(&redis::cmd("TIME")).await;
+    let now = time.map_or_else(|_| local(), |(now, _)| now);
     let get = redis::cmd("SLOWLOG").arg("GET").arg(SLOWLOG).to_owned();
     Ok(SlowLog::of(probe.ask(&get).await.map_err(why)?, now))
 }

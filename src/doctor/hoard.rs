@@ -30,25 +30,34 @@ pub(super) enum Hoard<'a> {
 }
 
 impl<'a> Hoard<'a> {
-    /// `ceiling`: the slots that there are.
-    pub(super) fn find(holders: &'a Holders, ceiling: Option<u64>) -> Option<Self> {
+    /// `ceiling`: the slots that there are. `pressed`: they run out, and what was abandoned counts
+    /// before it has been idle for long.
+    pub(super) fn find(holders: &'a Holders, ceiling: Option<u64>, pressed: bool) -> Option<Self> {
         let ceiling = usize::try_from(ceiling?).unwrap_or(usize::MAX);
-        if holders.idle.saturating_mul(4) < ceiling || holders.idle < FEW {
+        let unused_of = |idle: usize, abandoned: usize| match pressed {
+            true => idle.max(abandoned),
+            false => idle,
+        };
+        let all_unused = unused_of(holders.idle, holders.abandoned);
+        if all_unused.saturating_mul(4) < ceiling || all_unused < FEW {
             return None;
         }
+        let unused = |source: &Holder| unused_of(source.idle, source.abandoned);
         let sources = &holders.all_sources;
         let services = Services::of(sources);
         let leaks = |source: &&Holder| {
             // Its namesakes, with the same configuration, have no such number.
-            let stands_out = services.stands_out(source) && source.idle * 2 >= source.connections;
+            let stands_out =
+                services.stands_out(source) && unused(source) * 2 >= source.connections;
             stands_out || (is_forgotten(source) && !services.is_one_of_equals(source))
         };
         let leaking: Vec<&Holder> = sources.iter().filter(leaks).collect();
-        let idle: usize = leaking.iter().map(|source| source.idle).sum();
-        if idle * 2 >= holders.idle {
+        let leaked: usize = leaking.iter().map(|source| unused(source)).sum();
+        if leaked * 2 >= all_unused {
             return Some(Self::Leak(leaking));
         }
-        (holders.idle * 2 >= holders.clients)
+        let idle = holders.idle.saturating_mul(4) >= ceiling && holders.idle >= FEW;
+        (idle && holders.idle * 2 >= holders.clients)
             .then(|| Self::Pools { size: common_size(sources.iter().map(|it| it.connections)) })
     }
 }
@@ -104,11 +113,11 @@ fn far_above(connections: usize, all: &[usize]) -> Option<usize> {
     (connections >= FEW && connections > OUT_OF_LINE * median).then_some(median)
 }
 
-/// True where the idle connections were opened one after another, over most of the time since the
-/// oldest, and none was used again: a pool opens its connections when it is needed, and uses them in
+/// True where the unused connections were opened one after another, over most of the time since the
+/// oldest, and hardly one was used again: a pool opens its connections when it is needed, and uses them in
 /// turn.
 fn is_forgotten(source: &Holder) -> bool {
-    let mut ages = source.idle_ages.clone();
+    let mut ages = source.abandoned_ages.clone();
     ages.sort_unstable();
     let at = |percent: usize| ages.get((ages.len().saturating_sub(1)) * percent / 100).copied();
     let (Some(young), Some(old)) = (at(10), at(90)) else { return false };
@@ -155,7 +164,7 @@ mod tests {
     }
 
     fn leaking(holders: &Holders) -> Vec<&str> {
-        match Hoard::find(holders, Some(100)) {
+        match Hoard::find(holders, Some(100), false) {
             Some(Hoard::Leak(sources)) => sources.iter().map(|it| it.key.as_str()).collect(),
             other => panic!("{other:?}"),
         }
@@ -180,11 +189,20 @@ mod tests {
     }
 
     #[test]
+    fn a_leak_that_fills_the_server_in_a_minute_is_one_before_anything_is_idle_for_long() {
+        let ages = (1..=60).map(|nth| nth + 5).collect();
+        let holders = holders(&[source(1, "api", ages)]);
+        assert!(Hoard::find(&holders, Some(100), false).is_none());
+        let hoard = Hoard::find(&holders, Some(100), true);
+        assert!(matches!(&hoard, Some(Hoard::Leak(sources)) if sources.len() == 1), "{hoard:?}");
+    }
+
+    #[test]
     fn equal_pools_of_a_service_are_too_large_however_their_connections_came_to_be() {
         let api = (0..8).map(|n| source(n, "api", every(60, 10)));
         let web = (8..16).map(|n| source(n, "web", every(60, 20)));
         let holders = holders(&api.chain(web).collect::<Vec<_>>());
-        let hoard = Hoard::find(&holders, Some(300));
+        let hoard = Hoard::find(&holders, Some(300), false);
         assert!(matches!(hoard, Some(Hoard::Pools { size: None })), "{hoard:?}");
     }
 
@@ -194,7 +212,7 @@ mod tests {
         let console = source(2, "", vec![5000]);
         for sources in [vec![pool.clone()], vec![pool, console]] {
             let holders = holders(&sources);
-            let hoard = Hoard::find(&holders, Some(100));
+            let hoard = Hoard::find(&holders, Some(100), false);
             assert!(matches!(hoard, Some(Hoard::Pools { .. })), "{hoard:?}");
             assert!(outliers(&holders.all_sources).is_empty());
         }
@@ -203,10 +221,10 @@ mod tests {
     #[test]
     fn what_is_little_or_in_use_is_no_hoard() {
         let idle = holders(&[source(1, "api", vec![5000; 60])]);
-        assert!(Hoard::find(&idle, Some(10_000)).is_none());
-        assert!(Hoard::find(&idle, None).is_none(), "of how many?");
+        assert!(Hoard::find(&idle, Some(10_000), false).is_none());
+        assert!(Hoard::find(&idle, None, false).is_none(), "of how many?");
         let used = holders(&[source(1, "api", vec![200; 60])]);
-        assert!(Hoard::find(&used, Some(100)).is_none());
-        assert!(Hoard::find(&Holders::default(), Some(100)).is_none());
+        assert!(Hoard::find(&used, Some(100), false).is_none());
+        assert!(Hoard::find(&Holders::default(), Some(100), true).is_none());
     }
 }

@@ -11,6 +11,10 @@ use crate::server::{Client, ClientList};
 /// what a client that reads has at any moment.
 pub(super) const SLOW_CONSUMER: u64 = 1 << 20;
 
+/// Whoever was not used again for so long after it was new, and nearly all of its life, is abandoned: a
+/// leak that fills the server in a minute is not idle for `idle_after`.
+const ABANDONED: Duration = Duration::from_secs(5);
+
 /// A connection that was closed again, at the rate of one a request, is seldom older.
 const YOUNG_SECONDS: u64 = 1;
 
@@ -23,6 +27,8 @@ pub struct Holders {
     pub clients: usize,
     /// Of those, idle for longer than `idle_after`, and neither blocked nor subscribed.
     pub idle: usize,
+    /// Those that were used when they were new and never since, for five seconds at least.
+    pub abandoned: usize,
     /// Without a name.
     pub unnamed: usize,
     /// In a blocking command.
@@ -43,7 +49,9 @@ pub struct Holders {
     pub replicas: usize,
     /// Bytes of replies that clients have yet to read.
     pub output_bytes: u64,
-    /// Those with a mebibyte of it and more, most first.
+    /// How many have a mebibyte of it or more.
+    pub slow: usize,
+    /// Those of them with most, most first.
     pub slow_consumers: Vec<Client>,
     /// How many sources there are. A source is an address under one name; where hardly two
     /// connections have the same name, an address.
@@ -83,11 +91,11 @@ pub struct Holder {
     pub young: usize,
     /// The age of the oldest, in seconds.
     pub oldest_seconds: Option<u64>,
-    /// Those that were used when they were new and never since.
+    /// Those that were used when they were new and never since; see [`Holders::abandoned`].
     pub abandoned: usize,
-    /// The ages of those that are idle, for the verdict.
+    /// The ages of those, for the verdict.
     #[serde(skip)]
-    pub(super) idle_ages: Vec<u64>,
+    pub(super) abandoned_ages: Vec<u64>,
     /// Of a source, the name it goes by: those with the same one are instances of one service.
     #[serde(skip)]
     pub(super) service: Option<String>,
@@ -127,7 +135,8 @@ impl Holders {
         }
         let bytes = |client: &Client| client.output_bytes;
         holders.slow_consumers.sort_by_key(|client| std::cmp::Reverse(bytes(client)));
-        holders.slow_consumers.truncate(top);
+        // One is needed to name it.
+        holders.slow_consumers.truncate(top.max(1));
         let [mut sources, addresses, names, libraries, users] = groups.map(ranked);
         // A name for each connection tells them apart, not whose they are.
         if sources.len() >= 10 && sources.len() * 2 > holders.clients {
@@ -147,6 +156,7 @@ impl Holders {
     fn add(&mut self, client: &Client, traits: &Traits) {
         self.clients += 1;
         self.idle += usize::from(traits.idle);
+        self.abandoned += usize::from(traits.abandoned);
         self.unnamed += usize::from(client.name.is_none());
         self.subscribers += usize::from(traits.subscriber);
         self.monitors += usize::from(client.is_monitor());
@@ -163,6 +173,7 @@ impl Holders {
         let bytes = client.output_bytes.unwrap_or(0);
         self.output_bytes = self.output_bytes.saturating_add(bytes);
         if bytes >= SLOW_CONSUMER {
+            self.slow += 1;
             self.slow_consumers.push(client.clone());
         }
     }
@@ -177,8 +188,8 @@ impl Holder {
         self.young += usize::from(traits.young);
         self.abandoned += usize::from(traits.abandoned);
         self.oldest_seconds = self.oldest_seconds.max(traits.age);
-        if traits.idle {
-            self.idle_ages.extend(traits.age);
+        if traits.abandoned {
+            self.abandoned_ages.extend(traits.age);
         }
     }
 }
@@ -202,8 +213,11 @@ impl Traits {
         // Idle for nine tenths of its life, where a pool that takes turns uses its connections again.
         // Each number is a second short at most.
         let most_of = |age: u64| age - age / 10;
-        let abandoned =
-            idle && age.zip(last).is_some_and(|(age, idle)| idle.saturating_add(1) >= most_of(age));
+        let least = idle_after.min(ABANDONED).as_secs();
+        let abandoned = !waits
+            && age
+                .zip(last)
+                .is_some_and(|(age, idle)| idle >= least && idle.saturating_add(1) >= most_of(age));
         let young = age.is_some_and(|age| age <= YOUNG_SECONDS);
         Self { age, idle, blocked, subscriber, young, abandoned }
     }

@@ -51,13 +51,20 @@ use probe::Place;
 
 use crate::{Error, GuardedPool};
 
-/// Examines servers; see the [module](self).
+/// Examines servers; see the [module](self). The default one has no URLs:
+/// [`examine_pool`](Self::examine_pool) needs none.
 #[derive(Clone)]
 #[must_use = "call `examine` to get the report"]
 pub struct Doctor {
     urls: Vec<String>,
     access: Access,
     options: Options,
+}
+
+impl Default for Doctor {
+    fn default() -> Self {
+        Self::new([""; 0])
+    }
 }
 
 impl fmt::Debug for Doctor {

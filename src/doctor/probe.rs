@@ -18,6 +18,7 @@ use super::registry::Registry;
 use crate::dial::{Address, Certificates, Dialer, Trace};
 use crate::error::DialFailure;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
+use crate::words::clean;
 
 /// How CLIENT LIST shows us.
 pub(super) const CLIENT_NAME: &str = "redis-guard:doctor";
@@ -82,7 +83,7 @@ impl Target {
     ///
     /// What is wrong with it, without any part of the URL that may be a password.
     pub fn parse(url: &str, access: &Access) -> Result<Self, String> {
-        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        let info = url.into_connection_info().map_err(|error| explain(url, &error))?;
         let address = Address::new(info.addr(), access.certificates.as_ref())?;
         let mut redis = info.redis_settings().clone();
         if let (None, Some(password)) = (redis.password(), &access.password) {
@@ -116,6 +117,20 @@ impl Target {
     }
 }
 
+/// Why a URL is none, without quoting more of it than its scheme: the rest may be a password.
+fn explain(url: &str, error: &RedisError) -> String {
+    const SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
+    match url.split_once("://") {
+        None => "it has no scheme, such as redis://".to_owned(),
+        Some((scheme, _)) if !SCHEMES.contains(&scheme) => {
+            format!("its scheme is {:?}, which is none of redis, rediss, redis+unix", clean(scheme))
+        }
+        Some(_) => format!(
+            "{error}: is the port a number, and is what is special in the password written as %XX?"
+        ),
+    }
+}
+
 /// Where a server is, for what is said of it.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -131,12 +146,17 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(dialer: &Dialer) -> Self {
         let address = &dialer.address;
-        let cli = match address {
-            Address::Tcp { host, port } => format!("redis-cli -h {host} -p {port}"),
+        let mut cli = match address {
+            Address::Tcp { host, port } => format!("redis-cli -h {} -p {port}", quoted(host)),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            Address::Tls { host, port, .. } => format!("redis-cli --tls -h {host} -p {port}"),
-            Address::Unix(path) => format!("redis-cli -s '{}'", path.display()),
+            Address::Tls { host, port, .. } => {
+                format!("redis-cli --tls -h {} -p {port}", quoted(host))
+            }
+            Address::Unix(path) => format!("redis-cli -s {}", quoted(&path.to_string_lossy())),
         };
+        if let Some(user) = dialer.redis.username() {
+            cli.push_str(&format!(" --user {}", quoted(user)));
+        }
         Self {
             server: Arc::clone(&dialer.server),
             cli,
@@ -144,6 +164,15 @@ impl Place {
             is_unix: matches!(address, Address::Unix(_)),
             patience: dialer.connect_timeout,
         }
+    }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", clean(word).replace('\'', "'\\''")),
     }
 }
 

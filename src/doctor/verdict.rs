@@ -5,7 +5,7 @@ mod not_connected;
 use super::checks::{self, Case};
 use super::facts::{Facts, Info};
 use super::hoard::{self, Hoard};
-use super::holders::Holders;
+use super::holders::{Holder, Holders};
 use super::report::{Check, Level, Verdict, VerdictKind};
 use crate::server::ServerSnapshot;
 use crate::sizing::{Plan, wide};
@@ -54,19 +54,22 @@ fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
             .because(clean(words))
             .so("raise the limit of the server behind the proxy, or free slots there")
     });
-    let Ok(info) = &facts.info else { return lost.into_iter().chain(full).collect() };
+    let busy = facts.busy().map(busy);
+    let Ok(info) = &facts.info else {
+        return lost.into_iter().chain(full).chain(busy).collect();
+    };
     let holders = facts.holders.as_ref().ok();
     let causes = [
-        holders.and_then(|holders| hoard(case, info, holders)),
+        holders.and_then(|holders| hoard(case, facts, info, holders)),
         holders.and_then(|holders| blocked(case, facts, info, holders)),
         internal(case, info),
     ];
     let mut causes: Vec<Verdict> = causes.into_iter().flatten().collect();
-    let shrunk = info
-        .seen
-        .snapshot
-        .maxclients
-        .and_then(|ceiling| checks::is_shrunk(ceiling, facts.open_files_limit));
+    // A number that only looks like it is no cause of anything while there is room.
+    let shrunk = info.seen.snapshot.maxclients.and_then(|ceiling| {
+        checks::Shrunk::find(ceiling, facts.open_files_limit)
+            .filter(|shrunk| shrunk.is_certain || checks::is_pressed(info))
+    });
     // Where nobody can see who holds most of them, nobody can say that they are used.
     let seen = holders.is_some_and(|holders| {
         let clients = info.seen.snapshot.connected_clients.unwrap_or(0);
@@ -74,7 +77,8 @@ fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
     });
     let used = seen && causes.is_empty() && checks::is_pressed(info);
     if shrunk.is_some() || used {
-        causes.push(ceiling_too_low(case, info, holders, shrunk));
+        let limit = shrunk.map(|shrunk| shrunk.limit);
+        causes.push(ceiling_too_low(case, info, holders, limit));
     }
     [lost, full, loading(info), storm(case, info)]
         .into_iter()
@@ -82,6 +86,14 @@ fn of_facts(case: Case<'_>, facts: &Facts) -> Vec<Verdict> {
         .chain(causes)
         .chain(replica_lost(case, facts, info))
         .collect()
+}
+
+fn busy(words: &str) -> Verdict {
+    Verdict::new(VerdictKind::Unresponsive, "it is at something else, and does not even answer INFO")
+        .because(clean(words))
+        .because("every client waits for it, and whoever dials meanwhile takes a slot and waits too")
+        .so("a script: SCRIPT KILL, or FUNCTION KILL; one that has written can only be waited for, or the \
+             server be failed over")
 }
 
 fn loading(info: &Info) -> Option<Verdict> {
@@ -112,7 +124,7 @@ fn storm(case: Case<'_>, info: &Info) -> Option<Verdict> {
     )
 }
 
-fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
+fn hoard(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Option<Verdict> {
     let ceiling = info.seen.ceiling;
     let after = span(case.options.idle_after);
     let unused = format!(
@@ -121,13 +133,14 @@ fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
         counted(holders.clients, "client"),
         checks::share(holders.idle, ceiling)
     );
-    let verdict = match Hoard::find(holders, ceiling)? {
+    let verdict = match checks::hoard_of(facts, holders)? {
         Hoard::Leak(sources) => {
-            let idle: usize = sources.iter().map(|source| source.idle).sum();
+            let unused_of = |source: &&Holder| source.idle.max(source.abandoned);
+            let leaked: usize = sources.iter().map(unused_of).sum();
             let abandoned: usize = sources.iter().map(|source| source.abandoned).sum();
             let summary = format!(
                 "{} that nobody uses any more, by {}",
-                counted(idle, "connection"),
+                counted(leaked, "connection"),
                 checks::named(sources.iter().copied())
             );
             let outliers = hoard::outliers(&holders.all_sources);
@@ -140,11 +153,12 @@ fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
             };
             Verdict::new(VerdictKind::Leak, summary)
                 .because(unused)
-                .because(stands_out)
                 .because(format!(
-                    "{} were used when they were new, and never since",
-                    count(abandoned)
+                    "{} were used when they were new, and never since: {} of all slots",
+                    count(abandoned),
+                    checks::share(abandoned, ceiling)
                 ))
+                .because(stands_out)
                 .so("restart the leaking processes one at a time: that frees their slots")
                 .so("find what takes a connection and does not give it back; redis-guard reports the place \
                      in the source (status().leaks)")
@@ -157,7 +171,7 @@ fn hoard(case: Case<'_>, info: &Info, holders: &Holders) -> Option<Verdict> {
                 counted(holders.sources, "pool"),
                 counted(holders.clients, "connection"),
                 count(holders.idle),
-                checks::named(&holders.by_source)
+                checks::named(&holders.all_sources)
             );
             let used = holders.clients - holders.idle;
             let (ceiling, pools) = (ceiling.unwrap_or(0), wide(holders.sources));
@@ -249,6 +263,10 @@ fn ceiling_too_low(
             counted(holders.clients, "client"),
             span(case.options.idle_after)
         ));
+        if holders.abandoned > 0 {
+            let abandoned = count(holders.abandoned);
+            verdict = verdict.because(format!("{abandoned} were not used since they were new"));
+        }
     }
     match shrunk {
         Some(_) => verdict
@@ -297,20 +315,23 @@ fn of_checks(case: Case<'_>, checks: &[Check]) -> Verdict {
             .because("INFO could not be read")
             .so("grant +info to this user, or ask the service's own metrics");
     };
-    let failed = |level: Level| checks.iter().filter(move |check| check.level == level);
-    if failed(Level::Failed).next().is_some() {
-        let ids: Vec<&str> = failed(Level::Failed).map(|check| check.id).collect();
+    let of_level = |level: Level| checks.iter().filter(move |check| check.level == level);
+    if of_level(Level::Failed).next().is_some() {
+        let ids: Vec<&str> = of_level(Level::Failed).map(|check| check.id).collect();
         let mut verdict =
             Verdict::new(VerdictKind::ChecksFailed, format!("look at {}", ids.join(", ")));
-        verdict.reasons.extend(failed(Level::Failed).map(|check| check.evidence.clone()));
-        verdict.actions.extend(failed(Level::Failed).filter_map(|check| check.fix.clone()));
+        verdict.reasons.extend(of_level(Level::Failed).map(|check| check.evidence.clone()));
+        verdict.actions.extend(of_level(Level::Failed).filter_map(|check| check.fix.clone()));
         return verdict;
     }
-    let warnings = failed(Level::Warning).count();
-    let skipped = failed(Level::Skipped).count();
+    let warnings: Vec<&str> = of_level(Level::Warning).map(|check| check.id).collect();
+    let skipped = of_level(Level::Skipped).count();
     let mut verdict = Verdict::new(VerdictKind::NothingWrong, slots(info));
-    if warnings > 0 {
-        verdict = verdict.because(format!("{} to look at", counted(warnings, "warning")));
+    if info.field::<String>("redis_mode").as_deref() == Some("sentinel") {
+        verdict = verdict.because("it is a Sentinel: it watches masters, and serves no data");
+    }
+    if !warnings.is_empty() {
+        verdict = verdict.because(format!("to look at: {}", warnings.join(", ")));
     }
     if skipped > 0 {
         verdict = verdict.because(format!("{} could not be made", counted(skipped, "check")));

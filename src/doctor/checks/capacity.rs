@@ -34,6 +34,10 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
             let blind = match why {
                 Why::Full(words) => refused_behind(blind, words),
                 // Told under ping.
+                Why::Busy(_) => blind.with(Level::Failed, format!("INFO: {why}")).fix(noted(
+                    case.run("SCRIPT KILL"),
+                    "where it is a script that has written nothing",
+                )),
                 Why::Lost(_) | Why::NotAsked => blind.skipped(format!("INFO: {why}")),
                 _ => blind.with(Level::Failed, format!("INFO: {why}")).fix(BLIND),
             };
@@ -142,34 +146,53 @@ fn ulimit(facts: &Facts, info: &Info) -> Check {
     let Some(ceiling) = info.seen.snapshot.maxclients else {
         return check.skipped("the server does not tell its maxclients");
     };
-    let limit = match is_shrunk(ceiling, facts.open_files_limit) {
-        Some(limit) => limit,
-        None => return check.ok(format!("maxclients {}", count(ceiling))),
+    let Some(shrunk) = Shrunk::find(ceiling, facts.open_files_limit) else {
+        return check.ok(format!("maxclients {}", count(ceiling)));
     };
-    let evidence = format!(
-        "maxclients is {}: {} open files less the 32 that the server keeps for itself",
-        count(ceiling),
-        count(limit)
-    );
-    check.with(Level::Failed, evidence).fix(
+    let limit = count(shrunk.limit);
+    let (level, evidence) = match shrunk.is_certain {
+        true => (
+            Level::Failed,
+            format!(
+                "the process may open {limit} files; less 32, that is maxclients {}",
+                count(ceiling)
+            ),
+        ),
+        false => (
+            Level::Warning,
+            format!(
+                "maxclients {} is {limit} less 32: probably what `ulimit -n` left",
+                count(ceiling)
+            ),
+        ),
+    };
+    check.with(level, evidence).fix(
         "raise the limit of open files (systemd: LimitNOFILE=65536) and restart the server; CONFIG SET \
          maxclients cannot go above it",
     )
 }
 
-/// The limit of open files that left the server `ceiling` connections. A server whose limit is too
-/// low takes what it allows, less 32, and says so in its log only.
-///
-/// The process's own limit settles it where it is higher. It does not where it is equal: a server
-/// that is allowed to raises it to just what it needs.
-pub(in crate::doctor) fn is_shrunk(ceiling: u64, open_files_limit: Option<u64>) -> Option<u64> {
-    let limit = ceiling.checked_add(32)?;
-    // The server looks for a limit that it may have in steps of 16.
-    let may_have_more = open_files_limit.is_some_and(|soft| soft > limit + 16);
-    let usual = limit >= 256
-        && (limit.is_power_of_two() || limit == 65_535 || limit.is_multiple_of(100))
-        && !ceiling.is_multiple_of(50);
-    (usual && !may_have_more).then_some(limit)
+/// A ceiling that the limit of open files lowered: a server whose limit is too low takes what it
+/// allows, less 32, and says so in its log only.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::doctor) struct Shrunk {
+    pub(in crate::doctor) limit: u64,
+    /// The process has just that limit; otherwise the number looks like it, and no more is known.
+    pub(in crate::doctor) is_certain: bool,
+}
+
+impl Shrunk {
+    /// The process's own limit says no where it is higher. Where it is equal it does not yet say yes: a
+    /// server that is allowed to raises it to just what it needs.
+    pub(in crate::doctor) fn find(ceiling: u64, open_files_limit: Option<u64>) -> Option<Self> {
+        let limit = ceiling.checked_add(32)?;
+        // The server looks for a limit that it may have in steps of 16.
+        let may_have_more = open_files_limit.is_some_and(|soft| soft.saturating_sub(16) > limit);
+        let usual = limit >= 256
+            && (limit.is_power_of_two() || limit == 65_535 || limit.is_multiple_of(100))
+            && !ceiling.is_multiple_of(50);
+        (usual && !may_have_more).then_some(Self { limit, is_certain: open_files_limit.is_some() })
+    }
 }
 
 fn rejections(case: Case<'_>, info: &Info) -> Check {
@@ -229,18 +252,19 @@ mod tests {
     #[test]
     fn a_ceiling_that_ulimit_left_is_recognised() {
         for (ceiling, limit) in [(992, 1024), (4064, 4096), (968, 1000), (65_503, 65_535)] {
-            assert_eq!(is_shrunk(ceiling, None), Some(limit));
-            assert_eq!(is_shrunk(ceiling, Some(limit)), Some(limit));
-            assert_eq!(is_shrunk(ceiling, Some(limit + 1000)), None, "it could have had more");
+            let shrunk = |is_certain| Some(Shrunk { limit, is_certain });
+            assert_eq!(Shrunk::find(ceiling, None), shrunk(false));
+            assert_eq!(Shrunk::find(ceiling, Some(limit)), shrunk(true));
+            assert_eq!(Shrunk::find(ceiling, Some(limit + 1000)), None, "it could have had more");
         }
     }
 
     #[test]
     fn a_ceiling_that_somebody_chose_is_not() {
         for ceiling in [10, 32, 96, 100, 256, 1000, 1024, 5000, 10_000, 20_000, 65_000, 100_000] {
-            assert_eq!(is_shrunk(ceiling, None), None, "{ceiling}");
+            assert_eq!(Shrunk::find(ceiling, None), None, "{ceiling}");
             // A server raises its limit to just what it needs.
-            assert_eq!(is_shrunk(ceiling, Some(ceiling + 32)), None, "{ceiling}");
+            assert_eq!(Shrunk::find(ceiling, Some(ceiling + 32)), None, "{ceiling}");
         }
     }
 }

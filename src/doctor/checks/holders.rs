@@ -57,6 +57,11 @@ fn ceiling(facts: &Facts) -> Option<u64> {
     facts.info.as_ref().ok().and_then(|info| info.seen.ceiling)
 }
 
+pub(in crate::doctor) fn hoard_of<'a>(facts: &Facts, holders: &'a Holders) -> Option<Hoard<'a>> {
+    let pressed = facts.info.as_ref().is_ok_and(is_pressed);
+    Hoard::find(holders, ceiling(facts), pressed)
+}
+
 /// `10.0.0.7 checkout (900)`, the first few.
 pub(in crate::doctor) fn named<'a>(holders: impl IntoIterator<Item = &'a Holder>) -> String {
     let named = |holder: &Holder| format!("{} ({})", clean(&holder.key), count(holder.connections));
@@ -72,7 +77,7 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         "{} from {}; most: {}",
         counted(holders.clients, "client"),
         counted(holders.sources, "source"),
-        named(&holders.by_source)
+        named(&holders.all_sources)
     );
     if holders.clients == 0 {
         evidence = "nobody but us".to_owned();
@@ -81,7 +86,7 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         evidence
             .push_str(&format!("; {} of the list unreadable", counted(holders.unreadable, "line")));
     }
-    let hoard = Hoard::find(holders, ceiling(facts));
+    let hoard = hoard_of(facts, holders);
     let mut outliers = hoard::outliers(&holders.all_sources);
     outliers.retain(|(source, _)| is_part(source.connections, 25, ceiling(facts)));
     let first = holders.all_sources.first();
@@ -94,9 +99,10 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         (None, Some(first))
             if hoard.is_some()
                 && is_part(first.connections, 50, ceiling(facts))
-                && first.idle * 2 >= first.connections =>
+                && first.idle.max(first.abandoned) * 2 >= first.connections =>
         {
-            (first, format!("{} alone, of which {} idle", named([first]), count(first.idle)))
+            let unused = count(first.idle.max(first.abandoned));
+            (first, format!("{} alone, of which {unused} unused", named([first])))
         }
         _ => return check.ok(evidence),
     };
@@ -128,12 +134,13 @@ fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let evidence = match holders.clients {
         0 => "nobody but us".to_owned(),
         clients => format!(
-            "{} of {} idle for {after} and more, the longest for {longest}",
+            "{} of {} idle for {after} and more, the longest for {longest}; {} not used since they were new",
             count(holders.idle),
             counted(clients, "client"),
+            count(holders.abandoned),
         ),
     };
-    match Hoard::find(holders, ceiling(facts)) {
+    match hoard_of(facts, holders) {
         None if holders.idle > 0 => check.note(evidence),
         None => check.ok(evidence),
         Some(_) => check.with(by_pressure(facts), evidence).fix(noted(
@@ -265,7 +272,7 @@ fn output_buffers(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let who = worst.name.as_deref().or(worst.address.as_deref()).unwrap_or("one");
     let evidence = format!(
         "{}, {} unread in all; {} has {}, last command {}",
-        counted(holders.slow_consumers.len(), "slow consumer"),
+        counted(holders.slow, "slow consumer"),
         bytes(holders.output_bytes),
         clean(who),
         bytes(worst.output_bytes.unwrap_or(0)),

@@ -12,8 +12,8 @@ use super::probe::Place;
 use super::report::{Check, Level};
 use crate::Outcome;
 
-pub(super) use capacity::{STORM, is_shrunk};
-pub(super) use holders::{internal_share, is_crowd, is_pressed, named, share};
+pub(super) use capacity::{STORM, Shrunk};
+pub(super) use holders::{hoard_of, internal_share, is_crowd, is_pressed, named, share};
 pub(super) use reachability::is_silent_about_tls;
 pub(super) use replication::expected;
 

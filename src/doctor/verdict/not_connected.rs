@@ -53,6 +53,10 @@ pub(super) fn verdict(case: Case<'_>) -> Verdict {
         )
         .so("give it a password (requirepass or an ACL), from its own machine")
         .so("each attempt counts as a rejected connection: maxclients has nothing to do with it"),
+        Outcome::Auth if words.contains("without any password configured") => {
+            Verdict::new(Kind::AuthFailed, "it has no password, and we sent one")
+                .so("take it out of the URL, or unset REDISCLI_AUTH")
+        }
         Outcome::Auth => {
             Verdict::new(Kind::AuthFailed, "it does not know us: wrong or missing credentials")
                 .so("redis://user:password@host, or REDISCLI_AUTH")
@@ -77,7 +81,11 @@ pub(super) fn verdict(case: Case<'_>) -> Verdict {
         _ => Verdict::new(Kind::Other, "it could not be connected to")
             .so("redis-cli -u <url> PING, from here and from the server's own machine"),
     };
-    verdict.because(words)
+    // The system's words for a timeout are ours.
+    match arrival.outcome() {
+        Outcome::Timeout => verdict,
+        _ => verdict.because(words),
+    }
 }
 
 fn full(case: Case<'_>, summary: &str) -> Verdict {

@@ -51,7 +51,7 @@ impl Found {
     }
 
     fn judge(self) -> ServerReport {
-        let doctor = Doctor::new([""; 0]);
+        let doctor = Doctor::default();
         let (mut observer, mut now) = (ServerObserver::default(), Instant::now());
         let mut last = None;
         for info in &self.infos {

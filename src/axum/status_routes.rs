@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+#[cfg(feature = "doctor")]
+use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 #[cfg(feature = "doctor")]
@@ -28,7 +30,7 @@ use crate::{BreakerHandle, GuardedPool, Rejection};
 /// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch |
 /// | `GET /status`, by a browser | the same as a page that follows it, once a second while it is looked at: light and dark, on a phone too |
 /// | `GET /readyz` | 200 and `{"status":"ready"}`; 200 and `degraded`, with `reason` and `detail`, while nobody can be served; 503 and `closed` once the pool is closed, so that a load balancer lets go of an instance that drains |
-/// | `GET /doctor` | with [`doctor`](StatusRoutes::doctor) only (feature `doctor`): the server examined over a connection of the pool's, as JSON, or as text for a browser |
+/// | `GET /doctor` | with [`doctor`](StatusRoutes::doctor) only (feature `doctor`): the server examined over a connection of the pool's, as JSON, or as text for a browser, for `Accept: text/plain` and for `?format=text` |
 /// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then. 403 to a browser that sends it for a page of another origin |
 ///
 /// **One address, two forms**: whoever names `text/html` in `Accept`, and does not want JSON as much, gets
@@ -86,7 +88,9 @@ impl StatusRoutes {
     /// Adds `GET /doctor`: [`Doctor::examine_pool`](crate::doctor::Doctor::examine_pool), which holds
     /// a connection of the pool's for two seconds and asks the server for its CLIENT LIST. At a full
     /// server, which lets no tool in, it still tells who holds the slots. One at a time: whoever asks
-    /// meanwhile gets its turn.
+    /// meanwhile gets its turn. It asks under the endpoint `doctor`:
+    /// [`Budget::max(1).reserve(1)`](crate::Budget) keeps a connection for it, where the leak may be in this
+    /// very service.
     #[cfg(feature = "doctor")]
     #[cfg_attr(docsrs, doc(cfg(feature = "doctor")))]
     pub const fn doctor(mut self) -> Self {
@@ -120,7 +124,7 @@ impl<S: Clone + Send + Sync + 'static> From<StatusRoutes> for Router<S> {
             let examine =
                 async move |State(pool): State<GuardedPool>, headers: HeaderMap, uri: Uri| {
                     let _turn = turn.lock().await;
-                    examine(&pool, status_page::is_wanted(&headers, &uri)).await
+                    examine(&pool, wants_text(&headers, &uri)).await
                 };
             router = router.route("/doctor", get(examine));
         }
@@ -153,6 +157,15 @@ struct StatusAndEvents {
 
 fn status(pool: &GuardedPool) -> Json<StatusAndEvents> {
     Json(StatusAndEvents { status: pool.status(), events: pool.recent_events() })
+}
+
+/// A browser, whoever names `text/plain`, and `?format=text`.
+#[cfg(feature = "doctor")]
+fn wants_text(headers: &HeaderMap, uri: &Uri) -> bool {
+    let named = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let plain = named.into_iter().any(|accept| accept.contains("text/plain"));
+    let asked = uri.query().is_some_and(|query| query.split('&').any(|it| it == "format=text"));
+    plain || asked || status_page::is_wanted(headers, uri)
 }
 
 #[cfg(feature = "doctor")]

@@ -122,7 +122,7 @@ fn is_forgotten(source: &Holder) -> bool {
     let at = |percent: usize| ages.get((ages.len().saturating_sub(1)) * percent / 100).copied();
     let (Some(young), Some(old)) = (at(10), at(90)) else { return false };
     let spread = old - young;
-    ages.len() >= FEW && source.abandoned * 5 >= source.idle * 4 && spread >= 2 && spread * 2 >= old
+    ages.len() >= FEW && source.abandoned * 5 >= source.idle * 4 && spread >= 2 && spread >= old / 2
 }
 
 /// The size that four of five have, of three at least.

@@ -153,6 +153,11 @@ impl Holders {
         holders
     }
 
+    /// Clients in WAIT or WAITAOF.
+    pub(super) fn waiting_for_replicas(&self) -> usize {
+        ["wait", "waitaof"].iter().filter_map(|name| self.blocked_by_command.get(*name)).sum()
+    }
+
     fn add(&mut self, client: &Client, traits: &Traits) {
         self.clients += 1;
         self.idle += usize::from(traits.idle);
@@ -180,6 +185,10 @@ impl Holders {
 }
 
 impl Holder {
+    pub(super) fn unused(&self) -> usize {
+        self.idle.max(self.abandoned)
+    }
+
     fn add(&mut self, traits: &Traits) {
         self.connections += 1;
         self.idle += usize::from(traits.idle);

@@ -5,7 +5,7 @@ mod not_connected;
 use super::checks::{self, Case};
 use super::facts::{Facts, Info};
 use super::hoard::{self, Hoard};
-use super::holders::{Holder, Holders};
+use super::holders::Holders;
 use super::report::{Check, Level, Verdict, VerdictKind};
 use crate::server::ServerSnapshot;
 use crate::sizing::{Plan, wide};
@@ -135,8 +135,7 @@ fn hoard(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Optio
     );
     let verdict = match checks::hoard_of(facts, holders)? {
         Hoard::Leak(sources) => {
-            let unused_of = |source: &&Holder| source.idle.max(source.abandoned);
-            let leaked: usize = sources.iter().map(unused_of).sum();
+            let leaked: usize = sources.iter().map(|source| source.unused()).sum();
             let abandoned: usize = sources.iter().map(|source| source.abandoned).sum();
             let summary = format!(
                 "{} that nobody uses any more, by {}",
@@ -167,22 +166,23 @@ fn hoard(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Optio
         Hoard::Pools { size } => {
             let sizes = size.map_or_else(String::new, |size| format!(" of {}", count(size)));
             let summary = format!(
-                "{}{sizes} hold {}, of which {} are idle; most: {}",
-                counted(holders.sources, "pool"),
+                "of {} in {}{sizes}, {} are idle; most: {}",
                 counted(holders.clients, "connection"),
+                counted(holders.sources, "pool"),
                 count(holders.idle),
                 checks::named(&holders.all_sources)
             );
             let used = holders.clients - holders.idle;
-            let (ceiling, pools) = (ceiling.unwrap_or(0), wide(holders.sources));
-            let fits = Plan::new(ceiling).instances(pools).work_out().largest_pool_size;
+            let pools = holders.sources.max(1);
+            // Twice what was used, which is no more than what there is room for.
+            let room = Plan::new(ceiling.unwrap_or(0)).instances(wide(pools)).work_out();
+            let enough = used.saturating_mul(2).div_ceil(pools).min(room.largest_pool_size).max(1);
             Verdict::new(VerdictKind::OversizedPools, summary)
                 .because(unused)
                 .because(format!("no more than {} were in use in that time", count(used)))
                 .so(format!(
-                    "smaller pools: {} for each fits (redis-guard plan --maxclients {ceiling} \
-                     --instances {pools})",
-                    count(fits)
+                    "smaller pools: {} each is twice what was used; redis-guard plan tells what fits",
+                    count(enough)
                 ))
                 .so("an idle timeout in the pool, or one shared connection for a process")
                 .so(format!("until then: {}", case.set("timeout", 300)))
@@ -205,7 +205,7 @@ fn blocked(case: Case<'_>, facts: &Facts, info: &Info, holders: &Holders) -> Opt
     let mut verdict = Verdict::new(VerdictKind::BlockedConsumers, summary)
         .because(commands.collect::<Vec<_>>().join(", "))
         .because(slots(info));
-    let waits = holders.blocked_by_command.get("wait").copied().unwrap_or(0);
+    let waits = holders.waiting_for_replicas();
     if waits > 0 {
         let online = info.seen.replicas_online.unwrap_or(0);
         verdict = verdict
@@ -263,6 +263,8 @@ fn ceiling_too_low(
             counted(holders.clients, "client"),
             span(case.options.idle_after)
         ));
+        let most = checks::named(&holders.all_sources);
+        verdict = verdict.because(format!("most are held by {most}"));
         if holders.abandoned > 0 {
             let abandoned = count(holders.abandoned);
             verdict = verdict.because(format!("{abandoned} were not used since they were new"));
@@ -283,12 +285,14 @@ fn replica_lost(case: Case<'_>, facts: &Facts, info: &Info) -> Option<Verdict> {
     let seen = &info.seen;
     let expected = checks::expected(case, facts, info);
     let connected = seen.snapshot.connected_replicas.or(seen.replicas_online)?;
-    let down = seen.snapshot.master_link_up == Some(false)
-        && seen.snapshot.master_sync_in_progress != Some(true);
-    let verdict = if down {
-        Verdict::new(VerdictKind::ReplicaLost, "this replica has lost its master")
+    if checks::has_lost_its_master(info) {
+        let verdict = Verdict::new(VerdictKind::ReplicaLost, "this replica has lost its master")
             .because("its link is down: what it answers grows old")
-    } else if connected < expected {
+            .so("is the master up, does the network reach it, and are its password and address right?")
+            .so("a full master refuses its replicas as well: redis-guard doctor <the master>");
+        return Some(verdict);
+    }
+    let verdict = if connected < expected {
         Verdict::new(
             VerdictKind::ReplicaLost,
             format!("{} where there should be {}", counted(connected, "replica"), count(expected)),

@@ -236,3 +236,19 @@ fn top_is_how_many_holders_are_shown() {
     let none = Doctor::of(&[&server.url(), "--top", "0"]).report();
     assert_eq!(none.code, 0, "{none}");
 }
+
+/// A report that nobody can read must not look like a good one.
+#[test]
+fn a_report_that_cannot_be_written_ends_with_74() {
+    let server = crate::server().start().unwrap();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for output in ["text", "json"] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_redis-guard"))
+            .args(["doctor", &server.url(), "--sample", "20ms", "--output", output])
+            .stdout(full())
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(74), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("cannot be written"), "{ended:?}");
+    }
+}

@@ -103,3 +103,22 @@ fn a_leak_that_has_not_filled_the_server_yet_is_a_warning() {
     assert!(seen.of_level("failed").is_empty(), "{report}");
     assert!(seen.of_level("warning").iter().any(|id| id.starts_with("holders.")), "{report}");
 }
+
+/// Nothing has been idle for five minutes yet: a leak of fifty a second fills ten thousand slots in three.
+#[test]
+fn a_leak_that_fills_the_server_before_anything_is_idle_for_long() {
+    let server = crate::server().maxclients(56).start().unwrap();
+    let _others = [2, 3, 4].map(|host| Crowd::from(&server, host).open(3).busy());
+    let leaking = Crowd::from(&server, 9).named("checkout");
+    for _ in 0..42 {
+        leaking.add(1);
+        thread::sleep(Duration::from_millis(180));
+    }
+    crate::until_idle(&server, &[leaking.source()], 5);
+
+    let report = Doctor::of(&[&server.url()]).report_of(&[&server]);
+    let seen = report.is(2, "leak");
+    seen.level("failed", &["capacity.saturation", "holders.sources", "holders.idle"]);
+    assert_eq!(seen.number("/holders/idle"), 0, "{report}");
+    assert!(seen.says("leak").contains("127.0.0.9 checkout (42)"), "{report}");
+}

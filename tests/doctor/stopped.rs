@@ -1,7 +1,9 @@
-//! Servers that are there and do not serve: they load, or their process stands still.
+//! Servers that are there and do not serve: they load, are busy, or their process stands still.
+
+use std::thread;
 
 use crate::run::{Doctor, OWN_NAME, Report, Running};
-use crate::support::server::poll;
+use crate::support::server::{Connection, Reply, poll};
 use crate::support::{TestServer, pair};
 
 #[test]
@@ -106,4 +108,24 @@ fn a_replica_that_refuses_stale_reads_is_examined_all_the_same() {
     poll(crate::IDLE_LIMIT, down).expect("the replica sees a connection that ends");
     let report = Doctor::of(&[&replica.url()]).report();
     report.is(2, "replica_lost").level("failed", &["replication.link"]);
+}
+
+/// Of INFO, too, it says BUSY: that is no lack of rights, and no managed service.
+#[test]
+fn a_server_that_is_busy_with_a_script() {
+    let server = crate::server().arg("busy-reply-threshold", "100").start().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = Connection::open(server.socket_path(), None).unwrap();
+            let _ = client.command(&["EVAL", "while true do end", "0"]);
+        });
+        let busy = || server.admin().ping().ok().filter(Reply::is_error);
+        poll(crate::IDLE_LIMIT, busy).expect("the script should run");
+
+        let report = Doctor::of(&[&server.url()]).report();
+        server.admin().text(&["SCRIPT", "KILL"]);
+        let seen = report.is(2, "unresponsive");
+        assert!(seen.advice().contains("SCRIPT KILL"), "{report}");
+        assert!(!report.to_string().contains("managed"), "{report}");
+    });
 }

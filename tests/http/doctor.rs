@@ -44,6 +44,10 @@ async fn a_browser_gets_it_as_text() {
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
     assert!(answer.body.contains("nothing wrong: "), "{}", answer.body);
+    for (path, accept) in [("/doctor", "text/plain"), ("/doctor?format=text", "*/*")] {
+        let answer = send_with(&app, Method::GET, path, &[("accept", accept)]).await;
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{path}");
+    }
 }
 
 #[tokio::test]

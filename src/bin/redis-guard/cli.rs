@@ -1,6 +1,6 @@
 //! What is common to the commands: flags, exit codes, output.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{doctor as doctor_command, plan, watch};
 
 pub(crate) const AFTER_HELP: &str = "\
-Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage.
+Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage,
+74 the report could not be written.
 Reads only: what would mend something is printed, never run.
 NO_COLOR switches colours off, REDISCLI_AUTH is the password of URLs that have none.";
 
@@ -78,6 +79,8 @@ pub(crate) enum Exit {
     NotConnected = 3,
     /// The command line makes no sense: `EX_USAGE` of sysexits.h, as 2 is taken.
     Usage = 64,
+    /// The report could not be written: `EX_IOERR`.
+    Unwritten = 74,
 }
 
 impl Exit {
@@ -110,8 +113,8 @@ impl Cli {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal() && !plain)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal() && !plain)
             .init();
     }
 }
@@ -133,16 +136,28 @@ impl Access {
     }
 }
 
-/// Writes a report, with its colours where stdout shows them. Whoever closes stdout has read enough.
-pub(crate) fn print(text: &str) {
+/// Writes a report, with its colours where stdout shows them, and gives `exit`. Whoever closes stdout
+/// has read enough; a report that could not be written is no report.
+pub(crate) fn print(text: &str, exit: Exit) -> Exit {
     let mut out = anstream::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("the report cannot be written: {error}"));
+            Exit::Unwritten
+        }
+        _ => exit,
+    }
+}
+
+/// Says on stderr what is wrong, if anybody can hear it.
+pub(crate) fn complain(problem: &str) {
+    let _ = writeln!(io::stderr(), "redis-guard: {problem}");
 }
 
 /// Writes a report as one JSON value, indented.
-pub(crate) fn print_json(report: &impl serde::Serialize) {
+pub(crate) fn print_json(report: &impl serde::Serialize, exit: Exit) -> Exit {
     let text = serde_json::to_string_pretty(report).expect("reports have text keys only");
-    print(&format!("{text}\n"));
+    print(&format!("{text}\n"), exit)
 }
 
 /// A time in which something can happen.

@@ -57,10 +57,10 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<Exit, String> {
         doctor = doctor.expect_replicas(replicas);
     }
     let report = doctor.examine().await;
-    match args.output {
+    let exit = Exit::of(report.exit_code(args.strict));
+    Ok(match args.output {
         // Colours go where there is a terminal that wants them.
-        Output::Text => cli::print(&format!("{report:#}")),
-        Output::Json => cli::print_json(&report),
-    }
-    Ok(Exit::of(report.exit_code(args.strict)))
+        Output::Text => cli::print(&format!("{report:#}"), exit),
+        Output::Json => cli::print_json(&report, exit),
+    })
 }

@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
     match exit {
         Ok(exit) => exit.into(),
         Err(problem) => {
-            eprintln!("redis-guard: {problem}");
+            cli::complain(&problem);
             Exit::Usage.into()
         }
     }

@@ -77,19 +77,17 @@ pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
         Some(url) => match Box::pin(ask(url, &args.access)).await? {
             Ok(seen) => Some(seen),
             Err(failure) => {
-                failure.report(args.output);
-                return Ok(Exit::NotConnected);
+                return Ok(failure.report(args.output));
             }
         },
     };
     let outcome = args.plan(seen.as_ref())?.work_out();
     let report = Report { args: &args, seen: seen.as_ref(), outcome: &outcome };
     let exit = report.exit();
-    match args.output {
-        Output::Text => print(&report.text()),
-        Output::Json => print(&format!("{:#}\n", report.json(exit))),
-    }
-    Ok(exit)
+    Ok(match args.output {
+        Output::Text => print(&report.text(), exit),
+        Output::Json => print(&format!("{:#}\n", report.json(exit)), exit),
+    })
 }
 
 impl PlanArgs {

@@ -95,13 +95,14 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
             let named = named(outliers.iter().map(|(source, _)| *source));
             (*first, format!("{named} over a median of {}", count(*median)))
         }
-        // It need not stand out: half the server is too much for what is mostly idle.
+        // It need not stand out: half the server is too much for what is mostly idle, and too much
+        // for one of several where slots run out.
         (None, Some(first))
-            if hoard.is_some()
-                && is_part(first.connections, 50, ceiling(facts))
-                && first.idle.max(first.abandoned) * 2 >= first.connections =>
+            if is_part(first.connections, 50, ceiling(facts))
+                && ((hoard.is_some() && first.unused() * 2 >= first.connections)
+                    || (holders.sources > 1 && facts.info.as_ref().is_ok_and(is_pressed))) =>
         {
-            let unused = count(first.idle.max(first.abandoned));
+            let unused = count(first.unused());
             (first, format!("{} alone, of which {unused} unused", named([first])))
         }
         _ => return check.ok(evidence),
@@ -198,7 +199,7 @@ fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
             "fewer consumers, or one that reads for many workers; finite timeouts",
         ));
     }
-    let waiting = holders.blocked_by_command.get("wait").copied().unwrap_or(0);
+    let waiting = holders.waiting_for_replicas();
     let replicas = facts.info.as_ref().ok().and_then(|info| info.seen.replicas_online);
     match (holders.blocked, waiting, replicas) {
         (_, 1.., Some(0)) => check

@@ -15,7 +15,7 @@ use crate::Outcome;
 pub(super) use capacity::{STORM, Shrunk};
 pub(super) use holders::{hoard_of, internal_share, is_crowd, is_pressed, named, share};
 pub(super) use reachability::is_silent_about_tls;
-pub(super) use replication::expected;
+pub(super) use replication::{expected, has_lost_its_master};
 
 /// All there is to judge one server by.
 #[derive(Clone, Copy)]

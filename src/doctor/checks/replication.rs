@@ -38,6 +38,17 @@ fn role(snapshot: &ServerSnapshot) -> Check {
     }
 }
 
+/// Its link is down, and neither is a data set on its way nor has it just started: a master waits for
+/// five seconds before it sends a new replica anything.
+pub(in crate::doctor) fn has_lost_its_master(info: &Info) -> bool {
+    let snapshot = &info.seen.snapshot;
+    let never_up = snapshot.master_link_down_seconds.is_none();
+    let starting = never_up && snapshot.uptime_seconds.is_some_and(|uptime| uptime < 60);
+    snapshot.master_link_up == Some(false)
+        && snapshot.master_sync_in_progress != Some(true)
+        && !starting
+}
+
 fn link(case: Case<'_>, info: &Info) -> Check {
     let check = Check::new("replication.link", "the link to the master is up");
     let snapshot = &info.seen.snapshot;
@@ -47,6 +58,9 @@ fn link(case: Case<'_>, info: &Info) -> Check {
         (Some(true), _) => check.ok(format!("up, to {master}")),
         (Some(false), Some(true)) => {
             check.note(format!("it receives the whole data set from {master}"))
+        }
+        (Some(false), _) if !has_lost_its_master(info) => {
+            check.note(format!("it has just started, and is about to connect to {master}"))
         }
         (Some(false), _) => {
             let since = snapshot.master_link_down_seconds;

@@ -56,7 +56,8 @@ fn loading(info: &Info) -> Check {
     }
     let part = info.field::<f64>("loading_loaded_perc");
     let left = info.field::<u64>("loading_eta_seconds");
-    let part = part.map_or_else(String::new, |part| format!(", {part:.0} % so far"));
+    let part =
+        part.map_or_else(String::new, |part| format!(", {:.0} % so far", part.clamp(0.0, 100.0)));
     let left = left.map_or_else(String::new, |left| format!(", about {} left", seconds(left)));
     check
         .with(Level::Failed, format!("it loads its data set{part}{left}"))

@@ -51,7 +51,11 @@ impl Found {
     }
 
     fn judge(self) -> ServerReport {
-        let doctor = Doctor::default();
+        self.judge_top(10)
+    }
+
+    fn judge_top(self, top: usize) -> ServerReport {
+        let doctor = Doctor::default().top(top);
         let (mut observer, mut now) = (ServerObserver::default(), Instant::now());
         let mut last = None;
         for info in &self.infos {
@@ -64,7 +68,7 @@ impl Found {
         let facts = Facts {
             last_look: None,
             info: last.ok_or_else(|| Why::Denied("NOPERM".to_owned())),
-            holders: Ok(Holders::of(&list, None, doctor.options.idle_after, 10)),
+            holders: Ok(Holders::of(&list, None, doctor.options.idle_after, top)),
             ping: Err(Why::Denied("LOADING".to_owned())),
             config: match self.config_denied {
                 true => Err(Why::Denied("NOPERM no".to_owned())),
@@ -147,6 +151,39 @@ fn a_replica_that_goes_while_we_look_is_lost() {
 }
 
 #[test]
+fn the_number_that_is_listed_changes_no_verdict() {
+    let slow = format!("addr=10.0.0.8:1 age=40 idle=0 flags=P omem={}", 9 << 20);
+    let found = || Found::info("connected_clients:15").clients(15, &slow);
+    let (few, none) = (found().judge_top(1), found().judge_top(0));
+    for report in [few, none] {
+        let check = report.check("holders.output_buffers").expect("a check");
+        assert_eq!(check.level, Level::Warning);
+        assert!(check.evidence.starts_with("15 slow consumers, 135.0 MiB"), "{}", check.evidence);
+    }
+}
+
+#[test]
+fn a_source_with_most_of_a_full_server_is_named() {
+    let busy = "addr=10.0.0.9:1 name=thief age=4000 idle=0 flags=N";
+    let found = Found::info("connected_clients:99").clients(90, busy).clients(9, BUSY);
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::CeilingTooLow]);
+    let check = report.check("holders.sources").expect("a check");
+    assert_eq!(check.level, Level::Warning, "{}", check.evidence);
+    assert!(report.verdict.reasons.iter().any(|reason| reason.contains("10.0.0.9 thief (90)")));
+}
+
+#[test]
+fn pools_that_are_too_large_are_not_told_to_grow() {
+    let idle = "addr=10.0.0.9:1 name=app age=9000 idle=4000 flags=N";
+    let found = Found::info("connected_clients:120").clients(112, idle).clients(8, BUSY);
+    let report = found.judge();
+    assert_eq!(kinds(&report), [VerdictKind::OversizedPools]);
+    let advice = &report.verdict.actions[0];
+    assert!(advice.starts_with("smaller pools: 8 each"), "{advice}");
+}
+
+#[test]
 fn without_info_the_rest_is_still_told() {
     let mut found = Found::info("").clients(12, BUSY);
     found.infos.clear();
@@ -171,6 +208,18 @@ proptest! {
         let found = Found { infos: infos.into(), clients, config_denied: false };
         let report = found.judge();
         prop_assert!(!report.checks.is_empty());
+    }
+
+    #[test]
+    fn no_ages_make_it_panic(ages in proptest::collection::vec((any::<u64>(), any::<u64>()), 30), full: bool) {
+        let lines = ages.iter().map(|(age, idle)| {
+            // Near each other, and near the end of what there is.
+            let (age, idle) = (age | !0xff, idle | !0xff);
+            format!("addr=10.0.0.7:1 age={age} idle={idle} flags=N omem={age}\n")
+        });
+        let mut found = Found::info(if full { "connected_clients:100" } else { "connected_clients:30" });
+        found.clients = lines.collect();
+        prop_assert!(!found.judge().checks.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::PlanArgs;
 use super::report::SCHEMA_VERSION;
-use crate::cli::{Access, Exit, Output, print};
+use crate::cli::{Access, Exit, Output, complain, print};
 use redis_guard::words;
 
 /// What a server said of itself.
@@ -51,9 +51,9 @@ impl Failure {
         }
     }
 
-    pub(super) fn report(&self, output: Output) {
+    pub(super) fn report(&self, output: Output) -> Exit {
         let words = self.0.to_string();
-        eprintln!("redis-guard: {words}\n{}", self.advice());
+        complain(&format!("{words}\n{}", self.advice()));
         if let Output::Json = output {
             let json = json!({
                 "schema_version": SCHEMA_VERSION,
@@ -61,8 +61,9 @@ impl Failure {
                 "exit_code": Exit::NotConnected as u8,
                 "error": { "outcome": self.0.outcome, "message": words, "advice": self.advice() },
             });
-            print(&format!("{json:#}\n"));
+            return print(&format!("{json:#}\n"), Exit::NotConnected);
         }
+        Exit::NotConnected
     }
 }
 

@@ -173,6 +173,11 @@ impl Poller {
                 let Some(found) = self.heard(answer)? else { return Ok(()) };
                 let names = found.as_ref().map_or(Vec::new(), |fleets| fleets.names.clone());
                 self.tell(News::FleetsFound(found)).await;
+                if names.is_empty() {
+                    // The first member may come later.
+                    self.registries_due = Some(begun + DENIED);
+                    return Ok(());
+                }
                 self.fleets.insert(names).clone()
             }
         };

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use super::holders::{Holder, Holders};
 
-/// How many times as many connections as the median source one has to hold to stand out.
+/// How many times as many connections as the median source one has to hold to stand out: twice as many
+/// may be a larger machine, or an uneven load.
 const OUT_OF_LINE: usize = 3;
 
-/// A source has to have so many to stand out, or for their ages to say something.
+/// A source has to have so many to stand out, or for their ages to say something: of fewer, one more or
+/// less is a large part.
 const FEW: usize = 8;
 
 /// From so many sources on one can stand out from the rest, whatever they are: an exporter and
@@ -17,7 +19,8 @@ const CROWD: usize = 5;
 /// Of the same service, fewer do: they have the same configuration.
 const NAMESAKES: usize = 3;
 
-/// Idle connections that hold a quarter of the server's slots or more.
+/// Idle connections that hold a quarter of the server's slots or more: fewer do not explain why it is
+/// full, nor would it be mended by closing them.
 #[derive(Debug)]
 pub(super) enum Hoard<'a> {
     /// Opened, used when new, and forgotten, by these sources.

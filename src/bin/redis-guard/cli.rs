@@ -129,6 +129,9 @@ impl Access {
         if let Some(path) = &self.cacert {
             let problem = |error| format!("--cacert {}: {error}", path.display());
             let pem = std::fs::read(path).map_err(problem)?;
+            if !String::from_utf8_lossy(&pem).contains("BEGIN CERTIFICATE") {
+                return Err(format!("--cacert {}: there is no certificate in it", path.display()));
+            }
             access =
                 access.tls_certificates(TlsCertificates { client_tls: None, root_cert: Some(pem) });
         }

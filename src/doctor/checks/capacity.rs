@@ -18,7 +18,7 @@ pub(in crate::doctor) const STORM: f64 = 10.0;
 
 /// Accepted connections a second, from which on connections are not kept: a fleet that lives on
 /// pools opens some a minute.
-const CHURN: f64 = 20.0;
+pub(super) const CHURN: f64 = 20.0;
 
 /// A restart of a source this small fits anywhere.
 const SMALL_SOURCE: usize = 10;

@@ -1,12 +1,22 @@
 //! Who holds the slots?
 
-use super::capacity::PRESSURE;
+use super::capacity::{CHURN, PRESSURE};
 use super::{Case, noted, skip_all};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
 use crate::words::{bytes, clean, count, counted, percent, seconds, span};
+
+/// Hundredths of the slots that explain why they run out, where they do: without them there would be
+/// room for a third more.
+const CAUSE: usize = 25;
+
+/// The same where there is room yet: at this pace it is the next thing to fill the server.
+const LOOMING: usize = 40;
+
+/// New connections that are more than a deployment of one instance; see [`young`].
+const MANY_YOUNG: usize = 10;
 
 /// Names that a list in one line has.
 const LISTED: usize = 3;
@@ -88,7 +98,7 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     }
     let hoard = hoard_of(facts, holders);
     let mut outliers = hoard::outliers(&holders.all_sources);
-    outliers.retain(|(source, _)| is_part(source.connections, 25, ceiling(facts)));
+    outliers.retain(|(source, _)| is_part(source.connections, CAUSE, ceiling(facts)));
     let first = holders.all_sources.first();
     let (who, evidence) = match (outliers.first(), first) {
         (Some((first, median)), _) => {
@@ -176,7 +186,7 @@ fn is_part(part: usize, hundredths: usize, ceiling: Option<u64>) -> bool {
 /// How blocked clients hold the slots.
 pub(in crate::doctor) fn is_crowd(facts: &Facts, holders: &Holders) -> bool {
     let pressed = facts.info.as_ref().is_ok_and(is_pressed);
-    is_part(holders.blocked, if pressed { 25 } else { 40 }, ceiling(facts))
+    is_part(holders.blocked, if pressed { CAUSE } else { LOOMING }, ceiling(facts))
 }
 
 fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
@@ -230,8 +240,10 @@ pub(in crate::doctor) fn internal_share(info: &Info) -> Option<f64> {
     let snapshot = &info.seen.snapshot;
     let replicas = snapshot.connected_replicas.unwrap_or(0);
     let internal = replicas.saturating_add(snapshot.cluster_connections.unwrap_or(0));
+    let many = usize::try_from(internal).unwrap_or(usize::MAX);
+    let enough = is_part(many, if is_pressed(info) { CAUSE } else { LOOMING }, info.seen.ceiling);
     let share = crate::server::ratio(internal, info.seen.ceiling?);
-    (share >= 0.4 || (share >= 0.25 && is_pressed(info))).then_some(share)
+    enough.then_some(share)
 }
 
 fn replicas(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
@@ -258,8 +270,8 @@ fn young(facts: &Facts, holders: &Holders) -> Check {
     );
     let evidence = format!("{} connected within the last second", counted(holders.young, "client"));
     let churns = facts.info.as_ref().ok().and_then(|info| info.seen.connections_per_second);
-    let churns = churns.is_some_and(|rate| rate >= 10.0);
-    let many = holders.young >= 10 && holders.young * 4 >= holders.clients;
+    let churns = churns.is_some_and(|rate| rate >= CHURN);
+    let many = holders.young >= MANY_YOUNG && holders.young * 4 >= holders.clients;
     check
         .with(if many && churns { Level::Warning } else { Level::Ok }, evidence)
         .fix("clients that open a connection for each request: give them a pool, or one shared connection")

@@ -6,7 +6,7 @@ use crate::doctor::report::{Check, Level};
 use crate::server::{Role, ServerSnapshot};
 use crate::words::{bytes, clean, count, counted, seconds};
 
-/// Replicas acknowledge every second.
+/// Replicas acknowledge every second: ten of them in a row were missed.
 const LATE_SECONDS: u64 = 10;
 
 pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
@@ -130,6 +130,7 @@ fn lag(case: Case<'_>, snapshot: &ServerSnapshot) -> Check {
         late.map_or_else(|| "an unknown time".to_owned(), seconds),
         behind.map_or_else(|| "unknown".to_owned(), bytes)
     );
+    // Beyond all of it, one that loses its link needs the whole data set again.
     let far = behind.zip(backlog).is_some_and(|(behind, backlog)| behind >= backlog / 2);
     let bad = far || late.is_some_and(|late| late >= LATE_SECONDS);
     check.with(if bad { Level::Warning } else { Level::Ok }, evidence).fix(noted(

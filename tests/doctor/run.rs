@@ -148,9 +148,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Ctrl-C.
+    /// As Ctrl-C does. (Not SIGINT itself: whoever is started in the background ignores that.)
     pub(crate) fn interrupt(&self) {
-        let kill = format!("kill -INT {}", self.child.id());
+        let kill = format!("kill -TERM {}", self.child.id());
         let done = Command::new("sh").args(["-c", &kill]).status();
         assert!(done.is_ok_and(|status| status.success()), "{kill}");
     }

@@ -28,14 +28,17 @@ use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
+mod browser;
 mod cast;
-mod chromium;
 mod incident;
 mod pictures;
 mod storefront;
 mod terminal;
 mod voice;
 
+/// Where Chromium is; the tests of the status page use the same.
+#[path = "../../tests/support/chromium.rs"]
+mod chromium;
 /// Clients from addresses of their own; the tests of the doctor have the same.
 #[path = "../../tests/support/crowd.rs"]
 mod crowd;

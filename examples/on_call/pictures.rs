@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 use crate::Failure;
 use crate::args::Args;
-use crate::chromium::{Browser, View, on_path};
+use crate::browser::{Browser, View};
+use crate::chromium::on_path;
 use crate::incident::{IDLE_AFTER, doctor_command, redis_guard_binary};
 use crate::terminal;
 

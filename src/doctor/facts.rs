@@ -27,7 +27,7 @@ const PINGS: usize = 20;
 const SLOWLOG: usize = 128;
 
 /// What of the configuration the checks go by.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 8] = [
     "maxclients",
     "timeout",
     "tcp-keepalive",
@@ -35,7 +35,6 @@ const SETTINGS: [&str; 9] = [
     "client-output-buffer-limit",
     "maxmemory-clients",
     "maxmemory-policy",
-    "slowlog-log-slower-than",
     "repl-backlog-ttl",
 ];
 
@@ -200,7 +199,7 @@ impl Info {
 
 /// CONFIG, as far as it is told.
 #[derive(Default)]
-pub(super) struct Config(pub(super) BTreeMap<&'static str, String>);
+pub(super) struct Config(BTreeMap<&'static str, String>);
 
 impl Config {
     pub(super) fn text(&self, name: &str) -> Option<&str> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis_guard::GuardedPool;
 use redis_guard::doctor::{Access, Doctor, Level, SCHEMA_VERSION, VerdictKind};
 
-use crate::run::SECRET;
+use crate::run::{OWN_NAME, SECRET};
+use crate::support::server::poll;
 use crate::support::{Crowd, impatient};
 
 const SAMPLE: Duration = Duration::from_millis(50);
@@ -111,4 +112,24 @@ async fn dropping_an_examination_closes_its_connection() {
         }
     };
     tokio::time::timeout(crate::IDLE_LIMIT, gone).await.expect("the doctor goes");
+}
+
+/// Given up at ever later moments, between which all its awaits lie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_examination_that_is_dropped_leaves_no_connection_and_no_lease() {
+    let server = crate::server().start().unwrap();
+    let pool = impatient(&server.url()).client_name("app").max_connections(1).build().unwrap();
+    pool.warm_up(1).await.unwrap();
+    let doctor = Doctor::new([server.url()]).sample(SAMPLE);
+    for micros in (0..12).map(|nth| 50 << nth) {
+        let limit = Duration::from_micros(micros);
+        let _ = tokio::time::timeout(limit, doctor.examine()).await;
+        let _ = tokio::time::timeout(limit, doctor.examine_pool(&pool)).await;
+        assert_eq!(pool.status().in_use, 0, "after {limit:?}");
+        // The one connection there is serves the next.
+        let lease = pool.acquire("next").await.unwrap();
+        drop(lease);
+    }
+    let gone = || (server.admin().clients_named(OWN_NAME) == 0).then_some(());
+    poll(crate::IDLE_LIMIT, gone).expect("the doctor's connections are closed");
 }

@@ -15,26 +15,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::support::chromium::{FLAGS, SHELL, find, from_base64};
+
 /// Far above what anything takes, on a machine that has other things to do.
 const HANG: Duration = Duration::from_secs(30);
-
-const FLAGS: [&str; 15] = [
-    "--headless",
-    "--hide-scrollbars",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--disable-breakpad",
-    "--remote-debugging-pipe",
-    "about:blank",
-];
 
 /// One browser with one tab. What the tab complains of (exceptions, violations of the page's policy, what it
 /// could not load) is kept.
@@ -64,9 +48,8 @@ impl Browser {
             return None;
         };
         let profile = tempfile::Builder::new().prefix("redis-guard-page-").tempdir().unwrap();
-        // It wants to read from file 3, and to write to file 4.
         let mut process = Command::new("sh")
-            .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#])
+            .args(["-c", SHELL])
             .arg(program)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .args(FLAGS)
@@ -229,32 +212,4 @@ impl Browser {
         }
         serde_json::from_slice(&message).unwrap()
     }
-}
-
-fn find() -> Option<PathBuf> {
-    if let Some(program) = env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
-        return Some(program.into());
-    }
-    let path = env::var_os("PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let mut programs = env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));
-    programs.find(|program| program.is_file())
-}
-
-fn from_base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let digits: Vec<u8> = text.trim_end_matches('=').bytes().map(digit).collect();
-    let mut bytes = Vec::new();
-    for four in digits.chunks(4) {
-        let bits = four.iter().fold(0, |bits, digit| bits << 6 | u32::from(*digit));
-        let bits = bits << (6 * (4 - four.len()));
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
-    }
-    bytes
 }

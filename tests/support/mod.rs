@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test uses its own part of the support code")]
 #![allow(unused_imports, reason = "every test uses its own part of the support code")]
 
+pub(crate) mod chromium;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod server;

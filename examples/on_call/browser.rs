@@ -1,10 +1,9 @@
 //! Chromium over its DevTools protocol, on a pipe: as much of it as pictures need. One message is one
 //! JSON text and a NUL.
 
-use std::path::PathBuf;
 use std::process::{self, Stdio};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,30 +12,12 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::Failure;
+use crate::chromium::{FLAGS, SHELL, find, from_base64};
 
 /// Far above what anything takes, on a machine that has other things to do.
 const HANG: Duration = Duration::from_secs(30);
 /// How often a hundredth of a second is waited for one that has been killed.
 const GONE_TRIES: usize = 200;
-
-/// Those of tests/page/browser.rs.
-const FLAGS: [&str; 15] = [
-    "--headless",
-    "--hide-scrollbars",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--disable-breakpad",
-    "--remote-debugging-pipe",
-    "about:blank",
-];
 
 /// One browser with one tab; it ends when dropped.
 pub(crate) struct Browser {
@@ -66,9 +47,8 @@ impl Browser {
             "--screenshots needs Chromium (Debian and Ubuntu: apt-get install chromium), or its path in $CHROMIUM",
         )?;
         let profile = tempfile::Builder::new().prefix("redis-guard-on-call-").tempdir()?;
-        // It wants to read from file 3, and to write to file 4.
         let mut process = Command::new("sh")
-            .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#])
+            .args(["-c", SHELL])
             .arg(&program)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .args(FLAGS)
@@ -188,37 +168,4 @@ impl Drop for Browser {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-fn find() -> Option<PathBuf> {
-    if let Some(program) = env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
-        return Some(program.into());
-    }
-    on_path(&["chromium", "chromium-browser", "google-chrome"])
-}
-
-/// The first program of one of these names.
-pub(crate) fn on_path(names: &[&str]) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    let mut programs =
-        env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name)));
-    programs.find(|program| program.is_file())
-}
-
-fn from_base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let digits: Vec<u8> = text.trim_end_matches('=').bytes().map(digit).collect();
-    let mut bytes = Vec::new();
-    for four in digits.chunks(4) {
-        let bits = four.iter().fold(0, |bits, digit| bits << 6 | u32::from(*digit));
-        let bits = bits << (6 * (4 - four.len()));
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
-    }
-    bytes
 }

@@ -32,8 +32,8 @@ impl Server {
             up: true,
             accepts: None,
             free_at: 0,
-            script: Script::load(redis_guard::sim::SCRIPT),
-            keys: redis_guard::sim::Lease::keys("fleet"),
+            script: Script::load(redis_guard::internal::sim::SCRIPT),
+            keys: redis_guard::internal::sim::Lease::keys("fleet"),
         }
     }
 

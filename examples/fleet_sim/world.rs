@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use redis_guard::Outcome;
-use redis_guard::sim::{Decision, Report, Signal, failure};
+use redis_guard::internal::sim::{Decision, Report, Signal, failure};
 use tokio::time::Instant;
 
 use crate::instance::{CONNECT_TIMEOUT, Instance, Policy};

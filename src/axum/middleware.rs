@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 use super::Redis;
 use super::fallback::IsFallback;
 use super::problem::Refusal;
-use crate::status::RequestOutcome;
+use crate::telemetry::status::RequestOutcome;
 use crate::{Endpoint, GuardedPool};
 
 /// Gives each request a [`Redis`] handle that is bound to its endpoint, and counts how it ended in

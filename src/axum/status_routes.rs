@@ -18,8 +18,8 @@ use super::same_origin::is_foreign;
 use super::{problem, status_page};
 #[cfg(feature = "doctor")]
 use crate::doctor::Doctor;
-use crate::event::RecentEvent;
-use crate::status::{BreakerStatus, Status};
+use crate::telemetry::event::RecentEvent;
+use crate::telemetry::status::{BreakerStatus, Status};
 use crate::{BreakerHandle, GuardedPool, Rejection};
 
 /// Routes that show a pool, and its readiness: for a **private listener**. They name the server, the

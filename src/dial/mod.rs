@@ -1,7 +1,6 @@
 //! Dialing: from an address to an authenticated connection, or to what the server said instead.
 
-pub(crate) mod gate;
-mod outcome;
+mod classify;
 mod stream;
 mod tap;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -24,17 +23,16 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::error::DialFailure;
-use outcome::{Stage, classify, refusal};
+use crate::vocabulary::{DialFailure, Outcome};
+use classify::{Stage, classify, refusal};
 use tap::Ear;
 
 pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
 #[cfg(feature = "doctor")]
-pub(crate) use outcome::SPEAKS_HTTP;
-pub use outcome::{Class, Outcome};
-pub(crate) use outcome::{of_call, of_error_line};
+pub(crate) use classify::SPEAKS_HTTP;
+pub(crate) use classify::{of_call, of_error_line};
 
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
 pub(crate) use tls_native::Tls;
@@ -299,7 +297,7 @@ impl Dialer {
                 return Err(closed());
             }
         }
-        match outcome::bad_news(&answers) {
+        match classify::bad_news(&answers) {
             Some(words) => Err((ErrorKind::Client, "refused", words).into()),
             None => Ok(()),
         }

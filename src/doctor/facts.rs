@@ -15,9 +15,9 @@ use super::probe::CLIENT_NAME;
 use super::report::Latency;
 use super::{Options, Probe, Target};
 use crate::dial::{Trace, of_error_line};
-use crate::error::DialFailure;
 use crate::server::Observation;
-use crate::words::clean;
+use crate::vocabulary::DialFailure;
+use crate::vocabulary::words::clean;
 use crate::{Backoff, Outcome};
 
 /// Round trips that are timed.

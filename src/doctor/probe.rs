@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::holders::Holders;
 use super::registry::Registry;
 use crate::dial::{Address, Certificates, Dialer, Trace};
-use crate::error::DialFailure;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
-use crate::words::clean;
+use crate::vocabulary::DialFailure;
+use crate::vocabulary::words::clean;
 
 /// How CLIENT LIST shows us.
 pub(super) const CLIENT_NAME: &str = "redis-guard:doctor";

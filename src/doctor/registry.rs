@@ -6,8 +6,8 @@ use redis::RedisResult;
 use serde::Serialize;
 
 use super::Probe;
-use crate::policy::Lease;
-use crate::server::Fleet;
+use crate::fleet::Fleet;
+use crate::fleet::Lease;
 
 /// No member has more than this: the script writes nothing above it, and drops what is.
 const COUNT_MAX: u64 = 1_000_000;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::report::{Check, Level, Report, ServerReport, Verdict, VerdictKind};
 use super::{Holder, Holders};
-use crate::words::{clean, count, seconds};
+use crate::vocabulary::words::{clean, count, seconds};
 
 /// The escape sequences of one look; none where colours are not asked for.
 #[derive(Clone, Copy)]

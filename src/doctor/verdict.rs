@@ -9,7 +9,7 @@ use super::holders::Holders;
 use super::report::{Check, Level, Verdict, VerdictKind};
 use crate::server::ServerSnapshot;
 use crate::sizing::{Plan, wide};
-use crate::words::{clean, count, counted, percent, seconds, span};
+use crate::vocabulary::words::{clean, count, counted, percent, seconds, span};
 
 impl Verdict {
     fn new(kind: VerdictKind, summary: impl Into<String>) -> Self {

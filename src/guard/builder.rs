@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::calls::Calls;
 use super::{Guard, Home, Own};
-use crate::dial::gate::Gate;
-use crate::event::EventBus;
-use crate::metrics::Metrics;
+use crate::ledger::Ledger;
 use crate::policy::Budgets;
 use crate::pool::builder::{LONGEST, default_queue_limit};
-use crate::pool::ledger::Ledger;
+use crate::server::gate::Gate;
+use crate::telemetry::event::EventBus;
+use crate::telemetry::metrics::Metrics;
 use crate::{Backoff, Breaker, Budget, BuildError, Endpoint};
 
 /// A probe that is not over by then is given up, so that a call that hangs does not keep the breaker

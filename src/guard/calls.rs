@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dial::gate::{Approval, Decision, Gate, Transition, Verdict};
-use crate::error::{DialFailure, Phase};
-use crate::pool::ledger::{AccountId, Admission, Ledger};
+use crate::ledger::{AccountId, Admission, Ledger};
+use crate::server::gate::{Approval, Decision, Gate, Transition, Verdict};
+use crate::vocabulary::{DialFailure, Phase};
 use crate::{BreakerState, Rejection};
 
 #[derive(Debug)]

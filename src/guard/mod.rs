@@ -16,12 +16,12 @@ use tokio::time::Instant;
 
 use self::calls::{Calls, Heard, Pass, Served};
 use self::permit::Answer;
-use crate::dial::gate::{Gate, Transition};
-use crate::error::Reason;
-use crate::event::{Event, EventBus, Events};
-use crate::metrics::Metrics;
-use crate::pool::ledger::{AccountId, Ledger, Ticket};
-use crate::status::{GuardStatus, Transitions};
+use crate::ledger::{AccountId, Ledger, Ticket};
+use crate::server::gate::{Gate, Transition};
+use crate::telemetry::event::{Event, EventBus, Events};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::{GuardStatus, Transitions};
+use crate::vocabulary::Reason;
 use crate::{BreakerHandle, BreakerState, Endpoint, GuardedPool, Outcome, Rejection};
 
 pub use builder::GuardBuilder;

@@ -11,8 +11,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use super::calls::{Heard, Pass};
-use crate::error::DialFailure;
-use crate::pool::ledger::{AccountId, Ticket};
+use crate::ledger::{AccountId, Ticket};
+use crate::vocabulary::DialFailure;
 use crate::{Class, Rejection};
 
 /// The right to make one call, from [`Guard::admit`](crate::Guard::admit).

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Home, Shared};
-use crate::error::Reason;
-use crate::status::{BreakerStatus, CallsStatus, GuardStatus};
+use crate::telemetry::status::{BreakerStatus, CallsStatus, GuardStatus};
+use crate::vocabulary::Reason;
 
 /// How often a guard publishes its metrics.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ impl Shared {
         let none = [0; Reason::ALL.len()];
         let own = state.rejected.iter().chain(std::iter::repeat(&none));
         let calls = state.calls.ledger.accounts().zip(own).map(|(account, rejected)| CallsStatus {
-            rejected: crate::status::named(Reason::ALL.map(Reason::as_str), rejected),
+            rejected: crate::telemetry::status::named(Reason::ALL.map(Reason::as_str), rejected),
             name: account.name,
             max: account.max,
             reserve: account.reserve,

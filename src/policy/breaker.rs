@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::vocabulary::Outcome;
+
 /// When the circuit breaker trips, that is, when callers stop waiting for the next dial and hear
 /// "no" at once.
 ///
@@ -127,6 +129,16 @@ pub(crate) enum FailureKind {
     MaxClients,
     Suspected,
     Other,
+}
+
+impl FailureKind {
+    pub(crate) const fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::MaxClients => Self::MaxClients,
+            Outcome::SuspectedMaxClients => Self::Suspected,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Tripwire {

@@ -4,29 +4,25 @@ mod backoff;
 mod breaker;
 mod budget;
 mod demand;
-mod ladder;
-mod lease;
-mod limit;
+mod price_law;
 mod retry_budget;
 
 pub use backoff::{Backoff, Delays};
 pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
 pub use demand::{Demand, Load};
-pub use ladder::{Source, limit_in_force};
-pub use lease::{Beat, Lease, Report, SCRIPT, Share};
-pub use limit::{FLOOR, PriceLaw, Signal};
+pub use price_law::{FLOOR, PriceLaw, Signal};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;
 pub(crate) use breaker::FailureKind;
 pub(crate) use breaker::Tripwire;
 pub(crate) use budget::Budgets;
-pub(crate) use limit::{LOW, QUIET};
+pub(crate) use price_law::{LOW, QUIET};
 pub(crate) use retry_budget::Withdrawal;
 
 /// A count of connections in a formula.
 #[allow(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
-fn real(count: usize) -> f64 {
+pub(crate) fn real(count: usize) -> f64 {
     count as f64
 }

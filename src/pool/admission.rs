@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::leak::Seat;
 use super::lease::GuardedConnection;
-use super::ledger::{AccountId, Admission, Ticket};
 use super::pubsub::Subscriber;
 use super::state::{Answer, State, Waiting};
-use crate::error::Phase;
-use crate::event::Event;
+use crate::ledger::{AccountId, Admission, Ticket};
+use crate::telemetry::event::Event;
+use crate::vocabulary::Phase;
 use crate::{Endpoint, Rejection};
 
 /// How often a caller who waits looks whether somebody still works for it. Only the end of the

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::core::Core;
-use crate::dial::gate::{Gate, Transition};
+use crate::server::gate::{Gate, Transition};
 use crate::{BreakerState, Guard};
 
 /// The breaker of a pool or a guard, in an operator's hands; see

@@ -7,12 +7,12 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::GuardedPool;
 use super::core::{Core, Settings};
-use super::ledger::Ledger;
-use crate::dial::gate::Gate;
 use crate::dial::{Address, Dialer};
-use crate::error::BuildError;
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
 use crate::policy::{Budgets, FLOOR};
-use crate::server::Fleet;
+use crate::server::gate::Gate;
+use crate::vocabulary::BuildError;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
 /// The longest time any setting may name: far beyond use, and clear of overflow.

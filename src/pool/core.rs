@@ -19,19 +19,19 @@ use tokio::time::Instant;
 use super::admission::Grant;
 use super::lanes::Lanes;
 use super::leak::Lease;
-use super::ledger::Ledger;
 use super::state::{Answer, State, Waiting, Wakes};
 use super::store::{Shared, Store};
 use super::watching::Passage;
 use super::{dialing, maintenance};
 use crate::dial::Dialer;
-use crate::dial::gate::{Gate, Transition};
-use crate::event::{Event, EventBus};
+use crate::fleet::Fleet;
 use crate::guard;
-use crate::metrics::Metrics;
+use crate::ledger::Ledger;
 use crate::policy::Budgets;
-use crate::server::Fleet;
-use crate::status::Leak;
+use crate::server::gate::{Gate, Transition};
+use crate::telemetry::event::{Event, EventBus};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::status::Leak;
 
 /// The settings that matter after the pool is built.
 #[derive(Clone, Debug)]

@@ -18,10 +18,10 @@ use super::core::Core;
 use super::sockets::Reserved;
 use super::store::{Connection, Ending, Owned, Shared};
 use crate::Outcome;
-use crate::dial::gate::{Approval, Decision};
 use crate::dial::{Dialed, Driver};
-use crate::error::DialFailure;
-use crate::event::Event;
+use crate::server::gate::{Approval, Decision};
+use crate::telemetry::event::Event;
+use crate::vocabulary::DialFailure;
 
 /// What the dialer does next.
 enum Step {

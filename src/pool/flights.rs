@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::lanes::Carrier;
-use super::ledger::AccountId;
-use crate::status::CloseReason;
+use crate::ledger::AccountId;
+use crate::telemetry::status::CloseReason;
 use crate::{Endpoint, Rejection};
 
 /// A lane on which nothing at all was answered for so many response timeouts, with commands

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::GuardedPool;
 use super::core::Core;
-use super::ledger::Ledger;
-use crate::error::DialFailure;
-use crate::status::WatchStatus;
+use crate::ledger::Ledger;
+use crate::telemetry::status::WatchStatus;
+use crate::vocabulary::DialFailure;
 use crate::{Endpoint, Guard, Rejection};
 
 impl GuardedPool {

@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::flights::Flights;
 use super::lease::GuardedConnection;
-use super::ledger::AccountId;
 use super::store::Shared;
-use crate::error::Phase;
-use crate::status::{CloseReason, LaneStatus};
+use crate::ledger::AccountId;
+use crate::telemetry::status::{CloseReason, LaneStatus};
+use crate::vocabulary::Phase;
 use crate::{Budget, Endpoint, Rejection};
 
 /// How long an old lane is kept when it could not be replaced at the end of its lifetime.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ledger::AccountId;
+use crate::ledger::AccountId;
 
 /// The leases that are out.
 #[derive(Debug, Default)]

@@ -11,12 +11,13 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use deadpool::managed::Object;
 
 use super::admission::Grant;
-use super::command::{self, Residue};
 use super::core::Core;
 use super::leak::Seat;
+use super::residue::Residue;
 use super::store::{Connection, Lent, Shared};
 use crate::dial::reset_commands;
-use crate::status::CloseReason;
+use crate::telemetry::status::CloseReason;
+use crate::vocabulary::command;
 
 /// An exclusive lease of one connection, returned when it is dropped.
 ///

@@ -11,7 +11,7 @@ use super::core::{Core, Settings};
 use super::lease::within;
 use super::store::{Connection, Shared};
 use super::watching;
-use crate::status::CloseReason;
+use crate::telemetry::status::CloseReason;
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
 /// connections without a word, the common ones after minutes, careless ones after one.

@@ -1,7 +1,7 @@
 //! What the HTTP middleware asks of a pool.
 
 use super::GuardedPool;
-use crate::status::RequestOutcome;
+use crate::telemetry::status::RequestOutcome;
 use crate::{Endpoint, Rejection};
 
 impl GuardedPool {

@@ -9,13 +9,13 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 use tokio::time::Instant;
 
 use super::GuardedPool;
-use super::command::{Sharing, replies};
 use super::core::Core;
 use super::flights::{Flight, Flights};
 use super::lanes::{Carrier, Pick, pick};
 use super::lease::{GuardedConnection, unanswered};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Budget;
+use crate::vocabulary::command::{Sharing, replies};
 use crate::{Endpoint, Error, Rejection};
 
 /// A handle on the pool's shared connections: cheap to make and to clone, for commands that need

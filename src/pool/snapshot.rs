@@ -11,10 +11,10 @@ use super::core::Core;
 use super::lease::within;
 use super::maintenance;
 use super::state::{State, Tally};
-use crate::error::Reason;
-use crate::status::{
+use crate::telemetry::status::{
     BreakerStatus, CloseReason, EndpointStatus, Health, LimitedBy, RequestOutcome, Status, named,
 };
+use crate::vocabulary::Reason;
 use crate::{Endpoint, Error, Outcome, Rejection};
 
 impl Core {

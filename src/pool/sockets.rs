@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::admission::Grant;
 use super::core::Core;
 use super::leak::Seat;
-use super::ledger::{AccountId, Fresh, Ticket};
 use super::pubsub::Subscriber;
 use super::state::{Answer, State, Waiting};
 use super::store::{Connection, DEAD_LEASES, Shared};
-use crate::event::Event;
-use crate::status::CloseReason;
+use crate::ledger::{AccountId, Fresh, Ticket};
+use crate::telemetry::event::Event;
+use crate::telemetry::status::CloseReason;
 
 /// A dial for one waiter.
 #[derive(Debug)]

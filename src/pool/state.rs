@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::admission::Grant;
 use super::leak::{Leases, Seat};
-use super::ledger::{AccountId, Ledger};
 use super::pubsub::Subscriber;
 use super::watching::Watched;
-use crate::dial::gate::{Gate, Verdict};
-use crate::error::Reason;
-use crate::status::{CloseReason, RequestOutcome, Transitions};
+use crate::ledger::{AccountId, Ledger};
+use crate::server::gate::{Gate, Verdict};
+use crate::telemetry::status::{CloseReason, RequestOutcome, Transitions};
+use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome, Rejection};
 
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::leak::Seat;
-use crate::status::CloseReason;
+use crate::telemetry::status::CloseReason;
 
 /// How many dead leases that nobody lets go of the store has room for. Past it, one more keeps its
 /// place in its endpoint's budget until it is dropped.

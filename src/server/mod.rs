@@ -23,13 +23,12 @@
 //! service or lets it grow without end.
 
 mod clients;
-mod fleet;
+pub(crate) mod gate;
 mod observer;
 mod snapshot;
 mod watch;
 
 pub use clients::{Client, ClientList};
-pub use fleet::Fleet;
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};
 pub use watch::ServerWatch;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Observation, worst};
 use crate::GuardedPool;
-use crate::status::WatchStatus;
+use crate::telemetry::status::WatchStatus;
 
 /// What one or several pools know of their servers; see [`GuardedPool::watch`].
 ///

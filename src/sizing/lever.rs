@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Plan, Surge, default_reserve, largest, wide};
-use crate::words;
+use crate::vocabulary::words;
 
 /// File descriptors that Redis wants beside `maxclients` (`CONFIG_MIN_RESERVED_FDS`); with fewer it
 /// lowers `maxclients` when it starts.

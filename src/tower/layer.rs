@@ -7,7 +7,7 @@ use tower::Layer;
 use super::classify::ByError;
 use super::queued::QueuedGuardLayer;
 use super::service::GuardService;
-use crate::pool::ledger::AccountId;
+use crate::ledger::AccountId;
 use crate::{Endpoint, Guard};
 
 /// Puts a [`Guard`] before a service.

@@ -14,9 +14,9 @@ use tokio::time::Sleep;
 use tower::retry::Policy;
 
 use super::classify::{BoxError, chain};
-use crate::metrics::retried;
 use crate::policy::Withdrawal;
-use crate::pool::command::is_read_only;
+use crate::telemetry::metrics::retried;
+use crate::vocabulary::command::is_read_only;
 use crate::{Backoff, Error, Rejection, RetryBudget};
 
 /// Attempts at one call, the first included: two more bridge a failover or a short refusal, and what is

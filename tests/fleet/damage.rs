@@ -11,7 +11,7 @@ use crate::support::TestServer;
 use crate::waiting::until;
 use crate::{fleet, has_joined, in_time, live, members, rejected, service};
 
-const SCRIPT: &str = include_str!("../../src/server/lease.lua");
+const SCRIPT: &str = include_str!("../../src/fleet/lease.lua");
 
 fn keys(fleet: &str) -> [String; 3] {
     ["members", "expiries", "sums"].map(|part| format!("{{redis-guard:{fleet}}}:{part}"))

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use redis_guard::sim::{Beat, FLOOR, Lease, Report};
+use redis_guard::internal::sim::{Beat, FLOOR, Lease, Report};
 use tokio::time::Instant;
 
 use super::script::{Script, ServerState};

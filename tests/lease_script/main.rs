@@ -9,7 +9,7 @@ mod script;
 #[path = "../support/server.rs"]
 mod server;
 
-use redis_guard::sim::{Lease, SCRIPT};
+use redis_guard::internal::sim::{Lease, SCRIPT};
 use script::Script;
 
 fn keys() -> [String; 3] {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::script::ServerState;
 use super::server::{Reply, TestServer};
 use super::{Member, keys, load};
-use redis_guard::sim::SCRIPT;
+use redis_guard::internal::sim::SCRIPT;
 
 /// Counts the registry's fields that no clock is in.
 fn timeless(mut fields: BTreeMap<String, String>) -> BTreeMap<String, String> {

@@ -4,7 +4,7 @@ use super::{Case, above, noted, skip_all};
 use crate::doctor::facts::{Facts, Info, Why};
 use crate::doctor::report::{Check, Level};
 use crate::server::ServerSnapshot;
-use crate::words::{clean, count, counted, percent, seconds, span};
+use crate::vocabulary::words::{clean, count, counted, percent, seconds, span};
 
 /// From here on there is pressure: the guard's price law gives slots back from nine tenths on, and
 /// a rolling deploy of a fifth of the fleet no longer fits.

@@ -6,7 +6,7 @@ use crate::doctor::facts::{Facts, Info};
 use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
-use crate::words::{bytes, clean, count, counted, percent, seconds, span};
+use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
 
 /// Hundredths of the slots that explain why they run out, where they do: without them there would be
 /// room for a third more.

@@ -46,7 +46,7 @@ pub(super) fn all(case: Case<'_>) -> Vec<Check> {
 pub(super) fn bad_url(problem: &str) -> Check {
     let check = Check::new("reachability.url", "a URL that redis-rs takes");
     check
-        .with(Level::Failed, crate::words::clean(problem))
+        .with(Level::Failed, crate::vocabulary::words::clean(problem))
         .fix("redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path")
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Case;
 use crate::Outcome;
 use crate::doctor::report::{Check, Level};
-use crate::words::{clean, counted, span};
+use crate::vocabulary::words::{clean, counted, span};
 
 /// A connect, or a name, that takes so long will hurt: a pool that redials spends its callers'
 /// timeouts on it.

@@ -4,7 +4,7 @@ use super::{Case, noted, skip_all};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::server::{Role, ServerSnapshot};
-use crate::words::{bytes, clean, count, counted, seconds};
+use crate::vocabulary::words::{bytes, clean, count, counted, seconds};
 
 /// Replicas acknowledge every second: ten of them in a row were missed.
 const LATE_SECONDS: u64 = 10;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Case, above, noted, skip_all};
 use crate::doctor::facts::{Config, Facts, Info, SlowLog};
 use crate::doctor::report::{Check, Level};
-use crate::words::{bytes, clean, count, counted, percent, seconds, span};
+use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
 
 /// From here on the next burst is refused, or evicts.
 const MUCH_MEMORY: f64 = 0.9;

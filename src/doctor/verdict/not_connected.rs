@@ -4,7 +4,7 @@ use crate::Outcome;
 use crate::dial::SPEAKS_HTTP;
 use crate::doctor::checks::{self, Case};
 use crate::doctor::report::{Verdict, VerdictKind};
-use crate::words::{clean, counted, span};
+use crate::vocabulary::words::{clean, counted, span};
 
 pub(super) fn verdict(case: Case<'_>) -> Verdict {
     use VerdictKind as Kind;

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::question::is_denied;
 use super::{DENIED, Sight, Watch};
-use crate::event::Event;
-use crate::policy::{self, Beat, Lease, Report, SCRIPT};
+use crate::fleet::Fleet;
+use crate::fleet::{self, Beat, Lease, Report, SCRIPT};
 use crate::pool::core::Core;
 use crate::pool::lease::within;
-use crate::server::Fleet;
-use crate::status::{CloseReason, FleetStatus};
+use crate::telemetry::event::Event;
+use crate::telemetry::status::{CloseReason, FleetStatus};
 
 /// Our membership in a fleet.
 pub(super) struct Member {
@@ -155,7 +155,7 @@ impl Watch {
 }
 
 impl FleetStatus {
-    fn of(fleet: &Fleet, share: Option<&policy::Share>, trouble: Option<String>) -> Self {
+    fn of(fleet: &Fleet, share: Option<&fleet::Share>, trouble: Option<String>) -> Self {
         Self {
             name: fleet.name().to_owned(),
             joined: share.is_some(),

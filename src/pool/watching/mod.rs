@@ -19,12 +19,13 @@ use self::question::is_denied;
 use super::core::Core;
 use super::lease::{unanswered, within};
 use crate::Outcome;
-use crate::error::DialFailure;
 #[expect(unused_imports, reason = "for the docs")]
-use crate::policy::Lease;
-use crate::policy::{Beat, Demand, LOW, PriceLaw, QUIET, Signal, Source, limit_in_force};
+use crate::fleet::Lease;
+use crate::fleet::{Beat, Source, limit_in_force};
+use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
 use crate::server::{ServerObserver, ServerSnapshot};
-use crate::status::LimitedBy;
+use crate::telemetry::status::LimitedBy;
+use crate::vocabulary::DialFailure;
 
 pub(super) use question::Passage;
 pub(super) use watched::Watched;

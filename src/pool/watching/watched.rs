@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Watch;
-use crate::event::Event;
 use crate::policy::QUIET;
 use crate::server::Observation;
-use crate::status::{FleetStatus, LimitedBy, WatchStatus};
+use crate::telemetry::event::Event;
+use crate::telemetry::status::{FleetStatus, LimitedBy, WatchStatus};
 
 /// What the watch knows, for status and metrics.
 #[derive(Debug, Default)]

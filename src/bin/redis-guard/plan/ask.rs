@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::PlanArgs;
 use super::report::SCHEMA_VERSION;
 use crate::cli::{Access, Exit, Output, complain, print};
-use redis_guard::words;
+use redis_guard::internal::words;
 
 /// What a server said of itself.
 pub(super) struct Seen {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::PlanArgs;
 use super::ask::Seen;
 use crate::cli::Exit;
-use redis_guard::words;
+use redis_guard::internal::words;
 
 pub(super) const SCHEMA_VERSION: u32 = 1;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use redis_guard::DialFailure;
 use redis_guard::doctor::{Fleets, Holders, Registry};
+use redis_guard::internal::words;
 use redis_guard::server::{Observation, Role, ServerEvent, worst};
-use redis_guard::words;
 use tokio::time::Instant;
 
 use crate::cli::Exit;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Color, Style as Ansi};
-use redis_guard::words::{self, count};
+use redis_guard::internal::words::{self, count};
 use unicode_width::UnicodeWidthChar;
 
 /// What a piece of text means; what it looks like is decided here and nowhere else.

@@ -2,8 +2,8 @@
 
 mod tables;
 
+use redis_guard::internal::words::{bytes, count};
 use redis_guard::server::Product;
-use redis_guard::words::{bytes, count};
 
 use super::state::{Condition, Down, HISTORY, History, Link, Server, State, as_f64, role};
 use super::style::{Line, Style, cells_of, fit, rate, spark, time};

@@ -1,7 +1,7 @@
 //! Who holds the slots, and the members of fleets.
 
 use redis_guard::doctor::Registry;
-use redis_guard::words::count;
+use redis_guard::internal::words::count;
 
 use super::super::state::{Server, State, as_f64};
 use super::super::style::{self, Line, Style, cells_of, fit, time};

@@ -16,8 +16,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::error::DialFailure;
-use crate::policy::{Backoff, Breaker, BreakerState, Tripwire, between};
+use crate::policy::{Backoff, Breaker, BreakerState, FailureKind, Tripwire, between};
+use crate::vocabulary::DialFailure;
 
 /// Back-off after a failure that is not about capacity (credentials, protected mode,
 /// configuration). Somebody has to change something, so a dial every half minute is enough.
@@ -230,7 +230,7 @@ impl Gate {
     }
 
     fn back_off(&mut self, failure: Arc<DialFailure>, now: Instant) -> Option<Transition> {
-        let kind = failure.outcome.failure_kind();
+        let kind = FailureKind::of(failure.outcome);
         self.failure = Some(failure);
         self.permanent_failures = 0;
         self.failures = self.failures.saturating_add(1);

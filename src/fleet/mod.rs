@@ -1,5 +1,11 @@
 //! The fleet: who shares the server's slots by a registry in the server itself.
 
+mod ladder;
+mod member;
+
+pub use ladder::{Source, limit_in_force};
+pub use member::{Beat, Lease, Report, SCRIPT, Share};
+
 /// The processes that share one server's connections by agreement; for
 /// [`GuardedPoolBuilder::fleet`](crate::GuardedPoolBuilder::fleet).
 ///

@@ -12,8 +12,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use metrics::{Histogram, SharedString, Unit};
 
-use crate::error::Reason;
-use crate::status::{BreakerStatus, CloseReason, GuardStatus, Status};
+use crate::telemetry::status::{BreakerStatus, CloseReason, GuardStatus, Status};
+use crate::vocabulary::Reason;
 use crate::{BreakerState, Endpoint, Outcome};
 
 /// Name, unit and description of every metric.
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn the_readme_lists_every_metric_and_no_other() {
-        let readme = include_str!("../README.md");
+        let readme = include_str!("../../README.md");
         let mut listed: Vec<_> = readme
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())

@@ -52,7 +52,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::server::ServerSnapshot;
-use crate::words;
+use crate::vocabulary::words;
 
 pub use lever::{Change, Lever};
 

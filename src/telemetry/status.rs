@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::dial::gate::Gate;
-use crate::error::DialFailure;
 use crate::server::Observation;
+use crate::server::gate::Gate;
+use crate::vocabulary::DialFailure;
 use crate::{BreakerState, Endpoint};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become

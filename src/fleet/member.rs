@@ -1,6 +1,6 @@
 //! The slot lease, the member's side: what to tell the registry, when, and what its answers allow.
 //!
-//! The arithmetic is in the script (`src/server/lease.lua`), which runs on the server. What is left
+//! The arithmetic is in the script (`src/fleet/lease.lua`), which runs on the server. What is left
 //! for the member is to keep its word: it never holds more than it was granted, and what it has not
 //! used is void as soon as it sends a beat, loses a connection, or has not been heard for a while.
 //! So a reply that is late, lost or overtaken can cost it growth, and never costs the server a slot.
@@ -10,10 +10,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use super::backoff::between;
+use crate::policy::between;
 
 /// The script of a heartbeat and of leaving; its head documents keys, arguments and reply.
-pub const SCRIPT: &str = include_str!("../server/lease.lua");
+pub const SCRIPT: &str = include_str!("lease.lua");
 
 /// Beats for the sake of callers who wait leave this much between them.
 const EARLY: Duration = Duration::from_millis(200);
@@ -28,9 +28,9 @@ pub struct Report {
     pub live: usize,
     /// Connections being dialed.
     pub dialing: usize,
-    /// [`Demand::base`](super::Demand::base).
+    /// [`Demand::base`](crate::policy::Demand::base).
     pub base: usize,
-    /// [`Demand::peak`](super::Demand::peak).
+    /// [`Demand::peak`](crate::policy::Demand::peak).
     pub peak: usize,
     /// Callers wait, and we are at the limit.
     pub hungry: bool,

@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{Lease, PriceLaw};
+use super::Lease;
+use crate::policy::PriceLaw;
 
 /// Where the limit in force comes from, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{FLOOR, Report, Signal};
+    use crate::fleet::Report;
+    use crate::policy::{FLOOR, Signal};
 
     #[test]
     fn the_limit_comes_down_the_ladder_step_by_step_and_up_again() {

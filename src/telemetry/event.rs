@@ -14,9 +14,9 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
-use crate::error::DialFailure;
 use crate::server::ServerEvent;
-use crate::status::{CloseReason, Leak};
+use crate::telemetry::status::{CloseReason, Leak};
+use crate::vocabulary::DialFailure;
 use crate::{BreakerState, Endpoint, Rejection};
 
 /// How many events a subscriber may fall behind before it misses some: minutes of an outage's

@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::Endpoint;
-use crate::endpoint::MAX_ENDPOINTS;
 use crate::policy::{Budget, Budgets};
+use crate::vocabulary::MAX_ENDPOINTS;
 
 #[derive(Debug)]
 pub(crate) struct Ledger<W> {
@@ -419,6 +419,6 @@ impl<W> Ledger<W> {
 mod beyond;
 mod counts;
 mod dials;
-mod share;
+mod limit;
 #[cfg(test)]
 mod tests;

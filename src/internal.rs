@@ -1,0 +1,23 @@
+//! What this crate's own binary, examples and tests use. No part of the API: it changes without
+//! notice.
+
+/// How numbers, times and foreign names are written.
+pub use crate::vocabulary::words;
+
+/// The policies without a pool around them, for the simulator (`examples/fleet_sim`) and the tests
+/// of the lease's script.
+pub mod sim {
+    use std::sync::Arc;
+
+    use crate::{DialFailure, Outcome};
+
+    pub use crate::fleet::{Beat, Lease, Report, SCRIPT, Share, Source, limit_in_force};
+    pub use crate::policy::{Demand, FLOOR, Load, PriceLaw, Signal};
+    pub use crate::server::gate::{Approval, Decision, Gate};
+
+    /// What the gate is told of a dial that failed.
+    #[must_use]
+    pub fn failure(outcome: Outcome) -> Arc<DialFailure> {
+        Arc::new(DialFailure { server: "simulated".into(), outcome, message: String::new() })
+    }
+}

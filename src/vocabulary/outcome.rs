@@ -1,0 +1,110 @@
+//! How a dial ended, and what a call says about the server.
+
+use std::fmt;
+
+/// How a dial ended.
+///
+/// redis-rs alone cannot tell these apart: it answers a full server with "broken pipe" or
+/// "connection reset", and sometimes with "authentication failed".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// An authenticated round trip succeeded.
+    Connected,
+    /// The server said that it has no slot left ("max number of clients reached" and the vendors'
+    /// wordings of it).
+    MaxClients,
+    /// The socket was accepted, then closed or reset before the first reply, as a full server
+    /// does over TLS, or a proxy that closes silently.
+    SuspectedMaxClients,
+    /// Protected mode.
+    Denied,
+    /// Nothing listens there.
+    Refused,
+    /// No route to the host, or a proxy said that it has no backend.
+    Unreachable,
+    /// The name did not resolve.
+    Dns,
+    /// No answer within the connect timeout.
+    Timeout,
+    /// Wrong or missing credentials.
+    Auth,
+    /// The server is loading its data set.
+    Loading,
+    /// The server answered that what we asked for does not exist (database number, protocol
+    /// version, …), or its TLS certificate was not accepted.
+    Misconfigured,
+    /// Anything else; the message tells.
+    Other,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the metric's `outcome` label.
+    pub const ALL: [Self; 12] = [
+        Self::Connected,
+        Self::MaxClients,
+        Self::SuspectedMaxClients,
+        Self::Denied,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Dns,
+        Self::Timeout,
+        Self::Auth,
+        Self::Loading,
+        Self::Misconfigured,
+        Self::Other,
+    ];
+
+    /// The `outcome` label of `redis_guard_dials_total`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::MaxClients => "max_clients",
+            Self::SuspectedMaxClients => "suspected_max_clients",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Dns => "dns",
+            Self::Timeout => "timeout",
+            Self::Auth => "auth",
+            Self::Loading => "loading",
+            Self::Misconfigured => "misconfigured",
+            Self::Other => "other",
+        }
+    }
+
+    /// True for what waiting does not mend: credentials, protected mode, configuration.
+    pub(crate) const fn is_permanent(self) -> bool {
+        matches!(self, Self::Auth | Self::Denied | Self::Misconfigured)
+    }
+
+    /// True for a server without a slot, said or suspected.
+    pub(crate) const fn is_full(self) -> bool {
+        matches!(self, Self::MaxClients | Self::SuspectedMaxClients)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the result of a call says about the server; see [`Classify`](crate::tower::Classify).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Class {
+    /// The server answered, be it with an error of its own: it is there, and has room for us.
+    Worked,
+    /// The call failed because of the connection.
+    Failed {
+        /// How.
+        outcome: Outcome,
+        /// In whose words: the server's where it said something.
+        message: String,
+    },
+    /// The result says nothing about the server.
+    Unknown,
+}

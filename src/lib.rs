@@ -39,13 +39,14 @@ pub use fleet::Fleet;
 pub use guard::{Guard, GuardBuilder, Permit};
 pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, RetryBudget};
 pub use pool::{
-    BreakerHandle, GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
+    GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
     SharedConnection,
 };
+pub use server::{BreakerHandle, WatchStatus};
 pub use telemetry::event::{Event, Events, RecentEvent};
 pub use telemetry::status::{
     BreakerStatus, CallsStatus, CloseReason, EndpointStatus, FleetStatus, GuardStatus, Health,
-    LaneStatus, Leak, LimitedBy, Status, WatchStatus,
+    LaneStatus, Leak, LimitedBy, Status,
 };
 pub use vocabulary::{BuildError, Class, DialFailure, Endpoint, Error, Outcome, Phase, Rejection};
 

@@ -90,7 +90,6 @@ impl Instance {
         now: Instant,
         rng: &mut Rng,
     ) -> Self {
-        let (backoff, breaker) = (Backoff::default(), Breaker::default());
         Self {
             policy,
             alive: true,
@@ -100,7 +99,7 @@ impl Instance {
             dial: None,
             wanted: 0,
             frozen: None,
-            gate: Gate::new(backoff, breaker, CONNECT_TIMEOUT, rng.u64(..)),
+            gate: Gate::alone(None, Breaker::default(), CONNECT_TIMEOUT, rng.u64(..)),
             demand: Demand::new(now),
             price: PriceLaw::new(max_connections, rng.u64(..)),
             rejected_seen: None,

@@ -239,7 +239,7 @@ impl World<'_> {
         if !wants || instance.sockets() >= instance.limit(now) {
             return;
         }
-        match instance.gate.ask(now).0 {
+        match instance.gate.ask(now) {
             Decision::Dial(approval) => {
                 instance.dial = Some((approval, self.now));
                 self.recorder.dials(self.now, 1);

@@ -136,7 +136,7 @@ pub(crate) fn of_call(error: &RedisError) -> Class {
 }
 
 /// The server's words in an error reply.
-fn server_words(error: &RedisError) -> String {
+pub(super) fn server_words(error: &RedisError) -> String {
     let code = error.code().unwrap_or_default();
     error.detail().map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"))
 }

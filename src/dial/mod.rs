@@ -1,6 +1,7 @@
 //! Dialing: from an address to an authenticated connection, or to what the server said instead.
 
 mod classify;
+mod notice;
 mod stream;
 mod tap;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -27,6 +28,7 @@ use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
 use tap::Ear;
 
+pub(crate) use notice::Notice;
 pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
@@ -95,6 +97,16 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether it is spoken to over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+        return matches!(self, Self::Tls { .. });
+        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+        false
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,12 +118,23 @@ impl fmt::Display for Address {
     }
 }
 
-/// Dials one server.
-pub(crate) struct Dialer {
+/// What to dial.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
     pub(crate) address: Address,
-    pub(crate) redis: RedisConnectionInfo,
     /// The address as text, for messages.
-    pub(crate) server: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl Target {
+    pub(crate) fn new(address: Address) -> Self {
+        Self { name: address.to_string().into(), address }
+    }
+}
+
+/// Dials servers.
+pub(crate) struct Dialer {
+    pub(crate) redis: RedisConnectionInfo,
     /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
     pub(crate) client_name: String,
     pub(crate) connect_timeout: Duration,
@@ -121,10 +144,7 @@ pub(crate) struct Dialer {
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialer")
-            .field("server", &self.server)
-            .field("client_name", &self.client_name)
-            .finish_non_exhaustive()
+        f.debug_struct("Dialer").field("client_name", &self.client_name).finish_non_exhaustive()
     }
 }
 
@@ -167,13 +187,17 @@ impl Dialer {
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
-    pub(crate) async fn dial(&self) -> Result<Dialed, DialFailure> {
-        self.dial_traced(&mut Trace::default()).await
+    pub(crate) async fn dial(&self, target: &Target) -> Result<Dialed, DialFailure> {
+        self.dial_traced(target, &mut Trace::default()).await
     }
 
     /// [`dial`](Self::dial), and what its steps took, also of one that fails.
-    pub(crate) async fn dial_traced(&self, trace: &mut Trace) -> Result<Dialed, DialFailure> {
-        self.attempt(trace, |tap, ear| self.set_up(tap, ear)).await
+    pub(crate) async fn dial_traced(
+        &self,
+        target: &Target,
+        trace: &mut Trace,
+    ) -> Result<Dialed, DialFailure> {
+        self.attempt(target, trace, |tap, ear| self.set_up(tap, ear)).await
     }
 
     /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
@@ -183,12 +207,13 @@ impl Dialer {
     /// Dropping the future closes the socket.
     pub(crate) async fn dial_pubsub<W>(
         &self,
+        target: &Target,
         wrap: impl FnOnce(Tap<Stream>) -> W,
     ) -> Result<PubSub, DialFailure>
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.attempt(&mut Trace::default(), |mut tap, _ear| async move {
+        self.attempt(target, &mut Trace::default(), |mut tap, _ear| async move {
             self.greet(&mut tap).await?;
             PubSub::new(&self.redis, wrap(tap)).await
         })
@@ -197,6 +222,7 @@ impl Dialer {
 
     async fn attempt<T, F>(
         &self,
+        target: &Target,
         trace: &mut Trace,
         set_up: impl FnOnce(Tap<Stream>, Ear) -> F,
     ) -> Result<T, DialFailure>
@@ -204,7 +230,7 @@ impl Dialer {
         F: Future<Output = Result<T, RedisError>>,
     {
         let deadline = Instant::now() + self.connect_timeout;
-        let result = match self.open(deadline, trace).await {
+        let result = match self.open(&target.address, deadline, trace).await {
             Ok(stream) => {
                 let (tap, ear) = Tap::new(stream);
                 let started = Instant::now();
@@ -218,13 +244,18 @@ impl Dialer {
         result.map_err(|failed| {
             let (outcome, message) = classify(failed.stage, &failed.heard, &failed.error);
             let message = self.redact(message);
-            DialFailure { server: Arc::clone(&self.server), outcome, message }
+            DialFailure { server: Arc::clone(&target.name), outcome, message }
         })
     }
 
     /// Opens the socket, and TLS over it.
-    async fn open(&self, deadline: Instant, trace: &mut Trace) -> Result<Stream, Failed> {
-        match &self.address {
+    async fn open(
+        &self,
+        address: &Address,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<Stream, Failed> {
+        match address {
             Address::Unix(path) => {
                 let started = Instant::now();
                 let stream = by(deadline, Stream::connect_unix(path)).await;

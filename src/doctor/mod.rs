@@ -166,7 +166,7 @@ impl Doctor {
     /// Dropping the future gives the connection back.
     pub async fn examine_pool(&self, pool: &GuardedPool) -> Result<Report, Error> {
         let lease = pool.acquire("doctor").await?;
-        let place = Place::of(pool.dialer());
+        let place = Place::of(pool.dialer(), &pool.target());
         let probe = Probe::over(lease, place.patience);
         let facts = facts::examine(probe, &self.options, place.is_unix).await;
         let report = self.judge(&place, &Arrival::of_a_lease(), Some(facts));

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::holders::Holders;
 use super::registry::Registry;
-use crate::dial::{Address, Certificates, Dialer, Trace};
+use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
@@ -71,6 +71,7 @@ impl Access {
 /// A server to look at: its URL, parsed, and how to get there.
 #[derive(Debug)]
 pub struct Target {
+    at: dial::Target,
     dialer: Dialer,
     /// An authority of its own has to be trusted.
     has_own_authority: bool,
@@ -90,25 +91,23 @@ impl Target {
             redis = redis.set_password(password);
         }
         let dialer = Dialer {
-            server: address.to_string().into(),
-            address,
             redis,
             client_name: CLIENT_NAME.to_owned(),
             connect_timeout: access.timeout,
             admits_loading: true,
         };
         let own = access.certificates.is_some();
-        Ok(Self { dialer, has_own_authority: own })
+        Ok(Self { at: dial::Target::new(address), dialer, has_own_authority: own })
     }
 
     /// Its address, without credentials.
     #[must_use]
     pub fn server(&self) -> &str {
-        &self.dialer.server
+        &self.at.name
     }
 
     pub(super) fn place(&self) -> Place {
-        let mut place = Place::of(&self.dialer);
+        let mut place = Place::of(&self.dialer, &self.at);
         if self.has_own_authority {
             // Which file it is in, only the operator knows.
             place.cli = place.cli.replace("--tls", "--tls --cacert FILE");
@@ -144,8 +143,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn of(dialer: &Dialer) -> Self {
-        let address = &dialer.address;
+    pub(super) fn of(dialer: &Dialer, at: &dial::Target) -> Self {
+        let address = &at.address;
         let mut cli = match address {
             Address::Tcp { host, port } => format!("redis-cli -h {} -p {port}", quoted(host)),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
@@ -158,7 +157,7 @@ impl Place {
             cli.push_str(&format!(" --user {}", quoted(user)));
         }
         Self {
-            server: Arc::clone(&dialer.server),
+            server: Arc::clone(&at.name),
             cli,
             is_tls: !matches!(address, Address::Tcp { .. } | Address::Unix(_)),
             is_unix: matches!(address, Address::Unix(_)),
@@ -221,7 +220,7 @@ impl Probe {
         target: &Target,
         trace: &mut Trace,
     ) -> Result<Self, DialFailure> {
-        let dialed = target.dialer.dial_traced(trace).await?;
+        let dialed = target.dialer.dial_traced(&target.at, trace).await?;
         let mut probe = Self::over(dialed.connection, target.dialer.connect_timeout);
         probe.driver = Some(tokio::spawn(dialed.driver).abort_handle());
         Ok(probe)

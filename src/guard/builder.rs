@@ -132,7 +132,7 @@ impl GuardBuilder {
             .unwrap_or_else(|| default_queue_limit(self.max_in_flight, self.acquire_timeout));
         let ledger = Ledger::new(self.max_in_flight, queue_limit, &self.budgets);
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
-        let gate = Gate::new(self.backoff, self.breaker, PROBE_TIMEOUT, seed);
+        let gate = Gate::alone(Some(self.backoff), self.breaker, PROBE_TIMEOUT, seed);
         let own = Own {
             server: self.server.unwrap_or_else(|| self.name.clone()).into(),
             acquire_timeout: self.acquire_timeout,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ledger::{AccountId, Admission, Ledger};
-use crate::server::gate::{Approval, Decision, Gate, Transition, Verdict};
+use crate::server::gate::{Approval, Decision, Forced, Gate, Transition, Verdict};
 use crate::vocabulary::{DialFailure, Phase};
 use crate::{BreakerState, Rejection};
 
@@ -97,17 +97,18 @@ impl<W> Calls<W> {
     /// The right to one call whatever the limit says, once per tick of the schedule.
     fn probe(&mut self) -> Option<(Pass, Option<Transition>)> {
         let now = Instant::now();
-        match self.gate.as_mut()?.ask(now) {
-            (Decision::Dial(approval), transition) => {
-                Some((Pass::Probe { approval, started: now }, transition))
+        let gate = self.gate.as_mut()?;
+        match gate.ask(now) {
+            Decision::Dial(approval) => {
+                Some((Pass::Probe { approval, started: now }, gate.take_transition()))
             }
-            _ => None,
+            Decision::WaitUntil(_) | Decision::Held => None,
         }
     }
 
     /// Why a call may not go now.
     pub(super) fn refusal(&self, account: AccountId, now: Instant, waited: Duration) -> Rejection {
-        let failure = || self.gate.as_ref().and_then(|gate| gate.failure().cloned());
+        let failure = || self.gate.as_ref().and_then(Gate::failure);
         if let Some(gate) = self.gate.as_ref().filter(|_| self.is_down()) {
             return match gate.verdict(now) {
                 Verdict::Fail { retry_after, failure } => {
@@ -172,7 +173,8 @@ impl<W> Calls<W> {
             (Pass::Regular { era }, Heard::Failed(failure)) => {
                 let (now, full) = (Instant::now(), failure.outcome.is_full());
                 let current = era == gate.era();
-                let transition = gate.heard(era, failure, now);
+                gate.heard(era, failure, now);
+                let transition = gate.take_transition();
                 if current && gate.state() != BreakerState::Closed {
                     self.in_a_row += u32::from(!full);
                     let none_works =
@@ -188,7 +190,8 @@ impl<W> Calls<W> {
             (Pass::Probe { approval, .. }, _) if !gate.is_current(&approval) => None,
             (Pass::Probe { approval, started }, Heard::Worked) => {
                 let now = Instant::now();
-                let transition = gate.connected(approval, true, now - started, now);
+                gate.connected(approval, true, now - started, now);
+                let transition = gate.take_transition();
                 self.in_a_row = 0;
                 self.growing = true;
                 self.grow();
@@ -196,9 +199,13 @@ impl<W> Calls<W> {
             }
             (Pass::Probe { approval, .. }, Heard::Failed(failure)) => {
                 self.growing = false;
-                gate.failed(approval, failure, Instant::now())
+                gate.failed(approval, failure, Instant::now());
+                gate.take_transition()
             }
-            (Pass::Probe { approval, .. }, Heard::Nothing) => gate.abandoned(approval),
+            (Pass::Probe { approval, .. }, Heard::Nothing) => {
+                gate.abandoned(approval, Instant::now());
+                gate.take_transition()
+            }
         }
     }
 
@@ -248,12 +255,10 @@ impl<W> Calls<W> {
     }
 
     /// An operator's override; a breaker that is forced closed lets all through.
-    pub(super) fn force(
-        &mut self,
-        change: impl FnOnce(&mut Gate) -> Option<Transition>,
-    ) -> Option<Transition> {
+    pub(super) fn force(&mut self, forced: Option<Forced>) -> Option<Transition> {
         let gate = self.gate.as_mut()?;
-        let transition = change(gate);
+        gate.force(forced);
+        let transition = gate.take_transition();
         let (forced, state) = (gate.is_forced(), gate.state());
         if forced && state == BreakerState::Closed {
             self.growing = false;

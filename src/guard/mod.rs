@@ -8,7 +8,7 @@ mod publish;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use self::calls::{Calls, Heard, Pass, Served};
 use self::permit::Answer;
 use crate::ledger::{AccountId, Ledger, Ticket};
-use crate::server::gate::{Gate, Transition};
+use crate::pool::Companion;
+use crate::server::gate::{Forced, Gate, Overridable, Transition};
 use crate::telemetry::event::{Event, EventBus, Events};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{GuardStatus, Transitions};
@@ -101,24 +102,15 @@ impl Guard {
     }
 
     /// The guard of a pool, whose ledger has the pool's budgets.
-    pub(crate) fn of_pool(pool: GuardedPool, ledger: Ledger<oneshot::Sender<Answer>>) -> Self {
-        Self::new(Calls::new(ledger, None), Home::Pool(pool))
-    }
-
-    pub(crate) fn downgrade(&self) -> Weak<Shared> {
-        Arc::downgrade(&self.shared)
-    }
-
-    pub(crate) fn upgrade(shared: &Weak<Shared>) -> Option<Self> {
-        shared.upgrade().map(|shared| Self { shared })
+    fn of_pool(pool: &GuardedPool) -> Self {
+        let shared = pool.companion(|ledger: Ledger<oneshot::Sender<Answer>>| {
+            Arc::new(Shared::new(Calls::new(ledger, None), Home::Pool(pool.clone())))
+        });
+        Self { shared }
     }
 
     fn new(calls: Calls<oneshot::Sender<Answer>>, home: Home) -> Self {
-        let (rejected, transitions) = (Vec::new(), Transitions::new());
-        // A pool publishes by itself.
-        let publishes = matches!(home, Home::Pool(_));
-        let state = State { calls, rejected, transitions, publishes };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), home }) }
+        Self { shared: Arc::new(Shared::new(calls, home)) }
     }
 
     /// Admits a call of `endpoint` if it may go now.
@@ -172,23 +164,9 @@ impl Guard {
     #[must_use]
     pub fn breaker(&self) -> BreakerHandle {
         match &self.shared.home {
-            Home::Own(_) => BreakerHandle::of_guard(self.clone()),
+            Home::Own(_) => BreakerHandle::of(Arc::clone(&self.shared) as _),
             Home::Pool(pool) => pool.breaker(),
         }
-    }
-
-    pub(crate) fn breaker_state(&self) -> BreakerState {
-        self.shared.lock().calls.gate().map_or(BreakerState::Closed, Gate::state)
-    }
-
-    pub(crate) fn force(&self, change: fn(&mut Gate) -> Option<Transition>) {
-        self.shared.force(change);
-    }
-
-    /// The calls in flight of each endpoint.
-    pub(crate) fn in_flight(&self) -> HashMap<Endpoint, usize> {
-        let state = self.shared.lock();
-        state.calls.ledger.accounts().map(|account| (account.name, account.in_use)).collect()
     }
 
     /// The endpoint's account, to admit to without a look-up.
@@ -253,7 +231,45 @@ pub(crate) enum Entry {
     Wait(Waiter),
 }
 
+impl GuardedPool {
+    /// The pool's guard, to put before a service that reaches the same Redis: its budgets, counting
+    /// calls in flight beside the pool's leases, so that a call may lease one and not wait for
+    /// itself; its breaker, which refuses while nothing is live and the next dial is some time away;
+    /// and its metrics.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        Guard::of_pool(self)
+    }
+}
+
+impl Companion for Shared {
+    fn calls_in_flight(&self) -> HashMap<Endpoint, usize> {
+        let state = self.lock();
+        state.calls.ledger.accounts().map(|account| (account.name, account.in_use)).collect()
+    }
+}
+
+impl Overridable for Shared {
+    fn breaker_state(&self) -> BreakerState {
+        self.lock().calls.gate().map_or(BreakerState::Closed, Gate::state)
+    }
+
+    fn force(self: Arc<Self>, forced: Option<Forced>) {
+        let transition = self.lock().calls.force(forced);
+        self.announce(transition);
+        self.settle();
+    }
+}
+
 impl Shared {
+    fn new(calls: Calls<oneshot::Sender<Answer>>, home: Home) -> Self {
+        let (rejected, transitions) = (Vec::new(), Transitions::new());
+        // A pool publishes by itself.
+        let publishes = matches!(home, Home::Pool(_));
+        let state = State { calls, rejected, transitions, publishes };
+        Self { state: Mutex::new(state), home }
+    }
+
     #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state machine does not panic; if it did, its counts are still the best there are.
@@ -296,7 +312,7 @@ impl Shared {
         if let (Home::Pool(pool), Heard::Failed(failure)) = (&self.home, &heard)
             && failure.outcome == Outcome::MaxClients
         {
-            pool.heard(failure);
+            pool.heard_refusal(failure);
         }
         let mut state = self.lock();
         let transition = state.calls.ended(account, pass, heard);
@@ -363,19 +379,13 @@ impl Shared {
         rejection
     }
 
-    fn force(self: &Arc<Self>, change: fn(&mut Gate) -> Option<Transition>) {
-        let transition = self.lock().calls.force(change);
-        self.announce(transition);
-        self.settle();
-    }
-
     fn announce(&self, transition: Option<Transition>) {
         let (Some(Transition { from, to }), Home::Own(own)) = (transition, &self.home) else {
             return;
         };
         *self.lock().transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
         tracing::warn!(guard = %own.name, server = %own.server, %from, %to, "breaker changed");
-        own.events.send(Event::BreakerChanged { from, to });
+        own.events.send(Event::BreakerChanged { server: Arc::clone(&own.server), from, to });
     }
 
     /// What follows from an admission, outside the lock.

@@ -6,7 +6,7 @@ impl<W> Ledger<W> {
     /// For places that are there from the start, rather than dialed.
     pub(crate) fn all_live(mut self) -> Self {
         self.live = self.max_connections;
-        self.idle = isize::try_from(self.max_connections).unwrap_or(isize::MAX);
+        self.idle = self.max_connections;
         self
     }
 

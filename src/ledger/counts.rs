@@ -46,7 +46,7 @@ impl<W> Ledger<W> {
             limit: self.limit,
             live: self.live,
             dialing: self.dialing,
-            idle: usize::try_from(self.idle).unwrap_or(0),
+            idle: self.idle,
             in_use: self.in_use,
             waiting: self.queued,
         }

@@ -1,6 +1,6 @@
 //! The ledger's side of dialing: whether one more connection is wanted, and for whom.
 
-use super::{AccountId, Fresh, Ledger, Ticket};
+use super::{Account, AccountId, Fresh, Ledger, Ticket, subtract};
 
 impl<W> Ledger<W> {
     /// Notes that a caller was turned away for want of a connection, so that the next dial is made
@@ -32,13 +32,23 @@ impl<W> Ledger<W> {
         if self.closed || sockets >= most {
             return false;
         }
-        // Whoever still queues could not be served with what there is; could they with one more?
-        let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some();
+        // Whoever still queues could not be served with what there is; could they with one more than
+        // what is being dialed?
+        let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some()
+            && self.dialing < self.servable();
         let goal = self.goals.iter().any(|goal| sockets < *goal);
         waited_for
             || goal
             || self.fresh_due().is_some()
-            || (self.asked && self.idle <= 0 && sockets < self.limit)
+            || (self.asked && self.idle == 0 && sockets < self.limit)
+    }
+
+    /// How many of those who wait their budgets would let have a connection now, at the most.
+    fn servable(&self) -> usize {
+        let servable = |account: &Account<W>| {
+            account.queue.len().min(account.budget.max_connections().saturating_sub(account.in_use))
+        };
+        self.accounts.iter().map(servable).sum()
     }
 
     /// A dial starts, for whoever comes first, or, where one of those is the first in line, for the
@@ -95,22 +105,21 @@ impl<W> Ledger<W> {
             .min_by_key(|(ticket, _)| *ticket)
     }
 
-    /// Whether an idle connection is to be closed so that a fresh one can be opened; noted as done.
-    pub(crate) fn makes_room(&mut self) -> bool {
-        let wanted = !self.making_room
-            && !self.closed
-            && self.idle > 0
-            && self.sockets() >= self.limit
-            && self.fresh_due().is_some();
-        self.making_room |= wanted;
-        wanted
+    /// The first who waits for a socket of its own, if an idle connection has to be closed for it.
+    /// Not while the server is full: the slot would be anybody's, and the connection works.
+    pub(super) fn room_due(&self) -> Option<Ticket> {
+        let sockets = self.sockets().saturating_sub(self.making_room);
+        if self.closed || self.is_frozen() || sockets < self.limit {
+            return None;
+        }
+        Some(self.fresh_due()?.0)
     }
 
     /// The dial ended with a connection. It counts as idle once it is
     /// [`restored`](Self::restored) to the store. True if the server had room for one more than it
     /// let us have before, and did not only take a replacement.
     pub(crate) fn connected(&mut self) -> bool {
-        self.dialing -= 1;
+        subtract(&mut self.dialing, 1);
         self.live += 1;
         let room = self.frozen.is_none_or(|frozen| self.live > frozen);
         if room {
@@ -122,7 +131,7 @@ impl<W> Ledger<W> {
     /// The dial ended without a connection. `full`: the server has no slot for it, so the limit
     /// freezes at what we have (at least 1, so that there is something to dial for).
     pub(crate) fn dial_failed(&mut self, full: bool) {
-        self.dialing -= 1;
+        subtract(&mut self.dialing, 1);
         if full {
             self.freeze();
         }

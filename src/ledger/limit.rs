@@ -48,11 +48,6 @@ impl<W> Ledger<W> {
         over
     }
 
-    /// A connection that was to be shed is closed.
-    pub(crate) fn shed_is_closed(&mut self) {
-        self.shedding -= 1;
-    }
-
     /// True if somebody waits for a connection that only a higher limit could give.
     pub(crate) fn is_hungry(&self) -> bool {
         let sockets = self.sockets();

@@ -4,10 +4,8 @@
 //! from the store, and the store gives whichever it has. `W` is what a waiter is woken with.
 //!
 //! Invariants, after every call:
-//! - `idle` is the number of connections in the store that nobody has been granted. It can be
-//!   negative for a moment: when a connection dies between its grant and its taking, the one who
-//!   finds the store empty comes back with [`Ledger::missed`].
-//! - If `idle > 0`, no queued waiter is eligible (once [`Ledger::next_grant`] has been drained).
+//! - `idle` is the number of live connections in the store.
+//! - If `idle > 0`, no queued waiter is eligible (once [`Ledger::next_turn`] has been drained).
 //! - `live + dialing` counts sockets, from the first SYN until they are closed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +29,7 @@ pub(crate) struct Ledger<W> {
     frozen: Option<usize>,
     live: usize,
     dialing: usize,
-    idle: isize,
+    idle: usize,
     /// Leases out, over all endpoints.
     in_use: usize,
     accounts: Vec<Account<W>>,
@@ -44,8 +42,8 @@ pub(crate) struct Ledger<W> {
     next_ticket: Ticket,
     /// Somebody was turned away for want of a connection since the last dial.
     asked: bool,
-    /// An idle connection is being closed to make room for a fresh one.
-    making_room: bool,
+    /// Idle connections that are being closed to make room for somebody's own.
+    making_room: usize,
     /// Connections above the limit that are being closed.
     shedding: usize,
     /// Callers so far, and those served.
@@ -91,6 +89,15 @@ pub(crate) enum Admission {
     NoneFree,
 }
 
+/// What an idle connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The waiter that [`Ledger::next_grant`] gives.
+    Grant,
+    /// To be closed, so that who waits for a connection of its own can have one dialed.
+    MakeRoom,
+}
+
 /// A waiter's turn has come.
 #[derive(Debug)]
 pub(crate) struct Grant<W> {
@@ -104,6 +111,16 @@ pub(crate) struct Fresh<W> {
     pub(crate) account: AccountId,
     pub(crate) ticket: Ticket,
     pub(crate) waiter: W,
+}
+
+/// Why a connection was closed, as far as that is the ledger's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// There were more than the limit; see [`Ledger::shed`].
+    Shed,
+    /// Somebody waits for a connection of its own; see [`Turn::MakeRoom`].
+    ForRoom,
+    Otherwise,
 }
 
 /// What the ledger says of one endpoint.
@@ -153,7 +170,7 @@ impl<W> Ledger<W> {
             queued: 0,
             next_ticket: 0,
             asked: false,
-            making_room: false,
+            making_room: 0,
             goals: Vec::new(),
             closed: false,
         };
@@ -254,12 +271,25 @@ impl<W> Ledger<W> {
         Ok(ticket)
     }
 
-    /// Who is next, if a connection is free for anybody. Call until `None` after every change.
-    pub(crate) fn next_grant(&mut self) -> Option<Grant<W>> {
-        if self.idle <= 0 {
+    /// What to do with an idle connection, if somebody waits for it. Call until `None` after every
+    /// change.
+    pub(crate) fn next_turn(&self) -> Option<Turn> {
+        if self.idle == 0 || self.queued == 0 {
             return None;
         }
-        let account = self.longest_waiting(self.limit)?;
+        let first = |id: AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
+        let granted = self.longest_waiting(self.limit).and_then(first);
+        match (granted, self.room_due()) {
+            (Some(granted), Some(room)) if room < granted => Some(Turn::MakeRoom),
+            (Some(_), _) => Some(Turn::Grant),
+            (None, Some(_)) => Some(Turn::MakeRoom),
+            (None, None) => None,
+        }
+    }
+
+    /// Takes the next waiter out of the queue, whose [turn](Turn::Grant) has come.
+    pub(crate) fn next_grant(&mut self) -> Option<Grant<W>> {
+        let account = self.longest_waiting(self.limit).filter(|_| self.idle > 0)?;
         let (_, waiter) = self.accounts[account.0].queue.pop_first()?;
         self.queued -= 1;
         self.idle -= 1;
@@ -290,7 +320,7 @@ impl<W> Ledger<W> {
     fn take(&mut self, account: AccountId) {
         let account = &mut self.accounts[account.0];
         if account.in_use < account.reserve {
-            self.unused_reserve -= 1;
+            subtract(&mut self.unused_reserve, 1);
         }
         account.in_use += 1;
         account.acquired += 1;
@@ -303,28 +333,14 @@ impl<W> Ledger<W> {
     /// otherwise it is dead, or away being reset.
     pub(crate) fn released(&mut self, account: AccountId, to_store: bool) {
         let account = &mut self.accounts[account.0];
-        account.in_use -= 1;
-        self.in_use -= 1;
+        subtract(&mut account.in_use, 1);
+        subtract(&mut self.in_use, 1);
         if account.in_use < account.reserve {
             self.unused_reserve += 1;
         }
         if to_store {
             self.idle += 1;
         }
-    }
-
-    /// A granted connection died before it was taken: the waiter goes back to its place, or to the
-    /// end where it had none. Never refused, for it has been admitted.
-    pub(crate) fn missed(
-        &mut self,
-        account: AccountId,
-        ticket: Option<Ticket>,
-        waiter: W,
-    ) -> Ticket {
-        self.released(account, true);
-        let ticket = ticket.unwrap_or_else(|| self.new_ticket());
-        self.queue(account, ticket, waiter);
-        ticket
     }
 
     fn new_ticket(&mut self) -> Ticket {
@@ -361,14 +377,24 @@ impl<W> Ledger<W> {
     }
 
     /// A connection's socket is closed.
-    pub(crate) fn died(&mut self) {
-        self.making_room = false;
-        self.live -= 1;
+    pub(crate) fn died(&mut self, why: Closed) {
+        subtract(&mut self.live, 1);
+        match why {
+            Closed::Shed => subtract(&mut self.shedding, 1),
+            Closed::ForRoom => subtract(&mut self.making_room, 1),
+            Closed::Otherwise => {}
+        }
     }
 
     /// `count` connections were taken out of the store without a grant (to be closed or checked).
     pub(crate) fn withdrawn(&mut self, count: usize) {
-        self.idle -= isize::try_from(count).unwrap_or(isize::MAX);
+        subtract(&mut self.idle, count);
+    }
+
+    /// One was, and is being closed to make room.
+    pub(crate) fn makes_room(&mut self) {
+        self.withdrawn(1);
+        self.making_room += 1;
     }
 
     /// A new or withdrawn connection is in the store.
@@ -414,6 +440,12 @@ impl<W> Ledger<W> {
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
+}
+
+/// A count that went below zero would let everybody in.
+fn subtract(count: &mut usize, by: usize) {
+    debug_assert!(*count >= by, "{count} - {by}: counted twice, or never");
+    *count = count.saturating_sub(by);
 }
 
 mod beyond;

@@ -21,7 +21,11 @@ fn stocked(max: usize, live: usize, endpoints: &[(&'static str, Budget)]) -> Led
 }
 
 fn drain(ledger: &mut Ledger<u32>) -> Vec<u32> {
-    std::iter::from_fn(|| ledger.next_grant().map(|grant| grant.waiter)).collect()
+    let grant = || match ledger.next_turn() {
+        Some(Turn::Grant) => ledger.next_grant().map(|grant| grant.waiter),
+        _ => None,
+    };
+    std::iter::from_fn(grant).collect()
 }
 
 #[test]
@@ -95,7 +99,7 @@ fn a_replacement_below_the_frozen_limit_does_not_thaw_it() {
     ledger.dial_started();
     ledger.dial_failed(true);
     ledger.withdrawn(1);
-    ledger.died();
+    ledger.died(Closed::Otherwise);
     assert!(ledger.has_spare_slot());
     ledger.dial_started();
     assert!(!ledger.connected());
@@ -137,15 +141,53 @@ fn an_idle_connection_makes_room_for_a_subscriber_once() {
     let mut ledger = stocked(2, 2, &[]);
     let sub = ledger.account(&"sub".into());
     ledger.enqueue_fresh(sub, 1).unwrap();
-    assert_eq!([ledger.makes_room(), ledger.makes_room()], [true, false]);
-    ledger.withdrawn(1);
-    ledger.died();
-    assert!(ledger.wants_dial() && !ledger.makes_room());
+    assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
+    ledger.makes_room();
+    assert_eq!((ledger.next_turn(), ledger.wants_dial()), (None, false), "it is being closed");
+    ledger.died(Closed::ForRoom);
+    assert!(ledger.wants_dial() && ledger.next_turn().is_none());
     let fresh = ledger.dial_started().unwrap();
     ledger.dial_failed(true);
     ledger.fresh_failed(fresh.account, fresh.ticket, Some(fresh.waiter));
     assert_eq!((ledger.counts().in_use, ledger.counts().waiting), (0, 1));
+    assert_eq!(ledger.next_turn(), None, "a full server's slots are not given away");
     assert!(ledger.cancelled(sub, fresh.ticket).is_some());
+}
+
+#[test]
+fn a_subscriber_who_left_while_room_was_made_stands_in_nobodys_way() {
+    let mut ledger = stocked(2, 2, &[]);
+    let sub = ledger.account(&"sub".into());
+    let ticket = ledger.enqueue_fresh(sub, 1).unwrap();
+    ledger.makes_room();
+    assert!(ledger.cancelled(sub, ticket).is_some());
+    ledger.died(Closed::ForRoom);
+    ledger.dial_started();
+    ledger.connected();
+    ledger.restored();
+    ledger.enqueue_fresh(sub, 2).unwrap();
+    assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
+}
+
+#[test]
+fn a_subscriber_has_its_turn_among_those_who_wait_for_a_lease() {
+    let mut ledger = stocked(1, 1, &[]);
+    let (a, sub) = (ledger.account(&"a".into()), ledger.account(&"sub".into()));
+    assert_eq!(ledger.acquire(a), Admission::Granted);
+    ledger.enqueue(a, 1).unwrap();
+    ledger.enqueue_fresh(sub, 2).unwrap();
+    ledger.enqueue(a, 3).unwrap();
+    ledger.released(a, true);
+    assert_eq!(drain(&mut ledger), [1], "it came first");
+    ledger.released(a, true);
+    assert_eq!(
+        ledger.next_turn(),
+        Some(Turn::MakeRoom),
+        "then the subscriber, not whoever came later"
+    );
+    ledger.makes_room();
+    ledger.died(Closed::ForRoom);
+    assert_eq!(ledger.dial_started().map(|fresh| fresh.waiter), Some(2));
 }
 
 #[test]
@@ -179,24 +221,19 @@ fn an_endpoint_that_may_not_have_more_wants_no_dial() {
 }
 
 #[test]
-fn a_waiter_who_missed_keeps_its_place() {
-    let mut ledger = stocked(2, 1, &[]);
-    let a = ledger.account(&"a".into());
-    assert_eq!(ledger.acquire(a), Admission::Granted);
-    let ticket = ledger.enqueue(a, 1).unwrap();
-    ledger.enqueue(a, 2).unwrap();
-    ledger.released(a, true);
-    let grant = ledger.next_grant().unwrap();
-    // It dies before it is taken.
-    ledger.withdrawn(1);
-    ledger.died();
-    ledger.missed(grant.account, Some(ticket), grant.waiter);
-    assert_eq!(drain(&mut ledger), [] as [u32; 0]);
-    assert!(ledger.wants_dial());
-    ledger.dial_started();
-    ledger.connected();
-    ledger.restored();
-    assert_eq!(drain(&mut ledger), [1]);
+fn no_more_are_dialed_at_once_than_somebody_waits_for() {
+    let mut ledger = ledger(8, &[("small", Budget::max(1))]);
+    let (a, small) = (ledger.account(&"a".into()), ledger.account(&"small".into()));
+    ledger.enqueue(a, 1).unwrap();
+    for waiter in 2..=4 {
+        ledger.enqueue(small, waiter).unwrap();
+    }
+    let mut dials = 0;
+    while ledger.wants_dial() {
+        ledger.dial_started();
+        dials += 1;
+    }
+    assert_eq!(dials, 2, "the small budget holds one");
 }
 
 #[test]
@@ -265,7 +302,7 @@ proptest! {
                 Step::Release(at, alive) if !leases.is_empty() => {
                     ledger.released(leases.swap_remove(at % leases.len()), alive);
                     if !alive {
-                        ledger.died();
+                        ledger.died(Closed::Otherwise);
                     }
                 }
                 Step::Cancel(at) if !tickets.is_empty() => {
@@ -283,7 +320,7 @@ proptest! {
                 }
                 Step::IdleDies if ledger.counts().idle > 0 => {
                     ledger.withdrawn(1);
-                    ledger.died();
+                    ledger.died(Closed::Otherwise);
                 }
                 _ => {}
             }
@@ -304,7 +341,7 @@ proptest! {
         }
         for lease in leases {
             ledger.released(lease, false);
-            ledger.died();
+            ledger.died(Closed::Otherwise);
         }
         ledger.drain_queue();
         let left = ledger.counts();

@@ -101,6 +101,12 @@ impl Backoff {
         }
     }
 
+    /// The one of two that dials less: the one with the higher cap, or else base.
+    pub(crate) fn stricter(self, other: Self) -> Self {
+        let pace = |backoff: &Self| (backoff.cap, backoff.base);
+        if pace(&other) > pace(&self) { other } else { self }
+    }
+
     /// What is wrong with the values, if anything.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         if self.base.is_zero() {

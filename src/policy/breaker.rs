@@ -61,6 +61,16 @@ impl Breaker {
         self.failures
     }
 
+    /// Trips as soon as either of two would.
+    pub(crate) fn stricter(self, other: Self) -> Self {
+        Self {
+            max_clients: self.max_clients.min(other.max_clients),
+            suspected: self.suspected.min(other.suspected),
+            within: self.within.max(other.within),
+            failures: self.failures.min(other.failures),
+        }
+    }
+
     /// What is wrong with the values, if anything.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         if self.max_clients == 0 || self.suspected == 0 || self.failures == 0 {

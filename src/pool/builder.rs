@@ -6,12 +6,18 @@ use std::time::Duration;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::GuardedPool;
-use super::core::{Core, Settings};
-use crate::dial::{Address, Dialer};
+use super::context::{Context, Settings};
+use super::handle::Handle;
+use super::node::Node;
+use super::tasks::Starters;
+use super::topology::{Place, Single};
+use super::{dialer, maintenance};
+use crate::dial::{Address, Dialer, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::policy::{Budgets, FLOOR};
-use crate::server::gate::Gate;
+use crate::server::Server;
+use crate::server::gate::{DialPolicy, Gate};
 use crate::vocabulary::BuildError;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
@@ -31,8 +37,9 @@ pub struct GuardedPoolBuilder {
     settings: Settings,
     connect_timeout: Duration,
     queue_limit: Option<usize>,
-    backoff: Backoff,
+    backoff: Option<Backoff>,
     breaker: Breaker,
+    own_gate: bool,
     client_name: Option<String>,
     seed: Option<u64>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
@@ -68,7 +75,8 @@ impl GuardedPoolBuilder {
             },
             connect_timeout: Duration::from_secs(2),
             queue_limit: None,
-            backoff: Backoff::default(),
+            backoff: None,
+            own_gate: false,
             breaker: Breaker::default(),
             client_name: None,
             seed: None,
@@ -157,13 +165,29 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// The back-off between failed dials. Default: equal jitter, 50 ms to 5 s; see [`Backoff`].
+    /// The back-off between failed dials; see [`Backoff`]. Default: equal jitter from 50 ms, up to 5 s,
+    /// or, once the [watch](Self::watch) or the [fleet](Self::fleet) has told how many processes share
+    /// the server, up to 5.3 ms for each of them, between 1 s and 30 s: the server then sees a probe
+    /// every 4 ms, whatever their number. One that is set is kept as it is.
+    ///
+    /// Pools of one process at one server share its schedule: of those that wait for a dial, the one
+    /// with the longest back-off decides.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.backoff = Some(backoff);
         self
     }
 
-    /// When callers stop waiting for the next dial; see [`Breaker`].
+    /// Whether the pool keeps a dial schedule and a breaker of its own. Default false: all pools of the
+    /// process at one address share them, so that one refusal is enough for all, they take turns at
+    /// the dials, and one INFO tells all of them how the server is. What is wrong with one pool's
+    /// credentials or configuration, and an operator's override, is that pool's alone in either case.
+    pub fn own_gate(mut self, own: bool) -> Self {
+        self.own_gate = own;
+        self
+    }
+
+    /// When callers stop waiting for the next dial; see [`Breaker`]. Of pools that share a schedule
+    /// and wait for a dial, the most impatient decides.
     pub fn breaker(mut self, breaker: Breaker) -> Self {
         self.breaker = breaker;
         self
@@ -301,20 +325,32 @@ impl GuardedPoolBuilder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut settings = self.settings;
         settings.seed = seed;
-        let dialer = Dialer {
-            server: address.to_string().into(),
-            address,
+        let dial = Dialer {
             redis: info.redis_settings().clone(),
             client_name: self.client_name.unwrap_or_else(default_client_name),
             connect_timeout: self.connect_timeout,
             admits_loading: false,
         };
+        let server = match self.own_gate {
+            true => Server::alone(&address.to_string(), seed),
+            false => Server::shared(&address),
+        };
+        let policy = DialPolicy {
+            backoff: self.backoff,
+            breaker: self.breaker,
+            connect_timeout: self.connect_timeout,
+        };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
         });
         let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
-        let gate = Gate::new(self.backoff, self.breaker, self.connect_timeout, seed);
-        Ok(GuardedPool::new(Arc::new(Core::new(settings, dialer, ledger, gate))))
+        let gate = Gate::new(Arc::clone(&server), policy, seed);
+        let place = Arc::new(Place { target: Target::new(address), server });
+        let resolver = Box::new(Single(Arc::clone(&place)));
+        let context = Arc::new(Context::new(settings));
+        let starters = Starters { dialer: dialer::run, maintenance: maintenance::run };
+        let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
+        Ok(GuardedPool { handle: Handle::new(Arc::new(node)) })
     }
 
     /// Everything that is wrong with the settings, apart from the address.
@@ -360,7 +396,7 @@ impl GuardedPoolBuilder {
             ("idle_timeout", Some(settings.idle_timeout), false),
             ("max_lifetime", Some(settings.max_lifetime), false),
             ("drain_timeout", Some(settings.drain_timeout), true),
-            ("the back-off's cap", Some(self.backoff.cap()), true),
+            ("the back-off's cap", self.backoff.map(|backoff| backoff.cap()), true),
         ] {
             let Some(value) = value else { continue };
             if value.is_zero() && !zero_allowed {
@@ -369,7 +405,11 @@ impl GuardedPoolBuilder {
                 problems.push(format!("{name} is longer than a year"));
             }
         }
-        problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
+        problems.extend(
+            self.backoff
+                .and_then(|backoff| backoff.problem())
+                .map(|problem| format!("backoff: {problem}")),
+        );
         let fleet = settings.fleet.as_ref().and_then(Fleet::problem);
         problems.extend(fleet.map(|problem| format!("fleet: {problem}")));
         if settings.fleet.is_some() && !settings.watch {

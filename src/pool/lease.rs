@@ -1,7 +1,6 @@
 //! The lease: a connection in the hands of one caller.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use deadpool::managed::Object;
 
-use super::admission::Grant;
-use super::core::Core;
-use super::leak::Seat;
+use super::node::Node;
 use super::residue::Residue;
-use super::store::{Connection, Lent, Shared};
-use crate::dial::reset_commands;
+use super::state::{LeasePlace, Leased};
+use super::store::{Connection, Lent, Socket};
+use crate::dial::{Notice, reset_commands};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::command;
+use crate::vocabulary::reply::within;
 
 /// An exclusive lease of one connection, returned when it is dropped.
 ///
@@ -44,34 +43,42 @@ pub struct GuardedConnection {
     /// `Some` until the drop.
     held: Option<Held>,
     residue: Residue,
+    /// Others send on it as well, so nobody may be lent it after.
+    shared: bool,
 }
 
 struct Held {
     connection: Lent,
-    grant: Grant,
+    place: LeasePlace,
+    node: Arc<Node>,
 }
 
 impl GuardedConnection {
-    pub(super) fn new(connection: Lent, grant: Grant) -> Self {
-        connection.shared.lent_to(Some(grant.seat));
-        Self { held: Some(Held { connection, grant }), residue: Residue::default() }
+    pub(super) fn new(node: Arc<Node>, Leased { connection, place }: Leased) -> Self {
+        Self {
+            held: Some(Held { connection, place, node }),
+            residue: Residue::default(),
+            shared: false,
+        }
     }
 
-    /// Its place among the leases.
-    pub(super) fn seat(&self) -> Option<Seat> {
-        self.held.as_ref().map(|held| held.grant.seat)
+    /// Its place in its endpoint's budget.
+    pub(super) fn place(&self) -> Option<LeasePlace> {
+        self.held.as_ref().map(|held| held.place)
     }
 
-    /// A copy of the connection, and what its owner knows of it.
-    pub(super) fn parts(&self) -> Option<(MultiplexedConnection, Arc<Shared>)> {
-        let connection = &self.held.as_ref()?.connection;
-        Some((connection.redis.clone(), Arc::clone(&connection.shared)))
+    /// A copy of the connection, and what its owner knows of it. Others send on it from now on, so it
+    /// is closed at the end of the lease, however that comes, and never lent again.
+    pub(super) fn share(&mut self) -> (MultiplexedConnection, Arc<Socket>) {
+        self.shared = true;
+        let connection = &self.held().connection;
+        (connection.redis.clone(), Arc::clone(&connection.socket))
     }
 
     /// Ends the lease and closes its connection.
     pub(super) fn discard(mut self, reason: CloseReason) {
         self.residue.poisoned = true;
-        self.held().connection.shared.blame(reason);
+        self.held().connection.socket.blame(reason);
     }
 
     /// Sends a pipeline; the replies are those of its commands, or the one of EXEC where it is atomic.
@@ -90,6 +97,7 @@ impl GuardedConnection {
         self.residue.before(cmd);
         let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
+        self.hear(reply.as_ref().map(std::slice::from_ref));
         if !cmd.is_no_response() {
             self.note(&reply, |residue| residue.after(cmd));
         }
@@ -106,13 +114,25 @@ impl GuardedConnection {
         let limit = self.limit(pipeline.cmd_iter().any(command::blocks));
         let redis = &mut self.held().connection.redis;
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
+        self.hear(replies.as_deref());
         self.note(&replies, |residue| residue.after_pipeline(pipeline));
         replies
     }
 
     /// How long to wait for a reply.
     fn limit(&mut self, blocks: bool) -> Option<Duration> {
-        (!blocks).then_some(self.held().grant.core.settings.response_timeout)
+        (!blocks).then_some(self.held().node.settings().response_timeout)
+    }
+
+    /// Every reply passes here, for what it says of the server.
+    fn hear(&mut self, replies: Result<&[Value], &RedisError>) {
+        let notice = match replies {
+            Ok(replies) => replies.iter().find_map(Notice::of_reply),
+            Err(error) => Notice::of_error(error),
+        };
+        if let Some(notice) = notice {
+            self.held().node.heard(notice);
+        }
     }
 
     fn note<T>(&mut self, reply: &RedisResult<T>, answered: impl FnOnce(&mut Residue)) {
@@ -131,24 +151,6 @@ impl GuardedConnection {
     }
 }
 
-pub(super) async fn within<T>(
-    limit: Option<Duration>,
-    reply: impl Future<Output = RedisResult<T>>,
-) -> RedisResult<T> {
-    match limit {
-        None => reply.await,
-        Some(limit) => {
-            tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| Err(unanswered()))
-        }
-    }
-}
-
-/// What a caller hears whose command was not answered in time.
-pub(super) fn unanswered() -> RedisError {
-    let why = "no reply within the response timeout; the command may have run";
-    io::Error::new(io::ErrorKind::TimedOut, why).into()
-}
-
 impl ConnectionLike for GuardedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(self.command(cmd))
@@ -164,66 +166,81 @@ impl ConnectionLike for GuardedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.held.as_ref().map_or(0, |held| held.grant.core.dialer.redis.db())
+        self.held.as_ref().map_or(0, |held| held.node.dialer.redis.db())
     }
 }
 
 impl fmt::Debug for GuardedConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.held.as_ref().map(|held| held.connection.shared.id);
+        let id = self.held.as_ref().map(|held| held.connection.socket.id);
         f.debug_struct("GuardedConnection").field("id", &id).finish_non_exhaustive()
     }
 }
 
 impl Drop for GuardedConnection {
     fn drop(&mut self) {
-        let Some(Held { connection, grant }) = self.held.take() else {
-            return;
-        };
-        let core = &grant.core;
-        let shared = &connection.shared;
-        shared.lent_to(None);
-        // deadpool reads the clock when it hands out; that is the start.
-        core.metrics.used(|| Object::metrics(&connection).last_used());
-        let in_store = if !shared.is_alive() {
-            drop(Object::take(connection));
-            false
-        } else if self.residue.is_beyond_reset() {
-            shared.blame(CloseReason::Dirty);
-            drop(Object::take(connection));
-            false
-        } else if shared.is_doomed() && core.may_expire() {
-            shared.blame(CloseReason::Lifetime);
-            drop(Object::take(connection));
-            false
-        } else if core.sheds(shared) {
-            drop(Object::take(connection));
-            false
-        } else if !self.residue.is_clean() {
-            clean(core, Object::take(connection), self.residue);
-            false
-        } else if hand_back(core, &connection) {
-            shared.used(core.coarse_now());
-            drop(connection);
-            true
-        } else {
-            drop(Object::take(connection));
-            false
-        };
-        grant.end(in_store);
+        if let Some(held) = self.held.take() {
+            end(held, self.residue, self.shared);
+        }
     }
 }
 
-/// Lent → idle, past the watch; false if it died meanwhile.
-fn hand_back(core: &Core, connection: &Connection) -> bool {
-    core.pass_by_watch(connection);
-    connection.shared.give_back()
+/// What becomes of a connection at the end of its lease.
+enum End {
+    /// It went back into the store.
+    Back,
+    Close(Connection),
+    Clean(Connection),
+}
+
+/// Ends a lease. The common case, on every request's path, takes the lock once, and concerns nobody.
+fn end(Held { connection, place, node }: Held, residue: Residue, shared: bool) {
+    let socket = Arc::clone(&connection.socket);
+    // deadpool reads the clock when it hands out; that is the start.
+    node.context.metrics.used(|| Object::metrics(&connection).last_used());
+    socket.lent_to(None);
+    let mut state = node.lock();
+    let end = if !socket.is_alive() {
+        End::Close(Object::take(connection))
+    } else if shared || residue.is_beyond_reset() {
+        socket.blame(if shared { CloseReason::Dropped } else { CloseReason::Dirty });
+        End::Close(Object::take(connection))
+    } else if socket.is_expired() && state.may_expire() {
+        socket.blame(CloseReason::Lifetime);
+        End::Close(Object::take(connection))
+    } else if state.ledger.shed() {
+        socket.shed();
+        End::Close(Object::take(connection))
+    } else if residue.is_clean() {
+        socket.used(node.coarse_now());
+        // Before it can be anybody's: the next may open a transaction.
+        node.mailbox.pass(&connection);
+        state.store.put_back(connection);
+        End::Back
+    } else {
+        End::Clean(Object::take(connection))
+    };
+    let lease = state.end_lease(place, matches!(end, End::Back));
+    let resolved = lease.filter(|lease| lease.suspected);
+    if state.ledger.is_quiet() && resolved.is_none() && matches!(end, End::Back) {
+        return;
+    }
+    let wakes = state.settle();
+    drop(state);
+    node.wake(wakes);
+    match end {
+        End::Back => {}
+        End::Close(connection) => drop(connection),
+        End::Clean(connection) => clean(&node, connection, residue),
+    }
+    node.report_resolved(resolved.as_ref());
+    node.after_lease();
 }
 
 /// Brings a connection back to where the dial left it, in the background, and puts it back; or
 /// closes it.
-fn clean(core: &Arc<Core>, mut connection: Connection, residue: Residue) {
-    let keeper = Arc::clone(core);
+fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
+    let keeper = Arc::clone(node);
     let task = async move {
         let mut commands = redis::pipe();
         if residue.needs_reset() {
@@ -233,18 +250,18 @@ fn clean(core: &Arc<Core>, mut connection: Connection, residue: Residue) {
         // was not sent before tells it from the reply to somebody else's question.
         let nonce = fastrand::u64(..).to_string();
         commands.cmd("PING").arg(&nonce);
-        let limit = Some(keeper.settings.response_timeout);
+        let limit = Some(keeper.settings().response_timeout);
         let sent = connection.redis.send_packed_commands(&commands, 0, commands.len());
         let replies = within(limit, sent).await.unwrap_or_default();
         let ours = Value::BulkString(nonce.into_bytes());
         let failed = replies.iter().any(|reply| matches!(reply, Value::ServerError(_)));
         if !failed && replies.last() == Some(&ours) {
-            connection.shared.used(keeper.coarse_now());
+            connection.socket.used(keeper.coarse_now());
             keeper.restore(connection);
         } else {
-            connection.shared.blame(CloseReason::Dirty);
+            connection.socket.blame(CloseReason::Dirty);
         }
     };
     // Without a runtime the connection is dropped with the task, and so closed.
-    core.spawn(task);
+    node.spawn(task);
 }

@@ -1,49 +1,57 @@
 //! The pool: leases on live connections, dialed in the background through the gate.
 
-mod admission;
-mod berth;
-mod breaker;
-pub(crate) mod builder;
-mod core;
-mod dialing;
-mod flights;
-mod guarding;
-mod lanes;
-mod leak;
-mod lease;
-mod maintenance;
-mod pubsub;
-#[cfg(feature = "axum")]
-mod requests;
+// In the order in which it reads; `tests/layout.rs` has it bottom to top.
+mod leaks;
 mod residue;
-mod shared;
-mod snapshot;
-mod sockets;
-mod state;
 mod store;
-mod watching;
+mod tasks;
+mod topology;
+
+mod companion;
+mod context;
+mod node;
+mod state;
+
+mod acquire;
+mod dialer;
+mod handle;
+mod lease;
+mod pubsub;
+mod shared;
+mod slot;
+
+mod maintenance;
+mod status;
+mod warm;
+mod watch;
+
+pub(crate) mod builder;
+mod face;
 
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::breaker::Owner;
-use self::core::Core;
-use crate::server::ServerWatch;
-use crate::telemetry::event::{Events, RecentEvent};
-use crate::telemetry::status::{CloseReason, Health, Status};
-use crate::tower::RedisService;
-use crate::{Endpoint, Error, Rejection};
 use futures_util::TryFutureExt;
 use redis::IntoConnectionInfo;
 use tokio::time::Instant;
 
-pub use breaker::BreakerHandle;
+use self::handle::Handle;
+use self::node::Node;
+#[expect(unused_imports, reason = "for the docs")]
+use crate::Rejection;
+use crate::server::{BreakerHandle, ServerWatch, WatchStatus, Watching};
+use crate::telemetry::event::{Events, RecentEvent};
+use crate::telemetry::status::{CloseReason, Health, Status};
+use crate::{Endpoint, Error};
+
 pub use builder::GuardedPoolBuilder;
 pub use lease::GuardedConnection;
 pub use pubsub::{GuardedPubSub, PubSubEvent};
 pub use shared::SharedConnection;
+
+pub(crate) use companion::Companion;
 
 /// How long [`GuardedPool::close`] waits, once it has closed the last sockets, for their tasks to
 /// end.
@@ -78,26 +86,29 @@ const LAST_SOCKETS: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone)]
 pub struct GuardedPool {
-    core: Arc<Core>,
-    _last: Arc<ShutOnDrop>,
-}
-
-/// Shuts the pool when its last handle is gone: the core itself lives on in its tasks and leases.
-struct ShutOnDrop(Arc<Core>);
-
-impl Drop for ShutOnDrop {
-    fn drop(&mut self) {
-        self.0.shut();
-    }
+    handle: Handle,
 }
 
 impl fmt::Debug for GuardedPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = &self.handle.node;
         f.debug_struct("GuardedPool")
-            .field("name", &self.core.settings.name)
-            .field("server", &self.core.dialer.server)
-            .field("counts", &self.core.lock().ledger.counts())
+            .field("name", &node.context.name())
+            .field("server", &node.address())
+            .field("counts", &node.lock().ledger.counts())
             .finish_non_exhaustive()
+    }
+}
+
+impl Watching for Node {
+    fn watched(&self) -> Vec<(Arc<str>, WatchStatus)> {
+        vec![(self.address(), status::watch_status(self, Instant::now()))]
+    }
+}
+
+impl From<GuardedPool> for ServerWatch {
+    fn from(pool: GuardedPool) -> Self {
+        Self::of(pool.handle.node)
     }
 }
 
@@ -119,16 +130,6 @@ impl GuardedPool {
     /// Starts a pool for the server of a [`redis::Client`].
     pub fn from_client(client: &redis::Client) -> GuardedPoolBuilder {
         GuardedPoolBuilder::new(client.get_connection_info().clone())
-    }
-
-    #[cfg(feature = "doctor")]
-    pub(crate) fn dialer(&self) -> &crate::dial::Dialer {
-        &self.core.dialer
-    }
-
-    fn new(core: Arc<Core>) -> Self {
-        let last = Arc::new(ShutOnDrop(Arc::clone(&core)));
-        Self { core, _last: last }
     }
 
     /// Leases a connection to `endpoint`, waiting for one at most the
@@ -158,14 +159,6 @@ impl GuardedPool {
         self.acquire_at(endpoint.into(), Location::caller()).map_err(Error::from)
     }
 
-    pub(crate) fn acquire_at(
-        &self,
-        endpoint: Endpoint,
-        location: &'static Location<'static>,
-    ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send + use<> {
-        Arc::clone(&self.core).acquire(endpoint, location)
-    }
-
     /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens
     /// nothing; the first command does.
     ///
@@ -183,15 +176,7 @@ impl GuardedPool {
     #[must_use]
     #[track_caller]
     pub fn shared(&self, endpoint: impl Into<Endpoint>) -> SharedConnection {
-        SharedConnection::new(self.clone(), &endpoint.into(), Location::caller())
-    }
-
-    /// The pool as a [`tower::Service`](::tower::Service) of commands and pipelines, for `endpoint`,
-    /// over the shared connections; see [`RedisService`].
-    #[must_use]
-    #[track_caller]
-    pub fn service(&self, endpoint: impl Into<Endpoint>) -> RedisService {
-        RedisService::new(self.clone(), self.shared(endpoint), Location::caller())
+        self.shared_at(&endpoint.into(), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) for code that names no endpoint: it counts as `default`. Named like
@@ -235,9 +220,8 @@ impl GuardedPool {
         &self,
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedPubSub, Error>> + Send + use<E> {
-        let pending =
-            GuardedPubSub::new(Arc::clone(&self.core), endpoint.into(), Location::caller());
-        pending.connected()
+        let node = Arc::clone(&self.handle.node);
+        GuardedPubSub::new(node, endpoint.into(), Location::caller()).connected()
     }
 
     /// Leases a connection if one is free right now. Where none is, one is dialed in the
@@ -249,34 +233,32 @@ impl GuardedPool {
     /// waited zero. Needs a tokio runtime, or one that called before, to dial.
     #[track_caller]
     pub fn try_acquire(&self, endpoint: impl Into<Endpoint>) -> Result<GuardedConnection, Error> {
-        Ok(self.core.try_enter(&endpoint.into(), Location::caller())?)
+        Ok(acquire::try_acquire(&self.handle.node, &endpoint.into(), Location::caller())?)
     }
 
     /// Dials until at least `connections` are live (at most `max_connections`, and at most what the
     /// watch or the fleet allows), through the gate like everybody; how many are live then.
     ///
+    /// **Bounded in time**: it goes on for as long as connections come, and gives up once none has come
+    /// for the connect timeout and the acquire timeout together.
+    ///
     /// # Errors
     ///
-    /// The failure of the first dial that fails, as [`acquire`](Self::acquire) would report it. The
-    /// pool stays usable and dials again when a caller comes.
+    /// The failure of the first dial that fails, as [`acquire`](Self::acquire) would report it, or
+    /// [`AcquireTimeout`](Rejection::AcquireTimeout). The pool stays usable and dials again when a
+    /// caller comes.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the dialing; what is live stays.
     pub async fn warm_up(&self, connections: usize) -> Result<usize, Error> {
-        let (wanted, since) = (connections.min(self.core.settings.max_connections), Instant::now());
-        let _goal = snapshot::Goal::set(&self.core, wanted);
-        loop {
-            let mut progress = std::pin::pin!(self.core.progress.notified());
-            progress.as_mut().enable();
-            if let Some(result) = self.core.warmth(wanted, since) {
-                return Ok(result?);
-            }
-            progress.await;
-        }
+        Ok(warm::warm_up(&self.handle.node, connections).await?)
     }
 
     /// PINGs the server over a live connection, dialing one if none is.
+    ///
+    /// **Bounded in time**: what [`warm_up`](Self::warm_up) takes for one connection, where none is
+    /// live, and the response timeout.
     ///
     /// # Errors
     ///
@@ -288,25 +270,25 @@ impl GuardedPool {
     /// Safe; a PING on its way is answered to nobody.
     pub async fn health(&self) -> Result<Health, Error> {
         self.warm_up(1).await?;
-        self.core.health().await
+        warm::health(&self.handle.node).await
     }
 
     /// The pool at this moment. Takes the pool's lock for a few microseconds.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.core.status()
+        status::status(&self.handle.node)
     }
 
     /// What the pool knows of its server.
     #[must_use]
     pub fn watch(&self) -> ServerWatch {
-        ServerWatch::over([self.clone()])
+        self.clone().into()
     }
 
     /// A stream of what happens from now on: transitions, dials, refusals, leaks.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.core.events.subscribe()
+        self.handle.node.context.events.subscribe()
     }
 
     /// The last 100 events, oldest first, whether anybody listened or not. Of rejections, which come
@@ -314,13 +296,13 @@ impl GuardedPool {
     /// the limit, the last 20.
     #[must_use]
     pub fn recent_events(&self) -> Vec<RecentEvent> {
-        self.core.events.recent()
+        self.handle.node.context.events.recent()
     }
 
     /// The breaker, to look at or to override.
     #[must_use]
     pub fn breaker(&self) -> BreakerHandle {
-        BreakerHandle(Owner::Pool(Arc::clone(&self.core)))
+        BreakerHandle::of(Arc::clone(&self.handle.node) as _)
     }
 
     /// Refuses new callers and those who wait, closes what is idle, waits for the leases to end, and
@@ -332,15 +314,16 @@ impl GuardedPool {
     ///
     /// Dropping the future leaves the pool closed; what is left is closed as it comes back.
     pub async fn close(&self) {
-        self.core.shut();
-        let drained = self.core.until(|state| state.ledger.is_drained());
-        if tokio::time::timeout(self.core.settings.drain_timeout, drained).await.is_err() {
-            for shared in self.core.connections() {
-                self.core.revoke(&shared, CloseReason::PoolClosed);
+        let node = &self.handle.node;
+        node.shut();
+        let drained = node.drained(|state| state.ledger.is_drained());
+        if tokio::time::timeout(node.settings().drain_timeout, drained).await.is_err() {
+            for socket in node.sockets() {
+                node.revoke(&socket, CloseReason::PoolClosed);
             }
-            let closed = self.core.until(|state| state.ledger.sockets() == 0);
+            let closed = node.drained(|state| state.ledger.sockets() == 0);
             let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
         }
-        self.core.publish(Duration::ZERO);
+        status::publish(node, Duration::ZERO);
     }
 }

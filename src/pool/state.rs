@@ -1,16 +1,18 @@
-//! What is behind the lock: the pure machines, the counts, and what follows from a change of them.
+//! What is behind a node's lock: the pure machines, the counts, and what follows from a change of them.
 
 use std::panic::Location;
+use std::sync::Arc;
 
+use redis::aio::PubSub;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::admission::Grant;
-use super::leak::{Leases, Seat};
-use super::pubsub::Subscriber;
-use super::watching::Watched;
-use crate::ledger::{AccountId, Ledger};
-use crate::server::gate::{Gate, Verdict};
+use super::leaks::{Lease, Leases, Seat};
+use super::store::{Connection, DEAD_LEASES, Lent, Socket, Store};
+use super::watch::Steering;
+use crate::dial::Notice;
+use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
+use crate::server::gate::{Gate, Transition, Verdict};
 use crate::telemetry::status::{CloseReason, RequestOutcome, Transitions};
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome, Rejection};
@@ -18,25 +20,29 @@ use crate::{Endpoint, Outcome, Rejection};
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) ledger: Ledger<Waiting>,
+    /// What is idle, as many as the ledger says.
+    pub(super) store: Store,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     /// By account.
     pub(super) tallies: Vec<Tally>,
-    pub(super) dials: [u64; Outcome::ALL.len()],
-    pub(super) closed: [u64; CloseReason::ALL.len()],
+    pub(super) dials: [u64; Outcome::COUNT],
+    pub(super) closed: [u64; CloseReason::COUNT],
+    /// Error replies that say something about the server.
+    pub(super) notices: [u64; Notice::COUNT],
     pub(super) transitions: Transitions,
     /// Leases that are held although their socket is closed.
-    pub(super) dead_leases: usize,
+    dead_leases: usize,
     /// A connection was lost, or refused, since the watch last looked.
     pub(super) lost: bool,
-    pub(super) watch: Watched,
+    pub(super) steering: Steering,
     /// A heartbeat is on its way, and the limit is what is held until its answer.
-    pub(super) asking: bool,
+    pub(super) heartbeat_in_flight: bool,
     /// The limit, as it was announced last.
-    pub(super) announced: usize,
+    announced: usize,
     /// The watch was called since it last looked.
     called: Called,
-    dialer_runs: bool,
+    dialer: DialerTask,
     maintenance_runs: bool,
 }
 
@@ -45,6 +51,15 @@ pub(super) struct State {
 struct Called {
     lost: bool,
     hungry: bool,
+}
+
+/// What the dialer's task is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialerTask {
+    None,
+    Runs,
+    /// It has dials in flight, and wanted no other when it last looked.
+    Waits,
 }
 
 /// What happened to an endpoint's callers so far.
@@ -57,46 +72,117 @@ pub(super) struct Tally {
     pub(super) requests: [u64; RequestOutcome::ALL.len()],
 }
 
+/// A waiter, as the ledger keeps it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) answer: Answer,
+    pub(super) location: &'static Location<'static>,
+}
+
+/// Where a waiter hears: it is handed what it waits for as plain data, which is to be given back where
+/// it is gone.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Lease(oneshot::Sender<Result<Leased, Rejection>>),
+    Subscriber(oneshot::Sender<Result<Subscribed, Rejection>>),
+}
+
+/// A connection, and the place of its lease in its endpoint's budget.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) connection: Lent,
+    pub(super) place: LeasePlace,
+}
+
+/// A lease's place in its endpoint's budget, and among those that are out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeasePlace {
+    pub(super) account: AccountId,
+    pub(super) seat: Seat,
+}
+
+/// A subscriber's connection, and the place of its lease.
+pub(super) struct Subscribed {
+    pub(super) redis: PubSub,
+    pub(super) socket: Arc<Socket>,
+    pub(super) place: LeasePlace,
+}
+
+impl std::fmt::Debug for Subscribed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscribed").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    pub(super) fn refuse(self, rejection: Rejection) {
+        // Where the waiter is gone, nobody minds.
+        match self {
+            Self::Lease(waiter) => drop(waiter.send(Err(rejection))),
+            Self::Subscriber(waiter) => drop(waiter.send(Err(rejection))),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Lease(waiter) => waiter.is_closed(),
+            Self::Subscriber(waiter) => waiter.is_closed(),
+        }
+    }
+}
+
+/// A dial for one waiter.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    pub(super) place: LeasePlace,
+    ticket: Ticket,
+    pub(super) waiting: Waiting,
+}
+
 /// Whom a change of the state concerns, once the lock is gone.
 #[derive(Default)]
+#[must_use]
 pub(super) struct Wakes {
-    pub(super) granted: Vec<(AccountId, Seat, Answer)>,
+    pub(super) granted: Vec<(Answer, Leased)>,
     pub(super) refused: Vec<(Answer, Rejection)>,
+    /// To be closed.
+    pub(super) closing: Vec<Connection>,
     pub(super) start_dialer: bool,
-    pub(super) make_room: bool,
-    /// The watch should look: somebody needs a higher limit, or a connection was lost.
+    pub(super) wake_dialer: bool,
     pub(super) call_watch: bool,
+    pub(super) transition: Option<Transition>,
+    /// The limit before and now.
+    pub(super) limit: Option<(usize, usize)>,
 }
 
 impl State {
-    pub(super) fn new(ledger: Ledger<Waiting>, gate: Gate) -> Self {
+    pub(super) fn new(ledger: Ledger<Waiting>, max_connections: usize, gate: Gate) -> Self {
         let announced = ledger.counts().limit;
         Self {
             ledger,
+            store: Store::new(max_connections),
             leases: Leases::default(),
             gate,
             tallies: Vec::new(),
-            dials: [0; Outcome::ALL.len()],
-            closed: [0; CloseReason::ALL.len()],
+            dials: [0; Outcome::COUNT],
+            closed: [0; CloseReason::COUNT],
+            notices: [0; Notice::COUNT],
             transitions: Transitions::new(),
             dead_leases: 0,
             lost: false,
-            watch: Watched::default(),
-            asking: false,
+            steering: Steering::default(),
+            heartbeat_in_flight: false,
             announced,
             called: Called::default(),
-            dialer_runs: false,
+            dialer: DialerTask::None,
             maintenance_runs: false,
         }
     }
 
+    /// What follows from a change, for the node to carry out.
     pub(super) fn settle(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
-        while let Some(grant) = self.ledger.next_grant() {
-            let Waiting { answer, location } = grant.waiter;
-            let seat = self.leases.begin(grant.account, location);
-            wakes.granted.push((grant.account, seat, answer));
-        }
+        self.serve(&mut wakes);
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
         {
@@ -105,16 +191,205 @@ impl State {
             // Turned away, so they no longer show that a connection is wanted.
             self.ledger.ask();
         }
-        wakes.make_room = self.ledger.makes_room();
         let (lost, hungry) = (self.lost, self.ledger.is_hungry());
         wakes.call_watch = (lost && !self.called.lost) || (hungry && !self.called.hungry);
         self.called.lost |= lost;
         self.called.hungry |= hungry;
-        if !self.dialer_runs && self.ledger.wants_dial() {
-            self.dialer_runs = true;
-            wakes.start_dialer = true;
+        if self.dialer != DialerTask::Runs && self.ledger.wants_dial() {
+            match self.dialer {
+                DialerTask::None => wakes.start_dialer = true,
+                _ => wakes.wake_dialer = true,
+            }
+            self.dialer = DialerTask::Runs;
+        }
+        wakes.transition = self.gate.take_transition();
+        if let Some(Transition { from, to }) = wakes.transition {
+            *self.transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
+        }
+        let limit = self.ledger.counts().limit;
+        if limit != self.announced && !self.heartbeat_in_flight {
+            wakes.limit = Some((std::mem::replace(&mut self.announced, limit), limit));
         }
         wakes
+    }
+
+    /// Hands what is idle to those whose turn it is.
+    fn serve(&mut self, wakes: &mut Wakes) {
+        while let Some(turn) = self.ledger.next_turn() {
+            match turn {
+                Turn::Grant => {
+                    let Some(connection) = self.store.take() else {
+                        return self.lost_count();
+                    };
+                    let Some(grant) = self.ledger.next_grant() else {
+                        return self.store.put_back(connection);
+                    };
+                    let seat = self.leases.begin(grant.account, grant.waiter.location);
+                    connection.socket.lent_to(Some(seat));
+                    let place = LeasePlace { account: grant.account, seat };
+                    wakes.granted.push((grant.waiter.answer, Leased { connection, place }));
+                }
+                Turn::MakeRoom => {
+                    let Some(connection) = self.store.withdraw(1, |_| true).pop() else {
+                        return self.lost_count();
+                    };
+                    self.ledger.makes_room();
+                    connection.socket.make_room();
+                    wakes.closing.push(connection);
+                }
+            }
+        }
+    }
+
+    /// The store has less than the ledger says. It cannot be; if it was, nobody may be granted
+    /// something that is not there.
+    fn lost_count(&mut self) {
+        debug_assert!(false, "the store is empty, and the ledger says otherwise");
+        self.ledger.withdrawn(self.ledger.counts().idle);
+    }
+
+    /// Takes a connection for the account if one is free for it now.
+    pub(super) fn lease(
+        &mut self,
+        account: AccountId,
+        location: &'static Location<'static>,
+    ) -> Option<Leased> {
+        if let Some(connection) = self.store.take() {
+            let seat = self.leases.begin(account, location);
+            connection.socket.lent_to(Some(seat));
+            return Some(Leased { connection, place: LeasePlace { account, seat } });
+        }
+        self.ledger.released(account, false);
+        self.lost_count();
+        None
+    }
+
+    /// Ends a lease whose connection is fit for the next, dead, or to be cleaned. `None` where its
+    /// socket was closed under it, and its place given back then.
+    pub(super) fn end_lease(&mut self, place: LeasePlace, to_store: bool) -> Option<Lease> {
+        let Some(lease) = self.leases.end(place.seat) else {
+            debug_assert!(self.dead_leases > 0, "a lease ended twice");
+            self.dead_leases = self.dead_leases.saturating_sub(1);
+            return None;
+        };
+        self.ledger.released(place.account, to_store);
+        if lease.suspected {
+            self.tally(place.account).leaks_resolved += 1;
+        }
+        Some(lease)
+    }
+
+    /// A socket is closed. The lease that ended with it, if one did: a budget counts sockets, so its
+    /// place is free, as far as the store has room for leases that nobody lets go of.
+    pub(super) fn socket_closed(&mut self, socket: &Socket) -> Option<Lease> {
+        self.bury(socket);
+        let (reason, closed) = (socket.reason(), socket.closed());
+        self.ledger.died(closed);
+        self.closed[reason as usize] += 1;
+        let counted = closed == crate::ledger::Closed::Otherwise;
+        if counted && reason != CloseReason::Lifetime {
+            // One at the end of its lifetime is replaced at once.
+            self.ledger.void_share();
+            self.lost = true;
+        }
+        let room = self.dead_leases < DEAD_LEASES;
+        let lease = socket.holder().filter(|_| room).and_then(|seat| self.leases.end(seat));
+        if let Some(lease) = &lease {
+            self.dead_leases += 1;
+            self.ledger.released(lease.account, false);
+            if lease.suspected {
+                self.tally(lease.account).leaks_resolved += 1;
+            }
+        }
+        let now = Instant::now();
+        if reason == CloseReason::Peer {
+            self.gate.disconnected(now);
+        } else if self.ledger.has_spare_slot() {
+            self.gate.allow_free_dial();
+        }
+        if self.ledger.live() == 0 {
+            self.gate.lost_all(now);
+        }
+        lease
+    }
+
+    /// Marks a connection dead; nobody is granted it any more. False if it was before.
+    pub(super) fn bury(&mut self, socket: &Socket) -> bool {
+        let buried = socket.bury();
+        if socket.is_idle() {
+            let dead = self.store.withdraw(usize::MAX, |idle| !idle.is_alive());
+            self.ledger.withdrawn(dead.len());
+        }
+        buried
+    }
+
+    /// A connection that was withdrawn, or is new, goes into the store. It is given back if it has died.
+    pub(super) fn restore(&mut self, connection: Connection) -> Option<Connection> {
+        if !connection.socket.is_alive() {
+            return Some(connection);
+        }
+        self.store.put(connection);
+        self.ledger.restored();
+        None
+    }
+
+    /// Takes the idle connections out of the store that `wanted` picks.
+    pub(super) fn withdraw(&mut self, wanted: impl FnMut(&Socket) -> bool) -> Vec<Connection> {
+        let withdrawn = self.store.withdraw(usize::MAX, wanted);
+        self.ledger.withdrawn(withdrawn.len());
+        withdrawn
+    }
+
+    /// Takes idle connections out for as long as there are more than may be.
+    pub(super) fn shed_idle(&mut self) -> Vec<Connection> {
+        let mut shed = Vec::new();
+        while self.ledger.is_over()
+            && let Some(connection) = self.store.withdraw(1, |_| true).pop()
+        {
+            self.ledger.withdrawn(1);
+            self.ledger.shed();
+            connection.socket.shed();
+            shed.push(connection);
+        }
+        shed
+    }
+
+    /// Whether a connection past its lifetime is to be closed now. Not while the server is full:
+    /// the slot would go to somebody else, and the connection works.
+    pub(super) fn may_expire(&mut self) -> bool {
+        // If it is, its successor is dialed now, and not when a caller misses it.
+        let may = !self.ledger.is_frozen();
+        if may {
+            self.ledger.ask();
+        }
+        may
+    }
+
+    /// A dial starts; for whom, if it is for somebody in particular.
+    pub(super) fn dial_started(&mut self) -> Option<Reserved> {
+        let Fresh { account, ticket, waiter: waiting } = self.ledger.dial_started()?;
+        let seat = self.leases.begin(account, waiting.location);
+        self.leases.exempt(seat);
+        Some(Reserved { place: LeasePlace { account, seat }, ticket, waiting })
+    }
+
+    /// The dial failed: the waiter goes back to its place, or is given back if it has left, to be
+    /// dropped outside the lock.
+    pub(super) fn dial_failed(&mut self, reserved: Reserved) -> Option<Waiting> {
+        let Reserved { place: LeasePlace { account, seat }, ticket, waiting } = reserved;
+        self.leases.end(seat);
+        let gone = waiting.answer.is_gone();
+        let (gone, waiting) = if gone { (Some(waiting), None) } else { (None, Some(waiting)) };
+        self.ledger.fresh_failed(account, ticket, waiting);
+        gone
+    }
+
+    /// The server has said that it is full, to this pool or to another of the process.
+    pub(super) fn heard_refusal(&mut self) {
+        self.ledger.freeze();
+        self.ledger.void_share();
+        // Whether there is room again the watch asks.
+        self.lost = true;
     }
 
     /// Why nobody can be served now, or soon, if that is so. While something is live, everybody
@@ -129,8 +404,7 @@ impl State {
         match self.gate.verdict(Instant::now()) {
             Verdict::Wait => None,
             Verdict::Refuse { retry_after } => {
-                let failure = self.gate.failure().cloned();
-                Some(Rejection::BreakerOpen { retry_after, failure })
+                Some(Rejection::BreakerOpen { retry_after, failure: self.gate.failure() })
             }
             Verdict::Fail { retry_after, failure } => {
                 Some(Rejection::ConnectFailed { failure, retry_after })
@@ -152,7 +426,7 @@ impl State {
         if let Some(rejection) = self.refusal() {
             return Some(rejection);
         }
-        match self.gate.failure().cloned() {
+        match self.gate.failure() {
             Some(failure) => Some(Rejection::ConnectFailed { failure, retry_after }),
             None if self.gate.is_held() => {
                 Some(Rejection::BreakerOpen { retry_after, failure: None })
@@ -175,13 +449,17 @@ impl State {
         &mut self.tallies[account.0]
     }
 
-    pub(super) fn dialer_stopped(&mut self) {
-        self.dialer_runs = false;
+    pub(super) fn set_dialer(&mut self, dialer: DialerTask) {
+        self.dialer = dialer;
     }
 
     /// True if maintenance is to be started, which is noted as done.
     pub(super) fn wants_maintenance(&mut self) -> bool {
         !self.ledger.is_closed() && !std::mem::replace(&mut self.maintenance_runs, true)
+    }
+
+    pub(super) fn maintenance_stopped(&mut self) {
+        self.maintenance_runs = false;
     }
 
     /// The watch looks now: whether anything was lost since it last did.
@@ -193,40 +471,5 @@ impl State {
     /// Callers who wait may call the watch again.
     pub(super) fn heed_calls(&mut self) {
         self.called.hungry = false;
-    }
-
-    pub(super) fn maintenance_stopped(&mut self) {
-        self.maintenance_runs = false;
-    }
-}
-
-/// A waiter, as the ledger keeps it.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) answer: Answer,
-    pub(super) location: &'static Location<'static>,
-}
-
-/// How a waiter is woken: with the right to a connection, or with a socket of its own.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Grant(oneshot::Sender<Result<Grant, Rejection>>),
-    Subscriber(oneshot::Sender<Result<Subscriber, Rejection>>),
-}
-
-impl Answer {
-    pub(super) fn refuse(self, rejection: Rejection) {
-        // Where the waiter is gone, nobody minds.
-        match self {
-            Self::Grant(waiter) => drop(waiter.send(Err(rejection))),
-            Self::Subscriber(waiter) => drop(waiter.send(Err(rejection))),
-        }
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        match self {
-            Self::Grant(waiter) => waiter.is_closed(),
-            Self::Subscriber(waiter) => waiter.is_closed(),
-        }
     }
 }

@@ -1,26 +1,27 @@
 //! The store: deadpool, with a manager that never awaits.
 //!
-//! deadpool keeps the connections; who may take one is the ledger's business, and dialing is the
-//! background dialer's. So `create` only pops what the dialer has put on the ready list, `recycle`
-//! only looks at the driver's liveness flag, and [`Store::take`] completes on its first poll: it
-//! cannot block, and there is no point at which it could be cancelled.
+//! deadpool keeps the connections that nobody has; who may take one is the ledger's business, and
+//! dialing is the background dialer's. So `create` only pops what the dialer has put on the ready
+//! list, `recycle` only looks at the liveness flag, and [`Store::take`] completes on its first poll:
+//! it cannot block, and there is no point at which it could be cancelled.
+//!
+//! It is used only under the pool's lock, and so are the flags of what is in it: what it holds is alive,
+//! and is as many as the ledger says are idle.
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
 use redis::aio::MultiplexedConnection;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::core::Core;
-use super::leak::Seat;
+use super::leaks::Seat;
+use crate::ledger::Closed;
 use crate::telemetry::status::CloseReason;
 
 /// How many dead leases that nobody lets go of the store has room for. Past it, one more keeps its
@@ -28,8 +29,10 @@ use crate::telemetry::status::CloseReason;
 pub(super) const DEAD_LEASES: usize = 256;
 
 /// deadpool never waits here: whoever comes holds a grant.
-const NO_WAIT: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+const NO_WAIT: Timeouts =
+    Timeouts { wait: Some(std::time::Duration::ZERO), create: None, recycle: None };
 
+/// A connection that somebody has.
 pub(super) type Lent = Object<Manager>;
 
 #[derive(Debug)]
@@ -40,7 +43,6 @@ pub(super) struct Store {
 /// The deadpool manager: a list of connections that no deadpool object holds yet.
 #[derive(Debug, Default)]
 pub(super) struct Manager {
-    /// Taken a few times in the life of a connection, never across an await.
     ready: Mutex<Vec<Connection>>,
 }
 
@@ -54,20 +56,23 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Connection, Empty> {
         loop {
-            let connection = self.lock().pop().ok_or(Empty)?;
-            if connection.shared.lend() {
+            let connection = self.ready().pop().ok_or(Empty)?;
+            if connection.socket.is_alive() {
                 return Ok(connection);
             }
         }
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Empty> {
-        if connection.shared.lend() { Ok(()) } else { Err(RecycleError::Backend(Empty)) }
+        match connection.socket.is_alive() {
+            true => Ok(()),
+            false => Err(RecycleError::Backend(Empty)),
+        }
     }
 }
 
 impl Manager {
-    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+    fn ready(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,43 +91,47 @@ impl Store {
         Self { pool }
     }
 
-    /// Takes a connection for the holder of a grant; `None` if the last one just died.
+    /// Takes a connection for the holder of a grant; `None` only if the ledger has lost count.
     pub(super) fn take(&self) -> Option<Lent> {
         let get = pin!(self.pool.timeout_get(&NO_WAIT));
-        match get.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => result.ok(),
-            Poll::Pending => None,
-        }
+        let Poll::Ready(result) = get.poll(&mut Context::from_waker(Waker::noop())) else {
+            return None;
+        };
+        let lent = result.ok()?;
+        lent.socket.set_idle(false);
+        Some(lent)
     }
 
-    /// Puts an idle connection in, without a grant: a new one, or one that was withdrawn.
+    /// Puts a connection back that somebody had.
+    pub(super) fn put_back(&self, lent: Lent) {
+        lent.socket.set_idle(true);
+        drop(lent);
+    }
+
+    /// Puts a connection in that nobody was lent: a new one, or one that was withdrawn.
     pub(super) fn put(&self, connection: Connection) {
-        self.pool.manager().lock().push(connection);
+        connection.socket.set_idle(true);
+        self.pool.manager().ready().push(connection);
     }
 
     /// Takes idle connections out that `wanted` picks, at most `most`, coldest first.
     pub(super) fn withdraw(
         &self,
         most: usize,
-        mut wanted: impl FnMut(&Shared) -> bool,
+        mut wanted: impl FnMut(&Socket) -> bool,
     ) -> Vec<Connection> {
         let mut left = most;
         let mut pick = |connection: &Connection| {
-            let picked = left > 0 && wanted(&connection.shared) && connection.shared.lend();
+            let picked = left > 0 && wanted(&connection.socket);
             left -= usize::from(picked);
             picked
         };
         let mut withdrawn = self.pool.retain(|connection, _| !pick(connection)).removed;
-        withdrawn.extend(self.pool.manager().lock().extract_if(.., |connection| pick(connection)));
+        withdrawn.extend(self.pool.manager().ready().extract_if(.., |connection| pick(connection)));
+        for connection in &withdrawn {
+            connection.socket.set_idle(false);
+        }
         withdrawn
-    }
-
-    /// Drops what died while it was idle.
-    pub(super) fn purge(&self) {
-        let dead = |connection: &Connection| !connection.shared.is_alive();
-        let _corpses = self.pool.retain(|connection, _| !dead(connection)).removed;
-        let _corpses: Vec<_> =
-            self.pool.manager().lock().extract_if(.., |connection| dead(connection)).collect();
     }
 }
 
@@ -134,31 +143,35 @@ pub(super) type Connection = Box<Owned>;
 #[derive(Debug)]
 pub(super) struct Owned {
     pub(super) redis: MultiplexedConnection,
-    pub(super) shared: Arc<Shared>,
-    pub(super) core: Weak<Core>,
+    pub(super) socket: Arc<Socket>,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        if let Some(core) = self.core.upgrade() {
-            core.retire(&self.shared, CloseReason::Dropped);
-        }
-        self.shared.abort();
+        self.socket.blame(CloseReason::Dropped);
+        self.socket.bury();
+        self.socket.abort();
     }
 }
 
 /// What the driver's task, the maintenance task and the owner of a connection share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Socket {
     pub(super) id: u64,
-    state: AtomicU8,
+    /// While it is in the store it is marked dead under the pool's lock only, so that nobody is granted
+    /// what is dead.
+    alive: AtomicBool,
+    /// In the store; likewise.
+    idle: AtomicBool,
     /// Why it is being closed, once it is; the first reason counts.
     reason: AtomicU8,
     /// To be closed when it comes back.
-    doomed: AtomicBool,
-    /// Being closed because there are too many.
-    shed: AtomicBool,
-    /// Coarse time (see [`Core::coarse_now`]) of its last return.
+    expired: AtomicBool,
+    /// For whose sake it is being closed.
+    closing: AtomicU8,
+    /// It is dead, or expired.
+    changed: Notify,
+    /// Coarse time (milliseconds since the pool was built) of its last return.
     used_at: AtomicU64,
     /// Coarse time of the last PING that it answered while it was idle.
     checked_at: AtomicU64,
@@ -171,19 +184,19 @@ pub(super) struct Shared {
     answered: AtomicU64,
 }
 
-const IDLE: u8 = 0;
-const LENT: u8 = 1;
-const DEAD: u8 = 2;
+const FOR_SHED: u8 = 1;
+const FOR_ROOM: u8 = 2;
 
-impl Shared {
+impl Socket {
     pub(super) fn new(id: u64, expires: Instant, used: u64) -> Self {
         Self {
             id,
-            // The dialer's, until it is put into the store.
-            state: AtomicU8::new(LENT),
+            alive: AtomicBool::new(true),
+            idle: AtomicBool::new(false),
             reason: AtomicU8::new(CloseReason::Peer as u8),
-            doomed: AtomicBool::new(false),
-            shed: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+            closing: AtomicU8::new(0),
+            changed: Notify::new(),
             used_at: AtomicU64::new(used),
             checked_at: AtomicU64::new(used),
             expires,
@@ -194,16 +207,6 @@ impl Shared {
         }
     }
 
-    /// Idle → lent; false if it is dead.
-    fn lend(&self) -> bool {
-        self.turn(IDLE, LENT)
-    }
-
-    /// Lent → idle; false if it died meanwhile.
-    pub(super) fn give_back(&self) -> bool {
-        self.turn(LENT, IDLE)
-    }
-
     /// Notes a command on its way, of one of those who share the connection.
     pub(super) fn sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
@@ -211,12 +214,12 @@ impl Shared {
 
     /// Notes the end of such a command.
     pub(super) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.answered.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How many such commands have ended so far.
     pub(super) fn answers(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// How many such commands are on their way.
@@ -243,17 +246,24 @@ impl Shared {
         self.checked_at.store(now, Ordering::Relaxed);
     }
 
-    /// → dead; true if it was idle. Under the ledger's lock, so that nobody is granted it after.
+    /// Marks it dead; false if it was before.
     pub(super) fn bury(&self) -> bool {
-        self.state.swap(DEAD, Ordering::AcqRel) == IDLE
-    }
-
-    fn turn(&self, from: u8, to: u8) -> bool {
-        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let was_alive = self.alive.swap(false, Ordering::AcqRel);
+        self.changed.notify_waiters();
+        was_alive
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.state.load(Ordering::Acquire) != DEAD
+        self.alive.load(Ordering::Acquire)
+    }
+
+    fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// Whether it is in the store. Under the pool's lock.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Relaxed)
     }
 
     pub(super) fn used_at(&self) -> u64 {
@@ -265,22 +275,48 @@ impl Shared {
         self.used_at().max(self.checked_at.load(Ordering::Relaxed))
     }
 
-    pub(super) fn doom(&self) {
-        self.doomed.store(true, Ordering::Relaxed);
+    /// It has outlived its lifetime.
+    pub(super) fn expire(&self) {
+        if !self.expired.swap(true, Ordering::Relaxed) {
+            self.changed.notify_waiters();
+        }
     }
 
-    pub(super) fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::Relaxed)
+    pub(super) fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is dead, or as `done` says; looked at whenever it dies or expires.
+    pub(super) async fn until(&self, done: impl Fn(&Self) -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if !self.is_alive() || done(self) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// It is one too many, and is about to be closed.
     pub(super) fn shed(&self) {
-        self.shed.store(true, Ordering::Relaxed);
+        self.closing.store(FOR_SHED, Ordering::Relaxed);
         self.blame(CloseReason::Limit);
     }
 
-    pub(super) fn is_shed(&self) -> bool {
-        self.shed.load(Ordering::Relaxed)
+    /// It is about to be closed so that another can be dialed.
+    pub(super) fn make_room(&self) {
+        self.closing.store(FOR_ROOM, Ordering::Relaxed);
+        self.blame(CloseReason::Limit);
+    }
+
+    /// For whose sake it was closed.
+    pub(super) fn closed(&self) -> Closed {
+        match self.closing.load(Ordering::Relaxed) {
+            FOR_SHED => Closed::Shed,
+            FOR_ROOM => Closed::ForRoom,
+            _ => Closed::Otherwise,
+        }
     }
 
     /// Gives the reason for the close that follows; the first one counts.
@@ -292,7 +328,8 @@ impl Shared {
 
     pub(super) fn reason(&self) -> CloseReason {
         let reason = self.reason.load(Ordering::Relaxed);
-        CloseReason::ALL.into_iter().find(|r| *r as u8 == reason).unwrap_or(CloseReason::Peer)
+        let known = CloseReason::ALL.iter().copied().find(|known| *known as u8 == reason);
+        known.unwrap_or(CloseReason::Peer)
     }
 
     pub(super) fn set_ending(&self, ending: Ending) {

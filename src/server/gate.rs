@@ -1,111 +1,56 @@
-//! The gate: one schedule and one verdict for all who wait for one server.
+//! A pool's gate: its own reasons not to dial, before the schedule that all pools of the process
+//! share at one server.
 //!
-//! A pure state machine: `now` is passed in, randomness is seeded, nothing is awaited.
-//!
-//! - **The schedule is the back-off.** After a failed dial the next one is due when the back-off
-//!   says, whoever asks; after a success growth leaves a gap. Only a completed dial resets it.
-//! - **The breaker is the verdict over that schedule**: does a caller wait for the next dial, or
-//!   hear "no" now? It is asked only when nothing is live.
-//! - **An admission carries a generation.** An outcome that arrives after its probe was given up
-//!   is ignored; a dropped admission gives its probe back. (A stale outcome closing a half-open
-//!   breaker was measured in tower-resilience 0.14; the generation is gobreaker's.)
+//! What is the pool's own: an operator's override, and failures of its credentials or configuration.
+//! They neither open nor delay the others.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::policy::{Backoff, Breaker, BreakerState, FailureKind, Tripwire, between};
+use super::Server;
+use crate::policy::{Backoff, Breaker, BreakerState};
 use crate::vocabulary::DialFailure;
+
+pub(crate) use super::schedule::DialPolicy;
+pub use super::schedule::{Approval, Decision};
 
 /// Back-off after a failure that is not about capacity (credentials, protected mode,
 /// configuration). Somebody has to change something, so a dial every half minute is enough.
 const SLOW: Backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::from_secs(30));
 
-/// Growth dials leave this many times the duration of the last dial between them: after a restart
-/// with 2,000 instances the last one is then served in 9 s instead of 38 s, with a third of the
-/// dials (simulated).
-const GROWTH_GAP: u32 = 3;
-
-/// The window over which the first dial after the server closed a connection is spread: a restart
-/// closes everybody's at once. At least this much, and all there is for a fleet whose size is not
-/// known.
-const DISCONNECT_SPREAD: Duration = Duration::from_millis(50);
-
-/// What a fleet whose size is known adds for each member to that window: of a thousand a tenth of a
-/// second then sees 21 dials a hundred, second and third tries included (simulated; 29 with 2 ms).
-const SPREAD_PER_MEMBER: Duration = Duration::from_millis(3);
-const LONGEST_SPREAD: Duration = Duration::from_secs(5);
-
-/// What it adds to the cap of the default back-off: the server then sees a probe every 4 ms.
-const CAP_PER_MEMBER: Duration = Duration::from_micros(5300);
-const CAPS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-
-/// How long after the connect timeout a probe is given up.
-const PROBE_GRACE: Duration = Duration::from_secs(1);
-
-/// One server's gate.
-#[derive(Debug)]
+/// One pool's gate at one server.
 pub struct Gate {
-    backoff: Backoff,
-    breaker: Breaker,
-    rng: Rng,
-    disconnect_spread: Duration,
-    /// The back-off is the default one, whose cap follows the size of the fleet.
-    adaptive: bool,
-    /// A dial that is not over by then is given up.
-    probe_deadline: Duration,
-    state: BreakerState,
+    server: Arc<Server>,
+    /// This gate's number at the server.
+    id: u64,
+    policy: DialPolicy,
     forced: Option<Forced>,
-    generation: u64,
-    in_flight: Option<InFlight>,
-    /// When the back-off allows the next dial; `None`: at once.
-    next_dial: Option<Instant>,
-    /// When growth, or the spread after a disconnect, allows it.
-    gap: Option<Instant>,
-    /// One dial may go out whatever the back-off says.
-    excused: bool,
-    /// The server is known to have plenty of room, so growth leaves no gap.
-    roomy: bool,
-    tripwire: Tripwire,
-    failures: u32,
-    permanent_failures: u32,
-    /// The delay chosen last, for decorrelated jitter.
-    previous: Duration,
-    /// The last dial's failure; `None` once one has succeeded.
-    failure: Option<Arc<DialFailure>>,
+    /// The last dial's failure, if that is the pool's own trouble.
+    own: Option<OwnFailure>,
+    own_failures: u32,
+    rng: Rng,
+    /// The state that [`take_transition`](Self::take_transition) told of last.
+    announced: BreakerState,
 }
 
+#[derive(Debug)]
+struct OwnFailure {
+    failure: Arc<DialFailure>,
+    delay: Duration,
+    next_dial: Instant,
+}
+
+/// An operator's override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Forced {
+pub(crate) enum Forced {
+    /// No dials, and no waiting for one.
     Open,
+    /// Callers always wait for the next dial; the schedule stays.
     Closed,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    generation: u64,
-    deadline: Instant,
-}
-
-/// The right to make one dial. Hand it back with [`Gate::connected`], [`Gate::failed`] or
-/// [`Gate::abandoned`].
-#[derive(Debug)]
-#[must_use]
-pub struct Approval {
-    generation: u64,
-}
-
-/// Whether a dial may start now.
-#[derive(Debug)]
-pub enum Decision {
-    /// Now.
-    Dial(Approval),
-    /// Not before then.
-    WaitUntil(Instant),
-    /// The breaker is forced open: not until an operator lets go of it.
-    Held,
 }
 
 /// What a caller hears when nothing is live.
@@ -121,250 +66,205 @@ pub(crate) enum Verdict {
 
 /// A change of the breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transition {
-    pub from: BreakerState,
-    pub to: BreakerState,
+pub(crate) struct Transition {
+    pub(crate) from: BreakerState,
+    pub(crate) to: BreakerState,
 }
 
 impl Gate {
-    /// A gate that has not dialed yet.
+    /// A gate at a server that no other pool shares. `backoff`: `None` for the default one, whose cap
+    /// follows the size of the fleet.
     #[must_use]
-    pub fn new(backoff: Backoff, breaker: Breaker, connect_timeout: Duration, seed: u64) -> Self {
+    pub fn alone(
+        backoff: Option<Backoff>,
+        breaker: Breaker,
+        connect_timeout: Duration,
+        seed: u64,
+    ) -> Self {
+        let server = Server::alone("", seed);
+        Self::new(server, DialPolicy { backoff, breaker, connect_timeout }, seed)
+    }
+
+    pub(crate) fn new(server: Arc<Server>, policy: DialPolicy, seed: u64) -> Self {
         Self {
-            adaptive: backoff == Backoff::default(),
-            backoff,
-            breaker,
-            rng: Rng::with_seed(seed),
-            disconnect_spread: DISCONNECT_SPREAD,
-            probe_deadline: connect_timeout + PROBE_GRACE,
-            state: BreakerState::Closed,
+            id: server.attach(),
+            server,
+            policy,
             forced: None,
-            generation: 0,
-            in_flight: None,
-            next_dial: None,
-            gap: None,
-            excused: false,
-            roomy: false,
-            tripwire: Tripwire::default(),
-            failures: 0,
-            permanent_failures: 0,
-            previous: Duration::ZERO,
-            failure: None,
+            own: None,
+            own_failures: 0,
+            rng: Rng::with_seed(seed),
+            announced: BreakerState::Closed,
         }
     }
 
-    /// How many we are is known: the more, the wider the first dial after a disconnect is spread,
-    /// and the slower the probes of a long outage, unless a back-off was configured.
+    /// Stands before another server from now on. What failed at the one before says nothing of it; an
+    /// override stays.
+    pub(crate) fn move_to(&mut self, server: Arc<Server>) {
+        let id = server.attach();
+        std::mem::replace(&mut self.server, server).detach(std::mem::replace(&mut self.id, id));
+        (self.own, self.own_failures) = (None, 0);
+    }
+
+    /// The place of the server could not be found: this pool backs off as after a failed dial.
+    pub(crate) fn unresolved(&mut self, failure: Arc<DialFailure>, now: Instant) {
+        self.own_failed(failure, self.backoff(), now);
+    }
+
+    fn own_failed(&mut self, failure: Arc<DialFailure>, backoff: Backoff, now: Instant) {
+        self.own_failures = self.own_failures.saturating_add(1);
+        let previous = self.own.as_ref().map_or(Duration::ZERO, |own| own.delay);
+        let delay = backoff.delay(self.own_failures, previous, &mut self.rng);
+        self.own = Some(OwnFailure { failure, delay, next_dial: now + delay });
+    }
+
+    /// How many we are is known, counted in pools like this one.
     pub fn fleet_of(&mut self, members: usize) {
-        let members = u32::try_from(members).unwrap_or(u32::MAX);
-        let spread = SPREAD_PER_MEMBER.saturating_mul(members);
-        self.disconnect_spread = spread.clamp(DISCONNECT_SPREAD, LONGEST_SPREAD);
-        if self.adaptive {
-            let cap = CAP_PER_MEMBER.saturating_mul(members).clamp(CAPS[0], CAPS[1]);
-            self.backoff = Backoff::equal_jitter(self.backoff.base(), cap);
+        self.server.fleet_of(members);
+    }
+
+    /// Asks for a dial.
+    pub fn ask(&mut self, now: Instant) -> Decision {
+        match self.held_back(now) {
+            Some(decision) => decision,
+            None => self.server.change(|schedule| schedule.ask(self.id, &self.policy, now)),
         }
     }
 
-    /// Asks for a dial. One at a time: while one is in flight, wait for it or its deadline.
-    pub fn ask(&mut self, now: Instant) -> (Decision, Option<Transition>) {
-        if self.is_held() {
-            return (Decision::Held, None);
-        }
-        if let Some(due) = self.due().filter(|due| *due > now) {
-            return (Decision::WaitUntil(due), None);
-        }
-        self.excused = false;
-        // A dial still in flight here is past its deadline: given up, and its outcome ignored.
-        self.generation += 1;
-        self.in_flight =
-            Some(InFlight { generation: self.generation, deadline: now + self.probe_deadline });
-        let transition = match self.state {
-            BreakerState::Open => self.go(BreakerState::HalfOpen),
-            BreakerState::Closed | BreakerState::HalfOpen => None,
+    /// Why this pool does not dial whatever the schedule says, if that is so; then it is the others'
+    /// turn.
+    pub(crate) fn held_back(&self, now: Instant) -> Option<Decision> {
+        let not_before = self.own.as_ref().map(|own| own.next_dial).filter(|due| *due > now);
+        let decision = match (self.is_held(), not_before) {
+            (true, _) => Some(Decision::Held),
+            (false, due) => due.map(Decision::WaitUntil),
         };
-        (Decision::Dial(Approval { generation: self.generation }), transition)
+        if decision.is_some() {
+            self.leave();
+        }
+        decision
+    }
+
+    /// No dial is wanted any more, so that it is another pool's turn.
+    pub(crate) fn leave(&self) {
+        self.server.change(|schedule| schedule.leave(self.id));
     }
 
     /// The dial succeeded. `room`: the server had a slot that was not ours before, so the schedule
     /// starts anew. A mere replacement says nothing about room, and leaves it as it is.
-    pub fn connected(
-        &mut self,
-        approval: Approval,
-        room: bool,
-        took: Duration,
-        now: Instant,
-    ) -> Option<Transition> {
-        if !self.settle(&approval) {
-            return None;
-        }
-        self.gap = (!self.roomy).then(|| now + took * GROWTH_GAP);
-        if room {
-            self.start_anew();
-        } else if self.next_dial.is_none_or(|due| due <= now) {
-            self.next_dial =
-                Some(now + self.backoff.delay(self.failures, self.previous, &mut self.rng));
-        }
-        self.go(BreakerState::Closed)
+    pub fn connected(&mut self, approval: Approval, room: bool, took: Duration, now: Instant) {
+        (self.own, self.own_failures) = (None, 0);
+        self.server.change(|schedule| {
+            schedule.connected(&approval, &self.policy, room, took, now);
+        });
     }
 
-    /// The dial failed: everybody backs off.
-    pub fn failed(
-        &mut self,
-        approval: Approval,
-        failure: Arc<DialFailure>,
-        now: Instant,
-    ) -> Option<Transition> {
-        if !self.settle(&approval) {
-            return None;
-        }
-        self.gap = None;
+    /// The dial failed: everybody backs off, or only this pool where it is its own trouble.
+    pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
         if failure.outcome.is_permanent() {
-            self.failure = Some(failure);
-            self.permanent_failures = self.permanent_failures.saturating_add(1);
-            let delay = SLOW.delay(self.permanent_failures, self.previous, &mut self.rng);
-            self.next_dial = Some(now + delay);
-            // `Verdict::Fail` speaks from here on; a probe that ends so has found a server with room.
-            return self.go(BreakerState::Closed);
-        }
-        self.back_off(failure, now)
-    }
-
-    fn back_off(&mut self, failure: Arc<DialFailure>, now: Instant) -> Option<Transition> {
-        let kind = FailureKind::of(failure.outcome);
-        self.failure = Some(failure);
-        self.permanent_failures = 0;
-        self.failures = self.failures.saturating_add(1);
-        self.previous = self.backoff.delay(self.failures, self.previous, &mut self.rng);
-        self.next_dial = Some(now + self.previous);
-        let tripped = self.tripwire.failed(kind, &self.breaker, now);
-        match self.state {
-            BreakerState::Closed if !tripped => None,
-            _ => self.go(BreakerState::Open),
+            if !self.server.change(|schedule| {
+                let current = schedule.is_current(&approval);
+                schedule.answered(&approval, now);
+                current
+            }) {
+                return;
+            }
+            self.own_failed(failure, SLOW, now);
+        } else {
+            (self.own, self.own_failures) = (None, 0);
+            self.server.change(|schedule| schedule.failed(&approval, &self.policy, failure, now));
         }
     }
 
-    fn start_anew(&mut self) {
-        self.failures = 0;
-        self.permanent_failures = 0;
-        self.tripwire = Tripwire::default();
-        self.failure = None;
-        self.next_dial = None;
-    }
-
-    /// The outcome of something that went past the gate (a call of a [`Guard`](crate::Guard), another
-    /// client's dial) and failed, under the `era` in which it started. Those of an older era, and what
-    /// comes once the breaker is open, are old news.
-    pub(crate) fn heard(
-        &mut self,
-        era: u64,
-        failure: Arc<DialFailure>,
-        now: Instant,
-    ) -> Option<Transition> {
-        if era != self.generation || self.state != BreakerState::Closed {
-            return None;
-        }
-        self.back_off(failure, now)
+    /// See [`Schedule::heard`](super::schedule::Schedule::heard).
+    pub(crate) fn heard(&mut self, era: u64, failure: Arc<DialFailure>, now: Instant) {
+        self.server.change(|schedule| schedule.heard(era, &self.policy, failure, now));
     }
 
     /// Something that went past the gate succeeded: its failures are no longer in a row.
     pub(crate) fn worked(&mut self, era: u64) {
-        if era == self.generation && self.state == BreakerState::Closed {
-            self.start_anew();
-        }
+        self.server.change(|schedule| schedule.worked(era));
     }
 
-    /// Gives up the dial in flight: its outcome is old news.
+    /// Gives up the dials in flight: their outcomes are old news.
     pub(crate) fn disregard(&mut self) {
-        self.in_flight = None;
+        self.server.change(|schedule| schedule.disregard());
     }
 
     /// True unless the dial was given up.
     pub(crate) fn is_current(&self, approval: &Approval) -> bool {
-        self.in_flight.as_ref().is_some_and(|dial| dial.generation == approval.generation)
+        self.server.look(|schedule| schedule.is_current(approval))
     }
 
     /// How many failures in a row trip the breaker.
     pub(crate) fn failures_to_trip(&self) -> u32 {
-        self.breaker.failures_to_trip()
+        self.policy.breaker.failures_to_trip()
     }
 
     /// The generation under which [`heard`](Self::heard) and [`worked`](Self::worked) count.
     pub(crate) fn era(&self) -> u64 {
-        self.generation
+        self.server.era()
     }
 
     /// True while there is nothing to recover from, and no override.
     pub(crate) fn is_calm(&self) -> bool {
-        self.state == BreakerState::Closed && self.failures == 0 && self.forced.is_none()
+        self.forced.is_none() && self.server.is_calm()
     }
 
     /// The dial was dropped before it ended: the probe is given back, nothing is learned.
-    pub fn abandoned(&mut self, approval: Approval) -> Option<Transition> {
-        if !self.settle(&approval) {
-            return None;
-        }
-        match self.state {
-            BreakerState::HalfOpen => self.go(BreakerState::Open),
-            BreakerState::Closed | BreakerState::Open => None,
-        }
+    pub fn abandoned(&mut self, approval: Approval, now: Instant) {
+        self.server.change(|schedule| schedule.abandoned(&approval, now));
     }
 
     /// The server closed a connection, perhaps everybody's: the next dial is spread, so that a
     /// fleet does not come back in one burst.
     pub fn disconnected(&mut self, now: Instant) {
-        if self.gap.is_none_or(|due| due <= now) {
-            let spread = between(Duration::ZERO, self.disconnect_spread, &mut self.rng);
-            self.gap = Some(now + spread);
-        }
+        self.server.change(|schedule| schedule.disconnected(now));
     }
 
     /// Nothing is live any more: the pace of growth is no reason to wait.
     pub fn lost_all(&mut self, now: Instant) {
-        self.gap = self.gap.map(|due| due.min(now + self.disconnect_spread));
+        self.server.change(|schedule| schedule.lost_all(now));
     }
 
     /// We closed a connection while the server was full: its slot is there for one dial at once.
-    pub(crate) fn excuse(&mut self) {
-        self.excused = true;
+    pub(crate) fn allow_free_dial(&mut self) {
+        self.server.change(|schedule| schedule.allow_free_dial(self.id));
     }
 
-    /// Whether the server is known to have plenty of room: a service on a quiet server must not feel
-    /// the guard.
+    /// True if the server has refused a pool of this process for want of a slot, and was not seen to
+    /// have room since.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.server.look(|schedule| schedule.refused().is_some())
+    }
+
+    /// The server, asked since then, had room.
+    pub(crate) fn room_seen(&mut self, since: Instant) {
+        self.server.change(|schedule| schedule.room_seen(since));
+    }
+
+    /// Whether the server is known to have plenty of room.
     pub(crate) fn set_roomy(&mut self, roomy: bool) {
-        self.roomy = roomy;
-        if roomy && self.state == BreakerState::Closed && self.failures == 0 {
-            self.gap = None;
-        }
+        self.server.change(|schedule| schedule.set_roomy(roomy));
     }
 
-    /// When the next dial may start, or the one in flight is given up.
-    fn due(&self) -> Option<Instant> {
-        match &self.in_flight {
-            Some(dial) => Some(dial.deadline),
-            None if self.excused => None,
-            None => self.next_dial.max(self.gap),
-        }
+    fn backoff(&self) -> Backoff {
+        self.policy.backoff(self.server.look(|schedule| schedule.members()))
     }
 
     /// What a caller hears, given that nothing is live.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
-        let retry_after = match &self.in_flight {
+        let mut retry_after = self.next_attempt_in(now);
+        if self.server.look(|schedule| schedule.is_dialing()) {
             // The probe takes a round trip, not its whole deadline.
-            Some(_) => self.next_attempt_in(now).min(self.backoff.base()),
-            None => self.next_attempt_in(now),
-        };
-        match self.state() {
-            BreakerState::Open | BreakerState::HalfOpen => Verdict::Refuse { retry_after },
-            BreakerState::Closed => match &self.failure {
-                Some(failure)
-                    if failure.outcome.is_permanent()
-                        && self.forced.is_none()
-                        && self.next_dial.is_some_and(|due| due > now) =>
-                {
-                    Verdict::Fail { retry_after, failure: Arc::clone(failure) }
-                }
-                _ => Verdict::Wait,
-            },
+            retry_after = retry_after.min(self.backoff().base());
+        }
+        match (self.state(), &self.own) {
+            (BreakerState::Open | BreakerState::HalfOpen, _) => Verdict::Refuse { retry_after },
+            (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {
+                Verdict::Fail { retry_after, failure: Arc::clone(&own.failure) }
+            }
+            (BreakerState::Closed, _) => Verdict::Wait,
         }
     }
 
@@ -372,9 +272,11 @@ impl Gate {
     /// open nobody knows; the back-off's cap is the pace at which to ask again.
     pub(crate) fn next_attempt_in(&self, now: Instant) -> Duration {
         if self.is_held() {
-            return self.backoff.cap();
+            return self.backoff().cap();
         }
-        self.due().map_or(Duration::ZERO, |due| due.saturating_duration_since(now))
+        let own = self.own.as_ref().map(|own| own.next_dial);
+        let due = self.server.look(|schedule| schedule.due(self.id)).max(own);
+        due.map_or(Duration::ZERO, |due| due.saturating_duration_since(now))
     }
 
     /// The breaker's state, an operator's override included.
@@ -382,8 +284,15 @@ impl Gate {
         match self.forced {
             Some(Forced::Open) => BreakerState::Open,
             Some(Forced::Closed) => BreakerState::Closed,
-            None => self.state,
+            None => self.server.state(),
         }
+    }
+
+    /// The change of the breaker's state since it was last asked for, whoever brought it about.
+    pub(crate) fn take_transition(&mut self) -> Option<Transition> {
+        let to = self.state();
+        let from = std::mem::replace(&mut self.announced, to);
+        (from != to).then_some(Transition { from, to })
     }
 
     pub(crate) fn is_forced(&self) -> bool {
@@ -396,49 +305,44 @@ impl Gate {
     }
 
     pub(crate) fn failures(&self) -> u32 {
-        self.failures.max(self.permanent_failures)
+        self.server.look(|schedule| schedule.failures()).max(self.own_failures)
     }
 
     /// The last dial's failure, if the last dial failed.
-    pub(crate) fn failure(&self) -> Option<&Arc<DialFailure>> {
-        self.failure.as_ref()
+    pub(crate) fn failure(&self) -> Option<Arc<DialFailure>> {
+        let own = self.own.as_ref().map(|own| Arc::clone(&own.failure));
+        let servers = self.server.look(|schedule| schedule.failure().cloned());
+        // While the server refuses everybody, that is what stands in the way.
+        if self.server.is_calm() { own.or(servers) } else { servers.or(own) }
     }
 
-    /// No dials, and no waiting for one, until [`Gate::auto`].
-    pub(crate) fn force_open(&mut self) -> Option<Transition> {
-        self.force(Some(Forced::Open))
-    }
-
-    /// Callers always wait for the next dial; the schedule stays.
-    pub(crate) fn force_closed(&mut self) -> Option<Transition> {
-        self.force(Some(Forced::Closed))
-    }
-
-    /// Takes an override back.
-    pub(crate) fn auto(&mut self) -> Option<Transition> {
-        self.force(None)
-    }
-
-    fn force(&mut self, forced: Option<Forced>) -> Option<Transition> {
-        let from = self.state();
+    /// An operator's override; `None` takes it back.
+    pub(crate) fn force(&mut self, forced: Option<Forced>) {
         self.forced = forced;
-        let to = self.state();
-        (from != to).then_some(Transition { from, to })
     }
+}
 
-    /// Takes the dial out of flight; false where it was given up before.
-    fn settle(&mut self, approval: &Approval) -> bool {
-        let current = self.is_current(approval);
-        if current {
-            self.in_flight = None;
-        }
-        current
+/// What has a breaker that an operator can override.
+pub(crate) trait Overridable: Send + Sync {
+    /// The state, an override included.
+    fn breaker_state(&self) -> BreakerState;
+    /// Holds it there; `None` takes the override back.
+    fn force(self: Arc<Self>, forced: Option<Forced>);
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.server.detach(self.id);
     }
+}
 
-    fn go(&mut self, to: BreakerState) -> Option<Transition> {
-        let from = std::mem::replace(&mut self.state, to);
-        // Under an override the state that callers see does not change.
-        (from != to && self.forced.is_none()).then_some(Transition { from, to })
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("server", &self.server)
+            .field("forced", &self.forced)
+            .field("own", &self.own)
+            .finish_non_exhaustive()
     }
 }
 

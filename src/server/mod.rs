@@ -22,16 +22,173 @@
 //! field is `None`, never zero: a limit that is computed from a made-up zero either starves the
 //! service or lets it grow without end.
 
+mod breaker;
 mod clients;
 pub(crate) mod gate;
 mod observer;
+mod schedule;
 mod snapshot;
 mod watch;
+mod watched;
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use self::schedule::Schedule;
+use self::watched::Watched;
+use crate::dial::Address;
+use crate::policy::BreakerState;
+
+pub use breaker::BreakerHandle;
 pub use clients::{Client, ClientList};
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};
-pub use watch::ServerWatch;
+pub use watch::{ServerWatch, WatchStatus};
+
+pub(crate) use watch::Watching;
+pub(crate) use watched::{Question, Seen};
+
+/// What this process knows of one server, shared by all its pools: when the next dial may go, whose
+/// turn it is, and what the server said of itself last.
+///
+/// **Lock order**: a pool's own lock, then `schedule` or `watched`; never both of these, and nothing is
+/// called from under them.
+pub(crate) struct Server {
+    address: Arc<str>,
+    /// Held for tens of nanoseconds, never across an await.
+    schedule: Mutex<Schedule>,
+    /// The next dial may be due earlier, it is another pool's turn, or the verdict has changed.
+    schedule_changed: Notify,
+    /// Of the schedule as of its last change, to be read without its lock: the breaker's state, the
+    /// era, and whether there is nothing to recover from.
+    state: AtomicU8,
+    era: AtomicU64,
+    calm: AtomicBool,
+    /// Pools that are attached, and those there have been.
+    pools: AtomicUsize,
+    ids: AtomicU64,
+    watched: Mutex<Watched>,
+    /// The server was observed, or whoever asked has given up.
+    news: Notify,
+}
+
+/// A server by its address, and whether it is spoken to over TLS.
+type Key = (String, bool);
+
+/// The servers that pools of this process share. Weak, so that a server is forgotten with the last of
+/// its pools.
+static SERVERS: LazyLock<Mutex<HashMap<Key, Weak<Server>>>> = LazyLock::new(Mutex::default);
+
+impl Server {
+    /// The server at `address`, as all pools of the process know it.
+    pub(crate) fn shared(address: &Address) -> Arc<Self> {
+        let key = (address.to_string(), address.is_tls());
+        let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(&key).and_then(Weak::upgrade) {
+            return server;
+        }
+        servers.retain(|_, server| server.strong_count() > 0);
+        let server = Self::alone(&key.0, fastrand::u64(..));
+        servers.insert(key, Arc::downgrade(&server));
+        server
+    }
+
+    /// A server that one pool keeps to itself.
+    pub(crate) fn alone(address: &str, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            address: address.into(),
+            schedule: Mutex::new(Schedule::new(seed)),
+            schedule_changed: Notify::new(),
+            state: AtomicU8::new(BreakerState::Closed as u8),
+            era: AtomicU64::new(0),
+            calm: AtomicBool::new(true),
+            pools: AtomicUsize::new(0),
+            // Zero is nobody's.
+            ids: AtomicU64::new(1),
+            watched: Mutex::new(Watched::new(seed)),
+            news: Notify::new(),
+        })
+    }
+
+    /// Its address, without credentials.
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    fn attach(&self) -> u64 {
+        self.pools.fetch_add(1, Ordering::Relaxed);
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn detach(&self, pool: u64) {
+        self.pools.fetch_sub(1, Ordering::Relaxed);
+        self.change(|schedule| schedule.leave(pool));
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        // The state machine does not panic; if it did, its schedule is still the best there is.
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the schedule.
+    fn look<R>(&self, look: impl FnOnce(&Schedule) -> R) -> R {
+        look(&self.schedule())
+    }
+
+    /// The only way to change the schedule: whoever sleeps on it is woken where that matters to
+    /// somebody.
+    fn change<R>(&self, change: impl FnOnce(&mut Schedule) -> R) -> R {
+        let mut schedule = self.schedule();
+        let facts = |schedule: &Schedule| (schedule.state(), schedule.first());
+        let (before, due_before) = (facts(&schedule), schedule.earliest());
+        let result = change(&mut schedule);
+        let wakes = facts(&schedule) != before || schedule.earliest() < due_before;
+        self.state.store(schedule.state() as u8, Ordering::Relaxed);
+        self.era.store(schedule.era(), Ordering::Relaxed);
+        self.calm.store(schedule.is_calm(), Ordering::Relaxed);
+        drop(schedule);
+        if wakes {
+            self.schedule_changed.notify_waiters();
+        }
+        result
+    }
+
+    /// Completes when the schedule has changed since the future was [enabled](Notified::enable).
+    pub(crate) fn schedule_changed(&self) -> Notified<'_> {
+        self.schedule_changed.notified()
+    }
+
+    fn fleet_of(&self, pools: usize) {
+        // What dials is a process, and the pools of this one dial as one.
+        let ours = self.pools.load(Ordering::Relaxed).max(1);
+        self.change(|schedule| schedule.fleet_of(pools / ours));
+    }
+
+    fn state(&self) -> BreakerState {
+        let state = self.state.load(Ordering::Relaxed);
+        let found = BreakerState::ALL.iter().copied().find(|known| *known as u8 == state);
+        found.unwrap_or_default()
+    }
+
+    fn era(&self) -> u64 {
+        self.era.load(Ordering::Relaxed)
+    }
+
+    fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
 
 /// The part of the slots that is taken; above 1 where the ceiling was lowered under those that
 /// hold one.

@@ -1,30 +1,61 @@
 //! The watch, to look at.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use super::{Observation, worst};
-use crate::GuardedPool;
-use crate::telemetry::status::WatchStatus;
+use crate::vocabulary::seconds::maybe_seconds;
 
-/// What one or several pools know of their servers; see [`GuardedPool::watch`].
+/// What the watch knows of the server.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct WatchStatus {
+    /// The last INFO, and what had changed since the one before.
+    pub observation: Option<Arc<Observation>>,
+    /// The part of the server's connections that is in use: 1 is full.
+    pub saturation: Option<f64>,
+    /// How old that is, in seconds.
+    #[serde(rename = "age_seconds", serialize_with = "maybe_seconds")]
+    pub age: Option<Duration>,
+    /// Connections the server was seen to refuse since the watch began, to whomever.
+    pub rejections_seen: u64,
+    /// Why there is no newer one, in the server's words or ours.
+    pub trouble: Option<String>,
+}
+
+/// What one or several pools know of their servers; see
+/// [`GuardedPool::watch`](crate::GuardedPool::watch).
 ///
-/// A pool asks its server over a connection that it holds anyway, so this works where whoever dials
-/// to ask is refused. With several nodes ([`over`](Self::over)) it tells each, and the worst.
-#[derive(Clone, Debug)]
+/// A server is asked over a connection that a pool holds anyway, so this works where whoever dials
+/// to ask is refused. With several servers ([`over`](Self::over)) it tells each, and the worst.
+#[derive(Clone)]
 pub struct ServerWatch {
-    pools: Vec<GuardedPool>,
+    watching: Vec<Arc<dyn Watching>>,
+}
+
+/// Whoever watches servers.
+pub(crate) trait Watching: Send + Sync {
+    /// What is known of each, by its address.
+    fn watched(&self) -> Vec<(Arc<str>, WatchStatus)>;
 }
 
 impl ServerWatch {
-    /// The watch over the servers of several pools, one a node.
-    pub fn over(pools: impl IntoIterator<Item = GuardedPool>) -> Self {
-        Self { pools: pools.into_iter().collect() }
+    pub(crate) fn of(watching: Arc<dyn Watching>) -> Self {
+        Self { watching: vec![watching] }
+    }
+
+    /// The watch over the servers of several pools.
+    pub fn over(pools: impl IntoIterator<Item = impl Into<Self>>) -> Self {
+        Self { watching: pools.into_iter().flat_map(|pool| pool.into().watching).collect() }
     }
 
     /// What is known of each server, by its address.
     #[must_use]
     pub fn each(&self) -> Vec<(Arc<str>, WatchStatus)> {
-        self.pools.iter().map(|pool| (pool.server(), pool.watch_status())).collect()
+        self.watching.iter().flat_map(|watching| watching.watched()).collect()
     }
 
     /// The server with the highest saturation; one whose saturation is unknown comes after all others.
@@ -38,5 +69,11 @@ impl ServerWatch {
             .collect();
         let (at, _) = worst(known.iter().enumerate().map(|(at, (_, seen))| (at, seen.as_ref())))?;
         known.into_iter().nth(at)
+    }
+}
+
+impl fmt::Debug for ServerWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerWatch").field(&self.each()).finish()
     }
 }

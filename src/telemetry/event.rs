@@ -39,6 +39,8 @@ pub enum Event {
     /// The breaker changed its state.
     #[non_exhaustive]
     BreakerChanged {
+        /// The server.
+        server: Arc<str>,
         /// The state before.
         from: BreakerState,
         /// The state now.
@@ -47,6 +49,8 @@ pub enum Event {
     /// A dial succeeded.
     #[non_exhaustive]
     Connected {
+        /// To which server.
+        server: Arc<str>,
         /// Live connections now.
         live: usize,
     },
@@ -62,6 +66,8 @@ pub enum Event {
     /// The number of sockets that may be open changed.
     #[non_exhaustive]
     LimitChanged {
+        /// The server.
+        server: Arc<str>,
         /// The limit before.
         from: usize,
         /// The limit now.
@@ -70,6 +76,8 @@ pub enum Event {
     /// A live connection was closed.
     #[non_exhaustive]
     ConnectionClosed {
+        /// To which server.
+        server: Arc<str>,
         /// Why.
         reason: CloseReason,
     },
@@ -89,11 +97,17 @@ pub enum Event {
     /// The server can no longer be watched, or never could: it denies INFO, or does not answer.
     #[non_exhaustive]
     WatchLost {
+        /// The server.
+        server: Arc<str>,
         /// Why, in the server's words or ours.
         reason: String,
     },
     /// The server is watched.
-    WatchFound,
+    #[non_exhaustive]
+    WatchFound {
+        /// The server.
+        server: Arc<str>,
+    },
     /// The fleet's registry cannot be reached.
     #[non_exhaustive]
     FleetLost {
@@ -114,7 +128,14 @@ pub enum Event {
     },
     /// Something happened to the server itself.
     #[serde(untagged)]
-    Server(ServerEvent),
+    #[non_exhaustive]
+    Server {
+        /// The server.
+        server: Arc<str>,
+        /// What happened.
+        #[serde(flatten)]
+        event: ServerEvent,
+    },
 }
 
 fn as_text<S: serde::Serializer>(rejection: &Rejection, serializer: S) -> Result<S::Ok, S::Error> {

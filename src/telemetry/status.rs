@@ -5,13 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::server::Observation;
+use crate::dial::Notice;
+use crate::server::WatchStatus;
 use crate::server::gate::Gate;
-use crate::vocabulary::DialFailure;
-use crate::{BreakerState, Endpoint};
+use crate::vocabulary::seconds::{maybe_seconds, seconds};
+use crate::vocabulary::{DialFailure, Reason};
+use crate::{BreakerState, Endpoint, Outcome};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become
 /// seconds, as in metrics.
@@ -46,6 +48,9 @@ pub struct Status {
     pub dials: BTreeMap<&'static str, u64>,
     /// Connections that were closed, by [`CloseReason`], since the pool was built.
     pub connections_closed: BTreeMap<&'static str, u64>,
+    /// Error replies that said something about the server, by kind (`readonly`, `moved`, `ask`,
+    /// `clusterdown`, `masterdown`, `loading`, `max_clients`), since the pool was built.
+    pub server_errors: BTreeMap<&'static str, u64>,
     /// What the server said of itself last.
     pub watch: WatchStatus,
     /// The fleet that shares the server's slots, if the pool is a member of one.
@@ -74,23 +79,6 @@ pub enum LimitedBy {
     PriceLaw,
     /// The fleet's registry; see [`fleet`](crate::GuardedPoolBuilder::fleet).
     FleetLease,
-}
-
-/// What the watch knows of the server.
-#[derive(Clone, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct WatchStatus {
-    /// The last INFO, and what had changed since the one before.
-    pub observation: Option<Arc<Observation>>,
-    /// The part of the server's connections that is in use: 1 is full.
-    pub saturation: Option<f64>,
-    /// How old that is, in seconds.
-    #[serde(rename = "age_seconds", serialize_with = "maybe_seconds")]
-    pub age: Option<Duration>,
-    /// Connections the server was seen to refuse since the watch began, to whomever.
-    pub rejections_seen: u64,
-    /// Why there is no newer one, in the server's words or ours.
-    pub trouble: Option<String>,
 }
 
 /// A pool's place in its fleet.
@@ -144,7 +132,7 @@ impl BreakerStatus {
             failures: gate.failures(),
             next_dial_in: gate.next_attempt_in(now),
             transitions: transitions.clone(),
-            last_failure: gate.failure().cloned(),
+            last_failure: gate.failure(),
         }
     }
 }
@@ -312,6 +300,7 @@ impl CloseReason {
         Self::Limit,
         Self::Dropped,
     ];
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The label.
     #[must_use]
@@ -353,25 +342,28 @@ impl RequestOutcome {
     }
 }
 
-pub(crate) fn seconds<S: Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-#[expect(clippy::ref_option, reason = "the signature that serde calls")]
-pub(crate) fn maybe_seconds<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
-}
-
 /// Counts under their labels, zeros left out.
-pub(crate) fn named<const N: usize>(
-    names: [&'static str; N],
-    counts: &[u64; N],
+pub(crate) fn named<K: Label>(
+    kinds: impl AsRef<[K]>,
+    counts: &[u64],
 ) -> BTreeMap<&'static str, u64> {
-    names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
+    let labels = kinds.as_ref().iter().map(|kind| kind.label());
+    labels.zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
 }
+
+/// A kind of things that are counted, as a metric's label names it.
+pub(crate) trait Label {
+    fn label(&self) -> &'static str;
+}
+
+macro_rules! labels {
+    ($($kind:ty),*) => {$(
+        impl Label for $kind {
+            fn label(&self) -> &'static str {
+                self.as_str()
+            }
+        }
+    )*};
+}
+
+labels!(CloseReason, Notice, Outcome, Reason, RequestOutcome);

@@ -10,7 +10,7 @@ use redis::{Cmd, Pipeline, Value};
 use tower::Service;
 
 use crate::pool::{GuardedConnection, GuardedPool, SharedConnection};
-use crate::{Error, Rejection};
+use crate::{Endpoint, Error, Rejection};
 
 /// A [`GuardedPool`] as a service: `Service<redis::Cmd, Response = redis::Value>` and
 /// `Service<redis::Pipeline, Response = Vec<redis::Value>>`, for any tower stack to wrap; from
@@ -37,15 +37,19 @@ pub struct RedisService {
     location: &'static Location<'static>,
 }
 
-impl RedisService {
-    pub(crate) fn new(
-        pool: GuardedPool,
-        shared: SharedConnection,
-        location: &'static Location<'static>,
-    ) -> Self {
-        Self { pool, shared, exclusive: false, location }
+impl GuardedPool {
+    /// The pool as a [`tower::Service`](::tower::Service) of commands and pipelines, for `endpoint`,
+    /// over the shared connections; see [`RedisService`].
+    #[must_use]
+    #[track_caller]
+    pub fn service(&self, endpoint: impl Into<Endpoint>) -> RedisService {
+        let location = Location::caller();
+        let shared = self.shared_at(&endpoint.into(), location);
+        RedisService { pool: self.clone(), shared, exclusive: false, location }
     }
+}
 
+impl RedisService {
     /// Sends each command, or pipeline, over an exclusive lease: for what changes the connection
     /// within a pipeline, or to bound commands by the endpoint's connections.
     #[must_use]

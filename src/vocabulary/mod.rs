@@ -4,6 +4,8 @@ pub(crate) mod command;
 mod endpoint;
 mod error;
 mod outcome;
+pub(crate) mod reply;
+pub(crate) mod seconds;
 pub mod words;
 
 pub use endpoint::Endpoint;

@@ -55,6 +55,7 @@ impl Outcome {
         Self::Misconfigured,
         Self::Other,
     ];
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The `outcome` label of `redis_guard_dials_total`.
     #[must_use]

@@ -7,7 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn calls(max: usize, endpoints: &[(&'static str, Budget)]) -> Calls<u32> {
     let named = endpoints.iter().map(|(name, budget)| ((*name).into(), *budget)).collect();
     let backoff = Backoff::without_jitter(SECOND / 2, SECOND);
-    let gate = Gate::new(backoff, Breaker::default(), SECOND, 1);
+    let gate = Gate::alone(Some(backoff), Breaker::default(), SECOND, 1);
     Calls::new(Ledger::new(max, 100, &Budgets { named, default: None }), Some(gate))
 }
 
@@ -160,14 +160,14 @@ async fn who_waits_is_served_in_turn_and_refused_when_nothing_works() {
 #[tokio::test(start_paused = true)]
 async fn an_operator_holds_it_open_or_closed() {
     let mut calls = calls(4, &[]);
-    calls.force(Gate::force_open);
+    calls.force(Some(Forced::Open));
     assert!(matches!(admit(&mut calls, "a"), Err(Rejection::BreakerOpen { failure: None, .. })));
-    calls.force(Gate::force_closed);
+    calls.force(Some(Forced::Closed));
     for _ in 0..20 {
         let call = admit(&mut calls, "a").unwrap();
         end(&mut calls, call, failure(Outcome::MaxClients));
     }
-    calls.force(Gate::auto);
+    calls.force(None);
     assert!(matches!(admit(&mut calls, "a"), Err(Rejection::BreakerOpen { .. })));
     tokio::time::advance(SECOND).await;
     assert!(admit(&mut calls, "a").is_ok());

@@ -4,7 +4,7 @@ use crate::Outcome;
 const MS: Duration = Duration::from_millis(1);
 
 fn gate() -> Gate {
-    Gate::new(Backoff::default(), Breaker::default(), Duration::from_secs(2), 7)
+    Gate::alone(None, Breaker::default(), Duration::from_secs(2), 7)
 }
 
 fn failure(outcome: Outcome) -> Arc<DialFailure> {
@@ -12,14 +12,14 @@ fn failure(outcome: Outcome) -> Arc<DialFailure> {
 }
 
 fn approve(gate: &mut Gate, now: Instant) -> Approval {
-    match gate.ask(now).0 {
+    match gate.ask(now) {
         Decision::Dial(approval) => approval,
         other => panic!("expected a dial, got {other:?}"),
     }
 }
 
 fn due(gate: &mut Gate, now: Instant) -> Instant {
-    match gate.ask(now).0 {
+    match gate.ask(now) {
         Decision::WaitUntil(due) => due,
         other => panic!("expected to wait, got {other:?}"),
     }
@@ -27,7 +27,8 @@ fn due(gate: &mut Gate, now: Instant) -> Instant {
 
 fn fail(gate: &mut Gate, outcome: Outcome, now: Instant) -> Option<Transition> {
     let approval = approve(gate, now);
-    gate.failed(approval, failure(outcome), now)
+    gate.failed(approval, failure(outcome), now);
+    gate.take_transition()
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +75,8 @@ async fn one_dial_at_a_time_and_the_probe_has_a_deadline() {
     let deadline = due(&mut gate, now);
     assert_eq!(deadline, now + Duration::from_secs(3));
     let second = approve(&mut gate, deadline);
-    assert_eq!(gate.failed(slow, failure(Outcome::MaxClients), deadline), None, "stale");
+    gate.failed(slow, failure(Outcome::MaxClients), deadline);
+    assert_eq!(gate.take_transition(), None, "stale");
     assert_eq!(gate.failures(), 0);
     gate.connected(second, true, MS, deadline);
 }
@@ -97,7 +99,7 @@ async fn a_dropped_admission_gives_its_probe_back() {
     fail(&mut gate, Outcome::MaxClients, now);
     let now = due(&mut gate, now);
     let probe = approve(&mut gate, now);
-    gate.abandoned(probe);
+    gate.abandoned(probe, now);
     assert_eq!(gate.state(), BreakerState::Open);
     let _again = approve(&mut gate, now);
 }
@@ -127,14 +129,15 @@ async fn a_wrong_password_fails_callers_at_once_on_a_slow_schedule() {
 #[tokio::test(start_paused = true)]
 async fn an_operator_can_hold_it_open_or_closed() {
     let (mut gate, now) = (gate(), Instant::now());
-    assert!(gate.force_open().is_some());
-    assert!(matches!(gate.ask(now).0, Decision::Held));
+    gate.force(Some(Forced::Open));
+    assert!(gate.take_transition().is_some());
+    assert!(matches!(gate.ask(now), Decision::Held));
     assert_eq!(gate.verdict(now), Verdict::Refuse { retry_after: Duration::from_secs(5) });
-    gate.force_closed();
+    gate.force(Some(Forced::Closed));
     fail(&mut gate, Outcome::MaxClients, now);
     assert_eq!((gate.state(), gate.verdict(now)), (BreakerState::Closed, Verdict::Wait));
     assert!(due(&mut gate, now) > now, "the schedule stays");
-    gate.auto();
+    gate.force(None);
     assert_eq!(gate.state(), BreakerState::Open);
 }
 
@@ -147,7 +150,7 @@ async fn a_replacement_proves_no_room_and_keeps_the_schedule() {
     }
     fail(&mut gate, Outcome::MaxClients, now);
     let probe = due(&mut gate, now);
-    gate.excuse();
+    gate.allow_free_dial();
     let replacement = approve(&mut gate, now);
     gate.connected(replacement, false, MS, now);
     assert_eq!((gate.state(), gate.failures()), (BreakerState::Closed, 7));
@@ -169,8 +172,7 @@ async fn a_fleet_comes_back_spread_after_a_mass_disconnect() {
     let now = Instant::now();
     let dues: Vec<_> = (0..100)
         .map(|seed| {
-            let mut gate =
-                Gate::new(Backoff::default(), Breaker::default(), Duration::from_secs(2), seed);
+            let mut gate = Gate::alone(None, Breaker::default(), Duration::from_secs(2), seed);
             for _ in 0..32 {
                 gate.disconnected(now);
             }
@@ -187,7 +189,7 @@ async fn a_large_fleet_comes_back_over_seconds_and_probes_slowly() {
     let firsts: Vec<_> = (0..200)
         .map(|seed| {
             let connect_timeout = Duration::from_secs(2);
-            let mut gate = Gate::new(Backoff::default(), Breaker::default(), connect_timeout, seed);
+            let mut gate = Gate::alone(None, Breaker::default(), connect_timeout, seed);
             gate.fleet_of(1_000);
             gate.disconnected(now);
             due(&mut gate, now) - now
@@ -209,7 +211,7 @@ async fn a_large_fleet_comes_back_over_seconds_and_probes_slowly() {
 #[tokio::test(start_paused = true)]
 async fn a_back_off_that_was_configured_is_kept_whatever_the_fleet() {
     let backoff = Backoff::equal_jitter(50 * MS, 100 * MS);
-    let mut gate = Gate::new(backoff, Breaker::default(), Duration::from_secs(2), 7);
+    let mut gate = Gate::alone(Some(backoff), Breaker::default(), Duration::from_secs(2), 7);
     let mut now = Instant::now();
     gate.fleet_of(10_000);
     for _ in 0..5 {

@@ -1,5 +1,4 @@
-//! A subscriber's socket: one whose driver is redis-rs's own task, and that has to be counted and
-//! closed all the same.
+//! A socket's slot: what frees it when the socket is closed, however that comes.
 
 use std::io;
 use std::pin::Pin;
@@ -9,23 +8,47 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::dialing::Slot;
+use super::node::Node;
+use super::store::Socket;
 
-/// Where the slot of a socket is put once its dial has succeeded: the stream holds one copy, and the
-/// slot is free when the last copy is dropped.
+/// One of the server's slots: counted as live until this is dropped, which is when the socket is
+/// closed.
+pub(super) struct Slot {
+    node: Arc<Node>,
+    pub(super) socket: Arc<Socket>,
+}
+
+impl Slot {
+    /// For a socket that the ledger has counted as live.
+    pub(super) fn new(node: Arc<Node>, socket: Arc<Socket>) -> Self {
+        Self { node, socket }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.node.socket_closed(&self.socket);
+    }
+}
+
+/// Where the slot of a subscriber's socket is put once its dial has succeeded: its driver is redis-rs's
+/// own task, so the stream holds one copy, and the slot is free when the last copy is dropped.
 #[derive(Clone, Default)]
-pub(super) struct Berth(Arc<Inner>);
+pub(super) struct SlotCell(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     slot: OnceLock<Slot>,
-    /// Until the dial has ended.
+    /// Ends the stream; here until the dial has ended.
     signal: Mutex<Option<oneshot::Sender<()>>>,
 }
 
-impl Berth {
-    pub(super) fn signal(&self, signal: oneshot::Sender<()>) {
+impl SlotCell {
+    /// Wraps the stream, and keeps what ends it.
+    pub(super) fn wrap<S>(&self, stream: S) -> SlottedStream<S> {
+        let (signal, end) = oneshot::channel();
         *self.0.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        SlottedStream { stream, end, ended: false, _cell: self.clone() }
     }
 
     pub(super) fn take_signal(&self) -> Option<oneshot::Sender<()>> {
@@ -39,20 +62,14 @@ impl Berth {
 
 /// A stream that ends when it is told to, and whose slot is free once it is closed: the order of
 /// the fields is the order in which they are dropped.
-pub(super) struct Berthed<S> {
+pub(super) struct SlottedStream<S> {
     stream: S,
     end: oneshot::Receiver<()>,
     ended: bool,
-    _berth: Berth,
+    _cell: SlotCell,
 }
 
-impl<S> Berthed<S> {
-    pub(super) fn new(stream: S, end: oneshot::Receiver<()>, berth: Berth) -> Self {
-        Self { stream, end, ended: false, _berth: berth }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Berthed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SlottedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -69,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Berthed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Berthed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SlottedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,19 +1,15 @@
 //! Membership in a fleet: heartbeats, and the goodbye.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
 use tokio::time::Instant;
 
-use super::question::is_denied;
-use super::{DENIED, Sight, Watch};
-use crate::fleet::Fleet;
-use crate::fleet::{self, Beat, Lease, Report, SCRIPT};
-use crate::pool::core::Core;
-use crate::pool::lease::within;
+use super::{DENIED_INTERVAL, Sight, Watch, is_denied};
+use crate::fleet::{self, Beat, Fleet, Lease, Report, SCRIPT};
+use crate::pool::node::Node;
 use crate::telemetry::event::Event;
-use crate::telemetry::status::{CloseReason, FleetStatus};
+use crate::telemetry::status::FleetStatus;
 
 /// Our membership in a fleet.
 pub(super) struct Member {
@@ -30,10 +26,10 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(core: &Core, fleet: &Fleet, now: Instant) -> Self {
-        let settings = &core.settings;
+    pub(super) fn new(node: &Node, fleet: &Fleet, now: Instant) -> Self {
+        let settings = node.settings();
         let (max, seed) = (settings.max_connections, settings.seed);
-        let id = format!("{}:{:016x}", core.dialer.client_name, fastrand::u64(..));
+        let id = format!("{}:{:016x}", node.dialer.client_name, fastrand::u64(..));
         Self {
             lease: Lease::new(id, max, fleet.reserved(), now, seed),
             script: Script::new(SCRIPT),
@@ -70,11 +66,11 @@ impl Watch {
             return None;
         }
         // What is reported is all there is: no dial starts that the registry does not hear of.
-        let counts = self.core.change(|state| {
+        let counts = self.node.change(|state| {
             if state.ledger.is_closed() {
                 return None;
             }
-            state.asking = true;
+            state.heartbeat_in_flight = true;
             state.ledger.void_share();
             let mut counts = state.ledger.counts();
             if tries {
@@ -110,7 +106,8 @@ impl Watch {
             }
             Err(error) => {
                 member.lease.failed(beat);
-                member.not_before = now + if is_denied(&error) { DENIED } else { Duration::ZERO };
+                member.not_before =
+                    now + if is_denied(&error) { DENIED_INTERVAL } else { Duration::ZERO };
                 Some(error.to_string())
             }
         };
@@ -128,8 +125,8 @@ impl Watch {
     }
 
     fn report_fleet(&mut self, trouble: Option<String>) {
-        let (now, core) = (Instant::now(), &self.core);
-        let (Some(member), Some(fleet)) = (&mut self.fleet, &core.settings.fleet) else { return };
+        let (now, node) = (Instant::now(), &self.node);
+        let (Some(member), Some(fleet)) = (&mut self.fleet, &node.settings().fleet) else { return };
         let share = member.lease.share(now).copied();
         member.trouble.clone_from(&trouble);
         let status = FleetStatus::of(fleet, share.as_ref(), trouble);
@@ -137,20 +134,20 @@ impl Watch {
         match (before, status.joined) {
             (false, true) => {
                 let members = status.members;
-                core.events.send(Event::FleetJoined { members });
+                node.context.events.send(Event::FleetJoined { members });
             }
             (true, false) => {
                 let reason = status.trouble.clone().unwrap_or_default();
-                tracing::warn!(pool = %core.settings.name, reason, "the fleet's registry is lost");
-                core.events.send(Event::FleetLost { reason });
+                tracing::warn!(pool = %node.context.name(), server = %node.address(), reason, "the fleet's registry is lost");
+                node.context.events.send(Event::FleetLost { reason });
             }
             _ => {}
         }
         if status.joined {
             let leave = member.lease.leave();
-            *core.farewell() = Some(member.call("EVAL", SCRIPT, &leave));
+            node.mailbox.set_goodbye(Some(member.call("EVAL", SCRIPT, &leave)));
         }
-        core.lock().watch.fleet = Some(status);
+        node.lock().steering.fleet = Some(status);
     }
 }
 
@@ -165,41 +162,6 @@ impl FleetStatus {
             pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
             rubbish: share.map_or(0, |share| share.rubbish),
             trouble,
-        }
-    }
-}
-
-impl Core {
-    fn farewell(&self) -> MutexGuard<'_, Option<Cmd>> {
-        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives our share back to the fleet, once the pool is closed, over one of the last connections:
-    /// otherwise the registry would keep it for us until our time is up.
-    pub(in crate::pool) fn say_goodbye(self: &Arc<Self>) {
-        let Some(farewell) = self.farewell().take() else { return };
-        // No heartbeat goes out after it.
-        *self.passage() = None;
-        let limit = Some(self.settings.response_timeout);
-        if let Some(carrier) = self.lanes.any() {
-            let core = Arc::clone(self);
-            carrier.shared.sent();
-            self.spawn(async move {
-                let mut redis = carrier.redis.clone();
-                let _ = within(limit, redis.send_packed_command(&farewell)).await;
-                carrier.answered(&core);
-            });
-            return;
-        }
-        match self.withdraw_one() {
-            Some(mut connection) => {
-                connection.shared.blame(CloseReason::PoolClosed);
-                self.spawn(async move {
-                    let _ = within(limit, connection.redis.send_packed_command(&farewell)).await;
-                });
-            }
-            // All are lent: over the first that comes back.
-            None => *self.farewell() = Some(farewell),
         }
     }
 }

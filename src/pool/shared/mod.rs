@@ -1,21 +1,32 @@
 //! Shared connections: a handle by which many callers send on a few multiplexed connections.
 
+mod flight;
+pub(super) mod in_flight;
+mod keeper;
+pub(super) mod lanes;
+
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::GuardedPool;
-use super::core::Core;
-use super::flights::{Flight, Flights};
-use super::lanes::{Carrier, Pick, pick};
-use super::lease::{GuardedConnection, unanswered};
+use self::flight::Flight;
+use self::in_flight::InFlight;
+use self::keeper::{Pick, pick};
+use self::lanes::Carrier;
+use super::acquire::acquire;
+use super::handle::Handle;
+use super::lease::GuardedConnection;
+use super::node::Node;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Budget;
+use crate::dial::Notice;
 use crate::vocabulary::command::{Sharing, replies};
+use crate::vocabulary::reply::unanswered;
 use crate::{Endpoint, Error, Rejection};
 
 /// A handle on the pool's shared connections: cheap to make and to clone, for commands that need
@@ -29,7 +40,7 @@ use crate::{Endpoint, Error, Rejection};
 ///   go over an exclusive lease of the same endpoint, with its budget, by themselves.
 /// - **Commands that change the connection** (WATCH, MULTI sent alone, SELECT, SUBSCRIBE, MONITOR,
 ///   CLIENT REPLY, RESET, …) are refused before they are sent; use
-///   [`acquire`](GuardedPool::acquire). `pipe().atomic()` and scripts are fine.
+///   [`acquire`](crate::GuardedPool::acquire). `pipe().atomic()` and scripts are fine.
 /// - **In flight**: an endpoint has at most [`Budget::in_flight`] commands on their way.
 /// - **Nothing is sent twice.** When a lane dies, the commands in flight get an error that says that
 ///   they may or may not have run; the next ones use the lane's replacement.
@@ -46,8 +57,8 @@ use crate::{Endpoint, Error, Rejection};
 /// Dropping the future of a command does not recall it; the others are not disturbed, and its place
 /// in the endpoint's `in_flight` is free once its reply has come.
 pub struct SharedConnection {
-    pool: GuardedPool,
-    flights: Arc<Flights>,
+    pool: Handle,
+    in_flight: Arc<InFlight>,
     /// Which lane is this handle's own.
     home: usize,
     /// The lane in use, with a connection of this handle's own to send on.
@@ -58,16 +69,16 @@ pub struct SharedConnection {
 impl Clone for SharedConnection {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { pool, flights, home: _, lane: _, location } = self;
-        let (pool, flights) = (pool.clone(), Arc::clone(flights));
-        let home = pool.core.lanes.home();
-        Self { pool, flights, home, lane: None, location }
+        let Self { pool, in_flight, home: _, lane: _, location } = self;
+        let (pool, in_flight) = (pool.clone(), Arc::clone(in_flight));
+        let home = pool.node.lanes.home();
+        Self { pool, in_flight, home, lane: None, location }
     }
 }
 
 impl fmt::Debug for SharedConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoint = &self.flights.endpoint;
+        let endpoint = &self.in_flight.endpoint;
         f.debug_struct("SharedConnection").field("endpoint", endpoint).finish_non_exhaustive()
     }
 }
@@ -87,6 +98,8 @@ trait Request {
         &self,
         lease: &mut GuardedConnection,
     ) -> impl Future<Output = Result<Self::Reply, RedisError>> + Send;
+    /// What the reply says of the server.
+    fn notice(&self, reply: &Result<Self::Reply, RedisError>) -> Option<(Notice, String)>;
 }
 
 impl Request for &Cmd {
@@ -112,6 +125,13 @@ impl Request for &Cmd {
         lease: &mut GuardedConnection,
     ) -> impl Future<Output = Result<Value, RedisError>> + Send {
         lease.command(self)
+    }
+
+    fn notice(&self, reply: &Result<Value, RedisError>) -> Option<(Notice, String)> {
+        match reply {
+            Ok(reply) => Notice::of_reply(reply),
+            Err(error) => Notice::of_error(error),
+        }
     }
 }
 
@@ -142,46 +162,53 @@ impl Request for Batch<'_> {
     ) -> impl Future<Output = Result<Vec<Value>, RedisError>> + Send {
         lease.pipeline(self.0, self.1, self.2)
     }
+
+    fn notice(&self, reply: &Result<Vec<Value>, RedisError>) -> Option<(Notice, String)> {
+        match reply {
+            Ok(replies) => replies.iter().find_map(Notice::of_reply),
+            Err(error) => Notice::of_error(error),
+        }
+    }
 }
 
 impl SharedConnection {
     pub(super) fn new(
-        pool: GuardedPool,
+        pool: Handle,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
         let (account, endpoint, max) = {
-            let mut state = pool.core.lock();
+            let mut state = pool.node.lock();
             let account = state.ledger.account(endpoint);
             let budget = state.ledger.account_budget(account);
             (account, state.ledger.account_name(account).clone(), budget.max_in_flight())
         };
-        let flights =
-            pool.core.lanes.flights(endpoint.clone(), || Flights::new(account, endpoint, max));
-        let home = pool.core.lanes.home();
-        Self { pool, flights, home, lane: None, location }
+        let in_flight =
+            pool.node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
+        let home = pool.node.lanes.home();
+        Self { pool, in_flight, home, lane: None, location }
     }
 
     /// A copy on the same lane, for one command that outlives the borrow of this handle.
     pub(crate) fn fork(&mut self) -> Self {
-        let Self { pool, flights, home, lane, location } = self;
+        let Self { pool, in_flight, home, lane, location } = self;
         if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
-            let core = &pool.core;
-            *lane = core.lanes.carrier(*home).map(|carrier| with_connection(core, carrier));
+            let node = &pool.node;
+            *lane = node.lanes.carrier(*home).map(|carrier| with_connection(node, carrier));
         }
-        let (pool, flights) = (pool.clone(), Arc::clone(flights));
-        Self { pool, flights, home: *home, lane: lane.clone(), location }
+        let (pool, in_flight) = (pool.clone(), Arc::clone(in_flight));
+        Self { pool, in_flight, home: *home, lane: lane.clone(), location }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.flights.endpoint
+        &self.in_flight.endpoint
     }
 
     /// Sends one command; what [`ConnectionLike`] does, with the guard's own error.
     ///
     /// # Errors
     ///
-    /// [`Error::Rejected`] if nothing was sent, as from [`acquire`](GuardedPool::acquire), or because
+    /// [`Error::Rejected`] if nothing was sent, as from [`acquire`](crate::GuardedPool::acquire), or because
     /// of [`InFlightLimit`](Rejection::InFlightLimit); [`Error::Inner`] with the server's error, or
     /// an I/O error after which it is not known whether the command ran.
     pub async fn send(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -201,8 +228,8 @@ impl SharedConnection {
     }
 
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
-        let (core, endpoint) = (Arc::clone(&self.pool.core), self.flights.endpoint.clone());
-        let mut lease = core.acquire(endpoint, self.location).await?;
+        let (node, endpoint) = (Arc::clone(&self.pool.node), self.in_flight.endpoint.clone());
+        let mut lease = acquire(node, endpoint, self.location).await?;
         Ok(request.send_exclusive(&mut lease).await?)
     }
 
@@ -213,31 +240,34 @@ impl SharedConnection {
             Sharing::Exclusive => return Box::pin(self.request_exclusive(request)).await,
             Sharing::Refused => return Err(unshareable().into()),
         }
-        let Self { pool, flights, home, lane, .. } = self;
-        let core = &pool.core;
+        let Self { pool, in_flight, home, lane, .. } = self;
+        let node = &pool.node;
         // Read only by those who have to wait.
         let mut since = None;
-        let permit = match flights.try_enter() {
+        let permit = match in_flight.try_enter() {
             Some(permit) => permit,
-            None => flights.enter(core, *since.insert(Instant::now())).await?,
+            None => wait_for_place(node, in_flight, *since.insert(Instant::now())).await?,
         };
         let mut other = None;
         if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
             *lane = None;
             let since = since.unwrap_or_else(Instant::now);
-            match Box::pin(pick(core, *home, flights.account, since)).await? {
-                Pick::Own(carrier) => *lane = Some(with_connection(core, carrier)),
-                Pick::Other(carrier) => other = Some(with_connection(core, carrier)),
+            match Box::pin(pick(node, *home, in_flight.account, since)).await? {
+                Pick::Own(carrier) => *lane = Some(with_connection(node, carrier)),
+                Pick::Other(carrier) => other = Some(with_connection(node, carrier)),
             }
         }
         let Some((carrier, redis)) = other.as_mut().or(lane.as_mut()) else {
             return Err(Rejection::Closed.into());
         };
-        let flight = Flight::start(core, flights, carrier, permit);
-        let started = core.metrics.is_recording().then(Instant::now);
+        let flight = Flight::start(node, in_flight, carrier, permit);
+        let started = node.context.metrics.is_recording().then(Instant::now);
         let reply = request.send(redis).await;
         if let Some(started) = started {
-            core.metrics.used_shared(started.elapsed());
+            node.context.metrics.used_shared(started.elapsed());
+        }
+        if let Some(notice) = request.notice(&reply) {
+            node.heard(notice);
         }
         match reply {
             Err(error) if error.is_timeout() => Err(unanswered().into()),
@@ -257,10 +287,23 @@ impl SharedConnection {
 
 /// A handle has a connection of its own to send on, so that it need not clone one for each command.
 /// The driver times its commands, which costs less than a timeout around it.
-fn with_connection(core: &Core, carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
+fn with_connection(node: &Node, carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
     let mut redis = carrier.redis.clone();
-    redis.set_response_timeout(core.settings.response_timeout);
+    redis.set_response_timeout(node.settings().response_timeout);
     (carrier, redis)
+}
+
+/// Waits for a place among the endpoint's commands in flight, until the acquire timeout.
+async fn wait_for_place<'a>(
+    node: &Node,
+    in_flight: &'a InFlight,
+    since: Instant,
+) -> Result<SemaphorePermit<'a>, Rejection> {
+    // On a line of its own: the lock must be gone when a refusal takes it again.
+    let most = node.lock().ledger.queue_limit();
+    let deadline = since + node.settings().acquire_timeout;
+    let permit = in_flight.enter(most, deadline).await;
+    permit.map_err(|rejection| node.reject(in_flight.account, rejection))
 }
 
 fn unshareable() -> RedisError {
@@ -288,6 +331,6 @@ impl ConnectionLike for SharedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.pool.core.dialer.redis.db()
+        self.pool.node.dialer.redis.db()
     }
 }

@@ -7,30 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
-use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::aio::{PubSubSink, PubSubStream};
 use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
 
-use super::admission::Grant;
-use super::core::Core;
-use super::store::Shared;
+use super::acquire::acquire_subscriber;
+use super::node::Node;
+use super::state::{LeasePlace, Subscribed};
+use super::store::Socket;
+use crate::telemetry::status::CloseReason;
+use crate::vocabulary::reply::within;
 use crate::{Endpoint, Error, Rejection};
 
 /// Time before the next attempt where a refusal does not say, or where the server let us in and then
 /// refused the subscription.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// A subscriber's connection, as the dialer delivers it.
-pub(super) struct Subscriber {
-    pub(super) redis: PubSub,
-    pub(super) shared: Arc<Shared>,
-    pub(super) grant: Grant,
-}
-
-impl fmt::Debug for Subscriber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscriber").field("grant", &self.grant).finish_non_exhaustive()
-    }
-}
 
 /// A subscriber, made by [`GuardedPool::pubsub`](crate::GuardedPool::pubsub).
 ///
@@ -40,7 +30,7 @@ impl fmt::Debug for Subscriber {
 /// back-off, subscribes again, and says [`PubSubEvent::Gap`]. It ends when the pool is closed or
 /// the last [`GuardedPool`](crate::GuardedPool) is dropped.
 pub struct GuardedPubSub {
-    core: Arc<Core>,
+    node: Arc<Node>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
     live: Option<Live>,
@@ -53,9 +43,21 @@ pub struct GuardedPubSub {
 struct Live {
     sink: PubSubSink,
     stream: PubSubStream,
-    shared: Arc<Shared>,
-    /// Last, so that its place is free only once the socket is being closed.
-    _grant: Grant,
+    socket: Arc<Socket>,
+    place: LeasePlace,
+    node: Arc<Node>,
+    /// The connection has ended, and not by our doing.
+    lost: bool,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if !self.lost {
+            self.socket.blame(CloseReason::Dropped);
+        }
+        self.socket.abort();
+        self.node.end_lease(self.place);
+    }
 }
 
 /// What a subscriber hears.
@@ -81,12 +83,12 @@ impl fmt::Debug for GuardedPubSub {
 
 impl GuardedPubSub {
     pub(super) fn new(
-        core: Arc<Core>,
+        node: Arc<Node>,
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
         let (channels, patterns) = (BTreeSet::new(), BTreeSet::new());
-        Self { core, endpoint, location, live: None, channels, patterns, gap: false }
+        Self { node, endpoint, location, live: None, channels, patterns, gap: false }
     }
 
     pub(super) async fn connected(mut self) -> Result<Self, Error> {
@@ -106,7 +108,7 @@ impl GuardedPubSub {
     /// Dropping the future may leave the subscription on the connection, but not for the next one.
     pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
         let channels = channels.to_redis_args();
-        self.ready().await?.subscribe(&channels).await?;
+        self.ask(async |sink| sink.subscribe(&channels).await).await?;
         self.channels.extend(channels);
         Ok(())
     }
@@ -118,7 +120,7 @@ impl GuardedPubSub {
     /// As [`subscribe`](Self::subscribe).
     pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
         let patterns = patterns.to_redis_args();
-        self.ready().await?.psubscribe(&patterns).await?;
+        self.ask(async |sink| sink.psubscribe(&patterns).await).await?;
         self.patterns.extend(patterns);
         Ok(())
     }
@@ -131,7 +133,7 @@ impl GuardedPubSub {
     pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
         let channels = channels.to_redis_args();
         self.channels.retain(|channel| !channels.contains(channel));
-        Ok(self.ready().await?.unsubscribe(&channels).await?)
+        self.ask(async |sink| sink.unsubscribe(&channels).await).await
     }
 
     /// Ends the subscription to one or more patterns; see [`unsubscribe`](Self::unsubscribe).
@@ -142,7 +144,7 @@ impl GuardedPubSub {
     pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
         let patterns = patterns.to_redis_args();
         self.patterns.retain(|pattern| !patterns.contains(pattern));
-        Ok(self.ready().await?.punsubscribe(&patterns).await?)
+        self.ask(async |sink| sink.punsubscribe(&patterns).await).await
     }
 
     /// The next message, or the news that some may have been missed; `None` once the pool is
@@ -157,7 +159,7 @@ impl GuardedPubSub {
     ///
     /// Safe: no message is lost by dropping the future.
     pub async fn next(&mut self) -> Option<Result<PubSubEvent, Error>> {
-        if self.core.lock().ledger.is_closed() {
+        if self.node.is_closed() {
             return None;
         }
         if std::mem::take(&mut self.gap) {
@@ -167,6 +169,7 @@ impl GuardedPubSub {
             if let Some(message) = live.stream.next().await {
                 return Some(Ok(PubSubEvent::Message(message)));
             }
+            live.lost = true;
             self.live = None;
         }
         self.reconnect().await
@@ -201,14 +204,31 @@ impl GuardedPubSub {
 
     /// Waits, unless the pool is closed first.
     async fn pause(&self, pause: Duration) {
-        let closed = self.core.until(|state| state.ledger.is_closed());
-        let _ = tokio::time::timeout(pause, closed).await;
+        let _ = tokio::time::timeout(pause, self.node.closed()).await;
+    }
+
+    /// Asks the server for something, on a connection that works. One that does not answer in time is
+    /// closed: what is subscribed there is not known.
+    async fn ask(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PubSubSink) -> RedisResult<()>,
+    ) -> Result<(), Error> {
+        let limit = Some(self.node.settings().response_timeout);
+        let answer = within(limit, ask(self.ready().await?)).await;
+        if answer.as_ref().is_err_and(RedisError::is_timeout) {
+            self.live = None;
+            return Err(silent().into());
+        }
+        Ok(answer?)
     }
 
     /// Something to subscribe with.
     async fn ready(&mut self) -> Result<&mut PubSubSink, Error> {
-        if self.live.as_ref().is_none_or(|live| !live.shared.is_alive()) {
+        if let Some(live) = self.live.as_mut().filter(|live| !live.socket.is_alive()) {
+            live.lost = true;
             self.live = None;
+        }
+        if self.live.is_none() {
             self.connect().await?;
             self.gap = !self.channels.is_empty() || !self.patterns.is_empty();
         }
@@ -220,11 +240,14 @@ impl GuardedPubSub {
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
-        let waiter = self.core.enter_subscriber(&self.endpoint, self.location)?;
-        let Subscriber { redis, shared, grant } = waiter.wait().await?;
+        let node = &self.node;
+        let (subscribed, waited) = acquire_subscriber(node, &self.endpoint, self.location).await?;
+        let Subscribed { redis, socket, place } = subscribed;
         let (sink, stream) = redis.split();
-        let mut live = Live { sink, stream, shared, _grant: grant };
-        let limit = self.core.settings.response_timeout;
+        let node = Arc::clone(node);
+        let mut live = Live { sink, stream, socket, place, node, lost: false };
+        self.node.context.metrics.waited(waited);
+        let limit = self.node.settings().response_timeout;
         let subscribed =
             tokio::time::timeout(limit, subscribe_again(&mut live, &self.channels, &self.patterns));
         subscribed.await.unwrap_or_else(|_| Err(silent()))?;

@@ -1,0 +1,79 @@
+//! Error replies that say something about the server rather than about the command.
+
+use redis::{RedisError, Value};
+
+use super::classify::{of_error_line, server_words};
+use crate::Outcome;
+
+/// What a server says of itself in the reply to a command, on a connection that works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// It is a replica, and was sent a write.
+    ReadOnly,
+    /// The key's slot is another node's.
+    Moved,
+    /// The key's slot is on its way to another node.
+    Ask,
+    /// Its cluster does not serve the slot.
+    ClusterDown,
+    /// It is a replica that has lost its master, and serves no old data.
+    MasterDown,
+    /// It is loading its data set.
+    Loading,
+    /// A proxy passes on that what is behind it has no slot.
+    MaxClients,
+}
+
+impl Notice {
+    /// Every notice, in the order of the metric's `error` label.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::ReadOnly,
+        Self::Moved,
+        Self::Ask,
+        Self::ClusterDown,
+        Self::MasterDown,
+        Self::Loading,
+        Self::MaxClients,
+    ];
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// The `error` label of `redis_guard_server_errors_total`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "readonly",
+            Self::Moved => "moved",
+            Self::Ask => "ask",
+            Self::ClusterDown => "clusterdown",
+            Self::MasterDown => "masterdown",
+            Self::Loading => "loading",
+            Self::MaxClients => "max_clients",
+        }
+    }
+
+    /// What a reply says, and in whose words; nearly always nothing, and then it costs one look.
+    #[inline]
+    pub(crate) fn of_reply(reply: &Value) -> Option<(Self, String)> {
+        match reply {
+            Value::ServerError(error) => Self::of_error(&RedisError::from(error.clone())),
+            _ => None,
+        }
+    }
+
+    /// What an error that the driver made of a reply says.
+    #[cold]
+    pub(crate) fn of_error(error: &RedisError) -> Option<(Self, String)> {
+        let notice = match error.code()? {
+            "READONLY" => Self::ReadOnly,
+            "MOVED" => Self::Moved,
+            "ASK" => Self::Ask,
+            "CLUSTERDOWN" => Self::ClusterDown,
+            "MASTERDOWN" => Self::MasterDown,
+            "LOADING" => Self::Loading,
+            _ if of_error_line(&server_words(error)) == Some(Outcome::MaxClients) => {
+                Self::MaxClients
+            }
+            _ => return None,
+        };
+        Some((notice, server_words(error)))
+    }
+}

@@ -1,0 +1,358 @@
+//! The background dialer: one task a node, which dials for all who wait.
+//!
+//! Waiters never dial. The task starts when a connection is wanted, ends when none is, and is
+//! detached from the waiters: one that gives up cancels nothing. Whatever comes first, a returned
+//! connection or a finished dial, serves the longest waiter (bb8's idea).
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use redis::aio::PubSub;
+use tokio::time::Instant;
+
+use super::node::Node;
+use super::slot::{Slot, SlotCell};
+use super::state::{Answer, DialerTask, Reserved, State, Subscribed};
+use super::store::{Connection, Ending, Owned, Socket};
+use super::tasks::Task;
+use super::topology::Place;
+use crate::Outcome;
+use crate::dial::{Dialed, Driver};
+use crate::server::gate::{Approval, Decision};
+use crate::telemetry::event::Event;
+use crate::vocabulary::DialFailure;
+
+/// What the dialer does next.
+enum Step {
+    Dial(Attempt),
+    /// Wait for the schedule, or for a change of it.
+    WaitUntil(Instant),
+    /// Wait for what is in flight, or until something changes.
+    Wait,
+    Stop,
+}
+
+/// The dials of a node that are in flight.
+type Dials = FuturesUnordered<Task>;
+
+/// Dials while a connection is wanted.
+pub(super) fn run(node: Arc<Node>) -> Task {
+    // Made before the first poll: a task may be dropped without one.
+    let running = Running { node, stopped: false };
+    Box::pin(dial_while_wanted(running))
+}
+
+async fn dial_while_wanted(mut running: Running) {
+    let node = Arc::clone(&running.node);
+    let mut dials = Dials::new();
+    loop {
+        let server = node.server();
+        let mut changed = pin!(server.schedule_changed());
+        changed.as_mut().enable();
+        // Callers hear what another pool of the process has learned of the server.
+        node.change(|_| ());
+        node.warmth_changed.notify_waiters();
+        let due = match next_step(&node, dials.is_empty()).await {
+            Step::Dial(attempt) => {
+                dials.push(Box::pin(attempt.run()));
+                continue;
+            }
+            Step::Stop => {
+                running.stopped = true;
+                return;
+            }
+            Step::WaitUntil(due) => Some(due),
+            Step::Wait => None,
+        };
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = changed => {}
+            () = node.dialer_wanted.notified() => {}
+            Some(()) = dials.next() => {}
+            () = node.closed(), if !node.is_closed() => {}
+        }
+        if node.is_closed() {
+            // Nobody needs them any more; each takes itself out of the books.
+            dials = Dials::new();
+        }
+    }
+}
+
+/// Says that the dialer has stopped when its runtime is shut down under it.
+struct Running {
+    node: Arc<Node>,
+    /// It has stopped by itself, and said so under the lock.
+    stopped: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.stopped {
+            // Starts no other here, on a runtime that is going down; the next change does.
+            let mut state = self.node.lock();
+            state.gate.leave();
+            state.set_dialer(DialerTask::None);
+        }
+    }
+}
+
+/// What to do, under one look: where nothing is wanted it is noted that the dialer stops, or waits.
+async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
+    if let Some(step) = other_than_dial(&mut node.lock(), idle) {
+        return step;
+    }
+    match node.resolver.resolve().await {
+        Ok(place) => {
+            if place.target.name != node.address() {
+                // The schedule there is another one: look again.
+                node.move_to(place);
+                return Step::WaitUntil(Instant::now());
+            }
+            ask(node, &place, idle)
+        }
+        Err(failure) => {
+            node.change(|state| {
+                state.gate.unresolved(Arc::new(failure), Instant::now());
+                state.lost = true;
+            });
+            Step::WaitUntil(Instant::now())
+        }
+    }
+}
+
+/// Why not to dial, if nothing is wanted, or the pool holds itself back.
+fn other_than_dial(state: &mut State, idle: bool) -> Option<Step> {
+    if !state.ledger.wants_dial() {
+        state.gate.leave();
+        state.set_dialer(if idle { DialerTask::None } else { DialerTask::Waits });
+        return Some(if idle { Step::Stop } else { Step::Wait });
+    }
+    state.gate.held_back(Instant::now()).map(step_of)
+}
+
+fn step_of(decision: Decision) -> Step {
+    match decision {
+        Decision::WaitUntil(due) => Step::WaitUntil(due),
+        Decision::Held | Decision::Dial(_) => Step::Wait,
+    }
+}
+
+/// Asks the gate for a dial.
+fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
+    let mut state = node.lock();
+    if state.ledger.live() > 0 && !state.ledger.is_frozen() && state.gate.is_refused() {
+        // One refusal is enough for every pool of the process.
+        state.heard_refusal();
+    }
+    if let Some(step) = other_than_dial(&mut state, idle) {
+        return step;
+    }
+    let step = match state.gate.ask(Instant::now()) {
+        Decision::Dial(approval) => {
+            let reserved = state.dial_started();
+            let (node, place) = (Arc::clone(node), Arc::clone(place));
+            Step::Dial(Attempt { node, place, approval: Some(approval), reserved })
+        }
+        decision => step_of(decision),
+    };
+    let wakes = state.settle();
+    drop(state);
+    node.wake(wakes);
+    step
+}
+
+/// One dial, counted from its first packet. Dropped before its end, it gives the probe back.
+struct Attempt {
+    node: Arc<Node>,
+    place: Arc<Place>,
+    /// `None` once it has ended.
+    approval: Option<Approval>,
+    /// The one waiter that it is for, if that is a subscriber.
+    reserved: Option<Reserved>,
+}
+
+/// What a dial brings.
+enum Product {
+    Connection(Dialed),
+    PubSub(PubSub, SlotCell),
+}
+
+impl Attempt {
+    async fn run(self) {
+        let started = Instant::now();
+        let result = self.dial().await;
+        self.ended(result, started);
+    }
+
+    async fn dial(&self) -> Result<Product, DialFailure> {
+        let (dialer, target) = (&self.node.dialer, &self.place.target);
+        if self.reserved.is_none() {
+            return dialer.dial(target).await.map(Product::Connection);
+        }
+        let cell = SlotCell::default();
+        let redis = dialer.dial_pubsub(target, |stream| cell.wrap(stream)).await?;
+        Ok(Product::PubSub(redis, cell))
+    }
+
+    fn ended(mut self, result: Result<Product, DialFailure>, started: Instant) {
+        let Some(approval) = self.approval.take() else {
+            return;
+        };
+        let (node, reserved) = (&self.node, self.reserved.take());
+        match (result, reserved) {
+            (Ok(product), reserved) => {
+                let (slot, took) = connected(node, approval, started);
+                match (product, reserved) {
+                    (Product::PubSub(redis, cell), Some(reserved)) => {
+                        deliver(node, reserved, redis, cell, slot);
+                    }
+                    (Product::Connection(dialed), _) => {
+                        let connection = open(slot, dialed);
+                        node.mailbox.pass(&connection);
+                        node.restore(connection);
+                    }
+                    (Product::PubSub(..), None) => {
+                        unreachable!("a subscriber is dialed only for its waiter")
+                    }
+                }
+                // Last: a recorder and a subscriber of events are somebody else's code.
+                announce(node, took);
+            }
+            (Err(failure), reserved) => failed(node, approval, reserved, failure),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(approval) = self.approval.take() else {
+            return;
+        };
+        let (node, reserved) = (&self.node, self.reserved.take());
+        if std::thread::panicking() {
+            // A dial that panics must not be tried again at once, for ever.
+            let server = Arc::clone(&self.place.target.name);
+            let message = "the dial panicked".to_owned();
+            let failure = DialFailure { server, outcome: Outcome::Other, message };
+            return failed(node, approval, reserved, failure);
+        }
+        let _gone = node.change(|state| {
+            state.ledger.dial_failed(false);
+            state.gate.abandoned(approval, Instant::now());
+            reserved.map(|reserved| state.dial_failed(reserved))
+        });
+        node.warmth_changed.notify_waiters();
+    }
+}
+
+/// The dial has succeeded: from here on the socket counts as live, until its slot is dropped.
+fn connected(
+    node: &Arc<Node>,
+    approval: Approval,
+    started: Instant,
+) -> (Slot, std::time::Duration) {
+    let now = Instant::now();
+    let took = now.duration_since(started);
+    let socket = node.open_socket(now);
+    let slot = node.change(|state| {
+        state.dials[Outcome::Connected as usize] += 1;
+        let room = state.ledger.connected();
+        let slot = Slot::new(Arc::clone(node), socket);
+        state.gate.connected(approval, room, took, now);
+        slot
+    });
+    (slot, took)
+}
+
+fn announce(node: &Node, took: std::time::Duration) {
+    let live = node.lock().ledger.live();
+    let server = node.address();
+    node.context.metrics.created(took);
+    tracing::debug!(pool = %node.context.name(), %server, ?took, live, "connected");
+    node.context.events.send(Event::Connected { server, live });
+}
+
+fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, failure: DialFailure) {
+    let failure = Arc::new(failure);
+    let now = Instant::now();
+    let (next_dial_in, _gone) = node.change(|state| {
+        state.dials[failure.outcome as usize] += 1;
+        state.ledger.dial_failed(failure.outcome.is_full());
+        state.ledger.void_share();
+        state.lost = true;
+        let gone = reserved.map(|reserved| state.dial_failed(reserved));
+        state.gate.failed(approval, Arc::clone(&failure), now);
+        (state.gate.next_attempt_in(now), gone)
+    });
+    node.warmth_changed.notify_waiters();
+    tracing::warn!(
+        pool = %node.context.name(), server = %failure.server, outcome = %failure.outcome,
+        message = failure.message, ?next_dial_in, "dial failed"
+    );
+    node.context.events.send(Event::DialFailed { failure, next_dial_in });
+}
+
+/// Starts the connection's driver.
+fn open(slot: Slot, dialed: Dialed) -> Connection {
+    let Dialed { connection: redis, driver } = dialed;
+    let socket = Arc::clone(&slot.socket);
+    let task = tokio::spawn(Driven { driver, made_way: false, slot });
+    socket.set_ending(Ending::Task(task.abort_handle()));
+    Box::new(Owned { redis, socket })
+}
+
+/// Hands a subscriber its socket, which has its slot from here on.
+fn deliver(node: &Arc<Node>, reserved: Reserved, redis: PubSub, cell: SlotCell, slot: Slot) {
+    let socket: Arc<Socket> = Arc::clone(&slot.socket);
+    if let Some(signal) = cell.take_signal() {
+        socket.set_ending(Ending::Signal(signal));
+    }
+    cell.fill(slot);
+    // Or else our copy keeps the slot when the socket is closed.
+    drop(cell);
+    socket.lent_to(Some(reserved.place.seat));
+    let subscribed = Subscribed { redis, socket, place: reserved.place };
+    let unclaimed = match reserved.waiting.answer {
+        Answer::Subscriber(waiter) => waiter.send(Ok(subscribed)).err().and_then(Result::ok),
+        Answer::Lease(_) => Some(subscribed),
+    };
+    if let Some(subscribed) = unclaimed {
+        node.take_back_subscriber(subscribed);
+    }
+}
+
+/// A driver and its slot. The order of the fields is the point: the socket, which the driver owns,
+/// is closed before the slot is free for the next dial.
+struct Driven {
+    driver: Driver,
+    /// The callers had their turn, and now it is the driver's.
+    made_way: bool,
+    slot: Slot,
+}
+
+impl Future for Driven {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // On a shared connection the first of several ready callers wakes the driver, and tokio runs
+        // what was just woken next: a write, and a read for the server, for every command. Behind the
+        // other callers it sends all of theirs at once, which at 64 tasks is a fifth more throughput.
+        // (Nagle's algorithm, which others leave on, hides this at the price of latency.)
+        if !self.made_way && self.slot.socket.in_flight() > 1 {
+            self.made_way = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.made_way = false;
+        self.driver.as_mut().poll(cx)
+    }
+}

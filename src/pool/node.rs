@@ -1,0 +1,507 @@
+//! The node: what a pool has on one server, and everything that changes it.
+//!
+//! The ledger and the gate are pure; this is where their decisions meet sockets, tasks and callers.
+//! The rule that keeps it simple: change the state under the lock, collect whom that concerns, let
+//! go of the lock, then wake them. Nothing is awaited or woken under it, and no connection dropped.
+//!
+//! **Lock order**: the state, then the server's schedule or what is known of it, then the store's. The
+//! other locks here are leaves: nothing is locked under them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::companion::{self, Companion};
+use super::context::{Context, Settings, leak_of};
+use super::leaks::{Lease, Seat};
+use super::shared::lanes::Lanes;
+use super::state::{Answer, DialerTask, LeasePlace, Leased, State, Subscribed, Waiting, Wakes};
+use super::store::{Connection, Socket};
+use super::tasks::{Runtime, Starters};
+use super::topology::{Place, Resolve};
+use super::watch::Mailbox;
+use crate::dial::{Dialer, Notice};
+use crate::ledger::{AccountId, Ledger};
+use crate::server::Server;
+use crate::server::gate::{Forced, Gate, Overridable};
+use crate::telemetry::event::Event;
+use crate::telemetry::status::{CloseReason, Leak};
+use crate::vocabulary::DialFailure;
+use crate::vocabulary::reply::within;
+use crate::{BreakerState, Endpoint, Outcome, Rejection};
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) context: Arc<Context>,
+    pub(super) dialer: Dialer,
+    pub(super) resolver: Box<dyn Resolve>,
+    /// Where the last dial went.
+    place: ArcSwap<Place>,
+    /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
+    /// await, and an async one would cost more than what it guards.
+    state: Mutex<State>,
+    pub(super) lanes: Lanes,
+    pub(super) mailbox: Mailbox,
+    /// Every open connection, for the sweep; changed when one opens or closes.
+    sockets: Mutex<HashMap<u64, Arc<Socket>>>,
+    next_id: AtomicU64,
+    /// The dialer should look: a connection is wanted, an override, or the end.
+    pub(super) dialer_wanted: Notify,
+    /// A dial has ended, or the limit or the schedule has changed: who waits for the pool to be warm
+    /// should look.
+    pub(super) warmth_changed: Notify,
+    /// A socket was closed, or a lease came back to a closed pool.
+    drained: Notify,
+    closed: watch::Sender<bool>,
+    starters: Starters<Arc<Node>>,
+    runtime: Runtime,
+    /// What goes by the pool's budgets beside it, while somebody holds it; see [`Companion`].
+    pub(super) companion: Mutex<Weak<dyn Companion>>,
+    epoch: Instant,
+    /// Milliseconds since `epoch`, as of the last sweep.
+    coarse: AtomicU64,
+}
+
+/// Of the coarse clock, in its milliseconds.
+const SECOND: u64 = 1_000;
+
+impl Node {
+    pub(super) fn new(
+        context: Arc<Context>,
+        dialer: Dialer,
+        resolver: Box<dyn Resolve>,
+        place: Arc<Place>,
+        (mut ledger, gate): (Ledger<Waiting>, Gate),
+        starters: Starters<Arc<Node>>,
+    ) -> Self {
+        let settings = &context.settings;
+        if settings.watch && (settings.adaptive_limit || settings.fleet.is_some()) {
+            // The first connection asks before there are more; a fleet's reserve has room for that one.
+            let blind = if settings.fleet.is_some() { 1 } else { settings.min_limit };
+            ledger.allow(Some(blind));
+        }
+        Self {
+            lanes: Lanes::new(settings.shared_lanes),
+            mailbox: Mailbox::default(),
+            state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
+            place: ArcSwap::new(place),
+            sockets: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            dialer_wanted: Notify::new(),
+            warmth_changed: Notify::new(),
+            drained: Notify::new(),
+            closed: watch::Sender::new(false),
+            starters,
+            runtime: Runtime::default(),
+            companion: companion::nobody(),
+            epoch: Instant::now(),
+            coarse: AtomicU64::new(0),
+            context,
+            dialer,
+            resolver,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.context.settings
+    }
+
+    /// Where the last dial went, or the next one goes.
+    pub(super) fn place(&self) -> Arc<Place> {
+        self.place.load_full()
+    }
+
+    pub(super) fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.place.load().server)
+    }
+
+    /// The server's address, without credentials.
+    pub(super) fn address(&self) -> Arc<str> {
+        Arc::clone(&self.place.load().target.name)
+    }
+
+    /// The server is elsewhere from now on: dials go there, by its schedule, and what is open to the
+    /// one before is closed as it comes back.
+    pub(super) fn move_to(self: &Arc<Self>, place: Arc<Place>) {
+        let before = self.place.swap(Arc::clone(&place));
+        tracing::warn!(
+            pool = %self.context.name(), from = %before.target.name, to = %place.target.name,
+            "the server has moved"
+        );
+        self.change(|state| state.gate.move_to(Arc::clone(&place.server)));
+        for socket in self.sockets() {
+            socket.expire();
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // The state machines do not panic; if one did, its counts are still the best there are.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then serves, refuses or starts whatever follows from it.
+    pub(super) fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let wakes = state.settle();
+        drop(state);
+        self.wake(wakes);
+        result
+    }
+
+    /// Carries out what follows from a change. Whoever waits comes first: what is told of it may run
+    /// code of others, which may panic.
+    pub(super) fn wake(self: &Arc<Self>, mut wakes: Wakes) {
+        let mut told = (wakes.transition.take(), wakes.limit.take());
+        loop {
+            for (waiter, rejection) in std::mem::take(&mut wakes.refused) {
+                waiter.refuse(rejection);
+            }
+            if wakes.call_watch {
+                self.mailbox.attention.notify_one();
+            }
+            if wakes.wake_dialer {
+                self.dialer_wanted.notify_one();
+            }
+            if wakes.start_dialer && !self.spawn((self.starters.dialer)(Arc::clone(self))) {
+                self.lock().set_dialer(DialerTask::None);
+            }
+            drop(std::mem::take(&mut wakes.closing));
+            let Some(next) = self.grant(std::mem::take(&mut wakes.granted)) else { break };
+            wakes = next;
+            told = (wakes.transition.take().or(told.0), wakes.limit.take().or(told.1));
+        }
+        // Nor while a panic goes by: another one would end the process.
+        if told == (None, None) || std::thread::panicking() {
+            return;
+        }
+        let server = self.address();
+        if let Some((from, to)) = told.1 {
+            self.context.limit_changed(&server, from, to);
+        }
+        if let Some(transition) = told.0 {
+            self.context.breaker_changed(&server, transition);
+        }
+    }
+
+    /// Hands out what was granted. Where a waiter is gone, its connection is for the next: what follows
+    /// from that.
+    fn grant(self: &Arc<Self>, granted: Vec<(Answer, Leased)>) -> Option<Wakes> {
+        let mut unclaimed = Vec::new();
+        for (answer, leased) in granted {
+            if let Answer::Lease(waiter) = answer
+                && let Err(Ok(leased)) = waiter.send(Ok(leased))
+            {
+                unclaimed.push(leased);
+            }
+        }
+        if unclaimed.is_empty() {
+            return None;
+        }
+        let mut state = self.lock();
+        let dead: Vec<_> =
+            unclaimed.into_iter().filter_map(|leased| put_back(&mut state, leased)).collect();
+        let wakes = state.settle();
+        drop(state);
+        drop(dead);
+        Some(wakes)
+    }
+
+    /// A connection that was leased and not used goes to the next.
+    pub(super) fn take_back(self: &Arc<Self>, leased: Leased) {
+        let _dead = self.change(|state| put_back(state, leased));
+        self.after_lease();
+    }
+
+    /// A lease whose connection is not for the next one is over.
+    pub(super) fn end_lease(self: &Arc<Self>, place: LeasePlace) {
+        let lease = self.change(|state| state.end_lease(place, false));
+        self.report_resolved(lease.as_ref());
+        self.after_lease();
+    }
+
+    /// A subscriber's connection was not wanted after all.
+    pub(super) fn take_back_subscriber(self: &Arc<Self>, subscribed: Subscribed) {
+        let Subscribed { redis, socket, place } = subscribed;
+        socket.blame(CloseReason::Dropped);
+        socket.abort();
+        drop(redis);
+        self.end_lease(place);
+    }
+
+    /// What a closed pool does when a lease has come back.
+    pub(super) fn after_lease(self: &Arc<Self>) {
+        if self.is_closed() {
+            self.close_idle();
+            self.drained.notify_waiters();
+        }
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.runtime.spawn(task)
+    }
+
+    /// Starts the maintenance task, which was noted as running.
+    pub(super) fn start_maintenance(self: &Arc<Self>) {
+        if !self.spawn((self.starters.maintenance)(Arc::clone(self))) {
+            self.lock().maintenance_stopped();
+        }
+    }
+
+    /// Milliseconds since the pool was built, as of the last sweep (once a second): enough to tell
+    /// an idle connection by, and free on the path of a request.
+    pub(super) fn coarse_now(&self) -> u64 {
+        self.coarse.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn advance_coarse(&self, now: Instant) -> u64 {
+        let millis = now.duration_since(self.epoch).as_millis();
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.coarse.store(millis, Ordering::Relaxed);
+        millis
+    }
+
+    /// Counts and announces a refusal that was decided before.
+    pub(super) fn reject(&self, account: AccountId, rejection: Rejection) -> Rejection {
+        let endpoint = {
+            let mut state = self.lock();
+            state.count_rejection(account, &rejection);
+            state.ledger.account_name(account).clone()
+        };
+        self.announce_rejection(&endpoint, &rejection);
+        rejection
+    }
+
+    pub(super) fn announce_rejection(&self, endpoint: &Endpoint, rejection: &Rejection) {
+        if *endpoint != Endpoint::LANES {
+            self.context.rejected(endpoint, rejection, self.coarse_now() / SECOND);
+        }
+    }
+
+    pub(super) fn leak(&self, lease: &Lease, now: Instant) -> Leak {
+        leak_of(self.lock().ledger.account_name(lease.account), lease, now)
+    }
+
+    pub(super) fn report_leak(&self, lease: &Lease, now: Instant) {
+        self.lock().tally(lease.account).leaks_suspected += 1;
+        self.context.leak_suspected(self.leak(lease, now));
+    }
+
+    /// Tells of a lease that ended, if it was a suspected leak.
+    pub(super) fn report_resolved(&self, lease: Option<&Lease>) {
+        if let Some(lease) = lease.filter(|lease| lease.suspected) {
+            self.context.leak_resolved(self.leak(lease, Instant::now()));
+        }
+    }
+
+    /// A reply that says something about the server.
+    #[cold]
+    pub(super) fn heard(self: &Arc<Self>, (notice, message): (Notice, String)) {
+        let first = self.change(|state| {
+            let count = &mut state.notices[notice as usize];
+            *count += 1;
+            // Whatever it is, the watch should look at the server.
+            state.lost |= *count == 1;
+            *count == 1
+        });
+        let (pool, server) = (self.context.name(), self.address());
+        if first {
+            tracing::warn!(%pool, %server, error = notice.as_str(), message, "the server answers so");
+        }
+        if notice == Notice::MaxClients {
+            let outcome = Outcome::MaxClients;
+            self.heard_refusal(&Arc::new(DialFailure { server, outcome, message }));
+        }
+    }
+
+    /// The server refused somebody else's connection: it is full.
+    pub(super) fn heard_refusal(self: &Arc<Self>, failure: &Arc<DialFailure>) {
+        self.change(|state| {
+            state.heard_refusal();
+            let era = state.gate.era();
+            state.gate.heard(era, Arc::clone(failure), Instant::now());
+        });
+    }
+
+    fn registry(&self) -> MutexGuard<'_, HashMap<u64, Arc<Socket>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new socket, to be counted by [`State`] as live.
+    pub(super) fn open_socket(&self, now: Instant) -> Arc<Socket> {
+        // ± 10 %, so that a fleet that was started together does not redial together.
+        let lifetime = self.settings().max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let socket = Arc::new(Socket::new(id, now + lifetime, self.coarse_now()));
+        self.registry().insert(id, Arc::clone(&socket));
+        socket
+    }
+
+    /// Every open connection.
+    pub(super) fn sockets(&self) -> Vec<Arc<Socket>> {
+        self.registry().values().cloned().collect()
+    }
+
+    /// A connection's socket is closed; called by the last thing the driver's task drops.
+    pub(super) fn socket_closed(self: &Arc<Self>, socket: &Socket) {
+        self.registry().remove(&socket.id);
+        let lease = self.change(|state| state.socket_closed(socket));
+        self.warmth_changed.notify_waiters();
+        self.drained.notify_waiters();
+        if std::thread::panicking() {
+            return;
+        }
+        self.report_resolved(lease.as_ref());
+        let (reason, server) = (socket.reason(), self.address());
+        tracing::debug!(
+            pool = %self.context.name(), %server, reason = reason.as_str(), "connection closed"
+        );
+        self.context.events.send(Event::ConnectionClosed { server, reason });
+    }
+
+    /// Closes the socket under whoever holds the connection.
+    pub(super) fn revoke(&self, socket: &Socket, reason: CloseReason) {
+        socket.blame(reason);
+        self.lock().bury(socket);
+        socket.abort();
+    }
+
+    /// Closes the socket under one lease, unless it ended meanwhile.
+    pub(super) fn revoke_lease(&self, socket: &Socket, seat: Seat) {
+        let revoked = {
+            let mut state = self.lock();
+            let held = state.leases.is_out(seat) && socket.holder() == Some(seat);
+            held && state.bury(socket)
+        };
+        if revoked {
+            socket.blame(CloseReason::Revoked);
+            socket.abort();
+        }
+    }
+
+    /// Takes the idle connections out of the store that `wanted` picks.
+    pub(super) fn withdraw(&self, wanted: impl FnMut(&Socket) -> bool) -> Vec<Connection> {
+        self.lock().withdraw(wanted)
+    }
+
+    /// Takes one idle connection out of the store, if there is one.
+    pub(super) fn withdraw_one(&self) -> Option<Connection> {
+        let mut left = 1;
+        self.withdraw(|_| std::mem::take(&mut left) > 0).pop()
+    }
+
+    /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
+    pub(super) fn restore(self: &Arc<Self>, connection: Connection) {
+        let _dead = self.change(|state| state.restore(connection));
+        if self.is_closed() {
+            self.close_idle();
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Completes when the pool is closed.
+    pub(super) async fn closed(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Waits until `done`; looked at whenever a socket is closed, or a lease comes back to a closed
+    /// pool.
+    pub(super) async fn drained(&self, done: impl Fn(&State) -> bool) {
+        loop {
+            let mut drained = std::pin::pin!(self.drained.notified());
+            drained.as_mut().enable();
+            if done(&self.lock()) {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Refuses everybody from now on, and closes what is idle. Leases stay valid.
+    pub(super) fn shut(self: &Arc<Self>) {
+        self.change(|state| state.ledger.close());
+        self.closed.send_replace(true);
+        self.close_idle();
+        for socket in self.sockets() {
+            if socket.is_subscriber() {
+                // It would listen for ever.
+                self.revoke(&socket, CloseReason::PoolClosed);
+            }
+        }
+        self.dialer_wanted.notify_one();
+        self.mailbox.attention.notify_one();
+        self.warmth_changed.notify_waiters();
+        self.drained.notify_waiters();
+    }
+
+    /// Closes what nobody holds, of a pool that is closed.
+    fn close_idle(self: &Arc<Self>) {
+        self.say_goodbye();
+        for connection in self.withdraw(|_| true) {
+            connection.socket.blame(CloseReason::PoolClosed);
+        }
+    }
+
+    /// Gives our share back to the fleet, once the pool is closed, over one of the last connections:
+    /// otherwise the registry would keep it for us until our time is up.
+    fn say_goodbye(self: &Arc<Self>) {
+        let Some(goodbye) = self.mailbox.take_goodbye() else { return };
+        // No heartbeat goes out after it.
+        self.mailbox.take_back();
+        let limit = Some(self.settings().response_timeout);
+        if let Some(carrier) = self.lanes.any() {
+            carrier.socket.sent();
+            self.spawn(async move {
+                let mut redis = carrier.redis.clone();
+                let _ = within(limit, redis.send_packed_command(&goodbye)).await;
+                carrier.answered();
+            });
+        } else if let Some(mut connection) = self.withdraw_one() {
+            connection.socket.blame(CloseReason::PoolClosed);
+            self.spawn(async move {
+                let _ = within(limit, connection.redis.send_packed_command(&goodbye)).await;
+            });
+        } else {
+            // All are lent: over the first that comes back.
+            self.mailbox.set_goodbye(Some(goodbye));
+        }
+    }
+
+    /// The calls in flight beside the leases.
+    pub(super) fn calls_in_flight(&self) -> HashMap<Endpoint, usize> {
+        let companion = self.companion.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        companion.map(|companion| companion.calls_in_flight()).unwrap_or_default()
+    }
+}
+
+/// Puts a connection back that was leased and not used; it is given back if it has died.
+fn put_back(state: &mut State, Leased { connection, place }: Leased) -> Option<Connection> {
+    connection.socket.lent_to(None);
+    let alive = connection.socket.is_alive();
+    if state.end_lease(place, alive).is_some() && alive {
+        state.store.put_back(connection);
+        return None;
+    }
+    Some(deadpool::managed::Object::take(connection))
+}
+
+impl Overridable for Node {
+    fn breaker_state(&self) -> BreakerState {
+        self.lock().gate.state()
+    }
+
+    fn force(self: Arc<Self>, forced: Option<Forced>) {
+        self.change(|state| state.gate.force(forced));
+        self.dialer_wanted.notify_one();
+        self.warmth_changed.notify_waiters();
+    }
+}

@@ -1,0 +1,219 @@
+//! The keepers of lanes: one task a lane, which replaces its connection when that dies; callers wait
+//! for the keeper, they never dial (single flight).
+//!
+//! A lane is a lease like any other, taken from the pool's own budget under [`Endpoint::LANES`] and
+//! dialed behind the same gate.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lanes::{Carrier, Lane, Line};
+use crate::ledger::AccountId;
+use crate::pool::acquire::{acquire, late};
+use crate::pool::lease::GuardedConnection;
+use crate::pool::node::Node;
+use crate::telemetry::status::CloseReason;
+use crate::{Budget, Endpoint, Rejection};
+
+/// How long an old lane is kept when it could not be replaced at the end of its lifetime.
+const EXPIRY_RETRY: Duration = Duration::from_secs(30);
+
+/// A lane to send on.
+pub(super) enum Pick {
+    /// The handle's own: to stay with.
+    Own(Arc<Carrier>),
+    /// Another one, because that one is down: for this once.
+    Other(Arc<Carrier>),
+}
+
+/// A lane to send on: `home`, or else any, or else `home` once it is up.
+pub(super) async fn pick(
+    node: &Arc<Node>,
+    home: usize,
+    account: AccountId,
+    since: Instant,
+) -> Result<Pick, Rejection> {
+    let mut line = node.lanes.lane(home).line.subscribe();
+    let here = line.borrow_and_update().carrier();
+    if let Some(carrier) = here {
+        return Ok(Pick::Own(carrier));
+    }
+    // From here on a refusal is news.
+    want(node, home);
+    if let Some(carrier) = node.lanes.any() {
+        return Ok(Pick::Other(carrier));
+    }
+    if let Some(rejection) = refusal(node) {
+        return Err(node.reject(account, rejection));
+    }
+    let timeout = node.settings().acquire_timeout;
+    let deadline = since + timeout;
+    let rejection = loop {
+        match tokio::time::timeout_at(deadline, line.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => break Rejection::Closed,
+            Err(_) => break late(&node.lock(), timeout),
+        }
+        let news = line.borrow_and_update().clone();
+        if let Some(carrier) = news.carrier() {
+            return Ok(Pick::Own(carrier));
+        }
+        match news {
+            Line::Refused(rejection) => break rejection,
+            _ if node.is_closed() => break Rejection::Closed,
+            // The keeper may have ended with its runtime.
+            _ => want(node, home),
+        }
+    };
+    Err(node.reject(account, rejection))
+}
+
+/// Sees to it that the lane's keeper runs, and tries again if it was refused.
+fn want(node: &Arc<Node>, at: usize) {
+    let lane = node.lanes.lane(at);
+    if !lane.keeper_runs.swap(true, Ordering::AcqRel) {
+        // Made before the first poll: a task may be dropped without one.
+        let keeper = Keeper { node: Arc::clone(node), at };
+        node.spawn(keep(keeper));
+    }
+    lane.wanted.notify_one();
+}
+
+fn refusal(node: &Arc<Node>) -> Option<Rejection> {
+    node.change(|state| {
+        let refusal = state.refusal();
+        if refusal.is_some() {
+            state.ledger.ask();
+        }
+        refusal
+    })
+}
+
+/// A lease for a lane: in the budget of the lanes, which has a reserve for each, exempt from leak
+/// detection.
+async fn lease(node: &Arc<Node>) -> Result<GuardedConnection, Rejection> {
+    // One more than there are lanes, so that an old one can be replaced before it is closed.
+    let lanes = node.lanes.count();
+    let budget = Budget::max(lanes + 1).reserve(lanes);
+    node.lock().ledger.internal_account(&Endpoint::LANES, budget);
+    let lease = acquire(Arc::clone(node), Endpoint::LANES, Location::caller()).await?;
+    if let Some(place) = lease.place() {
+        node.lock().leases.exempt(place.seat);
+    }
+    Ok(lease)
+}
+
+/// Says that the lane is down when its keeper ends, however that comes.
+struct Keeper {
+    node: Arc<Node>,
+    at: usize,
+}
+
+impl Keeper {
+    fn lane(&self) -> &Lane {
+        self.node.lanes.lane(self.at)
+    }
+
+    fn put_up(&self, mut lease: GuardedConnection) -> Carried {
+        let (redis, socket) = lease.share();
+        Carried { carrier: self.lane().put_up(redis, socket), lease: Some(lease) }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // In this order: whoever hears the news may start the next keeper.
+        self.lane().keeper_runs.store(false, Ordering::Release);
+        self.lane().line.send_replace(Line::Down);
+    }
+}
+
+/// A lane's connection and its lease. Dropped, by a runtime that goes down, say, the connection is
+/// closed, and nobody sends on it any more.
+struct Carried {
+    carrier: Arc<Carrier>,
+    /// `Some` until the drop.
+    lease: Option<GuardedConnection>,
+}
+
+impl Carried {
+    /// Lets what is in flight end, for the drain timeout at most, and closes the connection.
+    async fn drain(mut self, node: Arc<Node>, reason: CloseReason) {
+        self.carrier.retire();
+        let over = async {
+            tokio::select! {
+                () = self.carrier.emptied() => {}
+                () = self.carrier.socket.until(|_| false) => {}
+            }
+        };
+        let _ = tokio::time::timeout(node.settings().drain_timeout, over).await;
+        if let Some(lease) = self.lease.take() {
+            lease.discard(reason);
+        }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.carrier.retire();
+    }
+}
+
+/// Keeps a lane up for as long as the pool is open.
+async fn keep(keeper: Keeper) {
+    let node = &keeper.node;
+    while !node.is_closed() {
+        match lease(node).await {
+            Ok(lease) => carry(&keeper, keeper.put_up(lease)).await,
+            Err(rejection) => {
+                keeper.lane().line.send_replace(Line::Refused(rejection));
+                // Nobody dials for nobody: the next attempt is for the next caller.
+                tokio::select! {
+                    () = keeper.lane().wanted.notified() => {}
+                    () = node.closed() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Lets the lane run over its connection until that dies or the pool is closed; at the end of its
+/// lifetime it is replaced before it is closed, where there is room for two.
+async fn carry(keeper: &Keeper, mut carried: Carried) {
+    let node = &keeper.node;
+    let reason = loop {
+        let socket = Arc::clone(&carried.carrier.socket);
+        tokio::select! {
+            () = node.closed() => break CloseReason::PoolClosed,
+            () = socket.until(|socket| socket.is_expired()) => {}
+        }
+        if !socket.is_alive() {
+            break CloseReason::Peer;
+        }
+        let may_expire = node.lock().may_expire();
+        let successor = if may_expire { lease(node).await.ok() } else { None };
+        if let Some(successor) = successor {
+            let old = std::mem::replace(&mut carried, keeper.put_up(successor));
+            node.spawn(old.drain(Arc::clone(node), CloseReason::Lifetime));
+        } else if node.lock().ledger.is_at_max() {
+            // No room for two: the callers wait for the dial.
+            break CloseReason::Lifetime;
+        } else {
+            // The server has no slot for another one, and this one works.
+            let over = async {
+                tokio::select! {
+                    () = node.closed() => {}
+                    () = socket.until(|_| false) => {}
+                }
+            };
+            let _ = tokio::time::timeout(EXPIRY_RETRY, over).await;
+        }
+    };
+    carried.carrier.retire();
+    keeper.lane().line.send_replace(Line::Down);
+    node.spawn(carried.drain(Arc::clone(node), reason));
+}

@@ -1,0 +1,166 @@
+//! Lanes: the few multiplexed connections that shared handles send on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{Notify, watch};
+
+use super::in_flight::InFlight;
+use crate::pool::store::Socket;
+use crate::telemetry::status::LaneStatus;
+use crate::{Endpoint, Rejection};
+
+/// The shared connections of a node.
+#[derive(Debug)]
+pub(in crate::pool) struct Lanes {
+    lanes: Box<[Lane]>,
+    /// Spreads the handles over the lanes.
+    next: AtomicUsize,
+    /// Taken when a handle is made and for a snapshot, not on the path of a command.
+    in_flight: Mutex<HashMap<Endpoint, Arc<InFlight>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) line: watch::Sender<Line>,
+    /// A caller wants the lane although the last attempt was refused.
+    pub(super) wanted: Notify,
+    pub(super) keeper_runs: AtomicBool,
+    connections: AtomicU64,
+}
+
+/// What a lane is at the moment.
+#[derive(Clone, Debug)]
+pub(super) enum Line {
+    Down,
+    Up(Arc<Carrier>),
+    /// The last attempt to get a connection was refused.
+    Refused(Rejection),
+}
+
+impl Line {
+    pub(super) fn carrier(&self) -> Option<Arc<Carrier>> {
+        match self {
+            Self::Up(carrier) if carrier.is_usable() => Some(Arc::clone(carrier)),
+            _ => None,
+        }
+    }
+}
+
+/// The connection of a lane.
+#[derive(Debug)]
+pub(in crate::pool) struct Carrier {
+    pub(in crate::pool) redis: MultiplexedConnection,
+    pub(in crate::pool) socket: Arc<Socket>,
+    /// Replaced, or its pool is closed; what is in flight may end.
+    retired: AtomicBool,
+    /// A command ended on a retired one.
+    command_ended: Notify,
+}
+
+impl Carrier {
+    /// Notes the end of a command.
+    pub(in crate::pool) fn answered(&self) {
+        self.socket.answered();
+        if self.retired.load(Ordering::SeqCst) {
+            self.command_ended.notify_waiters();
+        }
+    }
+
+    pub(in crate::pool) fn is_usable(&self) -> bool {
+        self.socket.is_alive() && !self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is to be sent on it any more.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until nothing is in flight on a retired one.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.command_ended.notified());
+            ended.as_mut().enable();
+            if self.socket.in_flight() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Lane {
+    pub(super) fn put_up(&self, redis: MultiplexedConnection, socket: Arc<Socket>) -> Arc<Carrier> {
+        let (retired, command_ended) = (AtomicBool::new(false), Notify::new());
+        let carrier = Arc::new(Carrier { redis, socket, retired, command_ended });
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.line.send_replace(Line::Up(Arc::clone(&carrier)));
+        carrier
+    }
+}
+
+impl Lanes {
+    pub(in crate::pool) fn new(lanes: usize) -> Self {
+        let lane = |_| Lane {
+            line: watch::Sender::new(Line::Down),
+            wanted: Notify::new(),
+            keeper_runs: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+        };
+        Self {
+            lanes: (0..lanes).map(lane).collect(),
+            next: AtomicUsize::new(0),
+            in_flight: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    pub(super) fn lane(&self, at: usize) -> &Lane {
+        &self.lanes[at]
+    }
+
+    /// The connection of a lane that is up, if any is.
+    pub(in crate::pool) fn any(&self) -> Option<Arc<Carrier>> {
+        self.lanes.iter().find_map(|lane| lane.line.borrow().carrier())
+    }
+
+    /// The connection of a lane, if it is up.
+    pub(super) fn carrier(&self, lane: usize) -> Option<Arc<Carrier>> {
+        self.lanes.get(lane)?.line.borrow().carrier()
+    }
+
+    pub(in crate::pool) fn status(&self) -> Vec<LaneStatus> {
+        let status = |lane: &Lane| LaneStatus {
+            up: lane.line.borrow().carrier().is_some(),
+            connections: lane.connections.load(Ordering::Relaxed),
+        };
+        let used = |lane: &&Lane| {
+            lane.keeper_runs.load(Ordering::Relaxed) || lane.connections.load(Ordering::Relaxed) > 0
+        };
+        self.lanes.iter().filter(used).map(status).collect()
+    }
+
+    /// The lane for the next handle.
+    pub(super) fn home(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()
+    }
+
+    /// An endpoint's commands in flight, if it has a handle.
+    pub(in crate::pool) fn in_flight_of(&self, endpoint: &Endpoint) -> Option<Arc<InFlight>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
+    }
+
+    pub(super) fn in_flight(
+        &self,
+        endpoint: Endpoint,
+        open: impl FnOnce() -> InFlight,
+    ) -> Arc<InFlight> {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(in_flight.entry(endpoint).or_insert_with(|| Arc::new(open())))
+    }
+}

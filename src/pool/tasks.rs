@@ -1,0 +1,43 @@
+//! A node's background tasks: where they run, and how they are started.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+pub(super) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How the two tasks of an `N` are made. The node starts them, and they stand above it.
+pub(super) struct Starters<N> {
+    /// Dials while a connection is wanted.
+    pub(super) dialer: fn(N) -> Task,
+    /// Sweeps and watches until the pool is closed and empty.
+    pub(super) maintenance: fn(N) -> Task,
+}
+
+impl<N> fmt::Debug for Starters<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Starters")
+    }
+}
+
+/// The runtime that was last seen.
+#[derive(Debug, Default)]
+pub(super) struct Runtime(Mutex<Option<Handle>>);
+
+impl Runtime {
+    /// Spawns on this thread's runtime, or on the last one that was seen: a lease may be dropped on a
+    /// thread that is in none. False, and the task is dropped, if there is none.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let runtime = {
+            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(current) = Handle::try_current() {
+                *last = Some(current);
+            }
+            last.clone()
+        };
+        runtime.inspect(|runtime| drop(runtime.spawn(task))).is_some()
+    }
+}

@@ -1,0 +1,107 @@
+//! Warming a pool up, and asking whether it works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisResult;
+use tokio::time::Instant;
+
+use super::maintenance::check;
+use super::node::Node;
+use crate::telemetry::status::Health;
+use crate::vocabulary::Phase;
+use crate::vocabulary::reply::within;
+use crate::{Error, Rejection};
+
+/// Dials until at least `wanted` connections are live; how many are then.
+pub(super) async fn warm_up(node: &Arc<Node>, wanted: usize) -> Result<usize, Rejection> {
+    let settings = node.settings();
+    let (wanted, since) = (wanted.min(settings.max_connections), Instant::now());
+    // A dial that hangs, and the wait for the next one.
+    let patience = node.dialer.connect_timeout + settings.acquire_timeout;
+    let (mut live, mut progressed) = (0, since);
+    let _goal = Goal::set(node, wanted);
+    loop {
+        let mut changed = std::pin::pin!(node.warmth_changed.notified());
+        changed.as_mut().enable();
+        if let Some(result) = warmth(node, wanted, since) {
+            return result;
+        }
+        let now = Instant::now();
+        let live_now = node.lock().ledger.live();
+        if live_now > live {
+            progressed = now;
+        }
+        live = live_now;
+        if tokio::time::timeout_at(progressed + patience, changed).await.is_err() {
+            let (waited, phase) = (since.elapsed(), Phase::Dial);
+            let failure = node.lock().gate.failure();
+            return Err(Rejection::AcquireTimeout { waited, phase, failure });
+        }
+    }
+}
+
+/// Whether `wanted` connections are live, or cannot be; `None` while that is open.
+fn warmth(node: &Node, wanted: usize, since: Instant) -> Option<Result<usize, Rejection>> {
+    let seen = node.server().seen();
+    let state = node.lock();
+    let live = state.ledger.live();
+    let all_there_is = live > 0
+        && live >= state.ledger.counts().limit
+        && !state.ledger.is_frozen()
+        && state.steering.has_settled(seen.as_ref(), since);
+    if (live >= wanted || all_there_is) && !state.ledger.is_closed() {
+        return Some(Ok(live));
+    }
+    state.hopeless(Instant::now()).map(Err)
+}
+
+/// The round trip of a PING over a live connection, and the counts.
+pub(super) async fn health(node: &Arc<Node>) -> Result<Health, Error> {
+    let latency = match node.withdraw_one() {
+        // In a task, so that a caller who loses patience does not take the connection along.
+        Some(connection) => {
+            let check = tokio::spawn(check(Arc::clone(node), connection));
+            Some(check.await.map_err(|_| Rejection::Closed)??)
+        }
+        None => ping_lane(node).await?,
+    };
+    let state = node.lock();
+    let counts = state.ledger.counts();
+    Ok(Health { latency, live: counts.live, idle: counts.idle, breaker: state.gate.state() })
+}
+
+/// The round trip of a PING over a lane; `None` if none is up.
+async fn ping_lane(node: &Node) -> RedisResult<Option<Duration>> {
+    let Some(carrier) = node.lanes.any() else { return Ok(None) };
+    let started = Instant::now();
+    let (mut redis, ping) = (carrier.redis.clone(), redis::cmd("PING"));
+    within(Some(node.settings().response_timeout), redis.send_packed_command(&ping)).await?;
+    Ok(Some(started.elapsed()))
+}
+
+/// Wants some connections live for as long as it lives.
+struct Goal {
+    node: Arc<Node>,
+    connections: usize,
+}
+
+impl Goal {
+    fn set(node: &Arc<Node>, connections: usize) -> Self {
+        let goal = Self { node: Arc::clone(node), connections };
+        let start_maintenance = node.change(|state| {
+            state.ledger.add_goal(connections);
+            state.wants_maintenance()
+        });
+        if start_maintenance {
+            node.start_maintenance();
+        }
+        goal
+    }
+}
+
+impl Drop for Goal {
+    fn drop(&mut self) {
+        self.node.change(|state| state.ledger.remove_goal(self.connections));
+    }
+}

@@ -1,0 +1,97 @@
+//! The watch's mailbox: what others leave for it, and what it leaves for the connections that pass by.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+use futures_util::future::{MaybeDone, maybe_done};
+use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use tokio::sync::{Notify, oneshot};
+
+use crate::pool::store::Connection;
+use crate::vocabulary::reply::unanswered;
+
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Mailbox {
+    /// The watch should look: somebody needs a higher limit, or a connection was lost.
+    pub(in crate::pool) attention: Notify,
+    /// There is a pending question; beside its lock, because every lease that ends looks.
+    waits: AtomicBool,
+    pending: Mutex<Option<Pending>>,
+    /// What gives our share of the fleet's slots back, while we have one.
+    goodbye: Mutex<Option<Cmd>>,
+}
+
+/// Commands that wait for a connection to be sent on, and where their pending reply goes.
+type Pending = (Pipeline, oneshot::Sender<PendingReply>);
+
+impl Mailbox {
+    fn pending(&self) -> MutexGuard<'_, Option<Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves commands for the next connection that passes by.
+    pub(super) fn leave(&self, commands: Pipeline) -> oneshot::Receiver<PendingReply> {
+        let (sender, reply) = oneshot::channel();
+        *self.pending() = Some((commands, sender));
+        self.waits.store(true, Ordering::Release);
+        reply
+    }
+
+    /// Takes the commands back; `None` if they were sent.
+    pub(in crate::pool) fn take_back(&self) -> Option<Pipeline> {
+        self.waits.store(false, Ordering::Release);
+        Some(self.pending().take()?.0)
+    }
+
+    /// Sends what waits on a connection that nobody has: it goes out before whatever the next holder
+    /// sends, and costs that one nothing but its reply's bytes.
+    pub(in crate::pool) fn pass(&self, connection: &Connection) {
+        if self.waits.load(Ordering::Relaxed)
+            && self.waits.swap(false, Ordering::AcqRel)
+            && let Some((commands, sender)) = self.pending().take()
+        {
+            // Where the watch is gone, the answer is for nobody.
+            let _ = sender.send(PendingReply::send(connection, commands));
+        }
+    }
+
+    /// How to leave the fleet, when the pool is closed.
+    pub(in crate::pool) fn set_goodbye(&self, goodbye: Option<Cmd>) {
+        *self.goodbye.lock().unwrap_or_else(PoisonError::into_inner) = goodbye;
+    }
+
+    pub(in crate::pool) fn take_goodbye(&self) -> Option<Cmd> {
+        self.goodbye.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Commands on their way, on a connection that may be somebody else's by now.
+pub(in crate::pool) struct PendingReply(Pin<Box<MaybeDone<RedisFuture<'static, Vec<Value>>>>>);
+
+impl PendingReply {
+    pub(super) fn send(connection: &Connection, commands: Pipeline) -> Self {
+        let mut redis = connection.redis.clone();
+        let reply: RedisFuture<'static, Vec<Value>> =
+            Box::pin(async move { redis.send_packed_commands(&commands, 0, commands.len()).await });
+        let mut pending = Box::pin(maybe_done(reply));
+        // The first poll hands it to the connection's driver, whatever this task has done before.
+        let first = std::pin::pin!(tokio::task::unconstrained(pending.as_mut()));
+        let _ = first.poll(&mut Context::from_waker(Waker::noop()));
+        Self(pending)
+    }
+
+    pub(super) async fn answer(mut self) -> RedisResult<Vec<Value>> {
+        self.0.as_mut().await;
+        self.0.as_mut().take_output().unwrap_or_else(|| Err(unanswered()))
+    }
+}
+
+impl fmt::Debug for PendingReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingReply")
+    }
+}

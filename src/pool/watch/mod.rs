@@ -1,0 +1,463 @@
+//! The watch: one task a node, which asks the server how it is and steers the limit.
+//!
+//! It never dials: it asks over a lane, an idle connection, or, where all are lent, over the next one
+//! that comes back or is dialed; and it asks only if no other pool of the process does. What is heard
+//! goes through the pure policies ([`PriceLaw`], [`Lease`]) into the ledger.
+
+mod mailbox;
+mod member;
+mod steering;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, RedisError, RedisResult, Value, from_redis_value};
+use tokio::time::Instant;
+
+use self::member::Member;
+use super::node::Node;
+use crate::Outcome;
+use crate::fleet::{Beat, Lease, Source, limit_in_force};
+use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
+use crate::server::{Question, Seen, ServerSnapshot};
+use crate::telemetry::event::Event;
+use crate::telemetry::status::LimitedBy;
+use crate::vocabulary::reply::{unanswered, within};
+
+pub(super) use mailbox::{Mailbox, PendingReply};
+pub(super) use steering::Steering;
+
+/// How often the demand is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long after a call the watch looks: callers who come together call once.
+const CALL_DELAY: Duration = Duration::from_millis(2);
+
+/// How often a server is asked whose pool sets itself no limit, or has it from the fleet.
+const INFO_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long to leave a server alone that denies INFO. An operator who changes its ACL can wait.
+const DENIED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long a server that was short of slots is believed to be so by those who cannot ask.
+const TIGHT_LASTS: Duration = Duration::from_secs(15);
+
+/// How long an observation tells whether there is room: over the longest interval.
+const FRESH_FOR: Duration = Duration::from_secs(30);
+
+/// How old another pool's observation may be for the first step of a new pool: under the shortest
+/// interval.
+const NEWS_FOR: Duration = Duration::from_secs(3);
+
+/// How long a question waits for a connection when all are lent, before it is put together anew: what
+/// it reports is of then.
+const PENDING_FOR: Duration = Duration::from_millis(50);
+
+/// Watches until the pool is closed.
+pub(super) async fn run(node: Arc<Node>) {
+    if !node.settings().watch {
+        return;
+    }
+    let mut watch = Watch::new(Arc::clone(&node), Instant::now());
+    while !node.is_closed() {
+        let server = node.server();
+        let mut news = pin!(server.news());
+        news.as_mut().enable();
+        let next = watch.look().await;
+        tokio::select! {
+            // Callers who wait may call again. Not sooner, or a hungry pool would do nothing but look.
+            () = tokio::time::sleep_until(next) => node.lock().heed_calls(),
+            () = node.mailbox.attention.notified() => tokio::time::sleep(CALL_DELAY).await,
+            () = news => {}
+        }
+    }
+}
+
+struct Watch {
+    node: Arc<Node>,
+    demand: Demand,
+    law: PriceLaw,
+    fleet: Option<Member>,
+    /// Not before then, for a question without a law.
+    due: Instant,
+    /// The observation that was taken in last.
+    seen: Option<Seen>,
+    /// INFO was denied us, and is not asked for again until then.
+    denied_until: Option<Instant>,
+    /// No connection was to be had for the last question.
+    stuck: bool,
+    /// When the pool was last seen to have lost a connection, or been refused one.
+    lost: Instant,
+}
+
+/// The pool at one moment.
+struct Sight {
+    live: usize,
+    dialing: usize,
+    hungry: bool,
+}
+
+impl Watch {
+    fn new(node: Arc<Node>, now: Instant) -> Self {
+        let settings = node.settings();
+        let max = settings.max_connections;
+        let law = PriceLaw::new(max, settings.seed).at_least(settings.min_limit);
+        let fleet = settings.fleet.as_ref().map(|fleet| Member::new(&node, fleet, now));
+        let demand = Demand::new(now);
+        Self {
+            node,
+            demand,
+            law,
+            fleet,
+            due: now,
+            seen: None,
+            denied_until: None,
+            stuck: false,
+            lost: now,
+        }
+    }
+
+    /// Looks at the pool, and asks the server if it is time; when to look again.
+    async fn look(&mut self) -> Instant {
+        let (now, sight) = (Instant::now(), self.see());
+        self.take_news(now);
+        let asks = self.info_due(&sight).is_none_or(|due| due <= now);
+        let server = self.node.server();
+        let question = if asks { server.question(now) } else { None };
+        let asked = question.is_some();
+        let tries = self.stuck && sight.hungry && self.may_try();
+        let beat = self.beat(&sight, tries, now);
+        if tries && beat.is_none() {
+            self.node.change(|state| state.ledger.allow_one_more());
+        }
+        if asked || beat.is_some() {
+            self.ask(question, beat).await;
+        }
+        if asked {
+            // It may have been a step on the way up.
+            self.node.lock().heed_calls();
+        }
+        let (now, sight) = (Instant::now(), self.see());
+        self.take_news(now);
+        self.steer();
+        self.report_loss(now);
+        let info = match self.info_due(&sight) {
+            // Another pool asks, and what it hears is news.
+            _ if asks && !asked => server.question_due(),
+            due => Some(due.map_or(now, |due| due.max(server.question_due().unwrap_or(due)))),
+        };
+        let due = [info, self.beat_due(&sight)].into_iter().flatten().min();
+        due.unwrap_or(now + LOOK_INTERVAL).clamp(now + CALL_DELAY, now + LOOK_INTERVAL)
+    }
+
+    /// Where all connections are lent for long and callers wait, the question would never go out: one
+    /// more may be dialed, which takes it along. Where the last word was that slots are short, only
+    /// once that is old.
+    fn may_try(&self) -> bool {
+        let now = Instant::now();
+        let old = self.seen.as_ref().is_none_or(|seen| now >= seen.at + TIGHT_LASTS);
+        let saturation = self.seen.as_ref().and_then(Seen::saturation);
+        let tight = saturation.is_some_and(|saturation| saturation > LOW);
+        !self.is_leased(now) && (old || !tight)
+    }
+
+    /// True while the registry's last word holds.
+    fn is_leased(&self, now: Instant) -> bool {
+        self.fleet.as_ref().is_some_and(|member| member.lease.share(now).is_some())
+    }
+
+    fn see(&mut self) -> Sight {
+        let now = Instant::now();
+        let (sight, load, lost) = {
+            let mut state = self.node.lock();
+            let lost = state.watch_looks();
+            let counts = state.ledger.counts();
+            let (live, dialing) = (counts.live, counts.dialing);
+            let hungry = state.ledger.is_hungry();
+            (Sight { live, dialing, hungry }, state.ledger.load(), lost)
+        };
+        self.demand.observe(now, load);
+        if lost {
+            self.law.lost(sight.live + sight.dialing);
+            if let Some(member) = &mut self.fleet {
+                member.lease.lost(sight.live + sight.dialing);
+            }
+            // Whether it was the server's doing, it says itself.
+            (self.due, self.lost) = (now, now);
+        }
+        sight
+    }
+
+    /// When to ask for INFO; `None`: now.
+    fn info_due(&self, sight: &Sight) -> Option<Instant> {
+        if let Some(until) = self.denied_until {
+            return Some(until);
+        }
+        if !self.node.settings().adaptive_limit {
+            return Some(self.due);
+        }
+        if self.is_leased(Instant::now()) {
+            let seen = self.seen.as_ref().map(|seen| self.due.min(seen.at + INFO_INTERVAL));
+            return Some(seen.unwrap_or(self.due));
+        }
+        self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
+    }
+
+    /// When to beat; `None` for a pool that is in no fleet.
+    fn beat_due(&self, sight: &Sight) -> Option<Instant> {
+        let member = self.fleet.as_ref()?;
+        let due = member.lease.due(sight.hungry, sight.live);
+        if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
+    }
+
+    /// Asks for INFO, beats, or both: one may come by a connection only now and then.
+    async fn ask(&mut self, question: Option<Question>, beat: Option<Beat>) {
+        let mut commands = redis::pipe();
+        if question.is_some() {
+            // Plain INFO: before Redis 7 it takes at most one section.
+            commands.cmd("INFO");
+        }
+        if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
+            commands.add_command(member.command(beat));
+        }
+        let replies = self.send(&commands).await;
+        self.stuck = replies.is_none();
+        let mut replies = match replies {
+            Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
+            None => {
+                // Not a failure of the server's: all connections are lent.
+                if let (Some(_), Some(member)) = (&beat, &mut self.fleet) {
+                    member.lease.unsent();
+                }
+                return;
+            }
+        };
+        let now = Instant::now();
+        let mut next = || match &mut replies {
+            Ok(replies) => replies.next().unwrap_or_else(|| Err(unanswered())),
+            Err(error) => Err(error.clone()),
+        };
+        let info = question.map(|question| (question, next()));
+        let reply = beat.is_some().then(&mut next);
+        if let Some((question, info)) = info {
+            self.heard_info(question, info, now);
+        }
+        if let (Some(beat), Some(reply)) = (beat, reply) {
+            self.heard_registry(&beat, reply, now);
+        }
+    }
+
+    fn heard_info(&mut self, question: Question, reply: RedisResult<Value>, now: Instant) {
+        // Bytes: a path or a name in it may be in whatever encoding.
+        let info = reply.and_then(|reply| Ok(from_redis_value::<Vec<u8>>(reply)?));
+        match info {
+            Ok(info) => {
+                self.denied_until = None;
+                question.answered(ServerSnapshot::parse(info), now);
+            }
+            Err(error) => {
+                let denied = is_denied(&error);
+                if denied {
+                    // Another pool's user may be allowed to ask.
+                    self.denied_until = Some(now + DENIED_INTERVAL);
+                    drop(question);
+                } else {
+                    self.due = now;
+                    question.failed(now);
+                }
+                if denied || self.seen.is_some() {
+                    self.law.unseen(now);
+                }
+                // A connection that was lost says nothing about the next one.
+                if error.code().is_some() || error.is_timeout() {
+                    self.report_trouble(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Takes in what was observed since the last look, by whichever pool of the process.
+    fn take_news(&mut self, now: Instant) {
+        let server = self.node.server();
+        let last = self.seen.as_ref();
+        let number = last.map_or(0, |seen| seen.number);
+        let is_news = |seen: &Seen| seen.number != number && now < seen.at + NEWS_FOR;
+        let Some(seen) = server.seen().filter(is_news) else { return };
+        if last.is_some() {
+            for event in server.events_since(number) {
+                let pool = self.node.context.name();
+                let address = Arc::clone(server.address());
+                tracing::warn!(%pool, server = %address, ?event, "the server changed");
+                self.node.context.events.send(Event::Server { server: address, event });
+            }
+        }
+        let rejected = match last {
+            Some(last) => seen.rejections.saturating_sub(last.rejections),
+            None => seen.observation.new_rejections.unwrap_or(0),
+        };
+        self.step(&seen, rejected, now);
+        self.seen = Some(seen);
+        let found = self.node.lock().steering.trouble.take().is_some();
+        if found {
+            let server = Arc::clone(server.address());
+            self.node.context.events.send(Event::WatchFound { server });
+        }
+    }
+
+    fn step(&mut self, seen: &Seen, rejected: u64, now: Instant) {
+        // The price law has a pace of its own.
+        let adaptive = self.node.settings().adaptive_limit;
+        self.due = now + if adaptive { FRESH_FOR } else { INFO_INTERVAL };
+        // The pool may have changed while the question was on its way.
+        let sight = self.see();
+        let observation = &seen.observation;
+        self.law.step(
+            now,
+            &Signal {
+                used: observation.snapshot.used().unwrap_or(0),
+                maxclients: observation.ceiling.unwrap_or(0),
+                rejected,
+                live: sight.live + sight.dialing,
+                hungry: sight.hungry,
+                demand: self.demand.generous(),
+            },
+        );
+    }
+
+    /// Sends commands over a connection that the pool holds anyway; `None` if none was to be had.
+    async fn send(&self, commands: &Pipeline) -> Option<RedisResult<Vec<Value>>> {
+        let node = &self.node;
+        let limit = Some(node.settings().response_timeout);
+        if let Some(carrier) = node.lanes.any() {
+            let mut redis = carrier.redis.clone();
+            let sent = redis.send_packed_commands(commands, 0, commands.len());
+            return Some(within(limit, sent).await);
+        }
+        let reply = match send_on_idle(node, commands) {
+            Some(reply) => reply,
+            // All are lent, or none is there yet.
+            None => send_on_next(node, commands).await?,
+        };
+        Some(within(limit, reply.answer()).await)
+    }
+
+    /// Sets the limit by the best that is known: the registry, then the price law, then nothing but
+    /// what the pool may ever have.
+    fn steer(&mut self) {
+        let now = Instant::now();
+        let lease = self.fleet.as_ref().map(|member| &member.lease);
+        if let Some(peers) = self.peers(lease, now) {
+            self.node.lock().gate.fleet_of(peers);
+        }
+        let settings = self.node.settings();
+        let (max, adaptive) = (settings.max_connections, settings.adaptive_limit);
+        let fresh = self.seen.as_ref().filter(|seen| now < seen.at + FRESH_FOR);
+        let (seen, lost) = (self.seen.as_ref(), self.lost);
+        let shed = self.node.change(|state| {
+            let sockets = state.ledger.sockets();
+            let (limit, source) = limit_in_force(lease, &self.law, max, sockets, now);
+            let source = match source {
+                Source::Lease | Source::Kept | Source::Asking => LimitedBy::FleetLease,
+                Source::PriceLaw if adaptive => LimitedBy::PriceLaw,
+                Source::PriceLaw | Source::Static => LimitedBy::MaxConnections,
+            };
+            // A watch that begins anew on another runtime takes nothing away before it has asked.
+            let limit = if seen.is_none() { limit.max(sockets) } else { limit };
+            let share = Some(limit).filter(|_| source != LimitedBy::MaxConnections);
+            (state.steering.source, state.steering.steered) = (source, Some(now));
+            state.ledger.allow(share);
+            if state.lost {
+                // It happened while the question was on its way: the answer does not know of it.
+                state.ledger.void_share();
+            }
+            state.heartbeat_in_flight = false;
+            // One that hides its ceiling, or whom it refuses, has to be tried.
+            state.ledger.set_watched(fresh.is_some_and(Seen::tells_room));
+            let saturation = fresh.and_then(Seen::saturation);
+            state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
+            if let (false, Some(seen)) = (state.lost, seen) {
+                relent(state, seen, share, lost);
+            }
+            state.shed_idle()
+        });
+        drop(shed);
+        // Whoever waits for the pool to be warm may have all there is.
+        self.node.warmth_changed.notify_waiters();
+    }
+
+    /// How many pools like this one share the server, as far as that is known.
+    fn peers(&self, lease: Option<&Lease>, now: Instant) -> Option<usize> {
+        match lease.and_then(|lease| lease.share(now)) {
+            Some(share) => Some(share.members),
+            None => self.seen.as_ref().map(|_| self.law.peers()),
+        }
+    }
+
+    fn report_trouble(&self, reason: String) {
+        let new = self.node.lock().steering.trouble.replace(reason.clone()).is_none();
+        if new {
+            let (pool, server) = (self.node.context.name(), self.node.address());
+            tracing::warn!(%pool, %server, reason, "the server cannot be watched");
+            self.node.context.events.send(Event::WatchLost { server, reason });
+        }
+    }
+}
+
+/// Lifts a limit that froze when the server refused, once the server has told that it has room.
+fn relent(state: &mut super::state::State, seen: &Seen, share: Option<usize>, lost: Instant) {
+    if !seen.sees_room(lost) {
+        return;
+    }
+    state.gate.room_seen(seen.sent);
+    let Some(frozen) = state.ledger.frozen().filter(|frozen| *frozen > 0) else { return };
+    if share.is_some_and(|share| share <= frozen) {
+        return;
+    }
+    state.ledger.thaw();
+    // A server that was only suspected may be a proxy that is full and silent: its next dial keeps its
+    // time.
+    if state.gate.failure().is_some_and(|failure| failure.outcome == Outcome::MaxClients) {
+        state.gate.allow_free_dial();
+    }
+}
+
+/// Whether we lack the right to ask, or the server does not know the question.
+fn is_denied(error: &RedisError) -> bool {
+    match error.code() {
+        Some("NOPERM" | "NOAUTH") => true,
+        Some("ERR") => error.detail().is_some_and(|detail| detail.starts_with("unknown command")),
+        _ => false,
+    }
+}
+
+/// Sends on a connection that nobody has.
+fn send_on_idle(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingReply> {
+    let connection = node.withdraw_one()?;
+    let reply = PendingReply::send(&connection, commands.clone());
+    node.restore(connection);
+    Some(reply)
+}
+
+/// Sends on the next connection that is dialed or comes back.
+async fn send_on_next(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingReply> {
+    /// Nobody waits for the reply any more, so that it must not be sent after that.
+    struct TakeBack<'a>(&'a Mailbox);
+    impl Drop for TakeBack<'_> {
+        fn drop(&mut self) {
+            self.0.take_back();
+        }
+    }
+    let reply = node.mailbox.leave(commands.clone());
+    let _pending = TakeBack(&node.mailbox);
+    // One may have come back before it could know.
+    if let Some(connection) = node.withdraw_one() {
+        let sent = node.mailbox.take_back();
+        let reply = sent.map(|commands| PendingReply::send(&connection, commands));
+        node.restore(connection);
+        if reply.is_some() {
+            return reply;
+        }
+    }
+    tokio::time::timeout(PENDING_FOR, reply).await.ok()?.ok()
+}

@@ -1,8 +1,8 @@
 //! One process of the fleet: its workload, and the policy its pool obeys.
 
 use fastrand::Rng;
+use redis_guard::Breaker;
 use redis_guard::internal::sim::{Approval, Demand, Gate, Lease, Load, PriceLaw, limit_in_force};
-use redis_guard::{Backoff, Breaker};
 use std::time::Duration;
 use tokio::time::Instant;
 

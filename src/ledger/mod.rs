@@ -348,7 +348,8 @@ impl<W> Ledger<W> {
         self.next_ticket
     }
 
-    fn queue(&mut self, account: AccountId, ticket: Ticket, waiter: W) {
+    /// Puts a waiter into the queue at its place. Who comes back to it is never refused.
+    pub(crate) fn queue(&mut self, account: AccountId, ticket: Ticket, waiter: W) {
         self.queued += 1;
         self.peak = self.peak.max(self.in_use + self.queued);
         self.accounts[account.0].queue.insert(ticket, waiter);

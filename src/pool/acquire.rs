@@ -60,7 +60,7 @@ impl<T: Awaited> Waiter<T> {
     }
 
     /// Waits for the answer until the acquire timeout; the answer, and how long that took.
-    async fn answer(mut self) -> Result<(T, Duration), Rejection> {
+    async fn answer(&mut self) -> Result<(T, Duration), Rejection> {
         // Clamped by the builder, so it cannot overflow.
         let deadline = self.since + self.node.settings().acquire_timeout;
         let answer = loop {
@@ -77,6 +77,20 @@ impl<T: Awaited> Waiter<T> {
             Ok(Err(_)) => Err(self.node.reject(self.account, Rejection::Closed)),
             Err(_) => Err(reject_late(&self.node, self.account, self.since)),
         }
+    }
+}
+
+impl Waiter<Leased> {
+    /// The connection has died on the way: back to the same place in the queue.
+    fn requeue(&mut self, dead: Leased, location: &'static Location<'static>) {
+        let (waiter, answer) = oneshot::channel();
+        let waiting = Waiting { answer: Answer::Lease(waiter), location };
+        let (account, ticket) = (self.account, self.ticket);
+        self.answer = answer;
+        self.node.change(|state| {
+            state.put_back(dead);
+            state.ledger.queue(account, ticket, waiting);
+        });
     }
 }
 
@@ -105,7 +119,14 @@ pub(super) async fn acquire(
         Entry::Leased(leased) => return Ok(GuardedConnection::new(node, leased)),
         Entry::Queued(queued) => queued,
     };
-    let (leased, waited) = Waiter::new(Arc::clone(&node), account, queued).answer().await?;
+    let mut waiter = Waiter::new(Arc::clone(&node), account, queued);
+    let (leased, waited) = loop {
+        let (leased, waited) = waiter.answer().await?;
+        if leased.connection.socket.is_alive() {
+            break (leased, waited);
+        }
+        waiter.requeue(leased, location);
+    };
     // First the lease, which gives the connection back: a recorder is somebody else's code.
     let lease = GuardedConnection::new(Arc::clone(&node), leased);
     node.context.metrics.waited(waited);
@@ -195,7 +216,8 @@ pub(super) async fn acquire_subscriber(
         node.start_maintenance();
     }
     let ticket = queued.map_err(|rejection| node.reject(account, rejection))?;
-    Waiter::new(Arc::clone(node), account, (ticket, answer)).answer().await
+    let mut waiter = Waiter::new(Arc::clone(node), account, (ticket, answer));
+    waiter.answer().await
 }
 
 /// Takes a connection if one is free right now.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::node::Node;
 use super::slot::{Slot, SlotCell};
-use super::state::{Answer, DialerTask, Reserved, State, Subscribed};
+use super::state::{Answer, DialerTask, News, Reserved, State, Subscribed};
 use super::store::{Connection, Ending, Owned, Socket};
 use super::tasks::Task;
 use super::topology::Place;
@@ -284,21 +284,26 @@ fn announce(node: &Node, took: std::time::Duration) {
 fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, failure: DialFailure) {
     let failure = Arc::new(failure);
     let now = Instant::now();
-    let (next_dial_in, _gone) = node.change(|state| {
+    let (next_dial_in, wakes, _gone) = {
+        let mut state = node.lock();
         state.dials[failure.outcome as usize] += 1;
         state.ledger.dial_failed(failure.outcome.is_full());
         state.ledger.void_share();
         state.lost = true;
         let gone = reserved.map(|reserved| state.dial_failed(reserved));
         state.gate.failed(approval, Arc::clone(&failure), now);
-        (state.gate.next_attempt_in(now), gone)
-    });
+        (state.gate.next_attempt_in(now), state.settle(), gone)
+    };
+    let News { limit, transition } = node.carry_out(wakes);
     node.warmth_changed.notify_waiters();
+    // In the order in which a reader understands it.
+    node.tell(News { limit, transition: None });
     tracing::warn!(
         pool = %node.context.name(), server = %failure.server, outcome = %failure.outcome,
         message = failure.message, ?next_dial_in, "dial failed"
     );
     node.context.events.send(Event::DialFailed { failure, next_dial_in });
+    node.tell(News { limit: None, transition });
 }
 
 /// Starts the connection's driver.

@@ -148,7 +148,7 @@ pub(super) async fn check(node: Arc<Node>, mut connection: Connection) -> RedisR
 
 /// Reports leases that are held for too long, and revokes those that may be; the age of the
 /// oldest.
-fn find_leaks(node: &Node, now: Instant) -> Duration {
+fn find_leaks(node: &Arc<Node>, now: Instant) -> Duration {
     let Settings { leak_after, revoke_after, .. } = *node.settings();
     let sweep = node.lock().leases.sweep(now, leak_after, revoke_after);
     for lease in &sweep.suspected {

@@ -20,7 +20,9 @@ use super::companion::{self, Companion};
 use super::context::{Context, Settings, leak_of};
 use super::leaks::{Lease, Seat};
 use super::shared::lanes::Lanes;
-use super::state::{Answer, DialerTask, LeasePlace, Leased, State, Subscribed, Waiting, Wakes};
+use super::state::{
+    Answer, DialerTask, LeasePlace, Leased, News, State, Subscribed, Waiting, Wakes,
+};
 use super::store::{Connection, Socket};
 use super::tasks::{Runtime, Starters};
 use super::topology::{Place, Resolve};
@@ -154,11 +156,21 @@ impl Node {
         result
     }
 
-    /// Carries out what follows from a change. Whoever waits comes first: what is told of it may run
-    /// code of others, which may panic.
-    pub(super) fn wake(self: &Arc<Self>, mut wakes: Wakes) {
-        let mut told = (wakes.transition.take(), wakes.limit.take());
+    /// Carries out what follows from a change, and tells of it.
+    pub(super) fn wake(self: &Arc<Self>, wakes: Wakes) {
+        let news = self.carry_out(wakes);
+        self.tell(news);
+    }
+
+    /// Carries out what follows from a change; what there is to tell of. Whoever waits comes first: what
+    /// is told of may run code of others, which may panic.
+    pub(super) fn carry_out(self: &Arc<Self>, mut wakes: Wakes) -> News {
+        let mut news = News::default();
         loop {
+            news = News {
+                limit: wakes.news.limit.or(news.limit),
+                transition: wakes.news.transition.or(news.transition),
+            };
             for (waiter, rejection) in std::mem::take(&mut wakes.refused) {
                 waiter.refuse(rejection);
             }
@@ -172,19 +184,23 @@ impl Node {
                 self.lock().set_dialer(DialerTask::None);
             }
             drop(std::mem::take(&mut wakes.closing));
-            let Some(next) = self.grant(std::mem::take(&mut wakes.granted)) else { break };
-            wakes = next;
-            told = (wakes.transition.take().or(told.0), wakes.limit.take().or(told.1));
+            match self.grant(std::mem::take(&mut wakes.granted)) {
+                Some(next) => wakes = next,
+                None => return news,
+            }
         }
-        // Nor while a panic goes by: another one would end the process.
-        if told == (None, None) || std::thread::panicking() {
+    }
+
+    /// Tells of a change. Not while a panic goes by: another one would end the process.
+    pub(super) fn tell(&self, news: News) {
+        if news == News::default() || std::thread::panicking() {
             return;
         }
         let server = self.address();
-        if let Some((from, to)) = told.1 {
+        if let Some((from, to)) = news.limit {
             self.context.limit_changed(&server, from, to);
         }
-        if let Some(transition) = told.0 {
+        if let Some(transition) = news.transition {
             self.context.breaker_changed(&server, transition);
         }
     }
@@ -204,17 +220,13 @@ impl Node {
             return None;
         }
         let mut state = self.lock();
-        let dead: Vec<_> =
-            unclaimed.into_iter().filter_map(|leased| put_back(&mut state, leased)).collect();
-        let wakes = state.settle();
-        drop(state);
-        drop(dead);
-        Some(wakes)
+        unclaimed.into_iter().for_each(|leased| state.put_back(leased));
+        Some(state.settle())
     }
 
     /// A connection that was leased and not used goes to the next.
     pub(super) fn take_back(self: &Arc<Self>, leased: Leased) {
-        let _dead = self.change(|state| put_back(state, leased));
+        self.change(|state| state.put_back(leased));
         self.after_lease();
     }
 
@@ -365,19 +377,18 @@ impl Node {
     }
 
     /// Closes the socket under whoever holds the connection.
-    pub(super) fn revoke(&self, socket: &Socket, reason: CloseReason) {
+    pub(super) fn revoke(self: &Arc<Self>, socket: &Socket, reason: CloseReason) {
         socket.blame(reason);
-        self.lock().bury(socket);
+        self.change(|state| state.bury(socket));
         socket.abort();
     }
 
     /// Closes the socket under one lease, unless it ended meanwhile.
-    pub(super) fn revoke_lease(&self, socket: &Socket, seat: Seat) {
-        let revoked = {
-            let mut state = self.lock();
+    pub(super) fn revoke_lease(self: &Arc<Self>, socket: &Socket, seat: Seat) {
+        let revoked = self.change(|state| {
             let held = state.leases.is_out(seat) && socket.holder() == Some(seat);
             held && state.bury(socket)
-        };
+        });
         if revoked {
             socket.blame(CloseReason::Revoked);
             socket.abort();
@@ -397,7 +408,7 @@ impl Node {
 
     /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
     pub(super) fn restore(self: &Arc<Self>, connection: Connection) {
-        let _dead = self.change(|state| state.restore(connection));
+        self.change(|state| state.restore(connection));
         if self.is_closed() {
             self.close_idle();
         }
@@ -481,17 +492,6 @@ impl Node {
         let companion = self.companion.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         companion.map(|companion| companion.calls_in_flight()).unwrap_or_default()
     }
-}
-
-/// Puts a connection back that was leased and not used; it is given back if it has died.
-fn put_back(state: &mut State, Leased { connection, place }: Leased) -> Option<Connection> {
-    connection.socket.lent_to(None);
-    let alive = connection.socket.is_alive();
-    if state.end_lease(place, alive).is_some() && alive {
-        state.store.put_back(connection);
-        return None;
-    }
-    Some(deadpool::managed::Object::take(connection))
 }
 
 impl Overridable for Node {

@@ -3,6 +3,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 
+use deadpool::managed::Object;
 use redis::aio::PubSub;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) ledger: Ledger<Waiting>,
     /// What is idle, as many as the ledger says.
     pub(super) store: Store,
+    /// What is to be dropped once the lock is gone.
+    closing: Vec<Connection>,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     /// By account.
@@ -150,9 +153,16 @@ pub(super) struct Wakes {
     pub(super) start_dialer: bool,
     pub(super) wake_dialer: bool,
     pub(super) call_watch: bool,
-    pub(super) transition: Option<Transition>,
+    pub(super) news: News,
+}
+
+/// What there is to tell of after a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub(super) struct News {
     /// The limit before and now.
     pub(super) limit: Option<(usize, usize)>,
+    pub(super) transition: Option<Transition>,
 }
 
 impl State {
@@ -161,6 +171,7 @@ impl State {
         Self {
             ledger,
             store: Store::new(max_connections),
+            closing: Vec::new(),
             leases: Leases::default(),
             gate,
             tallies: Vec::new(),
@@ -183,6 +194,7 @@ impl State {
     pub(super) fn settle(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         self.serve(&mut wakes);
+        wakes.closing = std::mem::take(&mut self.closing);
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
         {
@@ -202,13 +214,13 @@ impl State {
             }
             self.dialer = DialerTask::Runs;
         }
-        wakes.transition = self.gate.take_transition();
-        if let Some(Transition { from, to }) = wakes.transition {
+        wakes.news.transition = self.gate.take_transition();
+        if let Some(Transition { from, to }) = wakes.news.transition {
             *self.transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
         }
         let limit = self.ledger.counts().limit;
         if limit != self.announced && !self.heartbeat_in_flight {
-            wakes.limit = Some((std::mem::replace(&mut self.announced, limit), limit));
+            wakes.news.limit = Some((std::mem::replace(&mut self.announced, limit), limit));
         }
         wakes
     }
@@ -235,7 +247,7 @@ impl State {
                     };
                     self.ledger.makes_room();
                     connection.socket.make_room();
-                    wakes.closing.push(connection);
+                    self.closing.push(connection);
                 }
             }
         }
@@ -282,8 +294,8 @@ impl State {
     /// A socket is closed. The lease that ended with it, if one did: a budget counts sockets, so its
     /// place is free, as far as the store has room for leases that nobody lets go of.
     pub(super) fn socket_closed(&mut self, socket: &Socket) -> Option<Lease> {
-        self.bury(socket);
         let (reason, closed) = (socket.reason(), socket.closed());
+        self.bury(socket);
         self.ledger.died(closed);
         self.closed[reason as usize] += 1;
         let counted = closed == crate::ledger::Closed::Otherwise;
@@ -319,18 +331,30 @@ impl State {
         if socket.is_idle() {
             let dead = self.store.withdraw(usize::MAX, |idle| !idle.is_alive());
             self.ledger.withdrawn(dead.len());
+            self.closing.extend(dead);
         }
         buried
     }
 
-    /// A connection that was withdrawn, or is new, goes into the store. It is given back if it has died.
-    pub(super) fn restore(&mut self, connection: Connection) -> Option<Connection> {
-        if !connection.socket.is_alive() {
-            return Some(connection);
+    /// A connection that was withdrawn, or is new, goes into the store, unless it has died.
+    pub(super) fn restore(&mut self, connection: Connection) {
+        if connection.socket.is_alive() {
+            self.store.put(connection);
+            self.ledger.restored();
+        } else {
+            self.closing.push(connection);
         }
-        self.store.put(connection);
-        self.ledger.restored();
-        None
+    }
+
+    /// A connection that was leased and not used goes to the next, unless it has died.
+    pub(super) fn put_back(&mut self, Leased { connection, place }: Leased) {
+        connection.socket.lent_to(None);
+        let alive = connection.socket.is_alive();
+        if self.end_lease(place, alive).is_some() && alive {
+            self.store.put_back(connection);
+        } else {
+            self.closing.push(Object::take(connection));
+        }
     }
 
     /// Takes the idle connections out of the store that `wanted` picks.
@@ -340,18 +364,16 @@ impl State {
         withdrawn
     }
 
-    /// Takes idle connections out for as long as there are more than may be.
-    pub(super) fn shed_idle(&mut self) -> Vec<Connection> {
-        let mut shed = Vec::new();
+    /// Closes idle connections for as long as there are more than may be.
+    pub(super) fn shed_idle(&mut self) {
         while self.ledger.is_over()
             && let Some(connection) = self.store.withdraw(1, |_| true).pop()
         {
             self.ledger.withdrawn(1);
             self.ledger.shed();
             connection.socket.shed();
-            shed.push(connection);
+            self.closing.push(connection);
         }
-        shed
     }
 
     /// Whether a connection past its lifetime is to be closed now. Not while the server is full:

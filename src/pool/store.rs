@@ -148,8 +148,9 @@ pub(super) struct Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.socket.blame(CloseReason::Dropped);
-        self.socket.bury();
+        if self.socket.bury() {
+            self.socket.blame(CloseReason::Dropped);
+        }
         self.socket.abort();
     }
 }

@@ -25,6 +25,9 @@ pub(super) struct Watched {
     latest: Option<Seen>,
     /// The last events, each with the number of its observation.
     events: VecDeque<(u64, ServerEvent)>,
+    /// Connections that pools of this process allowed themselves by the last observation, and did not
+    /// have when it was made.
+    promised: u64,
     /// A question is on its way.
     asking: bool,
     /// Questions in a row that were not answered, and the delay that the last one led to.
@@ -40,6 +43,7 @@ impl Watched {
             observer: ServerObserver::default(),
             latest: None,
             events: VecDeque::new(),
+            promised: 0,
             asking: false,
             failures: 0,
             delay: Duration::ZERO,
@@ -109,6 +113,17 @@ impl Server {
         watched.events.iter().filter(|(at, _)| *at > number).map(|(_, event)| *event).collect()
     }
 
+    /// Lets a pool go by an observation: it is told what others have promised themselves by it, and says
+    /// what it promises itself. Pools that step together would take what is free more than once.
+    pub(crate) fn promise(&self, seen: &Seen, step: impl FnOnce(u64) -> usize) {
+        let mut watched = self.watched();
+        let last = watched.latest.as_ref().is_some_and(|last| last.number == seen.number);
+        let more = step(if last { watched.promised } else { 0 });
+        if last {
+            watched.promised += u64::try_from(more).unwrap_or(u64::MAX);
+        }
+    }
+
     /// Completes when there is news since the future was [enabled](Notified::enable): an observation,
     /// or a question that was given up.
     pub(crate) fn news(&self) -> Notified<'_> {
@@ -157,7 +172,7 @@ impl Question {
         let rejections = rejections + observation.new_rejections.unwrap_or(0);
         let observation = Arc::new(observation);
         watched.latest = Some(Seen { number, sent: self.sent, at: now, observation, rejections });
-        (watched.failures, watched.not_before) = (0, None);
+        (watched.failures, watched.not_before, watched.promised) = (0, None, 0);
     }
 
     /// The server has not answered, or with an error.

@@ -162,13 +162,15 @@ async fn the_stream_ends_with_the_pool() {
 
 #[tokio::test]
 async fn events_serialise_with_a_tag() {
-    let (_server, pool) = pair(1);
+    let (server, pool) = pair(1);
     let mut events = pool.events();
     pool.breaker().force_open();
     let event = soon("an event", events.next()).await.unwrap();
     assert_eq!(
         serde_json::to_value(&event).unwrap(),
-        serde_json::json!({ "event": "breaker_changed", "from": "closed", "to": "open" })
+        serde_json::json!({
+            "event": "breaker_changed", "server": format!("127.0.0.1:{}", server.port()), "from": "closed", "to": "open"
+        })
     );
     assert!(matches!(event, Event::BreakerChanged { to: BreakerState::Open, .. }));
 }

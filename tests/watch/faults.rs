@@ -69,7 +69,7 @@ async fn where_info_was_denied_it_is_asked_again_after_a_minute() {
 
     let_pass(Duration::from_secs(61)).await;
 
-    next("the news", &mut events, |event| matches!(event, Event::WatchFound)).await;
+    next("the news", &mut events, |event| matches!(event, Event::WatchFound { .. })).await;
     heard("a word", &pool, |_| true).await;
     assert_eq!(pool.status().watch.trouble, None);
 }

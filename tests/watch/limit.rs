@@ -78,7 +78,7 @@ async fn under_a_raised_ceiling_the_pool_grows_for_callers_who_wait() {
 
     until("growth", &pool, || service.live() == 40).await;
     next("the news", &mut events, |event| {
-        matches!(event, Event::Server(ServerEvent::CeilingChanged { to: 1_000, .. }))
+        matches!(event, Event::Server { event: ServerEvent::CeilingChanged { to: 1_000, .. }, .. })
     })
     .await;
     assert_eq!(rejected(&server), 0);

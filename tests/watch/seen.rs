@@ -106,9 +106,12 @@ async fn a_replica_takes_a_slot_and_its_loss_is_an_event() {
     .await;
     drop(replica);
 
-    let lost = |event: &Event| matches!(event, Event::Server(ServerEvent::ReplicaLost { .. }));
+    let lost = |event: &Event| {
+        matches!(event, Event::Server { event: ServerEvent::ReplicaLost { .. }, .. })
+    };
     let event = next("the loss", &mut events, lost).await;
-    let Event::Server(ServerEvent::ReplicaLost { online, expected, .. }) = event else {
+    let Event::Server { event: ServerEvent::ReplicaLost { online, expected, .. }, .. } = event
+    else {
         unreachable!()
     };
     assert_eq!((online, expected), (0, 1));
@@ -137,7 +140,8 @@ async fn a_restart_is_an_event_and_no_refusals() {
     };
     soon("an answer", pong).await;
 
-    let restarted = |event: &Event| matches!(event, Event::Server(ServerEvent::Restarted));
+    let restarted =
+        |event: &Event| matches!(event, Event::Server { event: ServerEvent::Restarted, .. });
     next("the restart", &mut events, restarted).await;
     let seen = pool.status().watch;
     assert_eq!(seen.rejections_seen, 0);
@@ -155,7 +159,10 @@ async fn a_changed_ceiling_is_an_event() {
     server.admin().set_maxclients(60);
 
     let changed = |event: &Event| {
-        matches!(event, Event::Server(ServerEvent::CeilingChanged { from: 100, to: 60, .. }))
+        matches!(
+            event,
+            Event::Server { event: ServerEvent::CeilingChanged { from: 100, to: 60, .. }, .. }
+        )
     };
     next("the change", &mut events, changed).await;
 }

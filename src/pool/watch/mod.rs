@@ -121,7 +121,7 @@ impl Watch {
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
         let (now, sight) = (Instant::now(), self.see());
-        self.take_news(now);
+        let mut heard = self.take_news(now);
         let asks = self.info_due(&sight).is_none_or(|due| due <= now);
         let server = self.node.server();
         let question = if asks { server.question(now) } else { None };
@@ -134,12 +134,12 @@ impl Watch {
         if asked || beat.is_some() {
             self.ask(question, beat).await;
         }
-        if asked {
+        let (now, sight) = (Instant::now(), self.see());
+        heard |= self.take_news(now);
+        if asked || heard {
             // It may have been a step on the way up.
             self.node.lock().heed_calls();
         }
-        let (now, sight) = (Instant::now(), self.see());
-        self.take_news(now);
         self.steer();
         self.report_loss(now);
         let info = match self.info_due(&sight) {
@@ -201,7 +201,7 @@ impl Watch {
             let seen = self.seen.as_ref().map(|seen| self.due.min(seen.at + INFO_INTERVAL));
             return Some(seen.unwrap_or(self.due));
         }
-        self.law.due(sight.live, sight.hungry).map(|due| due.min(self.due))
+        self.law.due(sight.live + sight.dialing, sight.hungry).map(|due| due.min(self.due))
     }
 
     /// When to beat; `None` for a pool that is in no fleet.
@@ -277,13 +277,14 @@ impl Watch {
         }
     }
 
-    /// Takes in what was observed since the last look, by whichever pool of the process.
-    fn take_news(&mut self, now: Instant) {
+    /// Takes in what was observed since the last look, by whichever pool of the process; false if
+    /// nothing was.
+    fn take_news(&mut self, now: Instant) -> bool {
         let server = self.node.server();
         let last = self.seen.as_ref();
         let number = last.map_or(0, |seen| seen.number);
         let is_news = |seen: &Seen| seen.number != number && now < seen.at + NEWS_FOR;
-        let Some(seen) = server.seen().filter(is_news) else { return };
+        let Some(seen) = server.seen().filter(is_news) else { return false };
         if last.is_some() {
             for event in server.events_since(number) {
                 let pool = self.node.context.name();
@@ -303,6 +304,7 @@ impl Watch {
             let server = Arc::clone(server.address());
             self.node.context.events.send(Event::WatchFound { server });
         }
+        true
     }
 
     fn step(&mut self, seen: &Seen, rejected: u64, now: Instant) {
@@ -312,17 +314,23 @@ impl Watch {
         // The pool may have changed while the question was on its way.
         let sight = self.see();
         let observation = &seen.observation;
-        self.law.step(
-            now,
-            &Signal {
-                used: observation.snapshot.used().unwrap_or(0),
-                maxclients: observation.ceiling.unwrap_or(0),
-                rejected,
-                live: sight.live + sight.dialing,
-                hungry: sight.hungry,
-                demand: self.demand.generous(),
-            },
-        );
+        let mut signal = Signal {
+            used: observation.snapshot.used().unwrap_or(0),
+            maxclients: observation.ceiling.unwrap_or(0),
+            rejected,
+            live: sight.live + sight.dialing,
+            hungry: sight.hungry,
+            demand: self.demand.generous(),
+        };
+        let law = &mut self.law;
+        self.node.server().promise(seen, |promised| {
+            // Nobody is connected to a server that hides it, whatever was promised.
+            if signal.used > 0 {
+                signal.used = signal.used.saturating_add(promised);
+            }
+            law.step(now, &signal);
+            law.limit().unwrap_or(0).saturating_sub(signal.live)
+        });
     }
 
     /// Sends commands over a connection that the pool holds anyway; `None` if none was to be had.
@@ -354,7 +362,7 @@ impl Watch {
         let (max, adaptive) = (settings.max_connections, settings.adaptive_limit);
         let fresh = self.seen.as_ref().filter(|seen| now < seen.at + FRESH_FOR);
         let (seen, lost) = (self.seen.as_ref(), self.lost);
-        let shed = self.node.change(|state| {
+        self.node.change(|state| {
             let sockets = state.ledger.sockets();
             let (limit, source) = limit_in_force(lease, &self.law, max, sockets, now);
             let source = match source {
@@ -379,9 +387,8 @@ impl Watch {
             if let (false, Some(seen)) = (state.lost, seen) {
                 relent(state, seen, share, lost);
             }
-            state.shed_idle()
+            state.shed_idle();
         });
-        drop(shed);
         // Whoever waits for the pool to be warm may have all there is.
         self.node.warmth_changed.notify_waiters();
     }

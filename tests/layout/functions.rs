@@ -1,7 +1,5 @@
 //! How long functions are.
 
-use std::collections::BTreeSet;
-
 use crate::tokens::{Token, is_word, nesting, tokens};
 
 /// Lines of code a function's body may have.
@@ -16,9 +14,11 @@ pub(crate) fn long_functions(path: &str, text: &str) -> Vec<String> {
     for (i, pair) in tokens.windows(2).enumerate() {
         let [Token { text: "fn", line }, Token { text: name, .. }] = pair else { continue };
         let length = body(&tokens[i + 1..]);
-        let reasons = lines[..line - 1].iter().rev().take_while(|line| line.starts_with("//"));
-        let is_excused = || reasons.into_iter().any(|line| line.starts_with("// Long because"));
-        if is_word(name) && length > LONGEST && !is_excused() {
+        if !is_word(name) || length <= LONGEST {
+            continue;
+        }
+        let mut above = lines[..line - 1].iter().rev().take_while(|line| line.starts_with("//"));
+        if !above.any(|line| line.starts_with("// Long because")) {
             found.push(format!("src/{path}:{line}: {name} has {length} lines of code"));
         }
     }
@@ -28,24 +28,22 @@ pub(crate) fn long_functions(path: &str, text: &str) -> Vec<String> {
 /// Lines of code between the braces of a function's body, given the tokens from its name on.
 fn body(tokens: &[Token<'_>]) -> usize {
     let mut depth = 0;
-    let mut opened = None;
-    let mut lines = BTreeSet::new();
+    // Of the body's tokens, its braces among them.
+    let mut lines = Vec::new();
     for Token { text, line } in tokens {
-        match (*text, opened) {
-            (";", None) if depth == 0 => return 0,
-            ("{", None) if depth == 0 => opened = Some(*line),
+        match *text {
+            ";" if depth == 0 => return 0,
+            "{" if depth == 0 => lines.push(*line),
+            _ if !lines.is_empty() => lines.push(*line),
             _ => {}
         }
         depth += nesting(text);
-        if opened.is_some() {
-            lines.insert(*line);
-            if depth == 0 {
-                // Without the lines of the two braces.
-                return lines.range(opened.unwrap() + 1..*line).count();
-            }
+        if depth == 0 && !lines.is_empty() {
+            break;
         }
     }
-    0
+    lines.dedup();
+    lines.len().saturating_sub(2)
 }
 
 mod tests {

@@ -42,6 +42,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use tokio::select;
+use tokio::signal::unix::{SignalKind, signal};
+
 mod args;
 mod chart;
 mod clients;
@@ -70,7 +73,7 @@ async fn main() -> ExitCode {
             print!("{}", args::HELP);
             Ok(())
         }
-        Ok(Command::Run(args)) => compare(&args).await,
+        Ok(Command::Run(args)) => until_interrupted(compare(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
     match done {
@@ -84,6 +87,17 @@ async fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Returns in any case, so that the server is dropped, which ends it.
+async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    select! {
+        done = run => done,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
     }
 }
 

@@ -80,7 +80,7 @@ const FULL_LENGTH: PerPhase<Duration> =
 const QUICK: PerPhase<Duration> =
     PerPhase([Duration::from_millis(700), Duration::from_secs(2), Duration::from_millis(3_300)]);
 
-pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, String> {
+pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
     let mut args = Args {
         start: Start::Cold,
         url: None,
@@ -92,7 +92,6 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
         phases: FULL_LENGTH,
     };
     let mut maxclients = None;
-    let mut words = words;
     while let Some(word) = words.next() {
         // Both `--flag value` and `--flag=value`.
         let (flag, mut attached) = match word.split_once('=') {

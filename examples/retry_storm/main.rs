@@ -29,10 +29,11 @@
 //!
 //! # How the requests arrive
 //! Each of 64 tasks is a source of requests. A request is one connection acquired, one `SET`, one
-//! `GET`; where the connection is shared, only the two commands. Every task sends one each 5 ms, whatever became of the one before; if that took longer,
-//! the next follows at once. Nobody sleeps after a failure and nobody retries: a service does not
-//! choose when its next request arrives. So a client that fails fast fails more requests than one
-//! that lets its callers hang: count the two together.
+//! `GET`; where the connection is shared, only the two commands. Every task sends one each 5 ms,
+//! whatever became of the one before; if that took longer, the next follows at once. Nobody sleeps
+//! after a failure and nobody retries: a service does not choose when its next request arrives. So
+//! a client that fails fast fails more requests than one that lets its callers hang: count the two
+//! together.
 //!
 //! The pace and the work are the same for all clients, and so is the size of their pools. Where a
 //! client has a time to wait for a connection, it is one second. Everything else is its default.

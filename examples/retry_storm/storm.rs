@@ -24,31 +24,25 @@ const HELD: usize = 4;
 type Stage = Option<(Phase, Instant)>;
 
 pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Result<Run, Failure> {
+    let refused_before = target.refused()?;
     let mut driver =
-        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before: 0 };
-    driver.refused_before = driver.target.refused()?;
+        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before };
 
     let application = Application::start(&pools::<C>(&driver.target.url, args)?, args.tasks);
     driver.phase(Phase::Healthy, &application).await?;
     let mut log = application.stop().await?;
     driver.target.emptied(C::NAME).await?;
 
-    // The application is restarted, before or after the server fills.
-    let (pools, leaked) = match args.start {
-        Start::Cold => {
-            let leaked = driver.target.fill()?;
-            (pools::<C>(&driver.target.url, args)?, leaked)
+    // The application is restarted. It dials only to warm up, or for its requests, which come later.
+    let mut pools = pools::<C>(&driver.target.url, args)?;
+    if args.start == Start::Warm {
+        for pool in &mut pools {
+            pool.warm_up((HELD / args.pools).max(1))
+                .await
+                .map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
         }
-        Start::Warm => {
-            let mut pools = pools::<C>(&driver.target.url, args)?;
-            for pool in &mut pools {
-                pool.warm_up((HELD / args.pools).max(1))
-                    .await
-                    .map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
-            }
-            (pools, driver.target.fill()?)
-        }
-    };
+    }
+    let leaked = driver.target.fill()?;
     let application = Application::start(&pools, args.tasks);
     driver.phase(Phase::Full, &application).await?;
 

@@ -8,7 +8,7 @@ use crate::run::{PerPhase, Phase};
 
 pub(crate) const HELP: &str = "\
 usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [--quick]
-                   [--tasks N] [--maxclients N]
+                   [--tasks N] [--maxclients N] [--pools N]
 
   --start cold|warm   what the application holds when the server fills: nothing (default), or
                       four connections (one where it is shared)
@@ -20,11 +20,12 @@ usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [-
   --quick             shorter phases: half a minute instead of 80 s
   --tasks N           sources of requests, each sending one request every 5 ms (default 64)
   --maxclients N      slots of the server that is started (default 32)
+  --pools N           pools the tasks are spread over, which share its connections (default 1)
   --help              this text
 ";
 
-/// Connections each pool may hold, the same for all.
-pub(crate) const POOL_SIZE: usize = 16;
+/// Connections the application may hold, the same for all clients.
+const CONNECTIONS: usize = 16;
 
 pub(crate) enum Command {
     Run(Args),
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     pub(crate) json: Option<PathBuf>,
     pub(crate) tasks: usize,
     pub(crate) maxclients: u32,
+    /// Pools the tasks are spread over.
+    pub(crate) pools: usize,
     /// How long each phase lasts.
     pub(crate) phases: PerPhase<Duration>,
 }
@@ -77,7 +80,7 @@ const FULL_LENGTH: PerPhase<Duration> =
 const QUICK: PerPhase<Duration> =
     PerPhase([Duration::from_millis(700), Duration::from_secs(2), Duration::from_millis(3_300)]);
 
-pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, String> {
+pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
     let mut args = Args {
         start: Start::Cold,
         url: None,
@@ -85,10 +88,10 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
         json: None,
         tasks: 64,
         maxclients: 32,
+        pools: 1,
         phases: FULL_LENGTH,
     };
     let mut maxclients = None;
-    let mut words = words;
     while let Some(word) = words.next() {
         // Both `--flag value` and `--flag=value`.
         let (flag, mut attached) = match word.split_once('=') {
@@ -105,6 +108,7 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
             "--json" => args.json = Some(value()?.into()),
             "--tasks" => args.tasks = parsed(flag, &value()?)?,
             "--maxclients" => maxclients = Some(parsed(flag, &value()?)?),
+            "--pools" => args.pools = parsed(flag, &value()?)?,
             "--quick" => args.phases = QUICK,
             "--help" | "-h" => return Ok(Command::Help),
             _ => return Err(format!("unknown argument `{word}`")),
@@ -116,13 +120,22 @@ pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, Stri
     if !(1..=4_096).contains(&args.tasks) {
         return Err("--tasks: expected 1 to 4096".to_owned());
     }
+    if !(1..=64).contains(&args.pools) {
+        return Err("--pools: expected 1 to 64".to_owned());
+    }
+    if args.pools > args.tasks {
+        return Err(format!(
+            "--pools: {} pools need a task each, and there are {}",
+            args.pools, args.tasks
+        ));
+    }
     if let Some(n) = maxclients {
         if args.url.is_some() {
             return Err("--maxclients is for the server we start; yours has its own".to_owned());
         }
         if !(24..=4_000).contains(&n) {
             return Err(format!(
-                "--maxclients: expected 24 (a pool of {POOL_SIZE} and some room) to 4000"
+                "--maxclients: expected 24 (a pool of {CONNECTIONS} and some room) to 4000"
             ));
         }
         args.maxclients = n;
@@ -138,6 +151,19 @@ impl Args {
     /// When a phase begins, counted from the start of the first.
     pub(crate) fn offset(&self, phase: Phase) -> Duration {
         Phase::ALL.into_iter().take_while(|p| *p != phase).map(|p| self.phases[p]).sum()
+    }
+
+    /// Connections each pool may hold: its share of what one pool would have, at least one.
+    pub(crate) fn pool_size(&self) -> usize {
+        (CONNECTIONS / self.pools).max(1)
+    }
+
+    /// The pools, in words.
+    pub(crate) fn pools(&self) -> String {
+        match self.pools {
+            1 => format!("pools of {}", self.pool_size()),
+            n => format!("{n} pools of {}", self.pool_size()),
+        }
     }
 
     /// All phases together.

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Failure;
-use crate::args::{Args, POOL_SIZE};
+use crate::args::Args;
 use crate::report::thousands;
 use crate::run::{BUCKET, PerPhase, Phase, Run};
 
@@ -60,7 +60,7 @@ pub(crate) fn draw(path: &Path, args: &Args, runs: &[Run]) -> Result<(), Failure
     let (head, body) = root.split_vertically(HEAD);
     let (body, foot) = body.split_vertically(rows * ROW);
     head.draw(&Text::new(
-        format!("{} tasks, pools of {POOL_SIZE}, {} start", args.tasks, args.start.as_str()),
+        format!("{} tasks, {}, {} start", args.tasks, args.pools(), args.start.as_str()),
         (14, 14),
         text(19, INK),
     ))?;

@@ -10,17 +10,18 @@ use redis_guard::{Error, GuardedPool, Rejection, SharedConnection};
 use tokio::time::Instant;
 
 use crate::Failure;
-use crate::args::POOL_SIZE;
 
 /// How long a caller waits for a connection, where the client lets one say so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client under test. Every task has a clone of its own; clones share the same connections.
+/// A client under test: one pool, or what it has instead. Every task has a clone of its own; clones
+/// share the same connections.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Sets the client up without dialing: the server may be full.
-    fn open(url: &str) -> Result<Self, Failure>;
+    /// Sets the client up without dialing: the server may be full. It may hold `size` connections, if
+    /// it is one that holds several; `nth` of the process's pools, counted from 1.
+    fn open(url: &str, nth: usize, size: usize) -> Result<Self, Failure>;
 
     /// Comes to hold `n` connections, if it is one that holds several.
     fn warm_up(&mut self, n: usize) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -69,10 +70,10 @@ pub(crate) struct BareDeadpool(deadpool_redis::Pool);
 impl Contender for BareDeadpool {
     const NAME: &'static str = "deadpool-redis";
 
-    fn open(url: &str) -> Result<Self, Failure> {
+    fn open(url: &str, _: usize, size: usize) -> Result<Self, Failure> {
         let pool = deadpool_redis::Config::from_url(url)
             .builder()?
-            .max_size(POOL_SIZE)
+            .max_size(size)
             .wait_timeout(Some(ACQUIRE_TIMEOUT))
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()?;
@@ -97,10 +98,10 @@ pub(crate) struct Bb8(bb8::Pool<bb8_redis::RedisConnectionManager>);
 impl Contender for Bb8 {
     const NAME: &'static str = "bb8-redis";
 
-    fn open(url: &str) -> Result<Self, Failure> {
+    fn open(url: &str, _: usize, size: usize) -> Result<Self, Failure> {
         let manager = bb8_redis::RedisConnectionManager::new(url)?;
         let pool = bb8::Pool::builder()
-            .max_size(u32::try_from(POOL_SIZE)?)
+            .max_size(u32::try_from(size)?)
             .connection_timeout(ACQUIRE_TIMEOUT)
             .build_unchecked(manager);
         Ok(Self(pool))
@@ -124,7 +125,7 @@ pub(crate) struct Manager(ConnectionManager);
 impl Contender for Manager {
     const NAME: &'static str = "connection-manager";
 
-    fn open(url: &str) -> Result<Self, Failure> {
+    fn open(url: &str, _: usize, _: usize) -> Result<Self, Failure> {
         let client = redis::Client::open(url)?;
         Ok(Self(ConnectionManager::new_lazy_with_config(client, ConnectionManagerConfig::new())?))
     }
@@ -146,9 +147,10 @@ pub(crate) struct Guard(GuardedPool);
 impl Contender for Guard {
     const NAME: &'static str = "redis-guard";
 
-    fn open(url: &str) -> Result<Self, Failure> {
+    fn open(url: &str, nth: usize, size: usize) -> Result<Self, Failure> {
         let pool = GuardedPool::builder(url)
-            .max_connections(POOL_SIZE)
+            .name(format!("guard-{nth}"))
+            .max_connections(size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .build()?;
         Ok(Self(pool))
@@ -180,8 +182,8 @@ pub(crate) struct GuardShared {
 impl Contender for GuardShared {
     const NAME: &'static str = "redis-guard-shared";
 
-    fn open(url: &str) -> Result<Self, Failure> {
-        let Guard(pool) = Guard::open(url)?;
+    fn open(url: &str, nth: usize, size: usize) -> Result<Self, Failure> {
+        let Guard(pool) = Guard::open(url, nth, size)?;
         Ok(Self { connection: pool.shared("storm"), pool })
     }
 

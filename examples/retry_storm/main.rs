@@ -29,10 +29,11 @@
 //!
 //! # How the requests arrive
 //! Each of 64 tasks is a source of requests. A request is one connection acquired, one `SET`, one
-//! `GET`; where the connection is shared, only the two commands. Every task sends one each 5 ms, whatever became of the one before; if that took longer,
-//! the next follows at once. Nobody sleeps after a failure and nobody retries: a service does not
-//! choose when its next request arrives. So a client that fails fast fails more requests than one
-//! that lets its callers hang: count the two together.
+//! `GET`; where the connection is shared, only the two commands. Every task sends one each 5 ms,
+//! whatever became of the one before; if that took longer, the next follows at once. Nobody sleeps
+//! after a failure and nobody retries: a service does not choose when its next request arrives. So
+//! a client that fails fast fails more requests than one that lets its callers hang: count the two
+//! together.
 //!
 //! The pace and the work are the same for all clients, and so is the size of their pools. Where a
 //! client has a time to wait for a connection, it is one second. Everything else is its default.
@@ -41,6 +42,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+
+use tokio::select;
+use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
 mod chart;
@@ -70,7 +74,7 @@ async fn main() -> ExitCode {
             print!("{}", args::HELP);
             Ok(())
         }
-        Ok(Command::Run(args)) => compare(&args).await,
+        Ok(Command::Run(args)) => until_interrupted(compare(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
     match done {
@@ -84,6 +88,17 @@ async fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Returns in any case, so that the server is dropped, which ends it.
+async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    select! {
+        done = run => done,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::args::{Args, POOL_SIZE, Start};
+use crate::args::{Args, Start};
 use crate::run::{Phase, Run, Spread};
 use crate::target::Target;
 
@@ -17,10 +17,11 @@ pub(crate) fn introduction(args: &Args, target: &Target) -> String {
         Start::Warm => "a few connections",
     };
     format!(
-        "{whose} with maxclients {}; {} tasks, pools of {POOL_SIZE}; {} start: the application \
+        "{whose} with maxclients {}; {} tasks, {}; {} start: the application \
          holds {held} when the server fills\n",
         target.maxclients,
         args.tasks,
+        args.pools(),
         args.start.as_str()
     )
 }
@@ -46,7 +47,9 @@ pub(crate) fn text(args: &Args, runs: &[Run]) -> String {
 
 fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     let [healthy, full, recovered] = Phase::ALL.map(|phase| args.phases[phase].as_secs_f64());
-    writeln!(out, "retry storm, {} start: requests that succeeded / failed", args.start.as_str())?;
+    let pools = if args.pools > 1 { format!(", {}", args.pools()) } else { String::new() };
+    let start = args.start.as_str();
+    writeln!(out, "retry storm, {start} start{pools}: requests that succeeded / failed")?;
     writeln!(
         out,
         "{:<20}{:>14}{:>19}{:>19}{:>19}{:>17}",
@@ -150,15 +153,19 @@ pub(crate) fn json(args: &Args, target: &Target, runs: &[Run]) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut report = json!({
         "schema": 1,
         "start": args.start.as_str(),
         "maxclients": target.maxclients,
         "tasks": args.tasks,
-        "pool_size": POOL_SIZE,
+        "pool_size": args.pool_size(),
         "phase_seconds": by_phase(&|phase| json!(args.phases[phase].as_secs_f64())),
         "clients": clients,
-    })
+    });
+    if args.pools > 1 {
+        report["pools"] = json!(args.pools);
+    }
+    report
 }
 
 fn millis(time: Duration) -> f64 {

@@ -16,47 +16,51 @@ use crate::target::{Target, key};
 
 /// Each task sends a request this often.
 const PACE: Duration = Duration::from_millis(5);
-/// What the application holds when the server fills, with a warm start, of a pool that lends.
+/// What the application holds when the server fills, with a warm start, of pools that lend: each its
+/// share, at least one.
 const HELD: usize = 4;
 
 /// Which phase it is and since when; `None` when it is over.
 type Stage = Option<(Phase, Instant)>;
 
 pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Result<Run, Failure> {
+    let refused_before = target.refused()?;
     let mut driver =
-        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before: 0 };
-    driver.refused_before = driver.target.refused()?;
+        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before };
 
-    let application = Application::start(&C::open(&driver.target.url)?, args.tasks);
+    let application = Application::start(&pools::<C>(&driver.target.url, args)?, args.tasks);
     driver.phase(Phase::Healthy, &application).await?;
     let mut log = application.stop().await?;
     driver.target.emptied(C::NAME).await?;
 
-    // The application is restarted, before or after the server fills.
-    let (client, leaked) = match args.start {
-        Start::Cold => {
-            let leaked = driver.target.fill()?;
-            (C::open(&driver.target.url)?, leaked)
+    // The application is restarted. It dials only to warm up, or for its requests, which come later.
+    let mut pools = pools::<C>(&driver.target.url, args)?;
+    if args.start == Start::Warm {
+        for pool in &mut pools {
+            pool.warm_up((HELD / args.pools).max(1))
+                .await
+                .map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
         }
-        Start::Warm => {
-            let mut client = C::open(&driver.target.url)?;
-            client.warm_up(HELD).await.map_err(|e| format!("{}: cannot warm up: {e}", C::NAME))?;
-            (client, driver.target.fill()?)
-        }
-    };
-    let application = Application::start(&client, args.tasks);
+    }
+    let leaked = driver.target.fill()?;
+    let application = Application::start(&pools, args.tasks);
     driver.phase(Phase::Full, &application).await?;
 
-    let next_dial_in = client.next_dial_in();
+    let next_dial_in = pools.iter().filter_map(C::next_dial_in).min();
     drop(leaked);
     driver.phase(Phase::Recovered, &application).await?;
-    drop(client);
+    drop(pools);
     log.absorb(application.stop().await?);
     driver.target.emptied(C::NAME).await?;
 
     let run = Run::new(C::NAME, log, driver.refused, next_dial_in);
     eprintln!("{}", report::progress(&run));
     Ok(run)
+}
+
+/// The application's pools, as many as were asked for.
+fn pools<C: Contender>(url: &str, args: &Args) -> Result<Vec<C>, Failure> {
+    (1..=args.pools).map(|nth| C::open(url, nth, args.pool_size())).collect()
 }
 
 /// Leads through the phases and watches the server meanwhile.
@@ -96,11 +100,12 @@ struct Application {
 }
 
 impl Application {
-    /// The tasks begin with the first phase.
-    fn start<C: Contender>(client: &C, tasks: usize) -> Self {
+    /// The tasks begin with the first phase, and take the pools in turn.
+    fn start<C: Contender>(pools: &[C], tasks: usize) -> Self {
         let (stage, seen) = watch::channel(None);
-        let tasks =
-            (0..tasks).map(|task| work(client.clone(), task, tasks, seen.clone())).collect();
+        let tasks = (0..tasks)
+            .map(|task| work(pools[task % pools.len()].clone(), task, tasks, seen.clone()))
+            .collect();
         Self { stage, tasks }
     }
 

@@ -7,7 +7,7 @@ use redis::{Client, Connection, ConnectionAddr, InfoDict};
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::args::{Args, POOL_SIZE};
+use crate::args::Args;
 use crate::server::{StartError, TestServer};
 
 /// The most slots of a user's server that we are prepared to fill, one connection each.
@@ -73,9 +73,10 @@ impl Target {
             )
             .into());
         }
-        if slots < used + POOL_SIZE as u64 {
+        if slots < used + (args.pools * args.pool_size()) as u64 {
             return Err(format!(
-                "the server has {slots} slots and {used} are in use; a pool of {POOL_SIZE} does not fit"
+                "the server has {slots} slots and {used} are in use; {} do not fit",
+                args.pools()
             )
             .into());
         }

@@ -110,8 +110,8 @@ pub struct FleetStatus {
     pub reserve: usize,
     /// Slots in use or granted, over the ceiling.
     pub pressure: f64,
-    /// Fields of the registry that were found overwritten, and mended.
-    pub rubbish: u64,
+    /// Fields of the registry that were found overwritten, and repaired.
+    pub repaired: u64,
     /// Why the last heartbeat failed, if it did.
     pub trouble: Option<String>,
 }

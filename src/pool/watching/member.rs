@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::question::is_denied;
 use super::{DENIED, Sight, Watch};
 use crate::fleet::Fleet;
-use crate::fleet::{self, Beat, Lease, Report, SCRIPT};
+use crate::fleet::{self, Beat, Membership, Report, SCRIPT};
 use crate::pool::core::Core;
 use crate::pool::lease::within;
 use crate::telemetry::event::Event;
@@ -17,7 +17,7 @@ use crate::telemetry::status::{CloseReason, FleetStatus};
 
 /// Our membership in a fleet.
 pub(super) struct Member {
-    pub(super) lease: Lease,
+    pub(super) lease: Membership,
     script: Script,
     keys: [String; 3],
     joined: bool,
@@ -35,9 +35,9 @@ impl Member {
         let (max, seed) = (settings.max_connections, settings.seed);
         let id = format!("{}:{:016x}", core.dialer.client_name, fastrand::u64(..));
         Self {
-            lease: Lease::new(id, max, fleet.reserved(), now, seed),
+            lease: Membership::new(id, max, fleet.reserved(), now, seed),
             script: Script::new(SCRIPT),
-            keys: Lease::keys(fleet.name()),
+            keys: fleet::registry_keys(fleet.name()),
             joined: false,
             loaded: false,
             not_before: now,
@@ -163,7 +163,7 @@ impl FleetStatus {
             share: share.map_or(0, |share| share.limit),
             reserve: share.map_or(0, |share| share.reserve),
             pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
-            rubbish: share.map_or(0, |share| share.rubbish),
+            repaired: share.map_or(0, |share| share.repaired),
             trouble,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! It never dials: it asks over a lane, an idle connection, or, where all are lent, over the next one
 //! that comes back or is dialed. What it hears goes through the pure policies ([`PriceLaw`],
-//! [`Lease`]) into the ledger.
+//! [`Membership`]) into the ledger.
 
 mod member;
 mod question;
@@ -20,7 +20,7 @@ use super::core::Core;
 use super::lease::{unanswered, within};
 use crate::Outcome;
 #[expect(unused_imports, reason = "for the docs")]
-use crate::fleet::Lease;
+use crate::fleet::Membership;
 use crate::fleet::{Beat, Source, limit_in_force};
 use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
 use crate::server::{ServerObserver, ServerSnapshot};
@@ -304,7 +304,7 @@ impl Watch {
             let sockets = state.ledger.sockets();
             let (limit, source) = limit_in_force(lease, &self.law, max, sockets, now);
             let source = match source {
-                Source::Lease | Source::Kept | Source::Asking => LimitedBy::FleetLease,
+                Source::Registry | Source::Kept | Source::Asking => LimitedBy::FleetLease,
                 Source::PriceLaw if adaptive => LimitedBy::PriceLaw,
                 Source::PriceLaw | Source::Static => LimitedBy::MaxConnections,
             };

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::server::Observation;
 use crate::server::gate::Gate;
 use crate::vocabulary::DialFailure;
+use crate::vocabulary::serialize::{maybe_seconds, seconds};
 use crate::{BreakerState, Endpoint};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become
@@ -351,21 +352,6 @@ impl RequestOutcome {
             Self::Shed => "shed",
         }
     }
-}
-
-pub(crate) fn seconds<S: Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-#[expect(clippy::ref_option, reason = "the signature that serde calls")]
-pub(crate) fn maybe_seconds<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
 /// Counts under their labels, zeros left out.

@@ -4,6 +4,7 @@ pub(crate) mod command;
 mod endpoint;
 mod error;
 mod outcome;
+pub(crate) mod serialize;
 pub mod words;
 
 pub use endpoint::Endpoint;

@@ -152,18 +152,9 @@ impl World {
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Beat { member, hungry, base, peak } => {
-                let now_ms = self.now_ms;
-                let node = &mut self.nodes[member];
-                if node.live == 0 {
-                    return Ok(());
-                }
-                let (live, dialing) = (node.live, usize::from(node.dialing));
-                let report = Report { live, dialing, base, peak, hungry };
-                let beat = node.membership.beat(node.clock(now_ms), &report);
-                self.numbers += 1;
-                (node.expects, node.left) = (Some(self.numbers), None);
-                let (number, sockets) = (self.numbers, node.sockets());
-                self.wire.push(Message { member, number, beat, sockets, reply: None });
+                let Node { live, dialing, .. } = self.nodes[member];
+                let dialing = usize::from(dialing);
+                self.send(member, &Report { live, dialing, base, peak, hungry });
             }
             Step::Deliver(index) if !self.wire.is_empty() => {
                 let index = index % self.wire.len();
@@ -182,17 +173,7 @@ impl World {
                 let limit = share.map_or(node.live.max(1), |share| share.limit);
                 node.dialing |= node.sockets() < limit;
             }
-            Step::Arrive(member) => {
-                let room = self.used() < self.maxclients;
-                let node = &mut self.nodes[member];
-                if std::mem::take(&mut node.dialing) {
-                    if room {
-                        node.live += 1;
-                    } else {
-                        node.lost();
-                    }
-                }
-            }
+            Step::Arrive(member) => self.arrive(member),
             Step::Close(member) => {
                 let node = &mut self.nodes[member];
                 if node.live > 0 {
@@ -218,6 +199,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn arrive(&mut self, member: usize) {
+        let room = self.used() < self.maxclients;
+        let node = &mut self.nodes[member];
+        if std::mem::take(&mut node.dialing) {
+            if room {
+                node.live += 1;
+            } else {
+                node.lost();
+            }
+        }
+    }
+
+    /// Without a connection there is nothing to send it over.
+    fn send(&mut self, member: usize, report: &Report) {
+        if report.live == 0 {
+            return;
+        }
+        let node = &mut self.nodes[member];
+        let beat = node.membership.beat(node.clock(self.now_ms), report);
+        self.numbers += 1;
+        (node.expects, node.left) = (Some(self.numbers), None);
+        let (number, sockets) = (self.numbers, node.sockets());
+        self.wire.push(Message { member, number, beat, sockets, reply: None });
     }
 
     /// A beat arrives at the server.

@@ -1,6 +1,6 @@
 //! A member's side of the registry: what to tell it, when, and what its answers allow.
 //!
-//! The arithmetic is in the script (`src/fleet/lease.lua`), which runs on the server. What is left
+//! The arithmetic is in the script (`src/fleet/registry.lua`), which runs on the server. What is left
 //! for the member is to keep its word: it never holds more than it was granted, and what it has not
 //! used is void as soon as it sends a beat, loses a connection, or has not been heard for a while.
 //! So a reply that is late, lost or overtaken can cost it growth, and never costs the server a slot.
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::policy::between;
 
 /// The script of a heartbeat and of leaving; its head documents keys, arguments and reply.
-pub const SCRIPT: &str = include_str!("lease.lua");
+pub const SCRIPT: &str = include_str!("registry.lua");
 
 /// Beats for the sake of callers who wait leave this much between them.
 const EARLY_INTERVAL: Duration = Duration::from_millis(200);

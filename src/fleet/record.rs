@@ -1,6 +1,6 @@
 //! The registry as it stands in the server: its keys, and the record of a member.
 //!
-//! `lease.lua` reads and writes them too; `tests/lease_script` holds it to what is said here.
+//! `registry.lua` reads and writes them too; `tests/registry_script` holds it to what is said here.
 
 use std::fmt;
 use std::str;

@@ -287,7 +287,7 @@ impl fmt::Display for Surge {
     }
 }
 
-/// The fleet's registry keeps the same (`reserve` in `fleet/lease.lua`).
+/// The fleet's registry keeps the same (`reserve` in `fleet/registry.lua`).
 const fn default_reserve(maxclients: u64) -> u64 {
     let reserve = maxclients.div_ceil(50);
     let reserve = if reserve < 16 { 16 } else { reserve };

@@ -4,14 +4,21 @@
 /// How numbers, times and foreign names are written.
 pub use crate::vocabulary::words;
 
+/// What the fleet's registry consists of.
+pub mod registry {
+    pub use crate::fleet::{
+        COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, registry_keys,
+    };
+}
+
 /// The policies without a pool around them, for the simulator (`examples/fleet_sim`) and the tests
-/// of the lease's script.
+/// of the registry's script.
 pub mod sim {
     use std::sync::Arc;
 
     use crate::{DialFailure, Outcome};
 
-    pub use crate::fleet::{Beat, Lease, Report, SCRIPT, Share, Source, limit_in_force};
+    pub use crate::fleet::{Beat, Membership, Report, SCRIPT, Share, Source, limit_in_force};
     pub use crate::policy::{Demand, FLOOR, Load, PriceLaw, Signal};
     pub use crate::server::gate::{Approval, Decision, Gate};
 

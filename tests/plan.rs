@@ -1,6 +1,8 @@
 //! `redis-guard plan`, the binary itself, on numbers and on real servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "doctor/fake.rs"]
+mod fake;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -362,6 +364,16 @@ fn a_server_that_denies_info_needs_maxclients_given() {
         "INFO was refused",
         "no permissions",
     ]);
+}
+
+#[test]
+fn one_byte_of_info_that_is_not_utf_8_costs_nothing_but_itself() {
+    let info =
+        b"maxclients:200\r\nmodule:name=\xff\r\nconnected_clients:2\r\nconnected_slaves:1\r\n";
+    let server = fake::Fake::builder().info(info).start();
+    plan(&[&server.url(), "--instances", "4"])
+        .exited(0)
+        .says(&["4 × 16 + 1 replica = 65 fits 200 − 16", "3, 2 of them clients"]);
 }
 
 #[test]

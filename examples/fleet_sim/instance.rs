@@ -2,7 +2,9 @@
 
 use fastrand::Rng;
 use redis_guard::Breaker;
-use redis_guard::internal::sim::{Approval, Demand, Gate, Lease, Load, PriceLaw, limit_in_force};
+use redis_guard::internal::sim::{
+    Approval, Demand, Gate, Load, Membership, PriceLaw, limit_in_force,
+};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -26,18 +28,18 @@ pub(crate) enum Policy {
     /// The dial gate alone.
     Gate,
     PriceLaw,
-    Lease,
+    Fleet,
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 4] = [Self::Naive, Self::Gate, Self::PriceLaw, Self::Lease];
+    pub(crate) const ALL: [Self; 4] = [Self::Naive, Self::Gate, Self::PriceLaw, Self::Fleet];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Naive => "naive",
             Self::Gate => "gate",
             Self::PriceLaw => "price-law",
-            Self::Lease => "lease",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -68,7 +70,7 @@ pub(crate) struct Instance {
     pub(crate) price: PriceLaw,
     /// `rejected` as it saw it last.
     pub(crate) rejected_seen: Option<u64>,
-    pub(crate) lease: Lease,
+    pub(crate) member: Membership,
     /// How many members it takes the fleet to have.
     pub(crate) members: usize,
     /// The events that count; those made before are void.
@@ -103,7 +105,7 @@ impl Instance {
             demand: Demand::new(now),
             price: PriceLaw::new(max_connections, rng.u64(..)),
             rejected_seen: None,
-            lease: Lease::new(format!("{id:05}"), max_connections, 0, now, rng.u64(..)),
+            member: Membership::new(format!("{id:05}"), max_connections, 0, now, rng.u64(..)),
             members: 1,
             wake_at: Us::MAX,
             watch_at: Us::MAX,
@@ -124,12 +126,12 @@ impl Instance {
         match self.policy {
             Policy::Naive | Policy::Gate => self.max_connections,
             Policy::PriceLaw => self.limit_of(None, now),
-            Policy::Lease => self.limit_of(Some(&self.lease), now),
+            Policy::Fleet => self.limit_of(Some(&self.member), now),
         }
     }
 
-    fn limit_of(&self, lease: Option<&Lease>, now: Instant) -> usize {
-        limit_in_force(lease, &self.price, self.max_connections, self.sockets(), now).0
+    fn limit_of(&self, member: Option<&Membership>, now: Instant) -> usize {
+        limit_in_force(member, &self.price, self.max_connections, self.sockets(), now).0
     }
 
     /// Callers wait, and no dial can help.

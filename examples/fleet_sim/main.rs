@@ -1,7 +1,7 @@
 //! A fleet against one ceiling, in virtual time: what four policies do with it.
 //!
-//! Up to 10,000 instances and 65,000 slots; the gate, the price law and the lease are the crate's
-//! own, and the lease's script is the text that Redis runs, in the same Lua. The server counts slots
+//! Up to 10,000 instances and 65,000 slots; the gate, the price law and the fleet are the crate's
+//! own, and the registry's script is the text that Redis runs, in the same Lua. The server counts slots
 //! and rejections and accepts at its pace; callers arrive at random, keep a connection for 20 ms and
 //! wait a quarter of a second for one.
 //!

@@ -174,7 +174,7 @@ fn ceiling() -> Scenario {
         actions: vec![(0, start(240, 5, 60.0)), (40, Action::Ceiling(6_000))],
         extra: |scenario, run, policy| {
             let lowered = scenario.event as f64;
-            let interval = if policy == Policy::Lease { 2.0 } else { 3.0 };
+            let interval = if policy == Policy::Fleet { 2.0 } else { 3.0 };
             let below = run.settled(lowered, 100.0, |sample| sample.used <= sample.maxclients);
             vec![("below_ceiling_after_intervals", json!(below.map(|seconds| seconds / interval)))]
         },
@@ -258,7 +258,7 @@ fn half_unguarded() -> Scenario {
         seconds: 120,
         tick: TENTH,
         event: 20,
-        policies: &[Policy::Gate, Policy::PriceLaw, Policy::Lease],
+        policies: &[Policy::Gate, Policy::PriceLaw, Policy::Fleet],
         actions: vec![
             (0, start(120, 5, 60.0)),
             (20, Action::Start { count: 120, over: 1, offered: 60.0, guarded: false }),
@@ -302,7 +302,7 @@ fn no_slot() -> Scenario {
         seconds: 620,
         tick: SECOND,
         event: 20,
-        policies: &[Policy::Gate, Policy::PriceLaw, Policy::Lease],
+        policies: &[Policy::Gate, Policy::PriceLaw, Policy::Fleet],
         actions: vec![(0, start(1_000, 5, 5.0)), (20, Action::Occupy)],
         extra: |scenario, run, policy| {
             let (dials, most) = run.dials_after(scenario.event as f64);

@@ -33,7 +33,7 @@ impl Server {
             accepts: None,
             free_at: 0,
             script: Script::load(redis_guard::internal::sim::SCRIPT),
-            keys: redis_guard::internal::sim::Lease::keys("fleet"),
+            keys: redis_guard::internal::registry::registry_keys("fleet"),
         }
     }
 

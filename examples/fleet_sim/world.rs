@@ -118,8 +118,8 @@ impl World<'_> {
                 self.tick(id);
             }
             Event::Leave(id) => {
-                if self.policy == Policy::Lease && self.instances[id].policy == Policy::Lease {
-                    self.server.eval(self.now, &self.instances[id].lease.leave());
+                if self.policy == Policy::Fleet && self.instances[id].policy == Policy::Fleet {
+                    self.server.eval(self.now, &self.instances[id].member.leave());
                 }
                 self.kill(id);
             }
@@ -197,7 +197,7 @@ impl World<'_> {
             if instance.live > 0 {
                 instance.live = 0;
                 instance.price.lost(0);
-                instance.lease.lost(0);
+                instance.member.lost(0);
                 instance.gate.disconnected(now);
                 instance.gate.lost_all(now);
                 self.dial(id);
@@ -295,7 +295,7 @@ impl World<'_> {
                 self.recorder.guarded_rejected += 1;
                 instance.frozen = Some(live);
                 instance.price.lost(live);
-                instance.lease.lost(live);
+                instance.member.lost(live);
             }
             instance.gate.failed(approval, failure(outcome), now);
         }
@@ -321,7 +321,7 @@ impl World<'_> {
         let due = match instance.policy {
             Policy::Naive | Policy::Gate => return None,
             Policy::PriceLaw => instance.price.due(instance.live, hungry),
-            Policy::Lease => instance.lease.due(hungry, instance.live),
+            Policy::Fleet => instance.member.due(hungry, instance.live),
         };
         Some(due.map_or(self.now, |due| self.us(due)))
     }
@@ -358,11 +358,11 @@ impl World<'_> {
                 peak: instance.demand.peak(),
                 hungry,
             };
-            let beat = instance.lease.beat(now, &report);
+            let beat = instance.member.beat(now, &report);
             let reply = self.server.eval(self.now, &beat.args);
-            assert!(instance.lease.replied(&beat, &reply), "{reply:?}");
+            assert!(instance.member.replied(&beat, &reply), "{reply:?}");
             self.recorder.beat();
-            instance.lease.share(now).map_or(1, |share| share.members)
+            instance.member.share(now).map_or(1, |share| share.members)
         };
         instance.members = members;
         instance.gate.fleet_of(members);

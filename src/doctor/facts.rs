@@ -2,54 +2,33 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, Value, from_redis_value};
-use tokio::time::{Instant, sleep, sleep_until};
 
 use super::holders::Holders;
-use super::local::{self, Sockets};
-use super::probe::CLIENT_NAME;
+use super::local::Sockets;
+use super::probe::{CLIENT_NAME, text_of};
 use super::report::Latency;
-use super::{Options, Probe, Target};
+use crate::Outcome;
 use crate::dial::{Trace, of_error_line};
 use crate::server::Observation;
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
-use crate::{Backoff, Outcome};
 
-/// Round trips that are timed.
-const PINGS: usize = 20;
-
-/// Entries of the slow log that are looked at: all it has by default.
-const SLOWLOG: usize = 128;
-
-/// What of the configuration the checks go by.
-const SETTINGS: [&str; 8] = [
-    "maxclients",
-    "timeout",
-    "tcp-keepalive",
-    "tcp-backlog",
-    "client-output-buffer-limit",
-    "maxmemory-clients",
-    "maxmemory-policy",
-    "repl-backlog-ttl",
-];
-
-/// Something that was asked of the server, or why there is no answer.
-pub(super) type Asked<T> = Result<T, Why>;
+/// What the server answered, or why it did not.
+pub(super) type Answer<T> = Result<T, NoAnswer>;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum NoAnswer {
     /// The server does not let us, or does not know the question.
     Denied(String),
     /// It is at something else: a script, its data set.
     Busy(String),
-    /// Its answer makes no sense.
-    Odd(String),
+    /// Its answer has another form than it should.
+    Unreadable(String),
     /// It had no slot, it said: a proxy's answer for a server behind it.
     Full(String),
     /// It said nothing, or the connection ended.
@@ -58,8 +37,8 @@ pub(super) enum Why {
     NotAsked,
 }
 
-impl Why {
-    fn of(error: &RedisError) -> Self {
+impl NoAnswer {
+    pub(super) fn of(error: &RedisError) -> Self {
         if let Some(code) = error.code() {
             let words = format!("{code} {}", error.detail().unwrap_or_default());
             // Some servers repeat the question.
@@ -74,19 +53,19 @@ impl Why {
         match error.kind() {
             ErrorKind::Client => Self::NotAsked,
             ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
-                Self::Odd("an answer of another form than expected".to_owned())
+                Self::Unreadable("an answer of another form than expected".to_owned())
             }
             _ => Self::Lost(error.to_string()),
         }
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(words)
             | Self::Busy(words)
-            | Self::Odd(words)
+            | Self::Unreadable(words)
             | Self::Full(words)
             | Self::Lost(words) => f.write_str(&clean(words)),
             Self::NotAsked => f.write_str("not asked, as there was no answer before"),
@@ -94,30 +73,45 @@ impl fmt::Display for Why {
     }
 }
 
-/// How the connection came about, or did not.
-pub(super) struct Arrival {
+/// The dials that were made to get a connection.
+pub(super) struct Dials {
+    /// Of the last one.
     pub(super) trace: Trace,
-    pub(super) dials: u32,
+    pub(super) count: u32,
+    /// Of the last one, where it failed.
     pub(super) failure: Option<DialFailure>,
+    /// Of this machine, towards the server, after it.
     pub(super) sockets: Option<Sockets>,
+}
+
+impl Dials {
+    /// Over a connection that was there.
+    pub(super) fn none() -> Self {
+        Self { trace: Trace::default(), count: 0, failure: None, sockets: None }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        self.failure.as_ref().map_or(Outcome::Connected, |failure| failure.outcome)
+    }
 }
 
 /// What a connection brought.
 pub(super) struct Facts {
     /// The last INFO, with what had changed since the first.
-    pub(super) info: Asked<Info>,
+    pub(super) info: Answer<Info>,
     /// Why there was one INFO only.
-    pub(super) last_look: Option<Why>,
-    pub(super) holders: Asked<Holders>,
-    pub(super) ping: Asked<Latency>,
-    pub(super) config: Asked<Config>,
-    pub(super) slow: Asked<SlowLog>,
+    pub(super) last_look: Option<NoAnswer>,
+    pub(super) holders: Answer<Holders>,
+    pub(super) ping: Answer<Latency>,
+    pub(super) config: Answer<Config>,
+    pub(super) slow: Answer<SlowLog>,
     pub(super) open_files_limit: Option<u64>,
     pub(super) somaxconn: Option<u64>,
 }
 
 impl Facts {
-    fn whys(&self) -> impl Iterator<Item = &Why> {
+    /// Why there was no answer, in the order of the questions.
+    fn unanswered(&self) -> impl Iterator<Item = &NoAnswer> {
         [
             self.config.as_ref().err(),
             self.info.as_ref().err(),
@@ -132,19 +126,19 @@ impl Facts {
 
     /// What ended the examination before its time.
     pub(super) fn lost(&self) -> Option<&str> {
-        let words = self.whys().find_map(|why| match why {
-            Why::Lost(words) => Some(words.as_str()),
+        let words = self.unanswered().find_map(|reason| match reason {
+            NoAnswer::Lost(words) => Some(words.as_str()),
             _ => None,
         });
         // Lost before the first of these was asked.
-        let silent = self.whys().any(|why| *why == Why::NotAsked);
+        let silent = self.unanswered().any(|reason| *reason == NoAnswer::NotAsked);
         words.or(silent.then_some("the connection ended"))
     }
 
     /// A refusal that came over a connection that works.
     pub(super) fn full(&self) -> Option<&str> {
-        self.whys().find_map(|why| match why {
-            Why::Full(words) => Some(words.as_str()),
+        self.unanswered().find_map(|reason| match reason {
+            NoAnswer::Full(words) => Some(words.as_str()),
             _ => None,
         })
     }
@@ -152,14 +146,14 @@ impl Facts {
     /// What the server is at, where it does not even answer INFO.
     pub(super) fn busy(&self) -> Option<&str> {
         match &self.info {
-            Err(Why::Busy(words)) => Some(words),
+            Err(NoAnswer::Busy(words)) => Some(words),
             _ => None,
         }
     }
 
     /// True where the server keeps CONFIG from us, as managed services do.
     pub(super) fn is_managed(&self) -> bool {
-        matches!(self.config, Err(Why::Denied(_)))
+        matches!(self.config, Err(NoAnswer::Denied(_)))
     }
 }
 
@@ -178,13 +172,13 @@ impl Info {
         Self { seen, sampled, fields: fields.collect() }
     }
 
-    /// Half as many slots again: room to find the cause in.
-    pub(super) fn more(&self) -> u64 {
+    /// A ceiling half as high again: room to find the cause in.
+    pub(super) fn raised_ceiling(&self) -> u64 {
         let now = self.seen.ceiling.max(self.seen.snapshot.used()).unwrap_or(10_000);
         now.saturating_add(now / 2)
     }
 
-    /// A field that the snapshot has no place for.
+    /// A field that the snapshot does not have.
     pub(super) fn field<T: FromStr>(&self, name: &str) -> Option<T> {
         self.fields.get(name)?.parse().ok()
     }
@@ -199,7 +193,7 @@ impl Info {
 
 /// CONFIG, as far as it is told.
 #[derive(Default)]
-pub(super) struct Config(BTreeMap<&'static str, String>);
+pub(super) struct Config(pub(super) BTreeMap<&'static str, String>);
 
 impl Config {
     pub(super) fn text(&self, name: &str) -> Option<&str> {
@@ -225,158 +219,41 @@ pub(super) struct SlowLog {
 impl SlowLog {
     pub(super) const RECENT: Duration = Duration::from_secs(300);
 
-    fn of(entries: Vec<Value>, now: u64) -> Self {
+    pub(super) fn of(entries: Vec<Value>, now: u64) -> Self {
         let mut log = Self { entries: entries.len(), ..Self::default() };
-        for entry in entries {
-            let Ok(fields) = from_redis_value::<Vec<Value>>(entry) else { continue };
-            let mut fields = fields.into_iter().skip(1);
-            let mut number = || from_redis_value::<u64>(fields.next()?).ok();
-            let (Some(at), Some(micros)) = (number(), number()) else { continue };
-            if now.saturating_sub(at) > Self::RECENT.as_secs() {
-                continue;
-            }
-            let words = fields.next().map(from_redis_value::<Vec<String>>);
-            // The address, and the client's name.
-            let name = fields.nth(1).and_then(|name| from_redis_value::<String>(name).ok());
-            if name.as_deref() == Some(CLIENT_NAME) {
+        for entry in entries.into_iter().filter_map(SlowCommand::parse) {
+            let is_recent = now.saturating_sub(entry.at) <= Self::RECENT.as_secs();
+            if !is_recent || entry.client.as_deref() == Some(CLIENT_NAME) {
                 continue;
             }
             log.recent += 1;
-            let took = Duration::from_micros(micros);
-            if log.slowest.as_ref().is_none_or(|(slowest, _)| *slowest < took) {
-                let words = words.and_then(Result::ok).unwrap_or_default();
-                let command = words.into_iter().next().unwrap_or_default().to_ascii_uppercase();
-                log.slowest = Some((took, command.chars().take(32).collect()));
+            if log.slowest.as_ref().is_none_or(|(slowest, _)| *slowest < entry.took) {
+                log.slowest = Some((entry.took, entry.command));
             }
         }
         log
     }
 }
 
-/// Dials until there is a connection, a failure that waiting does not mend, or `options.wait` is
-/// over.
-pub(super) async fn arrive(target: &Target, options: &Options) -> (Arrival, Option<Probe>) {
-    let deadline = Instant::now() + options.wait;
-    let backoff = Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(2));
-    let mut pauses = backoff.delays(fastrand::u64(..));
-    let mut dials = 0;
-    let (trace, probe) = loop {
-        let mut trace = Trace::default();
-        dials += 1;
-        let failure = match Probe::connect_traced(target, &mut trace).await {
-            Ok(probe) => break (trace, Ok(probe)),
-            Err(failure) => failure,
-        };
-        let pause = pauses.next().unwrap_or_default();
-        if failure.outcome.is_permanent() || Instant::now() + pause >= deadline {
-            break (trace, Err(failure));
-        }
-        tracing::info!(server = %target.server(), %failure, ?pause, "not connected, trying again");
-        sleep(pause).await;
-    };
-    let sockets = match trace.addresses.is_empty() {
-        true => None,
-        false => sockets(trace.addresses.clone()).await,
-    };
-    let (probe, failure) = match probe {
-        Ok(probe) => (Some(probe), None),
-        Err(failure) => (None, Some(failure)),
-    };
-    (Arrival { trace, dials, failure, sockets }, probe)
+/// An entry of the slow log: `id, time, microseconds, command and arguments, address, client's name`.
+struct SlowCommand {
+    /// Seconds since the Unix epoch, by the server's clock.
+    at: u64,
+    took: Duration,
+    command: String,
+    client: Option<String>,
 }
 
-async fn sockets(addresses: Vec<SocketAddr>) -> Option<Sockets> {
-    tokio::task::spawn_blocking(move || Sockets::towards(&addresses)).await.ok().flatten()
-}
-
-/// Asks a server all there is to ask. What it does not answer is left out, and said. `here`: it runs on
-/// this machine.
-pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> Facts {
-    let config = read_config(&mut probe).await;
-    let maxclients = config.as_ref().ok().and_then(|config| config.number("maxclients"));
-    let first = sample(&mut probe, maxclients).await;
-    let since = Instant::now();
-    let ping = time_pings(&mut probe).await;
-    let slow = read_slow_log(&mut probe).await;
-    let mut last_look = None;
-    let info = match first {
-        Ok((text, seen)) => {
-            sleep_until(since + options.sample).await;
-            Ok(match sample(&mut probe, maxclients).await {
-                Ok((text, seen)) => Info::new(&text, seen, Some(since.elapsed())),
-                Err(why) => {
-                    last_look = Some(why);
-                    Info::new(&text, seen, None)
-                }
-            })
-        }
-        Err(why) => Err(why),
-    };
-    let holders = probe.holders(options.idle_after, options.top).await;
-    let pid = info.as_ref().ok().and_then(|info| info.field("process_id")).filter(|_| here);
-    Facts {
-        info,
-        last_look,
-        holders: holders.map_err(|error| Why::of(&error)),
-        ping,
-        config,
-        slow,
-        open_files_limit: pid.and_then(local::open_files_limit),
-        somaxconn: local::somaxconn().filter(|_| here),
-    }
-}
-
-async fn sample(probe: &mut Probe, maxclients: Option<u64>) -> Asked<(String, Observation)> {
-    let mut text = probe.info().await.map_err(|error| Why::of(&error))?;
-    // Before Redis 6.2 INFO does not have it.
-    if let Some(maxclients) = maxclients {
-        text.push_str(&format!("\r\nmaxclients:{maxclients}\r\n"));
-    }
-    let seen = probe.observe_in(&text);
-    Ok((text, seen))
-}
-
-async fn time_pings(probe: &mut Probe) -> Asked<Latency> {
-    let mut times = Vec::with_capacity(PINGS);
-    for _ in 0..PINGS {
-        let started = Instant::now();
-        let pong = probe.ask::<Value>(&redis::cmd("PING")).await;
-        pong.map_err(|error| Why::of(&error))?;
-        times.push(started.elapsed());
-    }
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    Ok(Latency { samples: times.len(), p50: at(50), p90: at(90), max: at(100) })
-}
-
-/// One at a time: before Redis 7 CONFIG GET takes one name, and older servers do not know all.
-async fn read_config(probe: &mut Probe) -> Asked<Config> {
-    let mut config = Config::default();
-    for name in SETTINGS {
-        let pairs: Result<Vec<(String, String)>, RedisError> =
-            probe.ask(redis::cmd("CONFIG").arg("GET").arg(name)).await;
-        let pairs = pairs.map_err(|error| Why::of(&error))?;
-        config.0.extend(pairs.into_iter().next().map(|(_, value)| (name, value)));
-    }
-    Ok(config)
-}
-
-async fn read_slow_log(probe: &mut Probe) -> Asked<SlowLog> {
-    let why = |error: RedisError| Why::of(&error);
-    let local = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let time: Result<(u64, u64), RedisError> = probe.ask(&redis::cmd("TIME")).await;
-    let now = time.map_or_else(|_| local(), |(now, _)| now);
-    let get = redis::cmd("SLOWLOG").arg("GET").arg(SLOWLOG).to_owned();
-    Ok(SlowLog::of(probe.ask(&get).await.map_err(why)?, now))
-}
-
-impl Arrival {
-    /// It was there.
-    pub(super) fn of_a_lease() -> Self {
-        Self { trace: Trace::default(), dials: 0, failure: None, sockets: None }
-    }
-
-    pub(super) fn outcome(&self) -> Outcome {
-        self.failure.as_ref().map_or(Outcome::Connected, |failure| failure.outcome)
+impl SlowCommand {
+    fn parse(entry: Value) -> Option<Self> {
+        let mut fields = from_redis_value::<Vec<Value>>(entry).ok()?.into_iter().skip(1);
+        let at = from_redis_value(fields.next()?).ok()?;
+        let took = Duration::from_micros(from_redis_value(fields.next()?).ok()?);
+        let words = fields.next().and_then(|words| from_redis_value::<Vec<Value>>(words).ok());
+        let command = words.and_then(|words| text_of(words.into_iter().next()?).ok());
+        let command = command.unwrap_or_default().to_ascii_uppercase().chars().take(32).collect();
+        // Before Redis 4 there is neither an address nor a name.
+        let client = fields.nth(1).and_then(|name| text_of(name).ok());
+        Some(Self { at, took, command, client })
     }
 }

@@ -119,18 +119,18 @@ impl Holders {
             if ours || client.is_replica() || client.is_master() {
                 continue;
             }
-            let traits = Traits::of(client, idle_after);
-            holders.add(client, &traits);
+            let state = ClientState::of(client, idle_after);
+            holders.add(client, &state);
             let text = |field: &Option<String>| field.as_deref().unwrap_or("-").to_owned();
             let (host, name) = (client.host().unwrap_or("-"), client.name.as_deref());
             let source = name.map_or_else(|| host.to_owned(), |name| format!("{host} {name}"));
             let source_group = groups[0].entry(source).or_default();
             source_group.service.clone_from(&client.name);
-            source_group.add(&traits);
+            source_group.add(&state);
             let keys =
                 [host.to_owned(), text(&client.name), text(&client.library), text(&client.user)];
             for (group, key) in groups.iter_mut().skip(1).zip(keys) {
-                group.entry(key).or_default().add(&traits);
+                group.entry(key).or_default().add(&state);
             }
         }
         let bytes = |client: &Client| client.output_bytes;
@@ -158,19 +158,19 @@ impl Holders {
         ["wait", "waitaof"].iter().filter_map(|name| self.blocked_by_command.get(*name)).sum()
     }
 
-    fn add(&mut self, client: &Client, traits: &Traits) {
+    fn add(&mut self, client: &Client, state: &ClientState) {
         self.clients += 1;
-        self.idle += usize::from(traits.idle);
-        self.abandoned += usize::from(traits.abandoned);
+        self.idle += usize::from(state.idle);
+        self.abandoned += usize::from(state.abandoned);
         self.unnamed += usize::from(client.name.is_none());
-        self.subscribers += usize::from(traits.subscriber);
+        self.subscribers += usize::from(state.subscriber);
         self.monitors += usize::from(client.is_monitor());
-        self.young += usize::from(traits.young);
-        self.oldest_seconds = self.oldest_seconds.max(traits.age);
-        if !traits.blocked && !traits.subscriber {
+        self.young += usize::from(state.young);
+        self.oldest_seconds = self.oldest_seconds.max(state.age);
+        if !state.blocked && !state.subscriber {
             self.longest_idle_seconds = self.longest_idle_seconds.max(client.idle_seconds);
         }
-        if traits.blocked {
+        if state.blocked {
             self.blocked += 1;
             let command = client.command.as_deref().unwrap_or("-").to_ascii_lowercase();
             *self.blocked_by_command.entry(command).or_default() += 1;
@@ -189,22 +189,22 @@ impl Holder {
         self.idle.max(self.abandoned)
     }
 
-    fn add(&mut self, traits: &Traits) {
+    fn add(&mut self, state: &ClientState) {
         self.connections += 1;
-        self.idle += usize::from(traits.idle);
-        self.blocked += usize::from(traits.blocked);
-        self.subscribers += usize::from(traits.subscriber);
-        self.young += usize::from(traits.young);
-        self.abandoned += usize::from(traits.abandoned);
-        self.oldest_seconds = self.oldest_seconds.max(traits.age);
-        if traits.abandoned {
-            self.abandoned_ages.extend(traits.age);
+        self.idle += usize::from(state.idle);
+        self.blocked += usize::from(state.blocked);
+        self.subscribers += usize::from(state.subscriber);
+        self.young += usize::from(state.young);
+        self.abandoned += usize::from(state.abandoned);
+        self.oldest_seconds = self.oldest_seconds.max(state.age);
+        if state.abandoned {
+            self.abandoned_ages.extend(state.age);
         }
     }
 }
 
 /// What counts of one client.
-struct Traits {
+struct ClientState {
     age: Option<u64>,
     idle: bool,
     blocked: bool,
@@ -213,7 +213,7 @@ struct Traits {
     abandoned: bool,
 }
 
-impl Traits {
+impl ClientState {
     fn of(client: &Client, idle_after: Duration) -> Self {
         let (blocked, subscriber) = (client.is_blocked(), client.is_subscriber());
         let waits = blocked || subscriber || client.is_monitor();

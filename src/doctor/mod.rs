@@ -22,14 +22,15 @@
 //! in each [`Check`].
 
 mod checks;
+mod examine;
 mod facts;
-mod hoard;
 mod holders;
 mod local;
 mod probe;
 mod registry;
 mod report;
 mod text;
+mod unused;
 mod verdict;
 
 use std::fmt;
@@ -45,9 +46,9 @@ pub use report::{
     VerdictKind,
 };
 
-use checks::Case;
-use facts::{Arrival, Facts};
-use probe::Place;
+use checks::Findings;
+use facts::{Dials, Facts};
+use probe::Location;
 
 use crate::{Error, GuardedPool};
 
@@ -166,10 +167,10 @@ impl Doctor {
     /// Dropping the future gives the connection back.
     pub async fn examine_pool(&self, pool: &GuardedPool) -> Result<Report, Error> {
         let lease = pool.acquire("doctor").await?;
-        let place = Place::of(pool.dialer(), &pool.target());
-        let probe = Probe::over(lease, place.patience);
-        let facts = facts::examine(probe, &self.options, place.is_unix).await;
-        let report = self.judge(&place, &Arrival::of_a_lease(), Some(facts));
+        let location = Location::of(pool.dialer(), &pool.target());
+        let probe = Probe::over(lease, location.timeout);
+        let facts = examine::examine(probe, &self.options, location.is_unix).await;
+        let report = self.judge(&location, &Dials::none(), Some(facts));
         Ok(Report::of(vec![report]))
     }
 
@@ -178,31 +179,31 @@ impl Doctor {
             Ok(target) => target,
             Err(problem) => return ServerReport::bad_url(nth, &problem),
         };
-        let (arrival, probe) = facts::arrive(&target, &self.options).await;
+        let (dials, probe) = examine::connect(&target, &self.options).await;
         let facts = match probe {
             Some(probe) => {
-                let addresses = &arrival.trace.addresses;
+                let addresses = &dials.trace.addresses;
                 let here = addresses.iter().any(|address| address.ip().is_loopback())
-                    || target.place().is_unix;
-                Some(facts::examine(probe, &self.options, here).await)
+                    || target.location().is_unix;
+                Some(examine::examine(probe, &self.options, here).await)
             }
             None => None,
         };
-        self.judge(&target.place(), &arrival, facts)
+        self.judge(&target.location(), &dials, facts)
     }
 
-    fn judge(&self, place: &Place, arrival: &Arrival, facts: Option<Facts>) -> ServerReport {
-        let case = Case { place, options: &self.options, arrival, facts: facts.as_ref() };
-        let checks = checks::all(case);
-        let (verdict, also) = verdict::of(case, &checks);
+    fn judge(&self, location: &Location, dials: &Dials, facts: Option<Facts>) -> ServerReport {
+        let findings = Findings { location, options: &self.options, dials, facts: facts.as_ref() };
+        let checks = checks::all(findings);
+        let (verdict, also) = verdict::of(findings, &checks);
         let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
         let snapshot = info.map(|info| info.seen.snapshot.clone());
         ServerReport {
-            server: place.server.to_string(),
+            server: location.server.to_string(),
             verdict,
             also,
             checks,
-            reachability: Reachability::of(arrival, facts.as_ref()),
+            reachability: Reachability::of(dials, facts.as_ref()),
             product: snapshot.as_ref().and_then(|snapshot| snapshot.product),
             version: snapshot.as_ref().and_then(|snapshot| snapshot.version.clone()),
             uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
@@ -258,21 +259,21 @@ impl ServerReport {
 }
 
 impl Reachability {
-    fn of(arrival: &Arrival, facts: Option<&Facts>) -> Self {
-        let trace = &arrival.trace;
+    fn of(dials: &Dials, facts: Option<&Facts>) -> Self {
+        let trace = &dials.trace;
         Self {
-            connected: arrival.failure.is_none(),
-            outcome: Some(arrival.outcome().as_str()),
-            message: arrival.failure.as_ref().map(|failure| failure.message.clone()),
-            dials: arrival.dials,
+            connected: dials.failure.is_none(),
+            outcome: Some(dials.outcome().as_str()),
+            message: dials.failure.as_ref().map(|failure| failure.message.clone()),
+            dials: dials.count,
             addresses: trace.addresses.iter().map(ToString::to_string).collect(),
             dns: trace.resolved,
             connect: trace.connected,
             tls: trace.secured,
             auth: trace.answered,
             ping: facts.and_then(|facts| facts.ping.as_ref().ok().copied()),
-            time_wait: arrival.sockets.map(|sockets| sockets.time_wait),
-            established: arrival.sockets.map(|sockets| sockets.established),
+            time_wait: dials.sockets.map(|sockets| sockets.time_wait),
+            established: dials.sockets.map(|sockets| sockets.established),
         }
     }
 }

@@ -106,13 +106,13 @@ impl Target {
         &self.at.name
     }
 
-    pub(super) fn place(&self) -> Place {
-        let mut place = Place::of(&self.dialer, &self.at);
+    pub(super) fn location(&self) -> Location {
+        let mut location = Location::of(&self.dialer, &self.at);
         if self.has_own_authority {
             // Which file it is in, only the operator knows.
-            place.cli = place.cli.replace("--tls", "--tls --cacert FILE");
+            location.redis_cli = location.redis_cli.replace("--tls", "--tls --cacert FILE");
         }
-        place
+        location
     }
 }
 
@@ -132,20 +132,20 @@ fn explain(url: &str, error: &RedisError) -> String {
 
 /// Where a server is, for what is said of it.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) server: Arc<str>,
-    /// How redis-cli gets there; the password is the operator's to add (`REDISCLI_AUTH`).
-    pub(super) cli: String,
+    /// The command that gets there; the password is the operator's to add (`REDISCLI_AUTH`).
+    pub(super) redis_cli: String,
     pub(super) is_tls: bool,
     pub(super) is_unix: bool,
     /// The longest that a step may take.
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
-impl Place {
+impl Location {
     pub(super) fn of(dialer: &Dialer, at: &dial::Target) -> Self {
         let address = &at.address;
-        let mut cli = match address {
+        let mut redis_cli = match address {
             Address::Tcp { host, port } => format!("redis-cli -h {} -p {port}", quoted(host)),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, .. } => {
@@ -154,14 +154,14 @@ impl Place {
             Address::Unix(path) => format!("redis-cli -s {}", quoted(&path.to_string_lossy())),
         };
         if let Some(user) = dialer.redis.username() {
-            cli.push_str(&format!(" --user {}", quoted(user)));
+            redis_cli.push_str(&format!(" --user {}", quoted(user)));
         }
         Self {
             server: Arc::clone(&at.name),
-            cli,
+            redis_cli,
             is_tls: !matches!(address, Address::Tcp { .. } | Address::Unix(_)),
             is_unix: matches!(address, Address::Unix(_)),
-            patience: dialer.connect_timeout,
+            timeout: dialer.connect_timeout,
         }
     }
 }
@@ -184,7 +184,7 @@ pub struct Probe {
     /// Of a connection of our own, which is left out where clients are counted.
     id: Option<u64>,
     timeout: Duration,
-    /// It was silent for so long that nobody asks it again.
+    /// A question had no answer, and none is asked any more.
     given_up: bool,
 }
 
@@ -252,8 +252,7 @@ impl Probe {
     }
 
     pub(super) async fn info(&mut self) -> Result<String, RedisError> {
-        let bytes = bytes_of(self.ask(&redis::cmd("INFO")).await?)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        text_of(self.ask(&redis::cmd("INFO")).await?)
     }
 
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {
@@ -287,9 +286,8 @@ impl Probe {
         Registry::read(self, fleet).await
     }
 
-    /// Asks again from now on. After a question that had no answer in time, none is asked: whoever
-    /// goes on looking, over a connection that may be the last there is, lets the server find its
-    /// breath, and calls this.
+    /// Asks again from now on. After a question that had no answer in time, none is asked until this is
+    /// called: a connection that may be the last there is can be kept, and asked again later.
     pub fn ask_again(&mut self) {
         self.given_up = false;
     }
@@ -310,6 +308,11 @@ impl Probe {
             matches!(&reply, Err(error) if error.is_io_error() || error.is_connection_dropped());
         Ok(from_redis_value(reply?.extract_error()?)?)
     }
+}
+
+/// What may be in any encoding, or none: names of clients and users, values of settings.
+pub(super) fn text_of(reply: Value) -> RedisResult<String> {
+    Ok(String::from_utf8_lossy(&bytes_of(reply)?).into_owned())
 }
 
 /// In RESP3, INFO and CLIENT LIST are verbatim strings, which the driver gives as text only.

@@ -6,11 +6,7 @@ use redis::RedisResult;
 use serde::Serialize;
 
 use super::Probe;
-use crate::fleet::Fleet;
-use crate::fleet::Lease;
-
-/// No member has more than this: the script writes nothing above it, and drops what is.
-const COUNT_MAX: u64 = 1_000_000;
+use crate::fleet::{Record, fleet_of_key, members_pattern, registry_keys};
 
 /// Keys that one SCAN looks at, and how many such calls are made: 20,000 keys are a few
 /// milliseconds of the server's time, in steps that nobody notices.
@@ -31,7 +27,7 @@ pub struct Registry {
     pub live: u64,
     /// Those that have not been heard of in time, and are members no more.
     pub expired: usize,
-    /// Entries that are none of a member; the fleet's own audit removes them.
+    /// Entries that are no member's record; the fleet's own audit removes them.
     pub unreadable: usize,
 }
 
@@ -64,13 +60,13 @@ impl Probe {
     ///
     /// The server does not answer, or not this.
     pub async fn fleets(&mut self) -> RedisResult<Fleets> {
-        let [pattern, ..] = Lease::keys("*");
+        let pattern = members_pattern();
         let (mut names, mut cursor) = (BTreeSet::new(), 0_u64);
         for _ in 0..SCAN_CALLS {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
             let (next, keys): (u64, Vec<Vec<u8>>) = self.ask(&scan).await?;
-            names.extend(keys.iter().filter_map(|key| fleet_of(&String::from_utf8_lossy(key))));
+            names.extend(keys.iter().filter_map(|key| fleet_of_key(key)));
             cursor = next;
             if cursor == 0 {
                 break;
@@ -85,7 +81,7 @@ impl Registry {
     /// not. Members come first: one that joins in between is not there yet, one that beats in
     /// between is not taken for expired.
     pub(super) async fn read(probe: &mut Probe, fleet: &str) -> RedisResult<Option<Self>> {
-        let [members, expiries, _] = Lease::keys(fleet);
+        let [members, expiries, _] = registry_keys(fleet);
         let (seconds, micros): (u64, u64) = probe.ask(&redis::cmd("TIME")).await?;
         let now = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
         let entries: Vec<(Vec<u8>, Vec<u8>)> =
@@ -99,14 +95,13 @@ impl Registry {
         Ok(Some(Self::of(fleet, &entries, &expired)))
     }
 
-    /// Member by member, as the script does.
     fn of(fleet: &str, entries: &[(Vec<u8>, Vec<u8>)], expired: &HashSet<Vec<u8>>) -> Self {
         let mut registry = Self { fleet: fleet.to_owned(), ..Self::default() };
         for (id, record) in entries {
-            match std::str::from_utf8(record).ok().and_then(parse) {
+            match Record::parse(record) {
                 None => registry.unreadable += 1,
                 Some(_) if expired.contains(id) => registry.expired += 1,
-                Some((granted, live)) => {
+                Some(Record { granted, live, .. }) => {
                     let id = String::from_utf8_lossy(id).into_owned();
                     registry.members.push(RegistryMember { id, granted, live });
                 }
@@ -120,24 +115,6 @@ impl Registry {
             (sum(|member| member.granted), sum(|member| member.live));
         registry
     }
-}
-
-/// Granted and live of a record, `seq granted live base extra`.
-fn parse(record: &str) -> Option<(u64, u64)> {
-    let mut fields = record.split(' ');
-    let mut number = || {
-        let field = fields.next()?;
-        field.bytes().all(|byte| byte.is_ascii_digit()).then(|| field.parse::<u64>().ok())?
-    };
-    let [_, granted, live, base, extra] = [number()?, number()?, number()?, number()?, number()?];
-    let sound = [granted, live, base, extra].into_iter().all(|count| count <= COUNT_MAX);
-    (sound && fields.next().is_none()).then_some((granted, live))
-}
-
-/// The name in `{redis-guard:NAME}:members`, where a fleet may have it.
-fn fleet_of(key: &str) -> Option<String> {
-    let name = key.strip_prefix("{redis-guard:")?.strip_suffix("}:members")?;
-    Fleet::named(name).problem().is_none().then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -168,31 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_counted_and_left_out() {
-        let rubbish = [
-            "",
-            "5",
-            "1 2 3 4",
-            "1 2 3 4 5 6",
-            "1  2 3 4 5",
-            "1 -2 3 4 5",
-            "1 +2 3 4 5",
-            "1 2 3 4 x",
-            "1 2000000 3 4 5",
-            "1 99999999999999999999999 3 4 5",
-        ];
-        let entries = rubbish.map(|record| ("a", record));
-        let registry = registry(&entries, &[]);
-        assert_eq!((registry.unreadable, registry.members.len()), (rubbish.len(), 0));
-    }
-
-    #[test]
-    fn a_key_of_the_script_gives_the_name_back() {
-        let [key, ..] = Lease::keys("check:out");
-        assert_eq!(fleet_of(&key).as_deref(), Some("check:out"));
-        for key in
-            ["{redis-guard:x}:sums", "{redis-guard:}:members", "{redis-guard:\u{1b}[2J}:members"]
-        {
-            assert_eq!(fleet_of(key), None, "{key:?}");
-        }
+        let registry = registry(&[("a", ""), ("b", "many"), ("c", "1 2 1 0 0")], &[]);
+        assert_eq!((registry.unreadable, registry.members.len()), (2, 1));
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::holders::Holders;
 use crate::server::{Product, ServerSnapshot};
-use crate::vocabulary::seconds::{maybe_seconds, seconds};
+use crate::vocabulary::serialize::{maybe_seconds, seconds};
 
 /// The version of the report's JSON: raised when a field changes its meaning or goes.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -8,7 +8,7 @@ use crate::vocabulary::words::{clean, count, seconds};
 
 /// The escape sequences of one look; none where colours are not asked for.
 #[derive(Clone, Copy)]
-struct Ink {
+struct Colours {
     red: &'static str,
     yellow: &'static str,
     green: &'static str,
@@ -17,9 +17,9 @@ struct Ink {
     off: &'static str,
 }
 
-impl Ink {
+impl Colours {
     const NONE: Self = Self { red: "", yellow: "", green: "", dim: "", bold: "", off: "" };
-    const COLOURS: Self = Self {
+    const ANSI: Self = Self {
         red: "\x1b[31m",
         yellow: "\x1b[33m",
         green: "\x1b[32m",
@@ -41,12 +41,12 @@ impl Ink {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ink = if f.alternate() { Ink::COLOURS } else { Ink::NONE };
+        let colours = if f.alternate() { Colours::ANSI } else { Colours::NONE };
         for (at, server) in self.servers.iter().enumerate() {
             if at > 0 {
                 writeln!(f)?;
             }
-            server.write(f, ink)?;
+            server.write(f, colours)?;
         }
         match &self.worst {
             Some(worst) => writeln!(f, "\nfullest of {}: {worst}", self.servers.len()),
@@ -56,8 +56,8 @@ impl fmt::Display for Report {
 }
 
 impl ServerReport {
-    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
-        write!(f, "{}{}{}", ink.bold, clean(&self.server), ink.off)?;
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
+        write!(f, "{}{}{}", colours.bold, clean(&self.server), colours.off)?;
         if let (Some(product), Some(version)) = (self.product, &self.version) {
             write!(f, " · {product:?} {}", clean(version))?;
         }
@@ -69,7 +69,7 @@ impl ServerReport {
         }
         writeln!(f, "\n")?;
         for verdict in self.verdicts() {
-            verdict.write(f, ink)?;
+            verdict.write(f, colours)?;
         }
         let mut group = "";
         // Those that could not be made for the same reason say it once.
@@ -77,33 +77,33 @@ impl ServerReport {
             let [check, rest @ ..] = checks else { continue };
             if check.group() != group {
                 group = check.group();
-                writeln!(f, "\n{}{group}{}", ink.bold, ink.off)?;
+                writeln!(f, "\n{}{group}{}", colours.bold, colours.off)?;
             }
-            check.write(f, ink)?;
+            check.write(f, colours)?;
             for check in rest {
-                writeln!(f, "  {}– {}{}", ink.dim, check.name(), ink.off)?;
+                writeln!(f, "  {}– {}{}", colours.dim, check.name(), colours.off)?;
             }
         }
         match &self.holders {
-            Some(holders) => holders.write(f, ink),
+            Some(holders) => holders.write(f, colours),
             None => Ok(()),
         }
     }
 }
 
 impl Verdict {
-    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
         let colour = match self.kind {
-            VerdictKind::NothingWrong => ink.green,
-            _ => ink.red,
+            VerdictKind::NothingWrong => colours.green,
+            _ => colours.red,
         };
         let name = self.kind.as_str().replace('_', " ");
-        writeln!(f, "{colour}{}{name}{}: {}", ink.bold, ink.off, self.summary)?;
+        writeln!(f, "{colour}{}{name}{}: {}", colours.bold, colours.off, self.summary)?;
         for reason in &self.reasons {
             writeln!(f, "  because {reason}")?;
         }
         for action in &self.actions {
-            writeln!(f, "  {}→ {action}{}", ink.bold, ink.off)?;
+            writeln!(f, "  {}→ {action}{}", colours.bold, colours.off)?;
         }
         Ok(())
     }
@@ -126,21 +126,25 @@ impl Check {
             && self.evidence == next.evidence
     }
 
-    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
-        let (colour, sign) = ink.of(self.level);
-        writeln!(f, "  {colour}{sign} {:<22}{} {}", self.name(), ink.off, self.evidence)?;
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
+        let (colour, sign) = colours.of(self.level);
+        writeln!(f, "  {colour}{sign} {:<22}{} {}", self.name(), colours.off, self.evidence)?;
         if self.level >= Level::Warning {
-            writeln!(f, "    {:<22} {}threshold: {}{}", "", ink.dim, self.threshold, ink.off)?;
+            writeln!(
+                f,
+                "    {:<22} {}threshold: {}{}",
+                "", colours.dim, self.threshold, colours.off
+            )?;
         }
         match &self.fix {
-            Some(fix) => writeln!(f, "    {:<22} {}→ {fix}{}", "", ink.bold, ink.off),
+            Some(fix) => writeln!(f, "    {:<22} {}→ {fix}{}", "", colours.bold, colours.off),
             None => Ok(()),
         }
     }
 }
 
 impl Holders {
-    fn write(&self, f: &mut fmt::Formatter<'_>, ink: Ink) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
         let tables = [
             ("by source", &self.by_source),
             ("by library", &self.by_library),
@@ -149,19 +153,30 @@ impl Holders {
         for (title, rows) in tables {
             // A table of one row says what the line before it said.
             if rows.len() > usize::from(title != "by source") {
-                write_table(f, ink, title, rows)?;
+                write_table(f, colours, title, rows)?;
             }
         }
         Ok(())
     }
 }
 
-fn write_table(f: &mut fmt::Formatter<'_>, ink: Ink, title: &str, rows: &[Holder]) -> fmt::Result {
+fn write_table(
+    f: &mut fmt::Formatter<'_>,
+    colours: Colours,
+    title: &str,
+    rows: &[Holder],
+) -> fmt::Result {
     let keys: Vec<String> = rows.iter().map(|row| clean(&row.key)).collect();
     let width = keys.iter().map(|key| key.chars().count()).max().unwrap_or(0).max(title.len());
     let head = ["connections", "idle", "blocked", "pub/sub", "oldest"];
-    write!(f, "\n  {}{title:<width$}{}", ink.bold, ink.off)?;
-    writeln!(f, "{}{}{}", ink.dim, head.map(|name| format!("{name:>13}")).concat(), ink.off)?;
+    write!(f, "\n  {}{title:<width$}{}", colours.bold, colours.off)?;
+    writeln!(
+        f,
+        "{}{}{}",
+        colours.dim,
+        head.map(|name| format!("{name:>13}")).concat(),
+        colours.off
+    )?;
     for (row, key) in rows.iter().zip(keys) {
         let oldest = row.oldest_seconds.map_or_else(|| "–".to_owned(), seconds);
         let cells = [row.connections, row.idle, row.blocked, row.subscribers].map(count);

@@ -1,6 +1,6 @@
-//! The slot lease, the member's side: what to tell the registry, when, and what its answers allow.
+//! A member's side of the registry: what to tell it, when, and what its answers allow.
 //!
-//! The arithmetic is in the script (`src/fleet/lease.lua`), which runs on the server. What is left
+//! The arithmetic is in the script (`src/fleet/registry.lua`), which runs on the server. What is left
 //! for the member is to keep its word: it never holds more than it was granted, and what it has not
 //! used is void as soon as it sends a beat, loses a connection, or has not been heard for a while.
 //! So a reply that is late, lost or overtaken can cost it growth, and never costs the server a slot.
@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use crate::policy::between;
 
 /// The script of a heartbeat and of leaving; its head documents keys, arguments and reply.
-pub const SCRIPT: &str = include_str!("lease.lua");
+pub const SCRIPT: &str = include_str!("registry.lua");
 
 /// Beats for the sake of callers who wait leave this much between them.
-const EARLY: Duration = Duration::from_millis(200);
+const EARLY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The pace while nothing is known of the registry.
-const PACE: Duration = Duration::from_secs(2);
+/// The interval while nothing is known of the registry.
+const BLIND_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a member tells the registry of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub struct Share {
     pub reserve: usize,
     /// Slots taken or promised, in thousandths of the ceiling.
     pub pressure: u32,
-    /// Fields of the registry that were not what we wrote, so far.
-    pub rubbish: u64,
+    /// Fields of the registry that were found overwritten, and repaired, so far.
+    pub repaired: u64,
 }
 
 /// A beat that was sent, for its reply.
@@ -62,12 +62,12 @@ pub struct Beat {
     hungry: bool,
 }
 
-/// One member's lease.
+/// A process's place in its fleet, and the share that it has there.
 ///
 /// One beat is in flight at a time: [`beat`](Self::beat), then [`replied`](Self::replied) or
 /// [`failed`](Self::failed).
 #[derive(Debug)]
-pub struct Lease {
+pub struct Membership {
     id: String,
     max_connections: usize,
     reserve: usize,
@@ -79,15 +79,15 @@ pub struct Lease {
     /// The connections that the last beat told of.
     reported: usize,
     next: Option<Instant>,
-    /// The last hungry beat was given something; `true` before there was one.
-    fed: bool,
-    /// What was left when a connection was lost since the last beat: its reply does not know.
-    left: Option<usize>,
+    /// The last hungry beat was granted more than it held; `true` before there was one.
+    was_granted_more: bool,
+    /// What remained when a connection was lost since the last beat: its reply does not know.
+    remaining: Option<usize>,
     failures: u32,
     rng: Rng,
 }
 
-impl Lease {
+impl Membership {
     /// `id` must be this process's and this start's own. `reserve`: slots to leave for clients that
     /// are not members, and for newcomers, if that is more than the script's own idea of it.
     #[must_use]
@@ -108,17 +108,11 @@ impl Lease {
             sent: None,
             reported: 0,
             next: None,
-            fed: true,
-            left: None,
+            was_granted_more: true,
+            remaining: None,
             failures: 0,
             rng: Rng::with_seed(seed),
         }
-    }
-
-    /// The keys of a fleet's registry, under one hash tag.
-    #[must_use]
-    pub fn keys(fleet: &str) -> [String; 3] {
-        ["members", "expiries", "sums"].map(|part| format!("{{redis-guard:{fleet}}}:{part}"))
     }
 
     /// What the registry said last, while that holds.
@@ -142,7 +136,9 @@ impl Lease {
         let used_up =
             self.share.is_some_and(|share| share.limit > self.reported && live >= share.limit);
         match self.sent {
-            Some(sent) if (hungry && self.fed) || used_up => Some(regular.min(sent + EARLY)),
+            Some(sent) if (hungry && self.was_granted_more) || used_up => {
+                Some(regular.min(sent + EARLY_INTERVAL))
+            }
             _ => Some(regular),
         }
     }
@@ -153,10 +149,10 @@ impl Lease {
         self.seq += 1;
         let sockets = report.live + report.dialing;
         self.lost(sockets);
-        self.left = None;
+        self.remaining = None;
         self.sent = Some(now);
         self.reported = sockets;
-        self.next = Some(now + self.jittered(PACE));
+        self.next = Some(now + self.jittered(BLIND_INTERVAL));
         let numbers = [
             report.live,
             report.dialing,
@@ -185,15 +181,15 @@ impl Lease {
             return false;
         };
         if beat.hungry {
-            self.fed = share.limit > beat.sockets;
+            self.was_granted_more = share.limit > beat.sockets;
         }
         // The registry counts from when it heard us, which was later, and half an interval longer.
         self.expires = beat.sent + ttl - interval.min(ttl / 7);
         self.next = Some(beat.sent + self.jittered(interval));
         self.share = Some(share);
         self.failures = 0;
-        if let Some(left) = self.left {
-            self.lost(left);
+        if let Some(remaining) = self.remaining {
+            self.lost(remaining);
         }
         true
     }
@@ -206,21 +202,21 @@ impl Lease {
     /// No reply: what we hold stays ours until the registry has given us up.
     pub fn failed(&mut self, beat: &Beat) {
         self.failures = self.failures.saturating_add(1);
-        self.next = Some(beat.sent + self.jittered(PACE));
+        self.next = Some(beat.sent + self.jittered(BLIND_INTERVAL));
     }
 
     /// A connection was lost, or the server refused one: what we do not hold is not ours any more.
     /// So is what a beat in flight may bring. Not for a connection that we close to replace it at
     /// once; the reserve has room for that.
     pub fn lost(&mut self, sockets: usize) {
-        self.left = Some(sockets);
+        self.remaining = Some(sockets);
         if let Some(share) = &mut self.share {
             share.limit = share.limit.min(sockets).max(1);
         }
     }
 
     fn parse(&self, reply: &[i64]) -> Option<(Share, Duration, Duration)> {
-        let &[limit, interval, ttl, members, reserve, pressure, rubbish] = reply else {
+        let &[limit, interval, ttl, members, reserve, pressure, repaired] = reply else {
             return None;
         };
         let ms = |ms: i64, range: std::ops::RangeInclusive<u64>| {
@@ -234,7 +230,7 @@ impl Lease {
             members: usize::try_from(members).ok()?,
             reserve: usize::try_from(reserve).ok()?,
             pressure: u32::try_from(pressure).ok()?,
-            rubbish: u64::try_from(rubbish).ok()?,
+            repaired: u64::try_from(repaired).ok()?,
         };
         Some((share, ms(interval, 100..=3_600_000)?, ms(ttl, 1_000..=36_000_000)?))
     }
@@ -251,73 +247,77 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn limit(lease: &Lease, now: Instant) -> Option<usize> {
-        lease.share(now).map(|share| share.limit)
+    fn limit(member: &Membership, now: Instant) -> Option<usize> {
+        member.share(now).map(|share| share.limit)
     }
 
-    fn lease(now: Instant) -> Lease {
-        Lease::new("a".to_owned(), 50, 0, now, 7)
+    fn member(now: Instant) -> Membership {
+        Membership::new("a".to_owned(), 50, 0, now, 7)
     }
 
     fn report(live: usize, hungry: bool) -> Report {
         Report { live, hungry, ..Report::default() }
     }
 
-    fn granted(lease: &mut Lease, now: Instant, live: usize, limit: i64) {
-        let beat = lease.beat(now, &report(live, true));
-        assert!(lease.replied(&beat, &[limit, 2000, 7000, 3, 200, 500, 0]));
+    fn granted(member: &mut Membership, now: Instant, live: usize, limit: i64) {
+        let beat = member.beat(now, &report(live, true));
+        assert!(member.replied(&beat, &[limit, 2000, 7000, 3, 200, 500, 0]));
     }
 
     #[test]
     fn a_grant_holds_until_the_next_beat_is_sent() {
         let now = Instant::now();
-        let mut lease = lease(now);
-        assert_eq!((limit(&lease, now), lease.due(false, 0)), (None, None), "it has to ask first");
-        granted(&mut lease, now, 1, 9);
-        assert_eq!(limit(&lease, now), Some(9));
-        let beat = lease.beat(now + SECOND, &report(4, false));
-        assert_eq!(limit(&lease, now + SECOND), Some(4), "the registry is told 4");
-        lease.failed(&beat);
-        assert_eq!(limit(&lease, now + SECOND), Some(4));
+        let mut member = member(now);
+        assert_eq!(
+            (limit(&member, now), member.due(false, 0)),
+            (None, None),
+            "it has to ask first"
+        );
+        granted(&mut member, now, 1, 9);
+        assert_eq!(limit(&member, now), Some(9));
+        let beat = member.beat(now + SECOND, &report(4, false));
+        assert_eq!(limit(&member, now + SECOND), Some(4), "the registry is told 4");
+        member.failed(&beat);
+        assert_eq!(limit(&member, now + SECOND), Some(4));
     }
 
     #[test]
     fn without_a_word_from_the_registry_it_lasts_three_intervals() {
         let now = Instant::now();
-        let mut lease = lease(now);
-        granted(&mut lease, now, 1, 9);
-        assert_eq!(limit(&lease, now + SECOND * 599 / 100), Some(9));
-        assert_eq!(limit(&lease, now + SECOND * 6), None);
+        let mut member = member(now);
+        granted(&mut member, now, 1, 9);
+        assert_eq!(limit(&member, now + SECOND * 599 / 100), Some(9));
+        assert_eq!(limit(&member, now + SECOND * 6), None);
     }
 
     #[test]
     fn a_lost_connection_voids_the_grant_and_the_one_under_way() {
         let now = Instant::now();
-        let mut lease = lease(now);
-        granted(&mut lease, now, 5, 9);
-        lease.lost(4);
-        assert_eq!(limit(&lease, now), Some(4));
-        let beat = lease.beat(now, &report(4, true));
-        lease.lost(3);
-        assert!(lease.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0]));
-        assert_eq!(limit(&lease, now), Some(3));
+        let mut member = member(now);
+        granted(&mut member, now, 5, 9);
+        member.lost(4);
+        assert_eq!(limit(&member, now), Some(4));
+        let beat = member.beat(now, &report(4, true));
+        member.lost(3);
+        assert!(member.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0]));
+        assert_eq!(limit(&member, now), Some(3));
     }
 
     #[test]
     fn callers_who_wait_are_worth_an_early_beat_unless_the_last_was_in_vain() {
         let now = Instant::now();
-        let mut lease = lease(now);
-        granted(&mut lease, now, 1, 9);
-        assert_eq!(lease.due(true, 0), Some(now + EARLY));
-        assert!(lease.due(false, 0) > Some(now + SECOND));
-        granted(&mut lease, now, 9, 9);
-        assert_eq!(lease.due(true, 0), lease.due(false, 0));
+        let mut member = member(now);
+        granted(&mut member, now, 1, 9);
+        assert_eq!(member.due(true, 0), Some(now + EARLY_INTERVAL));
+        assert!(member.due(false, 0) > Some(now + SECOND));
+        granted(&mut member, now, 9, 9);
+        assert_eq!(member.due(true, 0), member.due(false, 0));
     }
 
     #[test]
     fn a_reply_that_makes_no_sense_counts_as_none() {
         let now = Instant::now();
-        let rubbish: [&[i64]; 7] = [
+        let replies: [&[i64]; 7] = [
             &[],
             &[-1],
             &[0, 2000, 7000, 3, 200, 500, 0],
@@ -326,12 +326,12 @@ mod tests {
             &[9, 2000, i64::MAX, 3, 200, 500, 0],
             &[9, 2000, 7000, 3, 200, 500, 0, 0],
         ];
-        for reply in rubbish {
-            let mut lease = lease(now);
-            let beat = lease.beat(now, &report(1, true));
-            assert!(!lease.replied(&beat, reply), "{reply:?}");
-            assert_eq!(limit(&lease, now), None);
-            assert!(lease.due(true, 0) > Some(now), "it asks again later");
+        for reply in replies {
+            let mut member = member(now);
+            let beat = member.beat(now, &report(1, true));
+            assert!(!member.replied(&beat, reply), "{reply:?}");
+            assert_eq!(limit(&member, now), None);
+            assert!(member.due(true, 0) > Some(now), "it asks again later");
         }
     }
 
@@ -343,11 +343,11 @@ mod tests {
             live in 0..60_usize,
         ) {
             let now = Instant::now();
-            let mut lease = lease(now);
+            let mut member = member(now);
             for reply in [&reply[..], &[granted, 2000, 7000, 3, 200, 500, 0]] {
-                let beat = lease.beat(now, &report(live, true));
-                lease.replied(&beat, reply);
-                proptest::prop_assert!(limit(&lease, now).is_none_or(|limit| (1..=50).contains(&limit)));
+                let beat = member.beat(now, &report(live, true));
+                member.replied(&beat, reply);
+                proptest::prop_assert!(limit(&member, now).is_none_or(|limit| (1..=50).contains(&limit)));
             }
         }
     }

@@ -1,10 +1,12 @@
 //! The fleet: who shares the server's slots by a registry in the server itself.
 
-mod ladder;
+mod limit;
 mod member;
+mod record;
 
-pub use ladder::{Source, limit_in_force};
-pub use member::{Beat, Lease, Report, SCRIPT, Share};
+pub use limit::{Source, limit_in_force};
+pub use member::{Beat, Membership, Report, SCRIPT, Share};
+pub use record::{COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, registry_keys};
 
 /// The processes that share one server's connections by agreement; for
 /// [`GuardedPoolBuilder::fleet`](crate::GuardedPoolBuilder::fleet).

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Observation, worst};
-use crate::vocabulary::seconds::maybe_seconds;
+use crate::vocabulary::serialize::maybe_seconds;
 
 /// What the watch knows of the server.
 #[derive(Clone, Debug, Default, Serialize)]

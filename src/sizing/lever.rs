@@ -117,22 +117,24 @@ pub(super) fn of(plan: Plan) -> Vec<Lever> {
         instances(plan),
         max_clients(plan),
     ];
-    let levers = changes.into_iter().flatten().map(|change| pull(plan, change));
+    let levers = changes.into_iter().flatten().map(|change| Lever::of(plan, change));
     levers.filter(|lever| lever.slots > 0).collect()
 }
 
-fn pull(plan: Plan, change: Change) -> Lever {
-    let after = change.apply(plan);
-    // A fleet's pools want as much as before: it is the grants that end where the slots do.
-    let needed = match change {
-        Change::Fleet { .. } => usable_by_fleet(plan),
-        _ => after.needed(),
-    };
-    let slots = match change {
-        Change::MaxClients { from, to, .. } => to - from,
-        _ => plan.needed().saturating_sub(needed),
-    };
-    Lever { change, slots, needed, fits: needed <= after.available() }
+impl Lever {
+    fn of(plan: Plan, change: Change) -> Self {
+        let after = change.apply(plan);
+        // A fleet's pools want as much as before: it is the grants that end where the slots do.
+        let needed = match change {
+            Change::Fleet { .. } => usable_by_fleet(plan),
+            _ => after.needed(),
+        };
+        let slots = match change {
+            Change::MaxClients { from, to, .. } => to - from,
+            _ => plan.needed().saturating_sub(needed),
+        };
+        Self { change, slots, needed, fits: needed <= after.available() }
+    }
 }
 
 impl Change {
@@ -171,7 +173,7 @@ fn fleet(plan: Plan) -> Option<Change> {
 }
 
 /// What a fleet's grants add up to at most, with the clients that are not in it: its registry keeps
-/// back a slot for each member, too, up to 4 % (`reserve` in `server/lease.lua`).
+/// back a slot for each member, too, up to 4 % (`reserve` in `fleet/registry.lua`).
 fn usable_by_fleet(plan: Plan) -> u64 {
     let ceiling = plan.maxclients;
     let members = plan.processes().min(ceiling.div_ceil(25));
@@ -181,7 +183,7 @@ fn usable_by_fleet(plan: Plan) -> u64 {
 
 fn workers(plan: Plan) -> Option<Change> {
     let from = plan.workers;
-    let to = as_far(plan, from, |workers| plan.workers(workers));
+    let to = lowered(plan, from, |workers| plan.workers(workers));
     (to < from).then_some(Change::Workers { from, to })
 }
 
@@ -193,7 +195,7 @@ fn surge(plan: Plan) -> Option<Change> {
     }
     let to = match from {
         Surge::Instances(surge) => {
-            Surge::Instances(as_far(plan, surge, |surge| plan.surge(Surge::Instances(surge))))
+            Surge::Instances(lowered(plan, surge, |surge| plan.surge(Surge::Instances(surge))))
         }
         Surge::Percent(percent) => {
             let percents = |percent| Surge::Percent(u32::try_from(percent).unwrap_or(u32::MAX));
@@ -229,7 +231,7 @@ fn max_clients(plan: Plan) -> Option<Change> {
 }
 
 /// The most below `from` with which it fits; 1 where nothing does, or it fits anyway.
-fn as_far(plan: Plan, from: u64, with: impl Fn(u64) -> Plan) -> u64 {
+fn lowered(plan: Plan, from: u64, with: impl Fn(u64) -> Plan) -> u64 {
     if plan.fits() { 1 } else { largest(from, |to| with(to).fits()).max(1) }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::dial::Notice;
 use crate::server::WatchStatus;
 use crate::server::gate::Gate;
-use crate::vocabulary::seconds::{maybe_seconds, seconds};
+use crate::vocabulary::serialize::{maybe_seconds, seconds};
 use crate::vocabulary::{DialFailure, Reason};
 use crate::{BreakerState, Endpoint, Outcome};
 
@@ -98,8 +98,8 @@ pub struct FleetStatus {
     pub reserve: usize,
     /// Slots in use or granted, over the ceiling.
     pub pressure: f64,
-    /// Fields of the registry that were found overwritten, and mended.
-    pub rubbish: u64,
+    /// Fields of the registry that were found overwritten, and repaired.
+    pub repaired: u64,
     /// Why the last heartbeat failed, if it did.
     pub trouble: Option<String>,
 }

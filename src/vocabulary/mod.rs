@@ -5,7 +5,7 @@ mod endpoint;
 mod error;
 mod outcome;
 pub(crate) mod reply;
-pub(crate) mod seconds;
+pub(crate) mod serialize;
 pub mod words;
 
 pub use endpoint::Endpoint;

@@ -77,7 +77,8 @@ impl Outcome {
     }
 
     /// True for what waiting does not mend: credentials, protected mode, configuration.
-    pub(crate) const fn is_permanent(self) -> bool {
+    #[must_use]
+    pub const fn is_permanent(self) -> bool {
         matches!(self, Self::Auth | Self::Denied | Self::Misconfigured)
     }
 

@@ -38,8 +38,8 @@ fn without_config_nobody_is_told_to_use_it() {
 #[test]
 fn a_service_that_does_not_know_config() {
     let real = crate::server().maxclients(50).start().unwrap();
-    let fake = Fake::builder().info(&real.admin().text(&["INFO"]));
-    let fake = fake.client_list(&real.admin().text(&["CLIENT", "LIST"]));
+    let fake = Fake::builder().info(real.admin().text(&["INFO"]));
+    let fake = fake.client_list(real.admin().text(&["CLIENT", "LIST"]));
     let fake = fake.reply("CONFIG", "-ERR unknown command 'CONFIG'\r\n").start();
     let report = Doctor::of(&[&fake.url(), "--strict"]).report();
     report.is(0, "nothing_wrong").level("skipped", &["server.timeout"]);

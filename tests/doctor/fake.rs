@@ -1,4 +1,5 @@
 //! A server that says what a real one cannot be made to say.
+#![allow(dead_code, reason = "every test uses its own part of it")]
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,28 +16,28 @@ pub(crate) struct Fake {
 struct State {
     /// The beginning of a command, in upper case, and the reply as it stands on the wire. The first
     /// that fits is given.
-    replies: Vec<(String, String)>,
+    replies: Vec<(String, Vec<u8>)>,
     accepted: AtomicU64,
     over: AtomicBool,
 }
 
 #[derive(Default)]
 pub(crate) struct FakeBuilder {
-    replies: Vec<(String, String)>,
+    replies: Vec<(String, Vec<u8>)>,
 }
 
 impl FakeBuilder {
-    pub(crate) fn info(self, text: &str) -> Self {
-        self.reply("INFO", &bulk(text))
+    pub(crate) fn info(self, text: impl AsRef<[u8]>) -> Self {
+        self.reply("INFO", bulk(text))
     }
 
-    pub(crate) fn client_list(self, text: &str) -> Self {
-        self.reply("CLIENT LIST", &bulk(text))
+    pub(crate) fn client_list(self, text: impl AsRef<[u8]>) -> Self {
+        self.reply("CLIENT LIST", bulk(text))
     }
 
     /// What a command that begins so is answered with.
-    pub(crate) fn reply(mut self, command: &str, reply: &str) -> Self {
-        self.replies.push((command.to_owned(), reply.to_owned()));
+    pub(crate) fn reply(mut self, command: &str, reply: impl AsRef<[u8]>) -> Self {
+        self.replies.push((command.to_owned(), reply.as_ref().to_vec()));
         self
     }
 
@@ -54,7 +55,7 @@ impl FakeBuilder {
             ("SLOWLOG GET", "*0\r\n"),
             ("", "-ERR unknown command\r\n"),
         ] {
-            self.replies.push((command.to_owned(), reply.to_owned()));
+            self.replies.push((command.to_owned(), reply.as_bytes().to_vec()));
         }
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,8 +101,13 @@ impl Drop for Fake {
     }
 }
 
-pub(crate) fn bulk(text: &str) -> String {
-    format!("${}\r\n{text}\r\n", text.len())
+pub(crate) fn bulk(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
+    [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat()
+}
+
+pub(crate) fn array(items: &[Vec<u8>]) -> Vec<u8> {
+    [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat()
 }
 
 fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
@@ -111,7 +117,7 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
         let command = command.join(" ").to_ascii_uppercase();
         let reply = state.replies.iter().find(|(start, _)| command.starts_with(start.as_str()));
         let (_, reply) = reply.expect("every command begins with nothing");
-        stream.get_mut().write_all(reply.as_bytes())?;
+        stream.get_mut().write_all(reply)?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ fn a_server_that_says_it_has_ten_thousand_is_examined_in_time() {
     let real = crate::server().start().unwrap();
     let info = real.admin().text(&["INFO"]);
     let info = info.replace("connected_clients:1\r", "connected_clients:9900\r");
-    let fake = Fake::builder().info(&info).client_list(&list()).start();
+    let fake = Fake::builder().info(&info).client_list(list()).start();
     let began = Instant::now();
     let report = Doctor::of(&[&fake.url(), "--sample", "0s"]).report();
     let took = began.elapsed();

@@ -1,6 +1,6 @@
 //! INFO and CLIENT LIST as they should not be.
 
-use crate::fake::{Fake, FakeBuilder};
+use crate::fake::{Fake, FakeBuilder, array, bulk};
 use crate::run::Doctor;
 use crate::support::Crowd;
 
@@ -116,6 +116,42 @@ fn an_old_server_without_the_newer_fields() {
     let report = Doctor::of(&[&fake(info, clients).start().url()]).report();
     report.server(0).level("skipped", &["capacity.saturation"]);
     assert_eq!(report.code, 0, "{report}");
+}
+
+/// Names of users and values of settings may be any bytes.
+#[test]
+fn one_byte_that_is_not_utf_8_costs_nothing_but_itself() {
+    let (info, _) = real();
+    let info = [info.as_bytes(), b"# Modules\r\nmodule:name=\xff,ver=1\r\n"].concat();
+    let clients = b"id=3 addr=10.0.0.1:5000 name=caf\xe9 user=\xff age=10 idle=0 flags=N cmd=get\n";
+    let setting = |name: &str, value: &[u8]| array(&[bulk(name), bulk(value)]);
+    let slow = |command: &[u8], client: &[u8]| {
+        let words = array(&[bulk(command), bulk(b"\xff")]);
+        let number = |number: u64| format!(":{number}\r\n").into_bytes();
+        array(&[
+            number(1),
+            number(1_795_252_228),
+            number(200_000),
+            words,
+            bulk("10.0.0.1:5"),
+            bulk(client),
+        ])
+    };
+    let fake = Fake::builder()
+        .info(info)
+        .client_list(clients)
+        .reply("CONFIG GET TIMEOUT", setting("timeout", b"77"))
+        .reply("CONFIG GET MAXMEMORY-POLICY", setting("maxmemory-policy", b"no\xff"))
+        .reply("SLOWLOG GET", array(&[slow(b"get\xff", b"caf\xe9")]))
+        .start();
+
+    let report = Doctor::of(&[&fake.url(), "--sample", "20ms"]).report();
+
+    let seen = report.is(0, "nothing_wrong");
+    assert_eq!(seen.json["holders"]["by_name"][0]["key"], "caf\u{fffd}");
+    assert_eq!(seen.json["holders"]["by_user"][0]["key"], "\u{fffd}");
+    assert!(seen.check("server.timeout").evidence.contains("1 min 17 s"), "{report}");
+    assert!(seen.check("server.slowlog").evidence.contains("GET\u{fffd}"), "{report}");
 }
 
 #[test]

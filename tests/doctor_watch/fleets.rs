@@ -89,7 +89,7 @@ fn what_the_registry_no_longer_counts_is_not_counted() {
         ("alive", "4 7 5 2 1"),
         ("newcomer", "1 2 0 0 0"),
         ("dead", "9 50 50 1 1"),
-        ("rubbish", "many"),
+        ("overwritten", "many"),
         ("\u{1b}[2J", "1 1 1 0 0"),
     ];
     for (id, record) in records {

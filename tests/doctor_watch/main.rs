@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../doctor/fake.rs"]
+mod fake;
+
 mod fleets;
 mod live;
 mod once;

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::NAME;
+use crate::fake::{Fake, array, bulk};
 use crate::program::{Live, json, run, text, watch};
 use crate::support::server::poll;
 use crate::support::{Auth, Occupants, Resp, TestServer, Transport};
@@ -140,6 +141,32 @@ fn a_server_that_does_not_answer_is_given_up() {
 
     server.resume();
     assert_eq!((code, &seen["servers"][0]["not_connected"]["outcome"]), (3, &"timeout".into()));
+}
+
+#[test]
+fn one_byte_that_is_not_utf_8_costs_nothing_but_itself() {
+    let info = b"# Clients\r\nconnected_clients:2\r\nmaxclients:100\r\nmodule:name=\xff\r\n";
+    let clients = b"id=3 addr=10.0.0.1:5000 name=caf\xe9 user=\xff age=10 idle=0 flags=N cmd=get\n";
+    let key = |name: &[u8]| bulk([b"{redis-guard:", name, b"}:members"].concat());
+    let found = array(&[bulk("0"), array(&[key(b"shop"), key(b"\xff")])]);
+    let member = |id: &[u8], record: &[u8]| [bulk(id), bulk(record)];
+    let members = [member(b"ap\xff", b"4 7 5 2 1"), member(b"b", b"4 7 \xff 2 1")].concat();
+    let fake = Fake::builder()
+        .info(info)
+        .client_list(clients)
+        .reply("SCAN", found)
+        .reply("HGETALL", array(&members))
+        .reply("ZRANGEBYSCORE", "*0\r\n")
+        .start();
+
+    let (code, seen) = json(&args(&fake.url(), &[]));
+
+    let it = &seen["servers"][0];
+    assert_eq!((code, &it["used"]), (0, &2.into()), "{it:#}");
+    assert_eq!(it["holders"]["by_name"][0]["key"], "caf\u{fffd}", "{it:#}");
+    let fleet = &it["fleets"][0];
+    assert_eq!((&fleet["fleet"], &fleet["unreadable"]), (&"shop".into(), &1.into()), "{it:#}");
+    assert_eq!(fleet["members"][0]["id"], "ap\u{fffd}", "{it:#}");
 }
 
 #[test]

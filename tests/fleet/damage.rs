@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use redis_guard::GuardedPool;
+use redis_guard::internal::registry::registry_keys;
+use redis_guard::internal::sim::SCRIPT;
 use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;
@@ -11,15 +13,9 @@ use crate::support::TestServer;
 use crate::waiting::until;
 use crate::{fleet, has_joined, in_time, live, members, rejected, service};
 
-const SCRIPT: &str = include_str!("../../src/fleet/lease.lua");
-
-fn keys(fleet: &str) -> [String; 3] {
-    ["members", "expiries", "sums"].map(|part| format!("{{redis-guard:{fleet}}}:{part}"))
-}
-
 /// A heartbeat by hand: live, dialing, base, peak, hungry, max, reserve.
 pub(crate) fn beat(server: &TestServer, fleet: &str, id: &str, numbers: &[&str]) -> String {
-    let keys = keys(fleet);
+    let keys = registry_keys(fleet);
     let mut command = vec!["EVAL", SCRIPT, "3", &keys[0], &keys[1], &keys[2], "beat", id, "1"];
     command.extend(numbers);
     server.admin().text(&command)
@@ -55,7 +51,7 @@ async fn goes_on(server: &TestServer, services: &[Service]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_deleted_come_back() {
     let (server, services) = three().await;
-    for key in keys("test") {
+    for key in registry_keys("test") {
         assert_eq!(server.admin().text(&["DEL", &key]), "1");
     }
     goes_on(&server, &services).await;
@@ -64,7 +60,7 @@ async fn keys_that_are_deleted_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_key_may_be_deleted_by_itself() {
     let (server, services) = three().await;
-    for key in keys("test") {
+    for key in registry_keys("test") {
         server.admin().text(&["DEL", &key]);
         sleep(Duration::from_secs(2)).await;
     }
@@ -79,12 +75,12 @@ async fn flushall_is_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rubbish_in_the_fields_is_mended_and_counted() {
+async fn fields_that_are_overwritten_are_repaired_and_counted() {
     let (server, services) = three().await;
-    let [members, expiries, sums] = keys("test");
+    let [members, expiries, sums] = registry_keys("test");
     let admin = server.admin();
     for id in admin.text(&["HKEYS", &members]).lines() {
-        admin.text(&["HSET", &members, id, "rubbish"]);
+        admin.text(&["HSET", &members, id, "text"]);
         admin.text(&["ZADD", &expiries, "9e18", id]);
     }
     admin.text(&["HSET", &members, "nobody", "9 -1 nan inf 1e999"]);
@@ -94,13 +90,13 @@ async fn rubbish_in_the_fields_is_mended_and_counted() {
 
     goes_on(&server, &services).await;
 
-    until("the count", &services[0].pool, || fleet(&services[0].pool).rubbish > 0).await;
+    until("the count", &services[0].pool, || fleet(&services[0].pool).repaired > 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_the_wrong_type_are_replaced() {
     let (server, services) = three().await;
-    for key in keys("test") {
+    for key in registry_keys("test") {
         server.admin().text(&["SET", &key, "not what it was"]);
     }
     goes_on(&server, &services).await;

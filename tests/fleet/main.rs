@@ -18,6 +18,7 @@ mod leaving;
 
 use std::time::Duration;
 
+use redis_guard::internal::registry::registry_keys;
 use redis_guard::{Fleet, FleetStatus, GuardedPool, GuardedPoolBuilder};
 use service::Service;
 use support::TestServer;
@@ -47,7 +48,7 @@ fn has_joined(pool: &GuardedPool) -> bool {
 
 /// The members that the registry of this fleet knows.
 fn members(server: &TestServer, fleet: &str) -> u64 {
-    let key = format!("{{redis-guard:{fleet}}}:members");
+    let [key, ..] = registry_keys(fleet);
     server.admin().text(&["HLEN", &key]).parse().unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! A server's script engine and the little of a server that the lease's script uses, in memory and
+//! A server's script engine and the little of a server that the registry's script uses, in memory and
 //! in virtual time: the simulator and the property tests run the very text that Redis runs.
 #![allow(dead_code, reason = "every test and example uses its own part of the support code")]
 

@@ -8,7 +8,7 @@ use redis_guard::sizing::{Plan, Surge};
 
 use self::ask::{Seen, ask};
 use self::report::Report;
-use crate::cli::{Access, Exit, Output, print};
+use crate::cli::{Access, Exit, Output, print, print_json};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
@@ -86,7 +86,7 @@ pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
     let exit = report.exit();
     Ok(match args.output {
         Output::Text => print(&report.text(), exit),
-        Output::Json => print(&format!("{:#}\n", report.json(exit)), exit),
+        Output::Json => print_json(&report.json(exit), exit),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Are there slots left?
 
-use super::{Case, above, noted, skip_all};
-use crate::doctor::facts::{Facts, Info, Why};
+use super::{Findings, above, skip_all, with_comment};
+use crate::doctor::facts::{Facts, Info, NoAnswer};
 use crate::doctor::report::{Check, Level};
 use crate::server::ServerSnapshot;
 use crate::vocabulary::words::{clean, count, counted, percent, seconds, span};
@@ -23,23 +23,31 @@ pub(super) const CHURN: f64 = 20.0;
 /// A restart of a source this small fits anywhere.
 const SMALL_SOURCE: usize = 10;
 
-const BLIND: &str = "without INFO nobody can tell whether slots are left: +info for this user, or the \
+pub(in crate::doctor) const RAISE_BEHIND_PROXY: &str =
+    "raise the limit of the server behind the proxy, or free slots there";
+
+pub(in crate::doctor) const RAISE_OPEN_FILES: &str =
+    "raise the limit of open files (systemd: LimitNOFILE=65536)";
+
+const NO_INFO_FIX: &str = "without INFO nobody can tell whether slots are left: +info for this user, or the \
                      service's own metrics";
 
-pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     let info = match &facts.info {
         Ok(info) => info,
         Err(why) => {
             let blind = Check::new("capacity.saturation", "INFO may be read");
             let blind = match why {
-                Why::Full(words) => refused_behind(blind, words),
+                NoAnswer::Full(words) => refused_behind(blind, words),
                 // Told under ping.
-                Why::Busy(_) => blind.with(Level::Failed, format!("INFO: {why}")).fix(noted(
-                    case.run("SCRIPT KILL"),
-                    "where it is a script that has written nothing",
-                )),
-                Why::Lost(_) | Why::NotAsked => blind.skipped(format!("INFO: {why}")),
-                _ => blind.with(Level::Failed, format!("INFO: {why}")).fix(BLIND),
+                NoAnswer::Busy(_) => {
+                    blind.with(Level::Failed, format!("INFO: {why}")).fix(with_comment(
+                        findings.redis_cli("SCRIPT KILL"),
+                        "where it is a script that has written nothing",
+                    ))
+                }
+                NoAnswer::Lost(_) | NoAnswer::NotAsked => blind.skipped(format!("INFO: {why}")),
+                _ => blind.with(Level::Failed, format!("INFO: {why}")).fix(NO_INFO_FIX),
             };
             return std::iter::once(blind)
                 .chain(skip_all(
@@ -56,17 +64,17 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
         }
     };
     vec![
-        saturation(case, facts, info),
+        saturation(findings, facts, info),
         headroom(facts, info),
         ulimit(facts, info),
-        rejections(case, info),
-        churn(case, info),
+        rejections(findings, info),
+        churn(findings, info),
     ]
 }
 
 /// What a server that refused us said of its capacity.
-pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
-    let failure = case.arrival.failure.as_ref().filter(|_| case.is_full())?;
+pub(super) fn of_refusal(findings: Findings<'_>) -> Option<Check> {
+    let failure = findings.dials.failure.as_ref().filter(|_| findings.is_full())?;
     let check = Check::new("capacity.saturation", "one slot for us");
     Some(check.with(Level::Failed, clean(&failure.message)).fix(
         "over a connection that is open already: CONFIG SET maxclients <more>; or free slots, and try \
@@ -74,7 +82,7 @@ pub(super) fn of_refusal(case: Case<'_>) -> Option<Check> {
     ))
 }
 
-fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
+fn saturation(findings: Findings<'_>, facts: &Facts, info: &Info) -> Check {
     let check = Check::new(
         "capacity.saturation",
         format!("warning from {} on, failed from {}", percent(PRESSURE), percent(FULL)),
@@ -85,7 +93,7 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     }
     let Some(used) = snapshot.used() else {
         return match *snapshot == ServerSnapshot::default() {
-            true => check.with(Level::Failed, "INFO says nothing").fix(BLIND),
+            true => check.with(Level::Failed, "INFO says nothing").fix(NO_INFO_FIX),
             false => check.skipped("INFO does not say how many connections there are"),
         };
     };
@@ -105,16 +113,15 @@ fn saturation(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
         percent(saturation),
         holders.join(", ")
     );
-    check
-        .with(above(saturation, PRESSURE, FULL), evidence)
-        .fix(noted(case.set("maxclients", info.more()), "once its cause is mended, or understood"))
+    check.with(above(saturation, PRESSURE, FULL), evidence).fix(with_comment(
+        findings.config_set("maxclients", info.raised_ceiling()),
+        "once its cause is mended, or understood",
+    ))
 }
 
 fn refused_behind(check: Check, words: impl std::fmt::Display) -> Check {
     let evidence = clean(&format!("a proxy let us in; what is behind it: {words}"));
-    check
-        .with(Level::Failed, evidence)
-        .fix("raise the limit of the server behind the proxy, or free slots there")
+    check.with(Level::Failed, evidence).fix(RAISE_BEHIND_PROXY)
 }
 
 /// A rolling restart opens a source's new connections before the old ones are gone.
@@ -146,11 +153,11 @@ fn ulimit(facts: &Facts, info: &Info) -> Check {
     let Some(ceiling) = info.seen.snapshot.maxclients else {
         return check.skipped("the server does not tell its maxclients");
     };
-    let Some(shrunk) = Shrunk::find(ceiling, facts.open_files_limit) else {
+    let Some(lowered) = LoweredCeiling::find(ceiling, facts.open_files_limit) else {
         return check.ok(format!("maxclients {}", count(ceiling)));
     };
-    let limit = count(shrunk.limit);
-    let (level, evidence) = match shrunk.is_certain {
+    let limit = count(lowered.limit);
+    let (level, evidence) = match lowered.is_certain {
         true => (
             Level::Failed,
             format!(
@@ -166,22 +173,21 @@ fn ulimit(facts: &Facts, info: &Info) -> Check {
             ),
         ),
     };
-    check.with(level, evidence).fix(
-        "raise the limit of open files (systemd: LimitNOFILE=65536) and restart the server; CONFIG SET \
-         maxclients cannot go above it",
-    )
+    check.with(level, evidence).fix(format!(
+        "{RAISE_OPEN_FILES} and restart the server; CONFIG SET maxclients cannot go above it"
+    ))
 }
 
 /// A ceiling that the limit of open files lowered: a server whose limit is too low takes what it
 /// allows, less 32, and says so in its log only.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::doctor) struct Shrunk {
+pub(in crate::doctor) struct LoweredCeiling {
     pub(in crate::doctor) limit: u64,
     /// The process has just that limit; otherwise the number looks like it, and no more is known.
     pub(in crate::doctor) is_certain: bool,
 }
 
-impl Shrunk {
+impl LoweredCeiling {
     /// The process's own limit says no where it is higher. Where it is equal it does not yet say yes: a
     /// server that is allowed to raises it to just what it needs.
     pub(in crate::doctor) fn find(ceiling: u64, open_files_limit: Option<u64>) -> Option<Self> {
@@ -195,7 +201,7 @@ impl Shrunk {
     }
 }
 
-fn rejections(case: Case<'_>, info: &Info) -> Check {
+fn rejections(findings: Findings<'_>, info: &Info) -> Check {
     let check = Check::new(
         "capacity.rejections",
         format!("none while we look; a storm from {STORM} a second on"),
@@ -228,21 +234,25 @@ fn rejections(case: Case<'_>, info: &Info) -> Check {
                           schedule for all of a process's callers"
                 .to_owned()
         }
-        _ => {
-            noted(case.run("CONFIG RESETSTAT"), "sets the count, and all other statistics, to zero")
-        }
+        _ => with_comment(
+            findings.redis_cli("CONFIG RESETSTAT"),
+            "sets the count, and all other statistics, to zero",
+        ),
     };
     check.with(level, evidence).fix(fix)
 }
 
-fn churn(case: Case<'_>, info: &Info) -> Check {
+fn churn(findings: Findings<'_>, info: &Info) -> Check {
     let check = Check::new("capacity.churn", format!("{CHURN} a second"));
     let Some(rate) = info.seen.connections_per_second else {
         return check.skipped("the server does not count connections, or was asked once only");
     };
     check
         .with(above(rate, CHURN, f64::INFINITY), format!("{rate:.1} connections accepted a second"))
-        .fix(noted(case.run("CLIENT LIST | grep ' age=0 '"), "who does not keep its connections?"))
+        .fix(with_comment(
+            findings.redis_cli("CLIENT LIST | grep ' age=0 '"),
+            "who does not keep its connections?",
+        ))
 }
 
 #[cfg(test)]
@@ -252,19 +262,23 @@ mod tests {
     #[test]
     fn a_ceiling_that_ulimit_left_is_recognised() {
         for (ceiling, limit) in [(992, 1024), (4064, 4096), (968, 1000), (65_503, 65_535)] {
-            let shrunk = |is_certain| Some(Shrunk { limit, is_certain });
-            assert_eq!(Shrunk::find(ceiling, None), shrunk(false));
-            assert_eq!(Shrunk::find(ceiling, Some(limit)), shrunk(true));
-            assert_eq!(Shrunk::find(ceiling, Some(limit + 1000)), None, "it could have had more");
+            let lowered = |is_certain| Some(LoweredCeiling { limit, is_certain });
+            assert_eq!(LoweredCeiling::find(ceiling, None), lowered(false));
+            assert_eq!(LoweredCeiling::find(ceiling, Some(limit)), lowered(true));
+            assert_eq!(
+                LoweredCeiling::find(ceiling, Some(limit + 1000)),
+                None,
+                "it could have had more"
+            );
         }
     }
 
     #[test]
     fn a_ceiling_that_somebody_chose_is_not() {
         for ceiling in [10, 32, 96, 100, 256, 1000, 1024, 5000, 10_000, 20_000, 65_000, 100_000] {
-            assert_eq!(Shrunk::find(ceiling, None), None, "{ceiling}");
+            assert_eq!(LoweredCeiling::find(ceiling, None), None, "{ceiling}");
             // A server raises its limit to just what it needs.
-            assert_eq!(Shrunk::find(ceiling, Some(ceiling + 32)), None, "{ceiling}");
+            assert_eq!(LoweredCeiling::find(ceiling, Some(ceiling + 32)), None, "{ceiling}");
         }
     }
 }

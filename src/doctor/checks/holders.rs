@@ -1,25 +1,25 @@
 //! Who holds the slots?
 
 use super::capacity::{CHURN, PRESSURE};
-use super::{Case, noted, skip_all};
+use super::{Findings, skip_all, with_comment};
 use crate::doctor::facts::{Facts, Info};
-use crate::doctor::hoard::{self, Hoard};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
+use crate::doctor::unused::{self, Unused};
 use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
 
-/// Hundredths of the slots that explain why they run out, where they do: without them there would be
-/// room for a third more.
-const CAUSE: usize = 25;
+/// Hundredths of the slots that are the cause of slots running out: without them there would be room
+/// for a third more.
+const CAUSE_PERCENT: usize = 25;
 
-/// The same where there is room yet: at this pace it is the next thing to fill the server.
-const LOOMING: usize = 40;
+/// The same while there is room: they are the next thing to fill the server.
+const CAUSE_PERCENT_WITH_ROOM: usize = 40;
 
 /// New connections that are more than a deployment of one instance; see [`young`].
 const MANY_YOUNG: usize = 10;
 
 /// Names that a list in one line has.
-const LISTED: usize = 3;
+const NAMED_AT_MOST: usize = 3;
 
 const IDS: [&str; 8] = [
     "holders.sources",
@@ -32,32 +32,36 @@ const IDS: [&str; 8] = [
     "holders.output_buffers",
 ];
 
-pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     let holders = match &facts.holders {
         Ok(holders) => holders,
         Err(why) => return skip_all(IDS, "CLIENT LIST", why).collect(),
     };
     vec![
-        sources(case, facts, holders),
-        idle(case, facts, holders),
+        sources(findings, facts, holders),
+        idle(findings, facts, holders),
         unnamed(holders),
-        blocked(case, facts, holders),
+        blocked(findings, facts, holders),
         subscribers(holders),
-        replicas(case, facts, holders),
+        replicas(findings, facts, holders),
         young(facts, holders),
-        output_buffers(case, facts, holders),
+        output_buffers(findings, facts, holders),
     ]
 }
 
-/// Slots run out, or have.
-pub(in crate::doctor) fn is_pressed(info: &Info) -> bool {
+/// True where slots run out, or have.
+pub(in crate::doctor) fn is_under_pressure(info: &Info) -> bool {
     let full = info.seen.saturation().is_some_and(|saturation| saturation >= PRESSURE);
     full || info.seen.new_rejections.is_some_and(|new| new > 0)
 }
 
+fn are_under_pressure(facts: &Facts) -> bool {
+    facts.info.as_ref().is_ok_and(is_under_pressure)
+}
+
 /// `Failed` under pressure, `Warning` without.
-fn by_pressure(facts: &Facts) -> Level {
-    match facts.info.as_ref().is_ok_and(is_pressed) {
+fn level_by_pressure(facts: &Facts) -> Level {
+    match are_under_pressure(facts) {
         true => Level::Failed,
         false => Level::Warning,
     }
@@ -67,18 +71,20 @@ fn ceiling(facts: &Facts) -> Option<u64> {
     facts.info.as_ref().ok().and_then(|info| info.seen.ceiling)
 }
 
-pub(in crate::doctor) fn hoard_of<'a>(facts: &Facts, holders: &'a Holders) -> Option<Hoard<'a>> {
-    let pressed = facts.info.as_ref().is_ok_and(is_pressed);
-    Hoard::find(holders, ceiling(facts), pressed)
+pub(in crate::doctor) fn find_unused<'a>(
+    facts: &Facts,
+    holders: &'a Holders,
+) -> Option<Unused<'a>> {
+    Unused::find(holders, ceiling(facts), are_under_pressure(facts))
 }
 
 /// `10.0.0.7 checkout (900)`, the first few.
 pub(in crate::doctor) fn named<'a>(holders: impl IntoIterator<Item = &'a Holder>) -> String {
     let named = |holder: &Holder| format!("{} ({})", clean(&holder.key), count(holder.connections));
-    holders.into_iter().take(LISTED).map(named).collect::<Vec<_>>().join(", ")
+    holders.into_iter().take(NAMED_AT_MOST).map(named).collect::<Vec<_>>().join(", ")
 }
 
-fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+fn sources(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new(
         "holders.sources",
         "none holds three times what the median source holds, and a quarter of the slots",
@@ -96,9 +102,9 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         evidence
             .push_str(&format!("; {} of the list unreadable", counted(holders.unreadable, "line")));
     }
-    let hoard = hoard_of(facts, holders);
-    let mut outliers = hoard::outliers(&holders.all_sources);
-    outliers.retain(|(source, _)| is_part(source.connections, CAUSE, ceiling(facts)));
+    let unused = find_unused(facts, holders);
+    let mut outliers = unused::outliers(&holders.all_sources);
+    outliers.retain(|(source, _)| is_part(source.connections, CAUSE_PERCENT, ceiling(facts)));
     let first = holders.all_sources.first();
     let (who, evidence) = match (outliers.first(), first) {
         (Some((first, median)), _) => {
@@ -109,23 +115,25 @@ fn sources(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
         // for one of several where slots run out.
         (None, Some(first))
             if is_part(first.connections, 50, ceiling(facts))
-                && ((hoard.is_some() && first.unused() * 2 >= first.connections)
-                    || (holders.sources > 1 && facts.info.as_ref().is_ok_and(is_pressed))) =>
+                && ((unused.is_some() && first.unused() * 2 >= first.connections)
+                    || (holders.sources > 1 && are_under_pressure(facts))) =>
         {
-            let unused = count(first.unused());
-            (first, format!("{} alone, of which {unused} unused", named([first])))
+            let of_it = count(first.unused());
+            (first, format!("{} alone, of which {of_it} unused", named([first])))
         }
         _ => return check.ok(evidence),
     };
-    let (level, why) = match hoard {
-        Some(Hoard::Leak(_)) => {
-            (by_pressure(facts), "restart that process, and find what it does not give back")
+    let (level, why) = match unused {
+        Some(Unused::Leaked(_)) => {
+            (level_by_pressure(facts), "restart that process, and find what it does not give back")
         }
-        Some(Hoard::Pools { .. }) => (by_pressure(facts), "give it a smaller pool"),
+        Some(Unused::InPools { .. }) => (level_by_pressure(facts), "give it a smaller pool"),
         None => (Level::Warning, "has it more work than the others, or a larger pool?"),
     };
     check.with(level, evidence).fix(match host_of(who) {
-        Some(host) => noted(case.run(&format!("CLIENT LIST | grep 'addr={host}:'")), why),
+        Some(host) => {
+            with_comment(findings.redis_cli(&format!("CLIENT LIST | grep 'addr={host}:'")), why)
+        }
         None => why.to_owned(),
     })
 }
@@ -137,8 +145,8 @@ fn host_of(source: &Holder) -> Option<&str> {
     (is_address && !host.is_empty()).then_some(host)
 }
 
-fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
-    let after = span(case.options.idle_after);
+fn idle(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let after = span(findings.options.idle_after);
     let check =
         Check::new("holders.idle", format!("idle for {after} and more: a quarter of the slots"));
     let longest = holders.longest_idle_seconds.map_or_else(|| "unknown".to_owned(), seconds);
@@ -151,11 +159,11 @@ fn idle(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
             count(holders.abandoned),
         ),
     };
-    match hoard_of(facts, holders) {
+    match find_unused(facts, holders) {
         None if holders.idle > 0 => check.note(evidence),
         None => check.ok(evidence),
-        Some(_) => check.with(by_pressure(facts), evidence).fix(noted(
-            case.set("timeout", 300),
+        Some(_) => check.with(level_by_pressure(facts), evidence).fix(with_comment(
+            findings.config_set("timeout", 300),
             "until the pools are smaller, or close what is idle themselves",
         )),
     }
@@ -183,28 +191,41 @@ fn is_part(part: usize, hundredths: usize, ceiling: Option<u64>) -> bool {
     ceiling.is_some_and(|it| part.saturating_mul(100) >= it.saturating_mul(hundredths))
 }
 
-/// How blocked clients hold the slots.
-pub(in crate::doctor) fn is_crowd(facts: &Facts, holders: &Holders) -> bool {
-    let pressed = facts.info.as_ref().is_ok_and(is_pressed);
-    is_part(holders.blocked, if pressed { CAUSE } else { LOOMING }, ceiling(facts))
+/// True where so many connections are why slots run out, or soon will be.
+fn is_cause(connections: usize, pressed: bool, ceiling: Option<u64>) -> bool {
+    let percent = if pressed { CAUSE_PERCENT } else { CAUSE_PERCENT_WITH_ROOM };
+    is_part(connections, percent, ceiling)
 }
 
-fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+/// True where clients in blocking commands are why slots run out, or soon will be.
+pub(in crate::doctor) fn blocked_fill_slots(facts: &Facts, holders: &Holders) -> bool {
+    is_cause(holders.blocked, are_under_pressure(facts), ceiling(facts))
+}
+
+/// `12 in BLPOP, 3 in WAIT`.
+pub(in crate::doctor) fn blocked_by_command(holders: &Holders) -> String {
+    let commands = holders.blocked_by_command.iter();
+    let commands = commands
+        .map(|(command, n)| format!("{} in {}", count(*n), clean(command).to_ascii_uppercase()));
+    commands.collect::<Vec<_>>().join(", ")
+}
+
+fn blocked(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new(
         "holders.blocked",
         "a quarter of the slots while they run out, four tenths otherwise; no WAIT without a replica",
     );
-    let by_command = holders.blocked_by_command.iter();
-    let by_command =
-        by_command.map(|(command, n)| format!("{n} in {}", clean(command).to_ascii_uppercase()));
-    let by_command = by_command.collect::<Vec<_>>().join(", ");
     let evidence = match holders.blocked {
         0 => "nobody waits in a blocking command".to_owned(),
-        n => format!("{} in a blocking command: {by_command}", counted(n, "client")),
+        n => format!(
+            "{} in a blocking command: {}",
+            counted(n, "client"),
+            blocked_by_command(holders)
+        ),
     };
-    let find = case.run("CLIENT LIST | grep ' flags=[A-Za-z]*b'");
-    if is_crowd(facts, holders) {
-        return check.with(by_pressure(facts), evidence).fix(noted(
+    let find = findings.redis_cli("CLIENT LIST | grep ' flags=[A-Za-z]*b'");
+    if blocked_fill_slots(facts, holders) {
+        return check.with(level_by_pressure(facts), evidence).fix(with_comment(
             find,
             "fewer consumers, or one that reads for many workers; finite timeouts",
         ));
@@ -214,7 +235,7 @@ fn blocked(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     match (holders.blocked, waiting, replicas) {
         (_, 1.., Some(0)) => check
             .with(Level::Warning, format!("{evidence}; no replica is there to answer a WAIT"))
-            .fix(noted(find, "bring the replica back; give WAIT a timeout")),
+            .fix(with_comment(find, "bring the replica back; give WAIT a timeout")),
         (0, ..) => check.ok(evidence),
         _ => check.note(evidence),
     }
@@ -241,12 +262,12 @@ pub(in crate::doctor) fn internal_share(info: &Info) -> Option<f64> {
     let replicas = snapshot.connected_replicas.unwrap_or(0);
     let internal = replicas.saturating_add(snapshot.cluster_connections.unwrap_or(0));
     let many = usize::try_from(internal).unwrap_or(usize::MAX);
-    let enough = is_part(many, if is_pressed(info) { CAUSE } else { LOOMING }, info.seen.ceiling);
+    let enough = is_cause(many, is_under_pressure(info), info.seen.ceiling);
     let share = crate::server::ratio(internal, info.seen.ceiling?);
     enough.then_some(share)
 }
 
-fn replicas(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+fn replicas(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new(
         "holders.replicas",
         "with cluster links, a quarter of the slots while they run out, four tenths otherwise",
@@ -258,8 +279,8 @@ fn replicas(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     match info.and_then(|info| Some((info, internal_share(info)?))) {
         None => check.ok(evidence),
         Some((info, share)) => check
-            .with(by_pressure(facts), format!("{evidence}: {} of the slots", percent(share)))
-            .fix(case.set("maxclients", info.more())),
+            .with(level_by_pressure(facts), format!("{evidence}: {} of the slots", percent(share)))
+            .fix(findings.config_set("maxclients", info.raised_ceiling())),
     }
 }
 
@@ -277,7 +298,7 @@ fn young(facts: &Facts, holders: &Holders) -> Check {
         .fix("clients that open a connection for each request: give them a pool, or one shared connection")
 }
 
-fn output_buffers(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
+fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new("holders.output_buffers", "a client with 1 MiB of replies unread");
     let Some(worst) = holders.slow_consumers.first() else {
         return check.ok(format!("{} unread, in all", bytes(holders.output_bytes)));
@@ -294,8 +315,8 @@ fn output_buffers(case: Case<'_>, facts: &Facts, holders: &Holders) -> Check {
     let memory = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxmemory_bytes);
     let much = memory.is_some_and(|max| max > 0 && holders.output_bytes >= max / 4);
     let fix = match worst.id {
-        Some(id) => noted(
-            case.run(&format!("CLIENT KILL ID {id}")),
+        Some(id) => with_comment(
+            findings.redis_cli(&format!("CLIENT KILL ID {id}")),
             "once it is known why it does not read",
         ),
         None => "find out why it does not read".to_owned(),

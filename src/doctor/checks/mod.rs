@@ -7,54 +7,59 @@ mod replication;
 mod server;
 
 use super::Options;
-use super::facts::{Arrival, Facts, Why};
-use super::probe::Place;
+use super::facts::{Dials, Facts, NoAnswer};
+use super::probe::Location;
 use super::report::{Check, Level};
 use crate::Outcome;
 
-pub(super) use capacity::{STORM, Shrunk};
-pub(super) use holders::{hoard_of, internal_share, is_crowd, is_pressed, named, share};
-pub(super) use reachability::is_silent_about_tls;
+pub(super) use capacity::{LoweredCeiling, RAISE_BEHIND_PROXY, RAISE_OPEN_FILES, STORM};
+pub(super) use holders::{
+    blocked_by_command, blocked_fill_slots, find_unused, internal_share, is_under_pressure, named,
+    share,
+};
+pub(super) use reachability::is_before_tls;
 pub(super) use replication::{expected, has_lost_its_master};
+pub(super) use server::loading_time_left;
 
 /// All there is to judge one server by.
 #[derive(Clone, Copy)]
-pub(super) struct Case<'a> {
-    pub(super) place: &'a Place,
+pub(super) struct Findings<'a> {
+    pub(super) location: &'a Location,
     pub(super) options: &'a Options,
-    pub(super) arrival: &'a Arrival,
+    pub(super) dials: &'a Dials,
     /// `None` without a connection.
     pub(super) facts: Option<&'a Facts>,
 }
 
 /// Every check that could be made, in the order of the report.
-pub(super) fn all(case: Case<'_>) -> Vec<Check> {
-    let mut checks = reachability::checks(case);
-    match case.facts {
+pub(super) fn all(findings: Findings<'_>) -> Vec<Check> {
+    let mut checks = reachability::checks(findings);
+    match findings.facts {
         Some(facts) => {
-            checks.extend(capacity::checks(case, facts));
-            checks.extend(holders::checks(case, facts));
-            checks.extend(server::checks(case, facts));
-            checks.extend(replication::checks(case, facts));
+            checks.extend(capacity::checks(findings, facts));
+            checks.extend(holders::checks(findings, facts));
+            checks.extend(server::checks(findings, facts));
+            checks.extend(replication::checks(findings, facts));
         }
-        None => checks.extend(capacity::of_refusal(case)),
+        None => checks.extend(capacity::of_refusal(findings)),
     }
     checks
 }
 
-/// What is left of a URL that is none.
+pub(super) const URL_FORMS: &str =
+    "redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path";
+
+/// The only check of a URL that is none.
 pub(super) fn bad_url(problem: &str) -> Check {
     let check = Check::new("reachability.url", "a URL that redis-rs takes");
-    check
-        .with(Level::Failed, crate::vocabulary::words::clean(problem))
-        .fix("redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path")
+    check.with(Level::Failed, crate::vocabulary::words::clean(problem)).fix(URL_FORMS)
 }
 
-impl Case<'_> {
-    /// What would set a parameter.
-    pub(super) fn set(&self, name: &str, value: impl std::fmt::Display) -> String {
+impl Findings<'_> {
+    /// The command that sets a parameter, or what to do where CONFIG is denied.
+    pub(super) fn config_set(&self, name: &str, value: impl std::fmt::Display) -> String {
         match self.is_managed() {
-            false => format!("{} CONFIG SET {name} {value}", self.place.cli),
+            false => format!("{} CONFIG SET {name} {value}", self.location.redis_cli),
             true => format!(
                 "CONFIG is denied here: set `{name}` to {value} where the service is managed \
                  (console, parameter group), or choose a larger plan"
@@ -62,18 +67,18 @@ impl Case<'_> {
         }
     }
 
-    /// A command of redis-cli's, ready to be pasted.
-    pub(super) fn run(&self, command: &str) -> String {
-        format!("{} {command}", self.place.cli)
+    /// A command of redis-cli's for this server, ready to be pasted.
+    pub(super) fn redis_cli(&self, command: &str) -> String {
+        format!("{} {command}", self.location.redis_cli)
     }
 
     /// True where no slot was left for us: it said so, or it hung up over TLS, where a full server
     /// says nothing. One that hangs up over plain TCP is something else, as a full server speaks
     /// there.
     pub(super) fn is_full(&self) -> bool {
-        match self.arrival.outcome() {
+        match self.dials.outcome() {
             Outcome::MaxClients => true,
-            Outcome::SuspectedMaxClients => self.place.is_tls,
+            Outcome::SuspectedMaxClients => self.location.is_tls,
             _ => false,
         }
     }
@@ -85,7 +90,7 @@ impl Case<'_> {
 }
 
 /// A command and why, as a shell reads it.
-fn noted(command: impl std::fmt::Display, why: impl std::fmt::Display) -> String {
+fn with_comment(command: impl std::fmt::Display, why: impl std::fmt::Display) -> String {
     format!("{command}  # {why}")
 }
 
@@ -127,7 +132,7 @@ impl Check {
 fn skip_all(
     ids: impl IntoIterator<Item = &'static str>,
     what: &str,
-    why: &Why,
+    why: &NoAnswer,
 ) -> impl Iterator<Item = Check> {
     let why = format!("{what}: {why}");
     ids.into_iter().map(move |id| Check::new(id, "known").skipped(why.clone()))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Case;
+use super::Findings;
 use crate::Outcome;
 use crate::doctor::report::{Check, Level};
 use crate::vocabulary::words::{clean, counted, span};
@@ -19,29 +19,36 @@ const SLOW_PING: Duration = Duration::from_millis(10);
 /// connection for every request has 60 s worth of its requests there.
 const MANY_TIME_WAIT: u64 = 1_000;
 
-const HUNG: &str = "on the server's machine: is the process stopped, swapping, or in one long command \
+const HUNG_FIX: &str = "on the server's machine: is the process stopped, swapping, or in one long command \
                     (redis-cli SLOWLOG GET, once it answers)?";
 
-pub(super) fn checks(case: Case<'_>) -> Vec<Check> {
+pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
     // Over somebody else's connection there is no way to it to be told of.
-    if case.arrival.dials == 0 {
-        return ping(case).into_iter().collect();
+    if findings.dials.count == 0 {
+        return ping(findings).into_iter().collect();
     }
-    [dns(case), connect(case), tls(case), auth(case), ping(case), time_wait(case)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        dns(findings),
+        connect(findings),
+        tls(findings),
+        auth(findings),
+        ping(findings),
+        time_wait(findings),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
-fn dns(case: Case<'_>) -> Option<Check> {
-    let trace = &case.arrival.trace;
+fn dns(findings: Findings<'_>) -> Option<Check> {
+    let trace = &findings.dials.trace;
     let check = Check::new("reachability.dns", format!("resolves within {}", span(SLOW_STEP)));
-    if case.place.is_unix {
+    if findings.location.is_unix {
         return None;
     }
     Some(
         match trace.resolved {
-            None => check.with(Level::Failed, failure(case)).fix(
+            None => check.with(Level::Failed, failure(findings)).fix(
                 "getent hosts <name>: is the name right, does this machine's resolver answer?",
             ),
             Some(took) => {
@@ -54,27 +61,27 @@ fn dns(case: Case<'_>) -> Option<Check> {
     )
 }
 
-fn connect(case: Case<'_>) -> Option<Check> {
+fn connect(findings: Findings<'_>) -> Option<Check> {
     let check = Check::new("reachability.connect", format!("connects within {}", span(SLOW_STEP)));
-    let trace = &case.arrival.trace;
+    let trace = &findings.dials.trace;
     match trace.connected {
         Some(took) => Some(
             check
                 .with(slow(took), format!("connected in {}", span(took)))
                 .fix("look at the network between here and the server, and at its accept queue"),
         ),
-        None if trace.resolved.is_none() && !case.place.is_unix => None,
+        None if trace.resolved.is_none() && !findings.location.is_unix => None,
         None => Some(
             check
-                .with(Level::Failed, failure(case))
+                .with(Level::Failed, failure(findings))
                 .fix("is the server up, is this its address and port, does a firewall let us by?"),
         ),
     }
 }
 
-fn tls(case: Case<'_>) -> Option<Check> {
-    let trace = &case.arrival.trace;
-    if !case.place.is_tls || trace.connected.is_none() {
+fn tls(findings: Findings<'_>) -> Option<Check> {
+    let trace = &findings.dials.trace;
+    if !findings.location.is_tls || trace.connected.is_none() {
         return None;
     }
     let check = Check::new("reachability.tls", format!("shakes hands within {}", span(SLOW_STEP)));
@@ -83,11 +90,11 @@ fn tls(case: Case<'_>) -> Option<Check> {
             .with(slow(took), format!("handshake in {}", span(took)))
             .fix("look at the server's CPU: it has one thread for handshakes and commands"),
         // It hung up before it said a word, as a full server does.
-        None if case.is_full() => check.skipped(failure(case)),
-        None if case.arrival.outcome() == Outcome::Timeout => check
-            .with(Level::Failed, failure(case))
+        None if findings.is_full() => check.skipped(failure(findings)),
+        None if findings.dials.outcome() == Outcome::Timeout => check
+            .with(Level::Failed, failure(findings))
             .fix("a port that speaks no TLS waits for the rest of the command: try redis://"),
-        None => check.with(Level::Failed, failure(case)).fix(
+        None => check.with(Level::Failed, failure(findings)).fix(
             "--cacert FILE with the certificate authority that signed the server's, or a URL with \
              the name that is in it",
         ),
@@ -95,17 +102,17 @@ fn tls(case: Case<'_>) -> Option<Check> {
 }
 
 /// The first answer: are we let in?
-fn auth(case: Case<'_>) -> Option<Check> {
-    let (arrival, trace) = (case.arrival, &case.arrival.trace);
+fn auth(findings: Findings<'_>) -> Option<Check> {
+    let (dials, trace) = (findings.dials, &findings.dials.trace);
     let check = Check::new("reachability.auth", "let in, and one answer");
     if let Some(took) = trace.answered {
         return Some(check.ok(format!("let in after {}", span(took))));
     }
-    if trace.connected.is_none() || (case.place.is_tls && trace.secured.is_none()) {
+    if trace.connected.is_none() || is_before_tls(findings) {
         return None;
     }
-    let failed = check.with(Level::Failed, failure(case));
-    match arrival.outcome() {
+    let failed = check.with(Level::Failed, failure(findings));
+    match dials.outcome() {
         // Told under capacity, and under ping.
         Outcome::MaxClients | Outcome::Timeout => None,
         Outcome::SuspectedMaxClients => Some(
@@ -122,16 +129,16 @@ fn auth(case: Case<'_>) -> Option<Check> {
     }
 }
 
-fn ping(case: Case<'_>) -> Option<Check> {
+fn ping(findings: Findings<'_>) -> Option<Check> {
     let check = Check::new("reachability.ping", format!("half of them within {}", span(SLOW_PING)));
-    let Some(facts) = case.facts else {
-        let hung = case.arrival.outcome() == Outcome::Timeout
-            && case.arrival.trace.connected.is_some()
-            && !is_silent_about_tls(case);
+    let Some(facts) = findings.facts else {
+        let hung = findings.dials.outcome() == Outcome::Timeout
+            && findings.dials.trace.connected.is_some()
+            && !is_before_tls(findings);
         return hung.then(|| {
             check
-                .with(Level::Failed, format!("connected, then silence: {}", failure(case)))
-                .fix(HUNG)
+                .with(Level::Failed, format!("connected, then silence: {}", failure(findings)))
+                .fix(HUNG_FIX)
         });
     };
     if let Some(words) = facts.lost() {
@@ -141,7 +148,7 @@ fn ping(case: Case<'_>) -> Option<Check> {
                     Level::Failed,
                     format!("it stopped answering in the middle: {}", clean(words)),
                 )
-                .fix(HUNG),
+                .fix(HUNG_FIX),
         );
     }
     Some(match &facts.ping {
@@ -156,14 +163,14 @@ fn ping(case: Case<'_>) -> Option<Check> {
                     ping.samples
                 ),
             )
-            .fix(case.run("--latency-history")),
+            .fix(findings.redis_cli("--latency-history")),
         // It says so itself, and is told under server.
         Err(why) => check.skipped(why.to_string()),
     })
 }
 
-fn time_wait(case: Case<'_>) -> Option<Check> {
-    let sockets = case.arrival.sockets?;
+fn time_wait(findings: Findings<'_>) -> Option<Check> {
+    let sockets = findings.dials.sockets?;
     let threshold = format!("fewer than {}", counted(MANY_TIME_WAIT, "socket"));
     let check = Check::new("reachability.time_wait", threshold);
     let level = if sockets.time_wait >= MANY_TIME_WAIT { Level::Warning } else { Level::Ok };
@@ -178,10 +185,10 @@ fn time_wait(case: Case<'_>) -> Option<Check> {
     ))
 }
 
-/// It was spoken to in TLS, and said nothing.
-pub(in crate::doctor) fn is_silent_about_tls(case: Case<'_>) -> bool {
-    let trace = &case.arrival.trace;
-    case.place.is_tls && trace.connected.is_some() && trace.secured.is_none()
+/// True where there is a connection, and no TLS on it yet.
+pub(in crate::doctor) fn is_before_tls(findings: Findings<'_>) -> bool {
+    let trace = &findings.dials.trace;
+    findings.location.is_tls && trace.connected.is_some() && trace.secured.is_none()
 }
 
 fn slow(took: Duration) -> Level {
@@ -189,7 +196,7 @@ fn slow(took: Duration) -> Level {
 }
 
 /// In the server's words, or the system's.
-fn failure(case: Case<'_>) -> String {
-    let failure = case.arrival.failure.as_ref();
+fn failure(findings: Findings<'_>) -> String {
+    let failure = findings.dials.failure.as_ref();
     clean(&failure.map(|failure| failure.message.clone()).unwrap_or_default())
 }

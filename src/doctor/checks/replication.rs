@@ -1,6 +1,6 @@
 //! Are the replicas there that should be, and do they follow?
 
-use super::{Case, noted, skip_all};
+use super::{Findings, skip_all, with_comment};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::server::{Role, ServerSnapshot};
@@ -9,7 +9,7 @@ use crate::vocabulary::words::{bytes, clean, count, counted, seconds};
 /// Replicas acknowledge every second: ten of them in a row were missed.
 const LATE_SECONDS: u64 = 10;
 
-pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     let info = match &facts.info {
         Ok(info) => info,
         Err(why) => {
@@ -19,11 +19,11 @@ pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
     let snapshot = &info.seen.snapshot;
     let mut checks = vec![role(snapshot)];
     if let Some(Role::Replica | Role::ActiveReplica) = snapshot.role {
-        checks.push(link(case, info));
+        checks.push(link(findings, info));
     }
-    checks.push(replicas(case, facts, info));
+    checks.push(replicas(findings, facts, info));
     if !snapshot.replicas.is_empty() {
-        checks.push(lag(case, snapshot));
+        checks.push(lag(findings, snapshot));
     }
     checks
 }
@@ -49,7 +49,7 @@ pub(in crate::doctor) fn has_lost_its_master(info: &Info) -> bool {
         && !starting
 }
 
-fn link(case: Case<'_>, info: &Info) -> Check {
+fn link(findings: Findings<'_>, info: &Info) -> Check {
     let check = Check::new("replication.link", "the link to the master is up");
     let snapshot = &info.seen.snapshot;
     let host: String = info.field("master_host").unwrap_or_else(|| "?".to_owned());
@@ -67,7 +67,7 @@ fn link(case: Case<'_>, info: &Info) -> Check {
             let since = since.map_or_else(String::new, |since| format!(" for {}", seconds(since)));
             check.with(Level::Failed, format!("down{since}, to {master}")).fix(format!(
                 "is the master up, and has it a slot left for its replica? {}",
-                case.run("INFO replication")
+                findings.redis_cli("INFO replication")
             ))
         }
         (None, _) => check.skipped("the server does not tell"),
@@ -78,7 +78,7 @@ fn link(case: Case<'_>, info: &Info) -> Check {
 /// if the server still keeps the backlog that it made for one: it drops it `repl-backlog-ttl` after the
 /// last has gone, by default an hour. (One that was loaded with the dump of such a server has a backlog
 /// too, but has never synced anybody.)
-pub(in crate::doctor) fn expected(case: Case<'_>, facts: &Facts, info: &Info) -> u64 {
+pub(in crate::doctor) fn expected(findings: Findings<'_>, facts: &Facts, info: &Info) -> u64 {
     let seen = info.seen.replicas_expected.unwrap_or(0);
     let is_master = info.seen.snapshot.role == Some(Role::Master);
     let remembered = is_master
@@ -87,18 +87,18 @@ pub(in crate::doctor) fn expected(case: Case<'_>, facts: &Facts, info: &Info) ->
         // Kept for ever with 0; then it says nothing of the last hour.
         && facts.config.as_ref().ok().and_then(|config| config.number("repl-backlog-ttl")) != Some(0);
     // A number that was asked for is the master's: its replicas need none of their own.
-    let asked = case.options.expect_replicas.filter(|_| is_master);
+    let asked = findings.options.expect_replicas.filter(|_| is_master);
     asked.unwrap_or(0).max(seen).max(u64::from(remembered))
 }
 
-fn replicas(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
+fn replicas(findings: Findings<'_>, facts: &Facts, info: &Info) -> Check {
     let snapshot = &info.seen.snapshot;
     let check = Check::new("replication.replicas", "as many online as there should be, or were");
     let Some(online) = snapshot.replicas_online() else {
         return check.skipped("the server does not tell");
     };
     let connected = snapshot.connected_replicas.unwrap_or(online);
-    let expected = expected(case, facts, info);
+    let expected = expected(findings, facts, info);
     let evidence = match connected > online {
         true => format!("{} online, {} still syncing", count(online), count(connected - online)),
         false => format!("{} online", counted(online, "replica")),
@@ -109,13 +109,15 @@ fn replicas(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
     if connected >= expected {
         return check.note(evidence);
     }
-    check.with(Level::Failed, format!("{evidence}, expected {}", count(expected))).fix(noted(
-        case.run("INFO replication"),
-        "is the replica up, has its master a slot for it, are password and address right?",
-    ))
+    check.with(Level::Failed, format!("{evidence}, expected {}", count(expected))).fix(
+        with_comment(
+            findings.redis_cli("INFO replication"),
+            "is the replica up, has its master a slot for it, are password and address right?",
+        ),
+    )
 }
 
-fn lag(case: Case<'_>, snapshot: &ServerSnapshot) -> Check {
+fn lag(findings: Findings<'_>, snapshot: &ServerSnapshot) -> Check {
     let backlog = snapshot.repl_backlog_bytes.filter(|bytes| *bytes > 0);
     let check = Check::new(
         "replication.lag",
@@ -133,8 +135,8 @@ fn lag(case: Case<'_>, snapshot: &ServerSnapshot) -> Check {
     // Beyond all of it, one that loses its link needs the whole data set again.
     let far = behind.zip(backlog).is_some_and(|(behind, backlog)| behind >= backlog / 2);
     let bad = far || late.is_some_and(|late| late >= LATE_SECONDS);
-    check.with(if bad { Level::Warning } else { Level::Ok }, evidence).fix(noted(
-        case.set("repl-backlog-size", backlog.unwrap_or(1 << 20).saturating_mul(4)),
+    check.with(if bad { Level::Warning } else { Level::Ok }, evidence).fix(with_comment(
+        findings.config_set("repl-backlog-size", backlog.unwrap_or(1 << 20).saturating_mul(4)),
         "spares a full sync; the replica, or the network to it, is too slow",
     ))
 }

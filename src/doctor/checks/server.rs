@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, above, noted, skip_all};
+use super::{Findings, above, skip_all, with_comment};
 use crate::doctor::facts::{Config, Facts, Info, SlowLog};
 use crate::doctor::report::{Check, Level};
 use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
@@ -26,22 +26,22 @@ const SETTINGS: [&str; 5] = [
     "server.maxmemory_clients",
 ];
 
-pub(super) fn checks(case: Case<'_>, facts: &Facts) -> Vec<Check> {
+pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     match &facts.info {
         Ok(info) => {
             checks.push(loading(info));
-            checks.push(memory(case, facts, info));
+            checks.push(memory(findings, facts, info));
         }
         Err(why) => checks.extend(skip_all(["server.loading", "server.memory"], "INFO", why)),
     }
-    checks.push(slow_log(case, facts));
+    checks.push(slow_log(findings, facts));
     match &facts.config {
         Ok(config) => checks.extend([
             timeout(config),
-            keepalive(case, config),
+            keepalive(findings, config),
             backlog(facts, config),
-            output_buffer_limits(case, config),
+            output_buffer_limits(findings, config),
             maxmemory_clients(config),
         ]),
         Err(why) => checks.extend(skip_all(SETTINGS, "CONFIG", why)),
@@ -55,16 +55,21 @@ fn loading(info: &Info) -> Check {
         return check.ok("loaded");
     }
     let part = info.field::<f64>("loading_loaded_perc");
-    let left = info.field::<u64>("loading_eta_seconds");
     let part =
         part.map_or_else(String::new, |part| format!(", {:.0} % so far", part.clamp(0.0, 100.0)));
-    let left = left.map_or_else(String::new, |left| format!(", about {} left", seconds(left)));
+    let left = loading_time_left(info);
     check
         .with(Level::Failed, format!("it loads its data set{part}{left}"))
         .fix("wait: a restart begins anew; or promote a replica")
 }
 
-fn memory(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
+/// `, about 12 s left`, where the server tells.
+pub(in crate::doctor) fn loading_time_left(info: &Info) -> String {
+    let left = info.field::<u64>("loading_eta_seconds");
+    left.map_or_else(String::new, |left| format!(", about {} left", seconds(left)))
+}
+
+fn memory(findings: Findings<'_>, facts: &Facts, info: &Info) -> Check {
     let check = Check::new(
         "server.memory",
         format!("warning from {} of maxmemory on", percent(MUCH_MEMORY)),
@@ -98,13 +103,13 @@ fn memory(case: Case<'_>, facts: &Facts, info: &Info) -> Check {
         percent(used_part),
         clean(policy.as_deref().unwrap_or("policy unknown"))
     );
-    check.with(level, evidence).fix(noted(
-        case.set("maxmemory", max.saturating_mul(3) / 2),
+    check.with(level, evidence).fix(with_comment(
+        findings.config_set("maxmemory", max.saturating_mul(3) / 2),
         "or a policy that evicts; clients' buffers count too (MEMORY STATS)",
     ))
 }
 
-fn slow_log(case: Case<'_>, facts: &Facts) -> Check {
+fn slow_log(findings: Findings<'_>, facts: &Facts) -> Check {
     let recent = span(SlowLog::RECENT);
     let check = Check::new(
         "server.slowlog",
@@ -124,7 +129,9 @@ fn slow_log(case: Case<'_>, facts: &Facts) -> Check {
         span(*took)
     );
     let level = if *took >= BLOCKING { Level::Warning } else { Level::Note };
-    check.with(level, evidence).fix(noted(case.run("SLOWLOG GET 10"), "every client waits for it"))
+    check
+        .with(level, evidence)
+        .fix(with_comment(findings.redis_cli("SLOWLOG GET 10"), "every client waits for it"))
 }
 
 fn timeout(config: &Config) -> Check {
@@ -136,13 +143,13 @@ fn timeout(config: &Config) -> Check {
     }
 }
 
-fn keepalive(case: Case<'_>, config: &Config) -> Check {
+fn keepalive(findings: Findings<'_>, config: &Config) -> Check {
     let check = Check::new("server.tcp_keepalive", "on: dead peers give their slots back");
     match config.number("tcp-keepalive") {
         None => check.skipped("the server does not tell"),
         Some(0) => check
             .with(Level::Warning, "0: a client whose machine has gone keeps its slot for ever")
-            .fix(case.set("tcp-keepalive", 300)),
+            .fix(findings.config_set("tcp-keepalive", 300)),
         Some(after) => check.ok(format!("after {}", seconds(after))),
     }
 }
@@ -166,7 +173,7 @@ fn backlog(facts: &Facts, config: &Config) -> Check {
     ))
 }
 
-fn output_buffer_limits(case: Case<'_>, config: &Config) -> Check {
+fn output_buffer_limits(findings: Findings<'_>, config: &Config) -> Check {
     let check = Check::new("server.output_buffer_limits", "subscribers and replicas have a limit");
     let Some(limits) = config.text("client-output-buffer-limit") else {
         return check.skipped("the server does not tell");
@@ -182,7 +189,9 @@ fn output_buffer_limits(case: Case<'_>, config: &Config) -> Check {
                 Level::Warning,
                 format!("{}: a subscriber that does not read fills the memory", clean(limits)),
             )
-            .fix(case.set("client-output-buffer-limit", "\"pubsub 33554432 8388608 60\"")),
+            .fix(
+                findings.config_set("client-output-buffer-limit", "\"pubsub 33554432 8388608 60\""),
+            ),
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::doctor::facts::{Arrival, Config, SlowLog, Why};
+use crate::doctor::facts::{Config, Dials, NoAnswer, SlowLog};
 use crate::doctor::holders::Holders;
 use crate::doctor::probe::{Access, Target};
 use crate::doctor::{Doctor, ServerReport};
@@ -67,11 +67,11 @@ impl Found {
         let list = ClientList::parse(&self.clients);
         let facts = Facts {
             last_look: None,
-            info: last.ok_or_else(|| Why::Denied("NOPERM".to_owned())),
+            info: last.ok_or_else(|| NoAnswer::Denied("NOPERM".to_owned())),
             holders: Ok(Holders::of(&list, None, doctor.options.idle_after, top)),
-            ping: Err(Why::Denied("LOADING".to_owned())),
+            ping: Err(NoAnswer::Denied("LOADING".to_owned())),
             config: match self.config_denied {
-                true => Err(Why::Denied("NOPERM no".to_owned())),
+                true => Err(NoAnswer::Denied("NOPERM no".to_owned())),
                 false => Ok(Config::default()),
             },
             slow: Ok(SlowLog::default()),
@@ -79,7 +79,7 @@ impl Found {
             somaxconn: None,
         };
         let target = Target::parse("redis://10.0.0.1", &Access::default()).expect("a URL");
-        doctor.judge(&target.place(), &Arrival::of_a_lease(), Some(facts))
+        doctor.judge(&target.location(), &Dials::none(), Some(facts))
     }
 }
 

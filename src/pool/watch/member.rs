@@ -6,14 +6,14 @@ use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
 use tokio::time::Instant;
 
 use super::{DENIED_INTERVAL, Sight, Watch, is_denied};
-use crate::fleet::{self, Beat, Fleet, Lease, Report, SCRIPT};
+use crate::fleet::{self, Beat, Fleet, Membership, Report, SCRIPT};
 use crate::pool::node::Node;
 use crate::telemetry::event::Event;
 use crate::telemetry::status::FleetStatus;
 
 /// Our membership in a fleet.
 pub(super) struct Member {
-    pub(super) lease: Lease,
+    pub(super) membership: Membership,
     script: Script,
     keys: [String; 3],
     joined: bool,
@@ -31,9 +31,9 @@ impl Member {
         let (max, seed) = (settings.max_connections, settings.seed);
         let id = format!("{}:{:016x}", node.dialer.client_name, fastrand::u64(..));
         Self {
-            lease: Lease::new(id, max, fleet.reserved(), now, seed),
+            membership: Membership::new(id, max, fleet.reserved(), now, seed),
             script: Script::new(SCRIPT),
-            keys: Lease::keys(fleet.name()),
+            keys: fleet::registry_keys(fleet.name()),
             joined: false,
             loaded: false,
             not_before: now,
@@ -87,14 +87,14 @@ impl Watch {
             // Before the first word one connection is all there may be.
             hungry: sight.hungry || (!member.joined && counts.waiting > 0),
         };
-        Some(member.lease.beat(now, &report))
+        Some(member.membership.beat(now, &report))
     }
 
     pub(super) fn heard_registry(&mut self, beat: &Beat, reply: RedisResult<Value>, now: Instant) {
         let Some(member) = &mut self.fleet else { return };
         let reply = reply.and_then(|reply| Ok(from_redis_value::<Vec<i64>>(reply)?));
         let trouble = match reply {
-            Ok(reply) if member.lease.replied(beat, &reply) => {
+            Ok(reply) if member.membership.replied(beat, &reply) => {
                 member.loaded = true;
                 None
             }
@@ -102,10 +102,10 @@ impl Watch {
             // It has forgotten the script, and is told it with the next beat, which is now.
             Err(error) if error.code() == Some("NOSCRIPT") && member.loaded => {
                 member.loaded = false;
-                return member.lease.unsent();
+                return member.membership.unsent();
             }
             Err(error) => {
-                member.lease.failed(beat);
+                member.membership.failed(beat);
                 member.not_before =
                     now + if is_denied(&error) { DENIED_INTERVAL } else { Duration::ZERO };
                 Some(error.to_string())
@@ -117,7 +117,7 @@ impl Watch {
     /// Our share has run out without another beat.
     pub(super) fn report_loss(&mut self, now: Instant) {
         let Some(member) = &self.fleet else { return };
-        if member.joined && member.lease.share(now).is_none() {
+        if member.joined && member.membership.share(now).is_none() {
             let reason = || "no heartbeat went out in time".to_owned();
             let trouble = member.trouble.clone().unwrap_or_else(reason);
             self.report_fleet(Some(trouble));
@@ -127,7 +127,7 @@ impl Watch {
     fn report_fleet(&mut self, trouble: Option<String>) {
         let (now, node) = (Instant::now(), &self.node);
         let (Some(member), Some(fleet)) = (&mut self.fleet, &node.settings().fleet) else { return };
-        let share = member.lease.share(now).copied();
+        let share = member.membership.share(now).copied();
         member.trouble.clone_from(&trouble);
         let status = FleetStatus::of(fleet, share.as_ref(), trouble);
         let before = std::mem::replace(&mut member.joined, status.joined);
@@ -144,7 +144,7 @@ impl Watch {
             _ => {}
         }
         if status.joined {
-            let leave = member.lease.leave();
+            let leave = member.membership.leave();
             node.mailbox.set_goodbye(Some(member.call("EVAL", SCRIPT, &leave)));
         }
         node.lock().steering.fleet = Some(status);
@@ -160,7 +160,7 @@ impl FleetStatus {
             share: share.map_or(0, |share| share.limit),
             reserve: share.map_or(0, |share| share.reserve),
             pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
-            rubbish: share.map_or(0, |share| share.rubbish),
+            repaired: share.map_or(0, |share| share.repaired),
             trouble,
         }
     }

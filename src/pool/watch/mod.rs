@@ -2,7 +2,7 @@
 //!
 //! It never dials: it asks over a lane, an idle connection, or, where all are lent, over the next one
 //! that comes back or is dialed; and it asks only if no other pool of the process does. What is heard
-//! goes through the pure policies ([`PriceLaw`], [`Lease`]) into the ledger.
+//! goes through the pure policies ([`PriceLaw`], [`Membership`]) into the ledger.
 
 mod mailbox;
 mod member;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use self::member::Member;
 use super::node::Node;
 use crate::Outcome;
-use crate::fleet::{Beat, Lease, Source, limit_in_force};
+use crate::fleet::{Beat, Membership, Source, limit_in_force};
 use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
 use crate::server::{Question, Seen, ServerSnapshot};
 use crate::telemetry::event::Event;
@@ -159,12 +159,12 @@ impl Watch {
         let old = self.seen.as_ref().is_none_or(|seen| now >= seen.at + TIGHT_LASTS);
         let saturation = self.seen.as_ref().and_then(Seen::saturation);
         let tight = saturation.is_some_and(|saturation| saturation > LOW);
-        !self.is_leased(now) && (old || !tight)
+        !self.has_share(now) && (old || !tight)
     }
 
     /// True while the registry's last word holds.
-    fn is_leased(&self, now: Instant) -> bool {
-        self.fleet.as_ref().is_some_and(|member| member.lease.share(now).is_some())
+    fn has_share(&self, now: Instant) -> bool {
+        self.fleet.as_ref().is_some_and(|member| member.membership.share(now).is_some())
     }
 
     fn see(&mut self) -> Sight {
@@ -181,7 +181,7 @@ impl Watch {
         if lost {
             self.law.lost(sight.live + sight.dialing);
             if let Some(member) = &mut self.fleet {
-                member.lease.lost(sight.live + sight.dialing);
+                member.membership.lost(sight.live + sight.dialing);
             }
             // Whether it was the server's doing, it says itself.
             (self.due, self.lost) = (now, now);
@@ -197,7 +197,7 @@ impl Watch {
         if !self.node.settings().adaptive_limit {
             return Some(self.due);
         }
-        if self.is_leased(Instant::now()) {
+        if self.has_share(Instant::now()) {
             let seen = self.seen.as_ref().map(|seen| self.due.min(seen.at + INFO_INTERVAL));
             return Some(seen.unwrap_or(self.due));
         }
@@ -207,7 +207,7 @@ impl Watch {
     /// When to beat; `None` for a pool that is in no fleet.
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
         let member = self.fleet.as_ref()?;
-        let due = member.lease.due(sight.hungry, sight.live);
+        let due = member.membership.due(sight.hungry, sight.live);
         if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
     }
 
@@ -228,7 +228,7 @@ impl Watch {
             None => {
                 // Not a failure of the server's: all connections are lent.
                 if let (Some(_), Some(member)) = (&beat, &mut self.fleet) {
-                    member.lease.unsent();
+                    member.membership.unsent();
                 }
                 return;
             }
@@ -354,8 +354,8 @@ impl Watch {
     /// what the pool may ever have.
     fn steer(&mut self) {
         let now = Instant::now();
-        let lease = self.fleet.as_ref().map(|member| &member.lease);
-        if let Some(peers) = self.peers(lease, now) {
+        let membership = self.fleet.as_ref().map(|member| &member.membership);
+        if let Some(peers) = self.peers(membership, now) {
             self.node.lock().gate.fleet_of(peers);
         }
         let settings = self.node.settings();
@@ -364,9 +364,9 @@ impl Watch {
         let (seen, lost) = (self.seen.as_ref(), self.lost);
         self.node.change(|state| {
             let sockets = state.ledger.sockets();
-            let (limit, source) = limit_in_force(lease, &self.law, max, sockets, now);
+            let (limit, source) = limit_in_force(membership, &self.law, max, sockets, now);
             let source = match source {
-                Source::Lease | Source::Kept | Source::Asking => LimitedBy::FleetLease,
+                Source::Registry | Source::Kept | Source::Asking => LimitedBy::FleetLease,
                 Source::PriceLaw if adaptive => LimitedBy::PriceLaw,
                 Source::PriceLaw | Source::Static => LimitedBy::MaxConnections,
             };
@@ -394,8 +394,8 @@ impl Watch {
     }
 
     /// How many pools like this one share the server, as far as that is known.
-    fn peers(&self, lease: Option<&Lease>, now: Instant) -> Option<usize> {
-        match lease.and_then(|lease| lease.share(now)) {
+    fn peers(&self, membership: Option<&Membership>, now: Instant) -> Option<usize> {
+        match membership.and_then(|membership| membership.share(now)) {
             Some(share) => Some(share.members),
             None => self.seen.as_ref().map(|_| self.law.peers()),
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::PlanArgs;
 use super::report::SCHEMA_VERSION;
-use crate::cli::{Access, Exit, Output, complain, print};
+use crate::cli::{Access, Exit, Output, complain, print_json};
 use redis_guard::internal::words;
 
 /// What a server said of itself.
@@ -61,7 +61,7 @@ impl Failure {
                 "exit_code": Exit::NotConnected as u8,
                 "error": { "outcome": self.0.outcome, "message": words, "advice": self.advice() },
             });
-            return print(&format!("{json:#}\n"), Exit::NotConnected);
+            return print_json(&json, Exit::NotConnected);
         }
         Exit::NotConnected
     }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::state::{Condition, Happening, Link, Server, State};
+use super::server::{Condition, Link, LoggedEvent, Server};
+use super::state::State;
 
 const SCHEMA_VERSION: u32 = 1;
 
@@ -85,7 +86,7 @@ fn split<T: Serialize>(answer: Option<&Result<T, String>>) -> (Option<&T>, Optio
     }
 }
 
-fn event(event: &Happening) -> Value {
+fn event(event: &LoggedEvent) -> Value {
     json!({ "at": seconds(event.at), "event": event.kind, "text": event.text })
 }
 

@@ -3,6 +3,7 @@
 mod json;
 mod poller;
 mod screen;
+mod server;
 mod state;
 mod style;
 mod view;
@@ -19,7 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use crate::cli::{Access, Exit, Output, duration};
 use poller::Poller;
 use screen::Screen;
-use state::{Link, News, State};
+use server::Link;
+use state::{State, Update};
 
 /// How long a frame waits for the servers' answers, where the interval is not shorter: longer than
 /// a round trip across a continent, too short to be noticed.
@@ -96,17 +98,17 @@ pub(crate) async fn run(args: WatchArgs) -> Result<Exit, String> {
     let targets = args.urls.iter().map(target).collect::<Result<Vec<_>, _>>()?;
     let addresses = targets.iter().map(|target| target.server().to_string());
     let state = State::new(addresses, args.interval, args.top, args.fleet.clone());
-    let (sender, news) = mpsc::channel(64);
+    let (sender, updates) = mpsc::channel(64);
     let poller = |(server, target)| Poller::new(server, target, &args, sender.clone());
     let pollers: Vec<Poller> = targets.into_iter().enumerate().map(poller).collect();
-    // The news end when the last poller does.
+    // The updates end when the last poller does.
     drop(sender);
     let stop = Stop::new().map_err(|error| error.to_string())?;
     let watching = async {
         if args.once {
-            once(state, pollers, news, &args).await
+            once(state, pollers, updates, &args).await
         } else {
-            live(state, pollers, news, &args).await
+            live(state, pollers, updates, &args).await
         }
     };
     let ended = tokio::select! {
@@ -128,20 +130,20 @@ pub(crate) async fn run(args: WatchArgs) -> Result<Exit, String> {
     }
 }
 
-type Receiver = mpsc::Receiver<(usize, News)>;
+type Receiver = mpsc::Receiver<(usize, Update)>;
 
 async fn once(
     mut state: State,
     pollers: Vec<Poller>,
-    mut news: Receiver,
+    mut updates: Receiver,
     args: &WatchArgs,
 ) -> io::Result<Exit> {
     for poller in pollers {
         tokio::spawn(poller.run_once());
     }
-    while let Some((server, news)) = news.recv().await {
-        let looked = matches!(news, News::Answered(_));
-        state.apply(server, news);
+    while let Some((server, update)) = updates.recv().await {
+        let looked = matches!(update, Update::Answered(_));
+        state.apply(server, update);
         if looked {
             state.servers[server].close_round();
         }
@@ -163,7 +165,7 @@ async fn once(
 async fn live(
     mut state: State,
     pollers: Vec<Poller>,
-    mut news: Receiver,
+    mut updates: Receiver,
     args: &WatchArgs,
 ) -> io::Result<Exit> {
     let (call, rounds) = watch::channel(0);
@@ -178,7 +180,7 @@ async fn live(
         loop {
             tokio::select! {
                 biased;
-                Some((server, news)) = news.recv() => state.apply(server, news),
+                Some((server, update)) = updates.recv() => state.apply(server, update),
                 _ = suspended.recv() => screen.suspend()?,
                 _ = ticks.tick() => break,
             }
@@ -187,8 +189,8 @@ async fn live(
         state.asked(round);
         let deadline = Instant::now() + args.interval.min(GRACE);
         while !state.is_complete(round) {
-            match timeout_at(deadline, news.recv()).await {
-                Ok(Some((server, news))) => state.apply(server, news),
+            match timeout_at(deadline, updates.recv()).await {
+                Ok(Some((server, update))) => state.apply(server, update),
                 Ok(None) | Err(_) => break,
             }
         }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use redis::RedisError;
+use redis_guard::Backoff;
 use redis_guard::doctor::{Probe, Target};
 use redis_guard::server::ServerObserver;
-use redis_guard::{Backoff, Outcome};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::WatchArgs;
-use super::state::{MOST_FLEETS, News};
+use super::state::{MOST_FLEETS, Update};
 
 /// Slower than a service's at the start: nobody's request waits for it.
 const BACKOFF: Backoff = Backoff::equal_jitter(Duration::from_millis(250), Duration::from_secs(5));
@@ -27,7 +27,7 @@ const DENIED: Duration = Duration::from_secs(60);
 /// Timeouts in a row after which a connection is taken for dead.
 const SILENCES: u32 = 3;
 
-pub(super) type Sender = mpsc::Sender<(usize, News)>;
+pub(super) type Sender = mpsc::Sender<(usize, Update)>;
 
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -44,14 +44,14 @@ pub(super) struct Poller {
     holders_due: Option<Instant>,
     registries_due: Option<Instant>,
     silences: u32,
-    news: Sender,
+    updates: Sender,
 }
 
 /// The connection is of no use any more, in whose words.
 struct Lost(String);
 
 impl Poller {
-    pub(super) fn new(server: usize, target: Target, args: &WatchArgs, news: Sender) -> Self {
+    pub(super) fn new(server: usize, target: Target, args: &WatchArgs, updates: Sender) -> Self {
         Self {
             server,
             target,
@@ -64,24 +64,21 @@ impl Poller {
             holders_due: None,
             registries_due: None,
             silences: 0,
-            news,
+            updates,
         }
     }
 
     /// Looks once whenever a round is called, until nobody listens any more.
     pub(super) async fn run(mut self, mut rounds: watch::Receiver<u64>) {
         let (mut fast, mut slow) = delays();
-        while !self.news.is_closed() {
+        while !self.updates.is_closed() {
             let mut probe = match Probe::connect(&self.target).await {
                 Ok(probe) => probe,
                 Err(failure) => {
-                    let permanent = matches!(
-                        failure.outcome,
-                        Outcome::Auth | Outcome::Denied | Outcome::Misconfigured
-                    );
+                    let permanent = failure.outcome.is_permanent();
                     let delay = if permanent { slow.next() } else { fast.next() };
                     let next = Instant::now() + delay.unwrap_or(BACKOFF.cap());
-                    self.tell(News::Failed { failure, next: Some(next) }).await;
+                    self.tell(Update::Failed { failure, next: Some(next) }).await;
                     sleep_until(next).await;
                     continue;
                 }
@@ -100,7 +97,7 @@ impl Poller {
             };
             drop(probe);
             let next = Instant::now() + fast.next().unwrap_or(BACKOFF.cap());
-            self.tell(News::Lost { said, next: Some(next) }).await;
+            self.tell(Update::Lost { said, next: Some(next) }).await;
             sleep_until(next).await;
         }
     }
@@ -109,7 +106,7 @@ impl Poller {
     pub(super) async fn run_once(mut self) {
         let mut probe = match Probe::connect(&self.target).await {
             Ok(probe) => probe,
-            Err(failure) => return self.tell(News::Failed { failure, next: None }).await,
+            Err(failure) => return self.tell(Update::Failed { failure, next: None }).await,
         };
         self.connected().await;
         for round in [1, 2] {
@@ -120,14 +117,14 @@ impl Poller {
             let late = format!("no answer in {:?}", self.timeout);
             let lost = looked.err().or((self.silences > 0).then_some(Lost(late)));
             if let Some(Lost(said)) = lost {
-                return self.tell(News::Lost { said, next: None }).await;
+                return self.tell(Update::Lost { said, next: None }).await;
             }
         }
     }
 
     async fn connected(&mut self) {
         (self.holders_due, self.registries_due, self.silences) = (None, None, 0);
-        self.tell(News::Connected).await;
+        self.tell(Update::Connected).await;
     }
 
     async fn look(&mut self, probe: &mut Probe, round: u64) -> Result<(), Lost> {
@@ -137,12 +134,12 @@ impl Poller {
         let round_trip = begun.elapsed();
         let Some(answer) = self.heard(answer)? else { return Ok(()) };
         let answer = answer.map(|seen| self.observer.observe(seen.snapshot, Instant::now()));
-        self.tell(News::Observed(Box::new(answer))).await;
+        self.tell(Update::Observed(Box::new(answer))).await;
         self.look_at_holders(probe, round_trip).await?;
         if self.silences == 0 {
             self.look_at_fleets(probe, round_trip).await?;
         }
-        self.tell(News::Answered(round)).await;
+        self.tell(Update::Answered(round)).await;
         Ok(())
     }
 
@@ -156,7 +153,7 @@ impl Poller {
         self.holders_due = Some(begun + pause);
         if let Some(answer) = self.heard(answer)? {
             let every = Some(pause).filter(|pause| *pause > self.interval);
-            self.tell(News::Holders { answer: Box::new(answer), every }).await;
+            self.tell(Update::Holders { answer: Box::new(answer), every }).await;
         }
         Ok(())
     }
@@ -172,7 +169,7 @@ impl Poller {
                 let answer = probe.fleets().await;
                 let Some(found) = self.heard(answer)? else { return Ok(()) };
                 let names = found.as_ref().map_or(Vec::new(), |fleets| fleets.names.clone());
-                self.tell(News::FleetsFound(found)).await;
+                self.tell(Update::FleetsFound(found)).await;
                 if names.is_empty() {
                     // The first member may come later.
                     self.registries_due = Some(begun + DENIED);
@@ -191,7 +188,7 @@ impl Poller {
             registries.extend(answer.transpose());
         }
         self.registries_due = Some(begun + pauses);
-        self.tell(News::Registries(registries)).await;
+        self.tell(Update::Registries(registries)).await;
         Ok(())
     }
 
@@ -219,8 +216,8 @@ impl Poller {
     }
 
     /// Where nobody listens any more the process is about to end.
-    async fn tell(&self, news: News) {
-        let _ = self.news.send((self.server, news)).await;
+    async fn tell(&self, update: Update) {
+        let _ = self.updates.send((self.server, update)).await;
     }
 }
 

@@ -5,7 +5,8 @@ mod tables;
 use redis_guard::internal::words::{bytes, count};
 use redis_guard::server::Product;
 
-use super::state::{Condition, Down, HISTORY, History, Link, Server, State, as_f64, role};
+use super::server::{Condition, Down, HISTORY, History, Link, Server, as_f64, role};
+use super::state::State;
 use super::style::{Line, Style, cells_of, fit, rate, spark, time};
 
 /// Where the values begin.

@@ -1,9 +1,10 @@
 //! Who holds the slots, and the members of fleets.
 
 use redis_guard::doctor::Registry;
-use redis_guard::internal::words::count;
+use redis_guard::internal::words::{count, counted};
 
-use super::super::state::{Server, State, as_f64};
+use super::super::server::{Server, as_f64};
+use super::super::state::State;
 use super::super::style::{self, Line, Style, cells_of, fit, time};
 use super::{UNKNOWN, labelled};
 
@@ -58,7 +59,7 @@ fn holders(state: &State, server: &Server, layout: &Layout, rows: usize) -> Vec<
         }
         Some(Ok(holders)) => holders,
     };
-    let sources = plural(holders.sources, "source");
+    let sources = counted(holders.sources, "source");
     let every = server.holders_every.zip(server.holders_at).map(|(every, at)| {
         let ago = time(state.now.saturating_duration_since(at).as_secs());
         format!(", {ago} ago, asked every {}s", every.as_secs_f64().ceil())
@@ -95,7 +96,7 @@ fn holders(state: &State, server: &Server, layout: &Layout, rows: usize) -> Vec<
 
 fn fleet(registry: &Registry, layout: &Layout, rows: usize) -> Vec<Line> {
     let sums = [count(registry.granted), count(registry.live)].map(|sum| (Style::Bold, sum));
-    let mut members = plural(registry.members.len(), "member");
+    let mut members = counted(registry.members.len(), "member");
     if registry.expired > 0 {
         members += &format!(", {} not heard of in time", count(registry.expired as u64));
     }
@@ -117,11 +118,6 @@ fn fleet(registry: &Registry, layout: &Layout, rows: usize) -> Vec<Line> {
     };
     lines.push(layout.row(&rest, Line::default(), &sums));
     lines
-}
-
-fn plural(number: usize, of: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {of}{plural}", count(number as u64))
 }
 
 /// Names, then numbers, then a bar where there is room for one. The last numbers are left out where

@@ -4,7 +4,7 @@ use redis_guard::doctor::{Holder, Holders, Registry, RegistryMember};
 use redis_guard::server::{Observation, ServerObserver, ServerSnapshot};
 use tokio::time::Instant;
 
-use super::super::state::{News, State};
+use super::super::state::{State, Update};
 use super::super::style::{clean, width};
 use super::view;
 
@@ -59,17 +59,17 @@ fn registry(id: &str) -> Registry {
 /// Everything there is to show, in the words of somebody who means harm.
 fn everything() -> State {
     let mut state = state(3);
-    state.apply(0, News::Connected);
-    state.apply(0, News::Observed(Box::new(Ok(observation(900, 1_000, 7)))));
+    state.apply(0, Update::Connected);
+    state.apply(0, Update::Observed(Box::new(Ok(observation(900, 1_000, 7)))));
     let holders = Box::new(Ok(holders(HOSTILE)));
-    state.apply(0, News::Holders { answer: holders, every: Some(Duration::from_secs(12)) });
-    state.apply(0, News::Registries(vec![Ok(registry(HOSTILE)), Err(HOSTILE.to_owned())]));
-    state.apply(1, News::Connected);
-    state.apply(1, News::Observed(Box::new(Err(HOSTILE.to_owned()))));
+    state.apply(0, Update::Holders { answer: holders, every: Some(Duration::from_secs(12)) });
+    state.apply(0, Update::Registries(vec![Ok(registry(HOSTILE)), Err(HOSTILE.to_owned())]));
+    state.apply(1, Update::Connected);
+    state.apply(1, Update::Observed(Box::new(Err(HOSTILE.to_owned()))));
     let denied = Box::new(Err(HOSTILE.to_owned()));
-    state.apply(1, News::Holders { answer: denied, every: None });
-    state.apply(2, News::Connected);
-    state.apply(2, News::Lost { said: HOSTILE.to_owned(), next: Some(Instant::now()) });
+    state.apply(1, Update::Holders { answer: denied, every: None });
+    state.apply(2, Update::Connected);
+    state.apply(2, Update::Lost { said: HOSTILE.to_owned(), next: Some(Instant::now()) });
     state.close_round();
     state
 }
@@ -118,9 +118,9 @@ fn nothing_that_a_server_says_can_command_the_terminal() {
 #[test]
 fn what_is_not_known_is_a_dash_and_not_zero() {
     let mut state = state(1);
-    state.apply(0, News::Connected);
+    state.apply(0, Update::Connected);
     let observation = ServerObserver::default().observe(ServerSnapshot::default(), Instant::now());
-    state.apply(0, News::Observed(Box::new(Ok(observation))));
+    state.apply(0, Update::Observed(Box::new(Ok(observation))));
     state.close_round();
 
     let frame = text(&state, 120);
@@ -135,10 +135,10 @@ fn what_is_not_known_is_a_dash_and_not_zero() {
 #[test]
 fn a_server_that_is_full_says_so_and_shows_who_holds_its_slots() {
     let mut state = state(1);
-    state.apply(0, News::Connected);
-    state.apply(0, News::Observed(Box::new(Ok(observation(997, 1_000, 0)))));
-    state.apply(0, News::Observed(Box::new(Ok(observation(997, 1_000, 1_204)))));
-    state.apply(0, News::Holders { answer: Box::new(Ok(holders("api"))), every: None });
+    state.apply(0, Update::Connected);
+    state.apply(0, Update::Observed(Box::new(Ok(observation(997, 1_000, 0)))));
+    state.apply(0, Update::Observed(Box::new(Ok(observation(997, 1_000, 1_204)))));
+    state.apply(0, Update::Holders { answer: Box::new(Ok(holders("api"))), every: None });
     state.close_round();
 
     let frame = text(&state, 120);
@@ -163,8 +163,8 @@ fn a_server_that_is_full_says_so_and_shows_who_holds_its_slots() {
 #[test]
 fn almost_full_is_not_full() {
     let mut state = state(1);
-    state.apply(0, News::Connected);
-    state.apply(0, News::Observed(Box::new(Ok(observation(9_996, 10_000, 0)))));
+    state.apply(0, Update::Connected);
+    state.apply(0, Update::Observed(Box::new(Ok(observation(9_996, 10_000, 0)))));
     let frame = text(&state, 80);
     assert!(frame.contains("99.9%") && frame.contains('░') && frame.contains("1 free"), "{frame}");
 }
@@ -173,10 +173,10 @@ fn almost_full_is_not_full() {
 fn the_worst_comes_first() {
     let mut state = state(4);
     for (server, clients) in [(0, 10), (1, 900), (2, 900)] {
-        state.apply(server, News::Connected);
-        state.apply(server, News::Observed(Box::new(Ok(observation(clients, 1_000, 0)))));
+        state.apply(server, Update::Connected);
+        state.apply(server, Update::Observed(Box::new(Ok(observation(clients, 1_000, 0)))));
     }
-    state.apply(3, News::Lost { said: "gone".to_owned(), next: None });
+    state.apply(3, Update::Lost { said: "gone".to_owned(), next: None });
     let order: Vec<_> = state.worst_first().iter().map(|server| server.address.as_str()).collect();
     assert_eq!(order, ["10.0.0.3:6379", "10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.0:6379"]);
 }
@@ -185,9 +185,9 @@ fn the_worst_comes_first() {
 fn in_a_low_terminal_every_server_has_a_line_and_the_best_are_left_out_last() {
     let mut state = state(8);
     for server in 0..8 {
-        state.apply(server, News::Connected);
+        state.apply(server, Update::Connected);
         let seen = observation(100 * (server as u64 + 1), 1_000, 0);
-        state.apply(server, News::Observed(Box::new(Ok(seen))));
+        state.apply(server, Update::Observed(Box::new(Ok(seen))));
     }
     let nine = view(&state, 80, 9, false);
     assert_eq!(nine.len(), 9);
@@ -205,8 +205,8 @@ fn without_colour_there_is_no_escape() {
 #[test]
 fn a_fleet_shows_its_members_and_their_sums() {
     let mut state = state(1);
-    state.apply(0, News::Connected);
-    state.apply(0, News::Registries(vec![Ok(registry("checkout-"))]));
+    state.apply(0, Update::Connected);
+    state.apply(0, Update::Registries(vec![Ok(registry("checkout-"))]));
     let frame = text(&state, 100);
     for part in ["checkout-9", "3 members", "granted", "14", "6"] {
         assert!(frame.contains(part), "{part}: {frame}");

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use redis_guard::internal::sim::{Beat, FLOOR, Lease, Report};
+use redis_guard::internal::sim::{Beat, FLOOR, Membership, Report};
 use tokio::time::Instant;
 
 use super::script::{Script, ServerState};
@@ -57,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Node {
-    lease: Lease,
+    membership: Membership,
     max: usize,
     live: usize,
     dialing: bool,
@@ -94,9 +94,9 @@ struct World {
 impl Node {
     fn new(number: usize, max: usize, rate: f64, epoch: Instant) -> Self {
         let id = format!("member-{number}");
-        let lease = Lease::new(id, max, 0, epoch, number as u64);
+        let membership = Membership::new(id, max, 0, epoch, number as u64);
         Self {
-            lease,
+            membership,
             max,
             live: 0,
             dialing: false,
@@ -118,7 +118,7 @@ impl Node {
 
     fn lost(&mut self) {
         self.left = Some(self.sockets());
-        self.lease.lost(self.sockets());
+        self.membership.lost(self.sockets());
     }
 }
 
@@ -134,7 +134,7 @@ impl World {
         if node.forgotten || node.live == 0 {
             return 0;
         }
-        let held = node.lease.share(clock).map(|share| share.limit);
+        let held = node.membership.share(clock).map(|share| share.limit);
         let coming = self.wire.iter().find_map(|message| match &message.reply {
             Some((reply, until))
                 if (message.member, Some(message.number)) == (member, node.expects)
@@ -152,18 +152,9 @@ impl World {
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Beat { member, hungry, base, peak } => {
-                let now_ms = self.now_ms;
-                let node = &mut self.nodes[member];
-                if node.live == 0 {
-                    return Ok(());
-                }
-                let (live, dialing) = (node.live, usize::from(node.dialing));
-                let report = Report { live, dialing, base, peak, hungry };
-                let beat = node.lease.beat(node.clock(now_ms), &report);
-                self.numbers += 1;
-                (node.expects, node.left) = (Some(self.numbers), None);
-                let (number, sockets) = (self.numbers, node.sockets());
-                self.wire.push(Message { member, number, beat, sockets, reply: None });
+                let Node { live, dialing, .. } = self.nodes[member];
+                let dialing = usize::from(dialing);
+                self.send(member, &Report { live, dialing, base, peak, hungry });
             }
             Step::Deliver(index) if !self.wire.is_empty() => {
                 let index = index % self.wire.len();
@@ -178,21 +169,11 @@ impl World {
             Step::Deliver(_) | Step::Lose(_) => {}
             Step::Dial(member) => {
                 let node = &mut self.nodes[member];
-                let share = node.lease.share(node.clock(self.now_ms));
+                let share = node.membership.share(node.clock(self.now_ms));
                 let limit = share.map_or(node.live.max(1), |share| share.limit);
                 node.dialing |= node.sockets() < limit;
             }
-            Step::Arrive(member) => {
-                let room = self.used() < self.maxclients;
-                let node = &mut self.nodes[member];
-                if std::mem::take(&mut node.dialing) {
-                    if room {
-                        node.live += 1;
-                    } else {
-                        node.lost();
-                    }
-                }
-            }
+            Step::Arrive(member) => self.arrive(member),
             Step::Close(member) => {
                 let node = &mut self.nodes[member];
                 if node.live > 0 {
@@ -218,6 +199,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn arrive(&mut self, member: usize) {
+        let room = self.used() < self.maxclients;
+        let node = &mut self.nodes[member];
+        if std::mem::take(&mut node.dialing) {
+            if room {
+                node.live += 1;
+            } else {
+                node.lost();
+            }
+        }
+    }
+
+    /// Without a connection there is nothing to send it over.
+    fn send(&mut self, member: usize, report: &Report) {
+        if report.live == 0 {
+            return;
+        }
+        let node = &mut self.nodes[member];
+        let beat = node.membership.beat(node.clock(self.now_ms), report);
+        self.numbers += 1;
+        (node.expects, node.left) = (Some(self.numbers), None);
+        let (number, sockets) = (self.numbers, node.sockets());
+        self.wire.push(Message { member, number, beat, sockets, reply: None });
     }
 
     /// A beat arrives at the server.
@@ -270,9 +276,9 @@ impl World {
         if node.expects == Some(message.number)
             && let Some((reply, _)) = message.reply
         {
-            prop_assert!(node.lease.replied(&message.beat, &reply));
+            prop_assert!(node.membership.replied(&message.beat, &reply));
             node.expects = None;
-            let share = node.lease.share(node.clock(self.now_ms));
+            let share = node.membership.share(node.clock(self.now_ms));
             // Idle connections above the limit close at once.
             node.live = share.map_or(node.live, |share| node.live.min(share.limit));
         }

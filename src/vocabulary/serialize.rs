@@ -1,4 +1,4 @@
-//! Durations as JSON: in seconds, as in metrics.
+//! How durations are serialised: in seconds, as in metrics.
 
 use std::time::Duration;
 

@@ -73,7 +73,7 @@ const TEXTS: [&str; 9] =
 
 proptest! {
     #[test]
-    fn whatever_is_written_into_the_registry_it_is_counted_and_mended(
+    fn whatever_is_written_into_the_registry_it_is_counted_and_repaired(
         writes in proptest::collection::vec((0..3_usize, 0..20_usize, 0..TEXTS.len()), 1..6),
         wrong_type in proptest::option::of(0..3_usize),
     ) {
@@ -85,7 +85,7 @@ proptest! {
             let name = match (key, field) {
                 (0, _) => format!("member-{}", field % 6),
                 (_, 0..9) => ["granted", "outstanding", "base", "extra", "born", "audited",
-                    "foreign", "seen", "rubbish"][field].to_owned(),
+                    "foreign", "seen", "repaired"][field].to_owned(),
                 _ => ["b5", "x4", "b9"][field % 3].to_owned(),
             };
             script.command(&["HSET", &keys()[if key == 0 { 0 } else { 2 }], &name, TEXTS[text]]);

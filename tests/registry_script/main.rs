@@ -1,19 +1,21 @@
-//! The lease's script: the very text, in the Lua that Redis embeds, and on a real server.
+//! The script of the fleet's registry: the very text, in the Lua that Redis embeds, and on a real server.
 
 mod grants;
+mod overwritten;
+mod record;
 mod redis;
-mod rubbish;
 
 #[path = "../support/script.rs"]
 mod script;
 #[path = "../support/server.rs"]
 mod server;
 
-use redis_guard::internal::sim::{Lease, SCRIPT};
+use redis_guard::internal::registry::registry_keys;
+use redis_guard::internal::sim::SCRIPT;
 use script::Script;
 
 fn keys() -> [String; 3] {
-    Lease::keys("test")
+    registry_keys("test")
 }
 
 fn load() -> Script {

@@ -4,52 +4,52 @@ use std::collections::HashMap;
 
 use super::holders::{Holder, Holders};
 
-/// How many times as many connections as the median source one has to hold to stand out: twice as many
+/// A source stands out that holds more than so many times what the median source holds: twice as many
 /// may be a larger machine, or an uneven load.
-const OUT_OF_LINE: usize = 3;
+const OUTLIER_FACTOR: usize = 3;
 
-/// A source has to have so many to stand out, or for their ages to say something: of fewer, one more or
-/// less is a large part.
-const FEW: usize = 8;
+/// A source needs so many to stand out, or for their ages to say something: of fewer, one more or less
+/// is a large part.
+const MIN_CONNECTIONS: usize = 8;
 
-/// From so many sources on one can stand out from the rest, whatever they are: an exporter and
-/// somebody's console beside the only service make three.
-const CROWD: usize = 5;
+/// Sources that can be compared whatever they are: an exporter and somebody's console beside the only
+/// service make three.
+const MIN_SOURCES: usize = 5;
 
-/// Of the same service, fewer do: they have the same configuration.
-const NAMESAKES: usize = 3;
+/// Instances of one service that can be compared: fewer will do, as they have the same configuration.
+const MIN_INSTANCES: usize = 3;
 
-/// Idle connections that hold a quarter of the server's slots or more: fewer do not explain why it is
+/// Unused connections that hold a quarter of the server's slots or more: fewer do not explain why it is
 /// full, nor would it be mended by closing them.
 #[derive(Debug)]
-pub(super) enum Hoard<'a> {
+pub(super) enum Unused<'a> {
     /// Opened, used when new, and forgotten, by these sources.
-    Leak(Vec<&'a Holder>),
+    Leaked(Vec<&'a Holder>),
     /// Kept by pools that are larger than their use.
-    Pools {
+    InPools {
         /// The size of most, where most are equal.
         size: Option<usize>,
     },
 }
 
-impl<'a> Hoard<'a> {
+impl<'a> Unused<'a> {
     /// `ceiling`: the slots that there are. `pressed`: they run out, and what was abandoned counts
     /// before it has been idle for long.
     pub(super) fn find(holders: &'a Holders, ceiling: Option<u64>, pressed: bool) -> Option<Self> {
         let ceiling = usize::try_from(ceiling?).unwrap_or(usize::MAX);
-        let unused_of = |idle: usize, abandoned: usize| match pressed {
+        let count = |idle: usize, abandoned: usize| match pressed {
             true => idle.max(abandoned),
             false => idle,
         };
-        let all_unused = unused_of(holders.idle, holders.abandoned);
-        if all_unused.saturating_mul(4) < ceiling || all_unused < FEW {
+        let all_unused = count(holders.idle, holders.abandoned);
+        if all_unused.saturating_mul(4) < ceiling || all_unused < MIN_CONNECTIONS {
             return None;
         }
-        let unused = |source: &Holder| unused_of(source.idle, source.abandoned);
+        let unused = |source: &Holder| count(source.idle, source.abandoned);
         let sources = &holders.all_sources;
         let services = Services::of(sources);
         let leaks = |source: &&Holder| {
-            // Its namesakes, with the same configuration, have no such number.
+            // The other instances, with the same configuration, have no such number.
             let stands_out =
                 services.stands_out(source) && unused(source) * 2 >= source.connections;
             stands_out || (is_forgotten(source) && !services.is_one_of_equals(source))
@@ -57,11 +57,11 @@ impl<'a> Hoard<'a> {
         let leaking: Vec<&Holder> = sources.iter().filter(leaks).collect();
         let leaked: usize = leaking.iter().map(|source| unused(source)).sum();
         if leaked * 2 >= all_unused {
-            return Some(Self::Leak(leaking));
+            return Some(Self::Leaked(leaking));
         }
-        let idle = holders.idle.saturating_mul(4) >= ceiling && holders.idle >= FEW;
+        let idle = holders.idle.saturating_mul(4) >= ceiling && holders.idle >= MIN_CONNECTIONS;
         (idle && holders.idle * 2 >= holders.clients)
-            .then(|| Self::Pools { size: common_size(sources.iter().map(|it| it.connections)) })
+            .then(|| Self::InPools { size: common_size(sources.iter().map(|it| it.connections)) })
     }
 }
 
@@ -70,8 +70,9 @@ impl<'a> Hoard<'a> {
 pub(super) fn outliers(sources: &[Holder]) -> Vec<(&Holder, usize)> {
     let services = Services::of(sources);
     let all: Vec<usize> = sources.iter().map(|source| source.connections).collect();
-    let of_all =
-        |source: &Holder| (all.len() >= CROWD).then(|| far_above(source.connections, &all))?;
+    let of_all = |source: &Holder| {
+        (all.len() >= MIN_SOURCES).then(|| far_above(source.connections, &all))?
+    };
     let median = |source: &Holder| services.median_passed(source).or_else(|| of_all(source));
     sources.iter().filter_map(|source| Some((source, median(source)?))).collect()
 }
@@ -88,23 +89,23 @@ impl<'a> Services<'a> {
         Self(services)
     }
 
-    fn namesakes(&self, source: &'a Holder) -> Option<&[usize]> {
+    fn instances_of(&self, source: &'a Holder) -> Option<&[usize]> {
         let all = self.0.get(&source.service.as_deref())?;
-        (all.len() >= NAMESAKES).then_some(all)
+        (all.len() >= MIN_INSTANCES).then_some(all)
     }
 
     fn median_passed(&self, source: &'a Holder) -> Option<usize> {
-        far_above(source.connections, self.namesakes(source)?)
+        far_above(source.connections, self.instances_of(source)?)
     }
 
     fn stands_out(&self, source: &'a Holder) -> bool {
         self.median_passed(source).is_some()
     }
 
-    /// True where it has as many as its namesakes: that is the size of a pool. Kept full, and renewed
+    /// True where it has as many as the other instances: that is the size of a pool. Kept full, and renewed
     /// at the end of their lifetime, its connections look abandoned.
     fn is_one_of_equals(&self, source: &'a Holder) -> bool {
-        let sizes = self.namesakes(source).map(|all| all.iter().copied());
+        let sizes = self.instances_of(source).map(|all| all.iter().copied());
         sizes.and_then(common_size) == Some(source.connections)
     }
 }
@@ -113,7 +114,7 @@ impl<'a> Services<'a> {
 fn far_above(connections: usize, all: &[usize]) -> Option<usize> {
     // The lower of the two in the middle.
     let median = *all.get(all.len() / 2)?;
-    (connections >= FEW && connections > OUT_OF_LINE * median).then_some(median)
+    (connections >= MIN_CONNECTIONS && connections > OUTLIER_FACTOR * median).then_some(median)
 }
 
 /// True where the unused connections were opened one after another, over most of the time since the
@@ -125,7 +126,10 @@ fn is_forgotten(source: &Holder) -> bool {
     let at = |percent: usize| ages.get((ages.len().saturating_sub(1)) * percent / 100).copied();
     let (Some(young), Some(old)) = (at(10), at(90)) else { return false };
     let spread = old - young;
-    ages.len() >= FEW && source.abandoned * 5 >= source.idle * 4 && spread >= 2 && spread >= old / 2
+    ages.len() >= MIN_CONNECTIONS
+        && source.abandoned * 5 >= source.idle * 4
+        && spread >= 2
+        && spread >= old / 2
 }
 
 /// The size that four of five have, of three at least.
@@ -136,7 +140,7 @@ fn common_size(sizes: impl ExactSizeIterator<Item = usize>) -> Option<usize> {
         *times.entry(size).or_default() += 1;
     }
     let (size, times) = times.into_iter().max_by_key(|(size, times)| (*times, *size))?;
-    (all >= NAMESAKES && times * 5 >= all * 4).then_some(size)
+    (all >= MIN_INSTANCES && times * 5 >= all * 4).then_some(size)
 }
 
 #[cfg(test)]
@@ -167,14 +171,14 @@ mod tests {
     }
 
     fn leaking(holders: &Holders) -> Vec<&str> {
-        match Hoard::find(holders, Some(100), false) {
-            Some(Hoard::Leak(sources)) => sources.iter().map(|it| it.key.as_str()).collect(),
+        match Unused::find(holders, Some(100), false) {
+            Some(Unused::Leaked(sources)) => sources.iter().map(|it| it.key.as_str()).collect(),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn one_instance_far_over_its_namesakes_leaks_however_it_came_to_be() {
+    fn one_instance_far_over_the_others_leaks_however_it_came_to_be() {
         let holders = holders(&[
             source(1, "api", vec![5000; 60]),
             source(2, "api", vec![5000; 5]),
@@ -195,9 +199,12 @@ mod tests {
     fn a_leak_that_fills_the_server_in_a_minute_is_one_before_anything_is_idle_for_long() {
         let ages = (1..=60).map(|nth| nth + 5).collect();
         let holders = holders(&[source(1, "api", ages)]);
-        assert!(Hoard::find(&holders, Some(100), false).is_none());
-        let hoard = Hoard::find(&holders, Some(100), true);
-        assert!(matches!(&hoard, Some(Hoard::Leak(sources)) if sources.len() == 1), "{hoard:?}");
+        assert!(Unused::find(&holders, Some(100), false).is_none());
+        let unused = Unused::find(&holders, Some(100), true);
+        assert!(
+            matches!(&unused, Some(Unused::Leaked(sources)) if sources.len() == 1),
+            "{unused:?}"
+        );
     }
 
     #[test]
@@ -205,8 +212,8 @@ mod tests {
         let api = (0..8).map(|n| source(n, "api", every(60, 10)));
         let web = (8..16).map(|n| source(n, "web", every(60, 20)));
         let holders = holders(&api.chain(web).collect::<Vec<_>>());
-        let hoard = Hoard::find(&holders, Some(300), false);
-        assert!(matches!(hoard, Some(Hoard::Pools { size: None })), "{hoard:?}");
+        let unused = Unused::find(&holders, Some(300), false);
+        assert!(matches!(unused, Some(Unused::InPools { size: None })), "{unused:?}");
     }
 
     #[test]
@@ -215,19 +222,19 @@ mod tests {
         let console = source(2, "", vec![5000]);
         for sources in [vec![pool.clone()], vec![pool, console]] {
             let holders = holders(&sources);
-            let hoard = Hoard::find(&holders, Some(100), false);
-            assert!(matches!(hoard, Some(Hoard::Pools { .. })), "{hoard:?}");
+            let unused = Unused::find(&holders, Some(100), false);
+            assert!(matches!(unused, Some(Unused::InPools { .. })), "{unused:?}");
             assert!(outliers(&holders.all_sources).is_empty());
         }
     }
 
     #[test]
-    fn what_is_little_or_in_use_is_no_hoard() {
+    fn what_is_little_or_in_use_is_not_found() {
         let idle = holders(&[source(1, "api", vec![5000; 60])]);
-        assert!(Hoard::find(&idle, Some(10_000), false).is_none());
-        assert!(Hoard::find(&idle, None, false).is_none(), "of how many?");
+        assert!(Unused::find(&idle, Some(10_000), false).is_none());
+        assert!(Unused::find(&idle, None, false).is_none(), "of how many?");
         let used = holders(&[source(1, "api", vec![200; 60])]);
-        assert!(Hoard::find(&used, Some(100), false).is_none());
-        assert!(Hoard::find(&Holders::default(), Some(100), true).is_none());
+        assert!(Unused::find(&used, Some(100), false).is_none());
+        assert!(Unused::find(&Holders::default(), Some(100), true).is_none());
     }
 }

@@ -1,12 +1,13 @@
--- The slot lease: one heartbeat of one member of a fleet, as one atomic step on the server itself.
+-- The registry of a fleet: one heartbeat of one member, as one atomic step on the server itself.
 --
 -- KEYS  members   hash: id -> "seq granted live base extra"
+--                 (its form and bounds are also in record.rs)
 --       expiries  sorted set: id by the time (ms, server clock) at which it is given up
 --       sums      hash: the sums over all members, the histograms b<n> and x<n> of base and
 --                 extra, and the state of the registry itself
 -- ARGV  'beat', id, seq, live, dialing, base, peak, hungry (0 or 1), max, reserve
 --       'leave', id
--- Gives { limit, interval ms, ttl ms, members, reserve, pressure in thousandths, rubbish }, or
+-- Gives { limit, interval ms, ttl ms, members, reserve, pressure in thousandths, repaired }, or
 --       { -1 } where there is nothing to go by: the ceiling is hidden, or this beat was overtaken.
 --
 -- Every grant is made against the server's own count of this instant. A slot is taken if it is in
@@ -29,7 +30,8 @@ local KEPT = 0.25          -- of the slots stay the fleet's, whatever unguarded 
 local YIELD = 0.1 / 60000  -- of the ceiling a ms: how fast unguarded clients may take the rest
 local YOUNG_MS = 3000      -- a registry younger than that does not know everybody's grants yet
 local AGAIN_MS = 500       -- after a shrink: the slots are wanted by others
-local COUNT_MAX = 1000000
+local COUNT_MAX = 1000000  -- connections; no record has more
+local SEQ_MAX = 1e15       -- beats; numbers up to there are exact
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -37,7 +39,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- One of our own numbers, as it was stored.
 local function stored(text)
   local number = string.match(text or '0', '^%d+%.?%d*$') and tonumber(text or 0)
-  if not number or number > 1e15 then error('rubbish') end
+  if not number or number > SEQ_MAX then error('damaged') end
   return number
 end
 
@@ -48,10 +50,10 @@ local function bounded(text, low, high)
   return math.floor(math.max(low, math.min(high, number)))
 end
 
-local NAMES = { 'granted', 'outstanding', 'base', 'extra', 'born', 'audited', 'foreign', 'seen', 'rubbish' }
+local NAMES = { 'granted', 'outstanding', 'base', 'extra', 'born', 'audited', 'foreign', 'seen', 'repaired' }
 
 -- Those of them that are not sums.
-local STATE = { born = true, audited = true, foreign = true, seen = true, rubbish = true }
+local STATE = { born = true, audited = true, foreign = true, seen = true, repaired = true }
 
 local function read_sums()
   local values, sum = redis.call('HMGET', sums, unpack(NAMES)), {}
@@ -78,7 +80,8 @@ local function parse(text)
     seq = tonumber(seq), granted = tonumber(granted), live = tonumber(live),
     base = tonumber(base), extra = tonumber(extra),
   }
-  if not seq or math.max(record.granted, record.live, record.base, record.extra) > COUNT_MAX then
+  if not seq or record.seq > SEQ_MAX
+    or math.max(record.granted, record.live, record.base, record.extra) > COUNT_MAX then
     return nil
   end
   return record
@@ -90,12 +93,12 @@ local function tally(sum, record, by)
   sum.outstanding = sum.outstanding + by * math.max(0, record.granted - record.live)
   sum.base = sum.base + by * record.base
   sum.extra = sum.extra + by * record.extra
-  if math.min(sum.granted, sum.outstanding, sum.base, sum.extra) < 0 then error('rubbish') end
+  if math.min(sum.granted, sum.outstanding, sum.base, sum.extra) < 0 then error('damaged') end
 end
 
 local function count(name, by)
   local left = redis.call('HINCRBY', sums, name, by)
-  if left < 0 then error('rubbish') end
+  if left < 0 then error('damaged') end
   if left == 0 then redis.call('HDEL', sums, name) end
 end
 
@@ -108,7 +111,7 @@ end
 
 local function record_of(id)
   local record = parse(redis.call('HGET', members, id))
-  if not record then error('rubbish') end
+  if not record then error('damaged') end
   return record
 end
 
@@ -123,17 +126,17 @@ end
 
 -- Sums up the members anew. What does not fit is dropped, and counted. `pause`: to the next one.
 local function audit(ttl, pause)
-  local rubbish = 0
+  local repaired = 0
   for _, pair in ipairs({ { members, 'hash' }, { expiries, 'zset' }, { sums, 'hash' } }) do
     local kind = redis.call('TYPE', pair[1])
     kind = kind.ok or kind
     if kind ~= pair[2] and kind ~= 'none' then
       redis.call('DEL', pair[1])
-      rubbish = rubbish + 1
+      repaired = repaired + 1
     end
   end
   local readable, before = pcall(read_sums)
-  if not readable then before = { born = now, foreign = 0, seen = now, rubbish = 0 } end
+  if not readable then before = { born = now, foreign = 0, seen = now, repaired = 0 } end
   local sum = {
     granted = 0, outstanding = 0, base = 0, extra = 0, audited = now,
     born = math.min(before.born, now), foreign = before.foreign, seen = math.min(before.seen, now),
@@ -153,18 +156,18 @@ local function audit(ttl, pause)
     else
       redis.call('HDEL', members, all[i])
       redis.call('ZREM', expiries, all[i])
-      rubbish = rubbish + 1
+      repaired = repaired + 1
     end
   end
   counts.b0, counts.x0 = nil, nil
-  sum.rubbish = before.rubbish + rubbish
+  sum.repaired = before.repaired + repaired
   for i = 1, #kept, 2 do
     local name = kept[i]
     if not STATE[name] and tonumber(kept[i + 1]) ~= (counts[name] or sum[name] or 0) then
-      sum.rubbish = sum.rubbish + 1
+      sum.repaired = sum.repaired + 1
     end
   end
-  if not readable then sum.rubbish = sum.rubbish + 1 end
+  if not readable then sum.repaired = sum.repaired + 1 end
   redis.call('DEL', sums)
   write_sums(sum)
   for name, n in pairs(counts) do redis.call('HSET', sums, name, n) end
@@ -193,7 +196,7 @@ local function water_level(prefix, total, capacity, id)
       left, sum = left + counts[value], sum + value * counts[value]
     end
   end
-  if sum ~= total then error('rubbish') end
+  if sum ~= total then error('damaged') end
   table.sort(values)
   for _, value in ipairs(values) do
     local level = capacity / left
@@ -208,7 +211,7 @@ end
 local function rounded(demand)
   local step = 1
   while demand > 64 * step do step = step * 2 end
-  return math.ceil(demand / step) * step
+  return math.min(COUNT_MAX, math.ceil(demand / step) * step)
 end
 
 local function server()
@@ -222,11 +225,12 @@ local function server()
 end
 
 local function beat(used, ceiling)
-  local id, seq = ARGV[2], bounded(ARGV[3], 0, 1e15)
+  local id, seq = ARGV[2], bounded(ARGV[3], 0, SEQ_MAX)
   local max = bounded(ARGV[9], 1, math.min(ceiling, COUNT_MAX))
   local live, dialing = bounded(ARGV[4], 0, COUNT_MAX), bounded(ARGV[5], 0, max)
   local base, peak = bounded(ARGV[6], 0, max), bounded(ARGV[7], 0, max)
-  local hungry, held, floor = ARGV[8] == '1', live + dialing, math.min(FLOOR, max)
+  local hungry, floor = ARGV[8] == '1', math.min(FLOOR, max)
+  local held = math.min(live + dialing, COUNT_MAX)
 
   local sum = read_sums()
   for _, expired in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', now, 'LIMIT', 0, 16)) do
@@ -306,7 +310,7 @@ local function beat(used, ceiling)
   elseif hungry and limit < 0.75 * target then
     again = math.max(AGAIN_MS, interval / 10)
   end
-  return { limit, math.floor(again), math.floor(ttl), n, reserve, pressure, sum.rubbish }
+  return { limit, math.floor(again), math.floor(ttl), n, reserve, pressure, sum.repaired }
 end
 
 local function leave()
@@ -325,7 +329,7 @@ end
 local done, reply = pcall(operation, used, ceiling)
 if done then return reply end
 local reason = type(reply) == 'table' and reply.err or tostring(reply)
-if not (string.find(reason, 'rubbish') or string.find(reason, 'WRONGTYPE')
+if not (string.find(reason, 'damaged') or string.find(reason, 'WRONGTYPE')
     or string.find(reason, 'not an integer')) then
   return redis.error_reply(reason)
 end

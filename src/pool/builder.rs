@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
-use super::GuardedPool;
 use super::context::{Context, Settings};
+use super::guarded_pool::GuardedPool;
 use super::handle::Handle;
 use super::node::Node;
 use super::tasks::Starters;
-use super::topology::{Place, Single};
+use super::topology::place::Place;
+use super::topology::single::Single;
 use super::{dialer, maintenance};
 use crate::dial::{Address, Dialer, Target};
 use crate::fleet::Fleet;
@@ -44,6 +45,27 @@ pub struct GuardedPoolBuilder {
     seed: Option<u64>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
     certificates: Option<redis::TlsCertificates>,
+}
+
+impl GuardedPool {
+    /// Starts a pool for a URL, a [`redis::ConnectionInfo`] or whatever else redis-rs takes.
+    ///
+    /// `redis://[user][:password@]host[:port][/db][?protocol=resp3]`, `rediss://…` for TLS (feature
+    /// `tls-rustls` or `tls-native-tls`), `unix:///path?db=1&user=…&pass=…`.
+    pub fn builder(params: impl IntoConnectionInfo) -> GuardedPoolBuilder {
+        GuardedPoolBuilder::new(params)
+    }
+
+    /// Starts a pool from deadpool-redis's configuration: its URL or connection, `max_size`, and
+    /// the `wait` and `create` timeouts.
+    pub fn from_config(config: deadpool_redis::Config) -> GuardedPoolBuilder {
+        GuardedPoolBuilder::from_config(config)
+    }
+
+    /// Starts a pool for the server of a [`redis::Client`].
+    pub fn from_client(client: &redis::Client) -> GuardedPoolBuilder {
+        GuardedPoolBuilder::new(client.get_connection_info().clone())
+    }
 }
 
 impl GuardedPoolBuilder {

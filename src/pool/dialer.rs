@@ -18,7 +18,7 @@ use super::slot::{Slot, SlotCell};
 use super::state::{Answer, DialerTask, News, Reserved, State, Subscribed};
 use super::store::{Connection, Ending, Owned, Socket};
 use super::tasks::Task;
-use super::topology::Place;
+use super::topology::place::Place;
 use crate::Outcome;
 use crate::dial::{Dialed, Driver};
 use crate::server::gate::{Approval, Decision};

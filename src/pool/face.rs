@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::acquire::acquire;
 use super::companion::Companion;
+use super::guarded_pool::GuardedPool;
+use super::lease::GuardedConnection;
 use super::shared::SharedConnection;
-use super::{GuardedConnection, GuardedPool};
 use crate::ledger::Ledger;
 use crate::telemetry::status::RequestOutcome;
 use crate::vocabulary::DialFailure;

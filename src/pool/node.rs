@@ -25,8 +25,8 @@ use super::state::{
 };
 use super::store::{Connection, Socket};
 use super::tasks::{Runtime, Starters};
-use super::topology::{Place, Resolve};
-use super::watch::Mailbox;
+use super::topology::place::{Place, Resolve};
+use super::watch::mailbox::Mailbox;
 use crate::dial::{Dialer, Notice};
 use crate::ledger::{AccountId, Ledger};
 use crate::server::Server;

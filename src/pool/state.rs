@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::leaks::{Lease, Leases, Seat};
 use super::store::{Connection, DEAD_LEASES, Lent, Socket, Store};
-use super::watch::Steering;
+use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};

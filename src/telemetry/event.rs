@@ -111,12 +111,16 @@ pub enum Event {
     /// The fleet's registry cannot be reached.
     #[non_exhaustive]
     FleetLost {
+        /// The server.
+        server: Arc<str>,
         /// Why, in the server's words or ours.
         reason: String,
     },
     /// The pool is a member of its fleet.
     #[non_exhaustive]
     FleetJoined {
+        /// The server.
+        server: Arc<str>,
         /// How many members it has.
         members: usize,
     },

@@ -23,3 +23,12 @@ pub(crate) fn unanswered() -> RedisError {
     let why = "no reply within the response timeout; the command may have run";
     io::Error::new(io::ErrorKind::TimedOut, why).into()
 }
+
+/// Whether we lack the right to ask, or the server does not know the question.
+pub(crate) fn is_denied(error: &RedisError) -> bool {
+    match error.code() {
+        Some("NOPERM" | "NOAUTH") => true,
+        Some("ERR") => error.detail().is_some_and(|detail| detail.starts_with("unknown command")),
+        _ => false,
+    }
+}

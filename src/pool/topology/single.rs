@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Place, Resolve, Resolving};
+use super::place::{Place, Resolve, Resolving};
 
 #[derive(Debug)]
 pub(in crate::pool) struct Single(pub(in crate::pool) Arc<Place>);

@@ -1,15 +1,21 @@
 //! Membership in a fleet: heartbeats, and the goodbye.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
 use tokio::time::Instant;
 
-use super::{DENIED_INTERVAL, Sight, Watch, is_denied};
 use crate::fleet::{self, Beat, Fleet, Membership, Report, SCRIPT};
+use crate::policy::Demand;
 use crate::pool::node::Node;
 use crate::telemetry::event::Event;
 use crate::telemetry::status::FleetStatus;
+use crate::vocabulary::reply::is_denied;
+
+/// How long to leave a server alone that denies us what we ask. An operator who changes its ACL can
+/// wait.
+pub(super) const DENIED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Our membership in a fleet.
 pub(super) struct Member {
@@ -20,7 +26,7 @@ pub(super) struct Member {
     /// The server knows the script by its hash.
     loaded: bool,
     /// The registry was denied us, and is left alone until then.
-    pub(super) not_before: Instant,
+    not_before: Instant,
     /// Why the last beat failed, if it did.
     trouble: Option<String>,
 }
@@ -54,19 +60,24 @@ impl Member {
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(args);
         command
     }
-}
 
-impl Watch {
-    /// A heartbeat, if it is time: what we hold and need, for the registry to say what we may have.
-    /// `tries`: one more connection may be dialed, to beat over.
-    pub(super) fn beat(&mut self, sight: &Sight, tries: bool, now: Instant) -> Option<Beat> {
-        let due = self.beat_due(sight);
-        let member = self.fleet.as_mut()?;
-        if due.is_some_and(|due| due > now) {
-            return None;
-        }
+    /// When to beat; `None`: now.
+    pub(super) fn due(&self, hungry: bool, live: usize) -> Option<Instant> {
+        let due = self.membership.due(hungry, live);
+        if due.is_none_or(|due| due < self.not_before) { Some(self.not_before) } else { due }
+    }
+
+    /// A heartbeat: what we hold and need, for the registry to say what we may have; `None` if the pool
+    /// is closed. `tries`: one more connection may be dialed, to beat over.
+    pub(super) fn beat(
+        &mut self,
+        node: &Arc<Node>,
+        demand: &Demand,
+        hungry: bool,
+        tries: bool,
+    ) -> Option<Beat> {
         // What is reported is all there is: no dial starts that the registry does not hear of.
-        let counts = self.node.change(|state| {
+        let counts = node.change(|state| {
             if state.ledger.is_closed() {
                 return None;
             }
@@ -82,72 +93,68 @@ impl Watch {
         let report = Report {
             live: counts.live,
             dialing: counts.dialing,
-            base: self.demand.base(),
-            peak: self.demand.peak(),
+            base: demand.base(),
+            peak: demand.peak(),
             // Before the first word one connection is all there may be.
-            hungry: sight.hungry || (!member.joined && counts.waiting > 0),
+            hungry: hungry || (!self.joined && counts.waiting > 0),
         };
-        Some(member.membership.beat(now, &report))
+        Some(self.membership.beat(Instant::now(), &report))
     }
 
-    pub(super) fn heard_registry(&mut self, beat: &Beat, reply: RedisResult<Value>, now: Instant) {
-        let Some(member) = &mut self.fleet else { return };
+    /// The registry has answered, or could not.
+    pub(super) fn heard(&mut self, node: &Node, beat: &Beat, reply: RedisResult<Value>) {
         let reply = reply.and_then(|reply| Ok(from_redis_value::<Vec<i64>>(reply)?));
         let trouble = match reply {
-            Ok(reply) if member.membership.replied(beat, &reply) => {
-                member.loaded = true;
+            Ok(reply) if self.membership.replied(beat, &reply) => {
+                self.loaded = true;
                 None
             }
             Ok(_) => Some("the server hides how many connections it takes".to_owned()),
             // It has forgotten the script, and is told it with the next beat, which is now.
-            Err(error) if error.code() == Some("NOSCRIPT") && member.loaded => {
-                member.loaded = false;
-                return member.membership.unsent();
+            Err(error) if error.code() == Some("NOSCRIPT") && self.loaded => {
+                self.loaded = false;
+                return self.membership.unsent();
             }
             Err(error) => {
-                member.membership.failed(beat);
-                member.not_before =
-                    now + if is_denied(&error) { DENIED_INTERVAL } else { Duration::ZERO };
+                self.membership.failed(beat);
+                let pause = if is_denied(&error) { DENIED_INTERVAL } else { Duration::ZERO };
+                self.not_before = Instant::now() + pause;
                 Some(error.to_string())
             }
         };
-        self.report_fleet(trouble);
+        self.report(node, trouble);
     }
 
-    /// Our share has run out without another beat.
-    pub(super) fn report_loss(&mut self, now: Instant) {
-        let Some(member) = &self.fleet else { return };
-        if member.joined && member.membership.share(now).is_none() {
+    /// Tells if our share has run out without another beat.
+    pub(super) fn report_loss(&mut self, node: &Node, now: Instant) {
+        if self.joined && self.membership.share(now).is_none() {
             let reason = || "no heartbeat went out in time".to_owned();
-            let trouble = member.trouble.clone().unwrap_or_else(reason);
-            self.report_fleet(Some(trouble));
+            let trouble = self.trouble.clone().unwrap_or_else(reason);
+            self.report(node, Some(trouble));
         }
     }
 
-    fn report_fleet(&mut self, trouble: Option<String>) {
-        let (now, node) = (Instant::now(), &self.node);
-        let (Some(member), Some(fleet)) = (&mut self.fleet, &node.settings().fleet) else { return };
-        let share = member.membership.share(now).copied();
-        member.trouble.clone_from(&trouble);
+    fn report(&mut self, node: &Node, trouble: Option<String>) {
+        let Some(fleet) = &node.settings().fleet else { return };
+        let share = self.membership.share(Instant::now()).copied();
+        self.trouble.clone_from(&trouble);
         let status = FleetStatus::of(fleet, share.as_ref(), trouble);
-        let before = std::mem::replace(&mut member.joined, status.joined);
-        match (before, status.joined) {
-            (false, true) => {
-                let members = status.members;
-                node.context.events.send(Event::FleetJoined { members });
-            }
+        let (before, joined) = (std::mem::replace(&mut self.joined, status.joined), status.joined);
+        let (members, reason) = (status.members, status.trouble.clone().unwrap_or_default());
+        if joined {
+            let leave = self.membership.leave();
+            node.mailbox.set_goodbye(Some(self.call("EVAL", SCRIPT, &leave)));
+        }
+        node.lock().steering.fleet = Some(status);
+        let (pool, server) = (node.context.name(), node.address());
+        match (before, joined) {
+            (false, true) => node.context.events.send(Event::FleetJoined { server, members }),
             (true, false) => {
-                let reason = status.trouble.clone().unwrap_or_default();
-                tracing::warn!(pool = %node.context.name(), server = %node.address(), reason, "the fleet's registry is lost");
-                node.context.events.send(Event::FleetLost { reason });
+                tracing::warn!(%pool, %server, reason, "the fleet's registry is lost");
+                node.context.events.send(Event::FleetLost { server, reason });
             }
             _ => {}
         }
-        if status.joined {
-            let leave = member.membership.leave();
-            node.mailbox.set_goodbye(Some(member.call("EVAL", SCRIPT, &leave)));
-        }
-        node.lock().steering.fleet = Some(status);
     }
 }
 

@@ -4,18 +4,19 @@
 //! that comes back or is dialed; and it asks only if no other pool of the process does. What is heard
 //! goes through the pure policies ([`PriceLaw`], [`Membership`]) into the ledger.
 
-mod mailbox;
+pub(super) mod mailbox;
 mod member;
-mod steering;
+pub(super) mod steering;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Pipeline, RedisError, RedisResult, Value, from_redis_value};
+use redis::{Pipeline, RedisResult, Value, from_redis_value};
 use tokio::time::Instant;
 
-use self::member::Member;
+use self::mailbox::{Mailbox, PendingReply};
+use self::member::{DENIED_INTERVAL, Member};
 use super::node::Node;
 use crate::Outcome;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
@@ -23,10 +24,7 @@ use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
 use crate::server::{Question, Seen, ServerSnapshot};
 use crate::telemetry::event::Event;
 use crate::telemetry::status::LimitedBy;
-use crate::vocabulary::reply::{unanswered, within};
-
-pub(super) use mailbox::{Mailbox, PendingReply};
-pub(super) use steering::Steering;
+use crate::vocabulary::reply::{is_denied, unanswered, within};
 
 /// How often the demand is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -36,9 +34,6 @@ const CALL_DELAY: Duration = Duration::from_millis(2);
 
 /// How often a server is asked whose pool sets itself no limit, or has it from the fleet.
 const INFO_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long to leave a server alone that denies INFO. An operator who changes its ACL can wait.
-const DENIED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a server that was short of slots is believed to be so by those who cannot ask.
 const TIGHT_LASTS: Duration = Duration::from_secs(15);
@@ -141,7 +136,9 @@ impl Watch {
             self.node.lock().heed_calls();
         }
         self.steer();
-        self.report_loss(now);
+        if let Some(member) = &mut self.fleet {
+            member.report_loss(&self.node, now);
+        }
         let info = match self.info_due(&sight) {
             // Another pool asks, and what it hears is news.
             _ if asks && !asked => server.question_due(),
@@ -206,9 +203,16 @@ impl Watch {
 
     /// When to beat; `None` for a pool that is in no fleet.
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
-        let member = self.fleet.as_ref()?;
-        let due = member.membership.due(sight.hungry, sight.live);
-        if due.is_none_or(|due| due < member.not_before) { Some(member.not_before) } else { due }
+        self.fleet.as_ref()?.due(sight.hungry, sight.live)
+    }
+
+    /// A heartbeat, if it is time.
+    fn beat(&mut self, sight: &Sight, tries: bool, now: Instant) -> Option<Beat> {
+        let member = self.fleet.as_mut()?;
+        if member.due(sight.hungry, sight.live).is_some_and(|due| due > now) {
+            return None;
+        }
+        member.beat(&self.node, &self.demand, sight.hungry, tries)
     }
 
     /// Asks for INFO, beats, or both: one may come by a connection only now and then.
@@ -243,8 +247,8 @@ impl Watch {
         if let Some((question, info)) = info {
             self.heard_info(question, info, now);
         }
-        if let (Some(beat), Some(reply)) = (beat, reply) {
-            self.heard_registry(&beat, reply, now);
+        if let (Some(beat), Some(reply), Some(member)) = (beat, reply, &mut self.fleet) {
+            member.heard(&self.node, &beat, reply);
         }
     }
 
@@ -426,15 +430,6 @@ fn relent(state: &mut super::state::State, seen: &Seen, share: Option<usize>, lo
     // time.
     if state.gate.failure().is_some_and(|failure| failure.outcome == Outcome::MaxClients) {
         state.gate.allow_free_dial();
-    }
-}
-
-/// Whether we lack the right to ask, or the server does not know the question.
-fn is_denied(error: &RedisError) -> bool {
-    match error.code() {
-        Some("NOPERM" | "NOAUTH") => true,
-        Some("ERR") => error.detail().is_some_and(|detail| detail.starts_with("unknown command")),
-        _ => false,
     }
 }
 

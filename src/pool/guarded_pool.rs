@@ -1,0 +1,278 @@
+//! The pool, as its users hold it.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryFutureExt;
+use tokio::time::Instant;
+
+use super::handle::Handle;
+use super::lease::GuardedConnection;
+use super::node::Node;
+use super::pubsub::GuardedPubSub;
+use super::shared::SharedConnection;
+use super::{acquire, status, warm};
+#[expect(unused_imports, reason = "for the docs")]
+use crate::Rejection;
+use crate::server::{BreakerHandle, ServerWatch, WatchStatus, Watching};
+use crate::telemetry::event::{Events, RecentEvent};
+use crate::telemetry::status::{CloseReason, Health, Status};
+use crate::{Endpoint, Error};
+
+/// How long [`GuardedPool::close`] waits, once it has closed the last sockets, for their tasks to
+/// end.
+const LAST_SOCKETS: Duration = Duration::from_secs(1);
+
+/// A pool of Redis connections that cannot start a retry storm.
+///
+/// Cloning it is cheap, and every clone is the same pool. It opens no connection until one is
+/// wanted. When the last clone is dropped, idle connections are closed, and leases when they end.
+///
+/// Four things differ from a plain pool:
+/// - **Dials are gated, live connections never are.** A full Redis means "no more slots", not
+///   "down": while one connection is live, callers take turns on it.
+/// - **Callers never dial.** One background task dials for all; one refusal starts one back-off
+///   for everybody.
+/// - **Every endpoint has a budget** of connections, so that one leak, or one slow route, cannot
+///   take the pool.
+/// - **No round trip at checkout.** Liveness is known from the connection's own task.
+///
+/// ```no_run
+/// use redis_guard::{AsyncCommands, Budget, GuardedPool};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379")
+///     .max_connections(32)
+///     .endpoint("checkout", Budget::max(8).reserve(2))
+///     .build()?;
+///
+/// let mut conn = pool.acquire("checkout").await?;
+/// let stock: Option<u32> = conn.get("stock:42").await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct GuardedPool {
+    pub(super) handle: Handle,
+}
+
+impl fmt::Debug for GuardedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = &self.handle.node;
+        f.debug_struct("GuardedPool")
+            .field("name", &node.context.name())
+            .field("server", &node.address())
+            .field("counts", &node.lock().ledger.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watching for Node {
+    fn watched(&self) -> Vec<(Arc<str>, WatchStatus)> {
+        vec![(self.address(), status::watch_status(self, Instant::now()))]
+    }
+}
+
+impl From<GuardedPool> for ServerWatch {
+    fn from(pool: GuardedPool) -> Self {
+        Self::of(pool.handle.node)
+    }
+}
+
+impl GuardedPool {
+    /// Leases a connection to `endpoint`, waiting for one at most the
+    /// [`acquire_timeout`](GuardedPoolBuilder::acquire_timeout).
+    ///
+    /// A free connection is taken at once, without a round trip. Otherwise the caller queues, first
+    /// come first served among the endpoints that may have one more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] with
+    /// - [`BreakerOpen`](Rejection::BreakerOpen) or [`ConnectFailed`](Rejection::ConnectFailed), at
+    ///   once, when nothing is live and the next dial is some time away;
+    /// - [`BudgetExhausted`](Rejection::BudgetExhausted) or
+    ///   [`AcquireTimeout`](Rejection::AcquireTimeout), when none came free in time;
+    /// - [`QueueFull`](Rejection::QueueFull) or [`Closed`](Rejection::Closed), at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the queue and loses nothing: a connection that was on its way goes
+    /// to the next caller, and the dial, if there is one, goes on for the others.
+    #[track_caller]
+    pub fn acquire<E: Into<Endpoint>>(
+        &self,
+        endpoint: E,
+    ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
+        self.acquire_at(endpoint.into(), Location::caller()).map_err(Error::from)
+    }
+
+    /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens
+    /// nothing; the first command does.
+    ///
+    /// Most Redis work needs no connection of its own, and one multiplexed connection carries
+    /// several times the throughput of a pool on a fraction of the slots; see
+    /// [`SharedConnection`] for what may not be shared.
+    ///
+    /// ```no_run
+    /// # use redis_guard::{AsyncCommands, GuardedPool};
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut search = pool.shared("search");
+    /// let hits: Option<u64> = search.get("hits").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn shared(&self, endpoint: impl Into<Endpoint>) -> SharedConnection {
+        self.shared_at(&endpoint.into(), Location::caller())
+    }
+
+    /// [`acquire`](Self::acquire) for code that names no endpoint: it counts as `default`. Named like
+    /// deadpool's, so that its users change one line.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[track_caller]
+    pub fn get(&self) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
+        self.acquire(Endpoint::DEFAULT)
+    }
+
+    /// Opens a subscriber for `endpoint`, on a connection of its own that counts in the endpoint's
+    /// budget until it is dropped; see [`GuardedPubSub`].
+    ///
+    /// ```no_run
+    /// # use redis_guard::{GuardedPool, PubSubEvent};
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut orders = pool.pubsub("orders").await?;
+    /// orders.subscribe("orders:new").await?;
+    /// while let Some(event) = orders.next().await {
+    ///     match event? {
+    ///         PubSubEvent::Message(message) => println!("{}", message.get_channel_name()),
+    ///         PubSubEvent::Gap => println!("messages may have been missed: read the list again"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[track_caller]
+    pub fn pubsub<E: Into<Endpoint>>(
+        &self,
+        endpoint: E,
+    ) -> impl Future<Output = Result<GuardedPubSub, Error>> + Send + use<E> {
+        let node = Arc::clone(&self.handle.node);
+        GuardedPubSub::new(node, endpoint.into(), Location::caller()).connected()
+    }
+
+    /// Leases a connection if one is free right now. Where none is, one is dialed in the
+    /// background all the same, for the next caller.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), with an [`AcquireTimeout`](Rejection::AcquireTimeout) that
+    /// waited zero. Needs a tokio runtime, or one that called before, to dial.
+    #[track_caller]
+    pub fn try_acquire(&self, endpoint: impl Into<Endpoint>) -> Result<GuardedConnection, Error> {
+        Ok(acquire::try_acquire(&self.handle.node, &endpoint.into(), Location::caller())?)
+    }
+
+    /// Dials until at least `connections` are live (at most `max_connections`, and at most what the
+    /// watch or the fleet allows), through the gate like everybody; how many are live then.
+    ///
+    /// **Bounded in time**: it goes on for as long as connections come, and gives up once none has come
+    /// for the connect timeout and the acquire timeout together.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the first dial that fails, as [`acquire`](Self::acquire) would report it, or
+    /// [`AcquireTimeout`](Rejection::AcquireTimeout). The pool stays usable and dials again when a
+    /// caller comes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the dialing; what is live stays.
+    pub async fn warm_up(&self, connections: usize) -> Result<usize, Error> {
+        Ok(warm::warm_up(&self.handle.node, connections).await?)
+    }
+
+    /// PINGs the server over a live connection, dialing one if none is.
+    ///
+    /// **Bounded in time**: what [`warm_up`](Self::warm_up) takes for one connection, where none is
+    /// live, and the response timeout.
+    ///
+    /// # Errors
+    ///
+    /// As [`warm_up`](Self::warm_up), when nothing is live and nothing can be dialed;
+    /// [`Error::Inner`] when a live connection did not answer within the response timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe; a PING on its way is answered to nobody.
+    pub async fn health(&self) -> Result<Health, Error> {
+        self.warm_up(1).await?;
+        warm::health(&self.handle.node).await
+    }
+
+    /// The pool at this moment. Takes the pool's lock for a few microseconds.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        status::status(&self.handle.node)
+    }
+
+    /// What the pool knows of its server.
+    #[must_use]
+    pub fn watch(&self) -> ServerWatch {
+        self.clone().into()
+    }
+
+    /// A stream of what happens from now on: transitions, dials, refusals, leaks.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.handle.node.context.events.subscribe()
+    }
+
+    /// The last 100 events, oldest first, whether anybody listened or not. Of rejections, which come
+    /// by the million, only the first in each second is among them, and of those, as of changes of
+    /// the limit, the last 20.
+    #[must_use]
+    pub fn recent_events(&self) -> Vec<RecentEvent> {
+        self.handle.node.context.events.recent()
+    }
+
+    /// The breaker, to look at or to override.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerHandle {
+        BreakerHandle::of(Arc::clone(&self.handle.node) as _)
+    }
+
+    /// Refuses new callers and those who wait, closes what is idle, waits for the leases to end, and
+    /// after the [`drain_timeout`](GuardedPoolBuilder::drain_timeout) closes the connections under
+    /// those that are left. No socket is open when it returns, unless a task could not be ended
+    /// within another second.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the pool closed; what is left is closed as it comes back.
+    pub async fn close(&self) {
+        let node = &self.handle.node;
+        node.shut();
+        let drained = node.drained(|state| state.ledger.is_drained());
+        if tokio::time::timeout(node.settings().drain_timeout, drained).await.is_err() {
+            for socket in node.sockets() {
+                node.revoke(&socket, CloseReason::PoolClosed);
+            }
+            let closed = node.drained(|state| state.ledger.sockets() == 0);
+            let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
+        }
+        status::publish(node, Duration::ZERO);
+    }
+}

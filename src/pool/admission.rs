@@ -12,7 +12,7 @@ use super::leak::Seat;
 use super::lease::GuardedConnection;
 use super::pubsub::Subscriber;
 use super::state::{Answer, State, Waiting};
-use crate::ledger::{AccountId, Admission, Ticket};
+use crate::ledger::{AccountId, Admission, Ledger, Ticket};
 use crate::telemetry::event::Event;
 use crate::vocabulary::Phase;
 use crate::{Endpoint, Rejection};
@@ -207,7 +207,16 @@ impl Core {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Result<GuardedConnection, Rejection> {
-        match self.enter(&endpoint, location)? {
+        self.acquire_as(|ledger| ledger.account(&endpoint), location).await
+    }
+
+    /// The same for an account, which is found under the lock that is taken anyway.
+    pub(super) async fn acquire_as(
+        self: Arc<Self>,
+        account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
+        location: &'static Location<'static>,
+    ) -> Result<GuardedConnection, Rejection> {
+        match self.enter(account, location)? {
             Entry::Lease(lease) => Ok(lease),
             Entry::Wait(waiter) => waiter.wait().await,
         }
@@ -216,11 +225,11 @@ impl Core {
     /// A caller comes in: it gets a lease, a place in the queue, or a refusal.
     fn enter(
         self: Arc<Self>,
-        endpoint: &Endpoint,
+        account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
         location: &'static Location<'static>,
     ) -> Result<Entry, Rejection> {
         let mut state = self.lock();
-        let account = state.ledger.account(endpoint);
+        let account = account(&mut state.ledger);
         let start_maintenance = state.wants_maintenance();
         let admission = match state.ledger.is_closed() {
             true => Admission::NoneFree,
@@ -237,6 +246,7 @@ impl Core {
             Ok(Turn::Now(_)) => None,
             Ok(Turn::Later(_)) | Err(_) => Some(state.settle()),
         };
+        let refused = entry.is_err().then(|| state.ledger.account_name(account).clone());
         drop(state);
         if start_maintenance {
             self.start_maintenance();
@@ -255,7 +265,9 @@ impl Core {
             },
             Ok(Turn::Later(place)) => Ok(Entry::Wait(Waiter::new(self, account, place, location))),
             Err(rejection) => {
-                self.announce_rejection(endpoint, &rejection);
+                if let Some(endpoint) = refused {
+                    self.announce_rejection(&endpoint, &rejection);
+                }
                 Err(rejection)
             }
         }

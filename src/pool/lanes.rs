@@ -234,8 +234,8 @@ impl Core {
         // One more than there are lanes, so that an old one can be replaced before it is closed.
         let lanes = self.lanes.lanes.len();
         let budget = Budget::max(lanes + 1).reserve(lanes);
-        self.lock().ledger.internal_account(&Endpoint::LANES, budget);
-        let lease = Arc::clone(self).acquire(Endpoint::LANES, Location::caller()).await?;
+        let account = self.lock().ledger.internal_account(&Endpoint::LANES, budget);
+        let lease = Arc::clone(self).acquire_as(|_| account, Location::caller()).await?;
         if let Some(seat) = lease.seat() {
             self.lock().leases.exempt(seat);
         }

@@ -3,7 +3,7 @@
 mod admission;
 mod berth;
 mod breaker;
-pub(crate) mod builder;
+mod builder;
 mod core;
 mod dialing;
 mod flights;

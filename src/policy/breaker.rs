@@ -95,7 +95,7 @@ pub enum BreakerState {
 
 impl BreakerState {
     /// Every state, in the order of the metric's `state` label.
-    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+    pub const ALL: &'static [Self] = &[Self::Closed, Self::Open, Self::HalfOpen];
 
     /// The metric label: `closed`, `open` or `half_open`.
     #[must_use]

@@ -43,8 +43,8 @@ impl Core {
             waiting: counts.waiting,
             closed: state.ledger.is_closed(),
             breaker: BreakerStatus::of(&state.gate, &state.transitions, now),
-            dials: named(Outcome::ALL.map(Outcome::as_str), &state.dials),
-            connections_closed: named(CloseReason::ALL.map(CloseReason::as_str), &state.closed),
+            dials: named(Outcome::ALL, Outcome::as_str, &state.dials),
+            connections_closed: named(CloseReason::ALL, CloseReason::as_str, &state.closed),
             lanes: self.lanes.status(),
             endpoints: self.endpoints(&state, &calls),
             leaks,
@@ -69,13 +69,10 @@ impl Core {
                     calls_in_flight: calls.get(&account.name).copied().unwrap_or(0),
                     shared_in_flight_max: flights.as_ref().map_or(0, |f| f.max),
                     acquired: account.acquired,
-                    rejected: named(Reason::ALL.map(Reason::as_str), &tally.rejected),
+                    rejected: named(&Reason::ALL, Reason::as_str, &tally.rejected),
                     leaks_suspected: tally.leaks_suspected,
                     leaks_resolved: tally.leaks_resolved,
-                    requests: named(
-                        RequestOutcome::ALL.map(RequestOutcome::as_str),
-                        &tally.requests,
-                    ),
+                    requests: named(&RequestOutcome::ALL, RequestOutcome::as_str, &tally.requests),
                     name: account.name,
                 }
             })

@@ -292,7 +292,8 @@ impl Shared {
 
     pub(super) fn reason(&self) -> CloseReason {
         let reason = self.reason.load(Ordering::Relaxed);
-        CloseReason::ALL.into_iter().find(|r| *r as u8 == reason).unwrap_or(CloseReason::Peer)
+        let of = |it: &CloseReason| *it as u8 == reason;
+        CloseReason::ALL.iter().copied().find(of).unwrap_or(CloseReason::Peer)
     }
 
     pub(super) fn set_ending(&self, ending: Ending) {

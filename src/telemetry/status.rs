@@ -301,7 +301,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metric's `reason` label.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &'static [Self] = &[
         Self::Peer,
         Self::Idle,
         Self::Lifetime,
@@ -369,9 +369,11 @@ pub(crate) fn maybe_seconds<S: Serializer>(
 }
 
 /// Counts under their labels, zeros left out.
-pub(crate) fn named<const N: usize>(
-    names: [&'static str; N],
+pub(crate) fn named<T: Copy, const N: usize>(
+    kinds: &[T],
+    label: fn(T) -> &'static str,
     counts: &[u64; N],
 ) -> BTreeMap<&'static str, u64> {
-    names.into_iter().zip(*counts).filter(|(_, count)| *count > 0).collect()
+    let labels = kinds.iter().map(|kind| label(*kind));
+    labels.zip(*counts).filter(|(_, count)| *count > 0).collect()
 }

@@ -9,7 +9,8 @@ use super::LONGEST;
 /// A back-off: how long to wait before the next attempt after each failure in a row.
 ///
 /// After the n-th failure the ceiling is `x = min(cap, base · 2ⁿ)`, and the jitter chooses within
-/// it. The default is equal jitter from 50 ms to 5 s.
+/// it. The default is equal jitter from 50 ms to 5 s. A base of zero, a cap below the base or of more
+/// than a year is reported by [`build`](crate::GuardedPoolBuilder::build).
 ///
 /// **Why equal jitter.** One dial goes out per instance, so the cost of an outage is dials on the
 /// server and the delay until a freed slot is used. Over an outage of `T`, equal jitter makes

@@ -15,7 +15,8 @@ use crate::vocabulary::Outcome;
 ///
 /// Defaults: 1 × "max number of clients reached" (the server said it, so there is nothing to
 /// confirm), 2 × suspected within 1 s (a single silent close can be a restart), 5 failures in a row
-/// of any other kind (a restart takes a few dials).
+/// of any other kind (a restart takes a few dials). A count of zero is reported by
+/// [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
 ///
 /// ```
 /// use redis_guard::Breaker;

@@ -3,9 +3,14 @@
 
 use std::time::Duration;
 
-use redis_guard::{Backoff, Breaker, Budget, Fleet, Guard, GuardedPool, GuardedPoolBuilder};
+use redis_guard::{
+    Backoff, Breaker, Budget, Endpoint, Fleet, Guard, GuardBuilder, GuardedPool, GuardedPoolBuilder,
+};
 
 const URL: &str = "redis://127.0.0.1:6379";
+
+/// The most of whatever a limit counts.
+const MOST: usize = 1_000_000;
 
 /// What is wrong with `builder`.
 fn problems(builder: GuardedPoolBuilder) -> Vec<String> {
@@ -45,9 +50,108 @@ fn a_malformed_url_is_reported_without_its_password() {
     }
 }
 
+/// Without its certificate check, TLS keeps out nobody: a build says that it wants that.
+#[cfg(feature = "tls-rustls")]
+#[test]
+fn an_insecure_url_needs_a_feature_that_full_does_not_have() {
+    let insecure = GuardedPool::builder("rediss://localhost#insecure");
+    if cfg!(feature = "tls-rustls-insecure") {
+        assert_eq!(problems(insecure), Vec::<String>::new());
+    } else {
+        one_problem(insecure, &["insecure"]);
+    }
+}
+
 #[test]
 fn a_limit_of_zero_is_reported() {
     one_problem(GuardedPool::builder(URL).max_connections(0), &["max_connections"]);
+}
+
+/// What the guard's builder says.
+fn problems_of(guard: GuardBuilder) -> Vec<String> {
+    guard.build().err().map(|error| error.problems().to_vec()).unwrap_or_default()
+}
+
+#[test]
+fn every_limit_beyond_all_use_is_reported_by_name_and_with_its_bound() {
+    for most in [MOST + 1, usize::MAX / 2, usize::MAX] {
+        let pool = || GuardedPool::builder(URL);
+        one_problem(pool().max_connections(most), &["max_connections", "1000000"]);
+        one_problem(pool().shared_lanes(most), &["shared_lanes", "1024"]);
+        one_problem(pool().min_limit(most), &["min_limit", "16"]);
+        one_problem(pool().queue_limit(most), &["queue_limit", "1000000"]);
+        one_problem(pool().fleet(Fleet::named("f").reserve(most)), &["fleet", "1000000"]);
+        one_problem(pool().endpoint("cart", Budget::max(most)), &["cart", "max", "1000000"]);
+        let in_flight = Budget::max(1).in_flight(most);
+        one_problem(pool().default_budget(in_flight), &["default", "in_flight", "1000000"]);
+        let reserve = Budget::max(1).reserve(most);
+        assert!(!problems(pool().endpoint("cart", reserve)).is_empty());
+
+        for (name, guard) in [
+            ("max_in_flight", Guard::builder().max_in_flight(most)),
+            ("queue_limit", Guard::builder().queue_limit(most)),
+            ("max", Guard::builder().default_budget(Budget::max(most))),
+        ] {
+            let problems = problems_of(guard);
+            let [problem] = problems.as_slice() else { panic!("{name}: {problems:?}") };
+            assert!(problem.contains(name) && problem.contains("1000000"), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn every_limit_may_be_as_large_as_its_bound() {
+    let budget = Budget::max(MOST).reserve(MOST).in_flight(MOST);
+    let pool = GuardedPool::builder(URL).max_connections(MOST).min_limit(MOST).queue_limit(MOST);
+    let pool = pool.endpoint("cart", budget).fleet(Fleet::named("f").reserve(MOST));
+    assert_eq!(problems(pool.shared_lanes(1024).min_idle(MOST)), Vec::<String>::new());
+    let guard = Guard::builder().max_in_flight(MOST).queue_limit(MOST).endpoint("cart", budget);
+    assert_eq!(problems_of(guard), Vec::<String>::new());
+}
+
+#[test]
+fn settings_that_only_compare_take_any_value() {
+    let never = Breaker::default()
+        .max_clients(u32::MAX)
+        .suspected(u32::MAX, Duration::MAX)
+        .failures(u32::MAX);
+    let pool = GuardedPool::builder(URL).breaker(never).min_idle(usize::MAX).seed(u64::MAX);
+    assert_eq!(problems(pool), Vec::<String>::new());
+}
+
+#[test]
+fn every_duration_beyond_all_use_is_reported_by_name() {
+    let long = Duration::MAX;
+    let of = GuardedPool::builder;
+    for (name, builder) in [
+        ("acquire_timeout", of(URL).acquire_timeout(long)),
+        ("connect_timeout", of(URL).connect_timeout(long)),
+        ("response_timeout", of(URL).response_timeout(long)),
+        ("leak_after", of(URL).leak_after(long)),
+        ("revoke_after", of(URL).revoke_after(long)),
+        ("idle_timeout", of(URL).idle_timeout(long)),
+        ("max_lifetime", of(URL).max_lifetime(long)),
+        ("drain_timeout", of(URL).drain_timeout(long)),
+        ("backoff", of(URL).backoff(Backoff::without_jitter(long, long))),
+    ] {
+        one_problem(builder, &[name, "a year"]);
+    }
+    for guard in [
+        Guard::builder().acquire_timeout(long),
+        Guard::builder().backoff(Backoff::decorrelated_jitter(Duration::from_secs(1), long)),
+    ] {
+        assert_eq!(problems_of(guard).len(), 1);
+    }
+}
+
+#[test]
+fn the_name_of_the_shared_connections_takes_no_budget() {
+    for name in ["shared-lanes", Endpoint::LANES.as_str()].map(str::to_owned) {
+        let words = ["shared-lanes", "shared connections"];
+        one_problem(GuardedPool::builder(URL).endpoint(name.clone(), Budget::max(1)), &words);
+        let problems = problems_of(Guard::builder().endpoint(name, Budget::max(1)));
+        assert!(words.iter().all(|word| problems[0].contains(word)), "{problems:?}");
+    }
 }
 
 #[test]
@@ -175,13 +279,6 @@ fn every_duration_of_zero_is_reported_by_name() {
 fn an_acquire_timeout_of_zero_means_never_to_wait() {
     let builder = GuardedPool::builder(URL).acquire_timeout(Duration::ZERO);
     assert_eq!(problems(builder), Vec::<String>::new());
-}
-
-#[test]
-fn a_duration_beyond_all_use_is_reported() {
-    one_problem(GuardedPool::builder(URL).connect_timeout(Duration::MAX), &["connect_timeout"]);
-    let backoff = Backoff::full_jitter(Duration::from_secs(1), Duration::MAX);
-    one_problem(GuardedPool::builder(URL).backoff(backoff), &["back-off"]);
 }
 
 #[test]

@@ -133,9 +133,9 @@ impl Problem {
 /// Whole seconds, at least one; up to twice as many as asked for, at random, so that clients who
 /// were refused together do not come back together.
 fn spread(retry_after: Duration) -> u64 {
-    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-    let seconds = seconds.max(1);
-    seconds + fastrand::u64(0..=seconds)
+    let part = u64::from(retry_after.subsec_nanos() > 0);
+    let seconds = retry_after.as_secs().saturating_add(part).max(1);
+    seconds.saturating_add(fastrand::u64(0..=seconds))
 }
 
 /// 503 with `Retry-After` and problem details: what to tell a client that cannot be served for want

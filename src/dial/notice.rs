@@ -35,7 +35,6 @@ impl Notice {
         Self::Loading,
         Self::MaxClients,
     ];
-    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The `error` label of `redis_guard_server_errors_total`.
     pub(crate) const fn as_str(self) -> &'static str {

@@ -50,6 +50,7 @@ use checks::Findings;
 use facts::{Dials, Facts};
 use probe::Location;
 
+use crate::policy::LONGEST;
 use crate::{Error, GuardedPool};
 
 /// Examines servers; see the [module](self). The default one has no URLs:
@@ -108,9 +109,9 @@ impl Doctor {
     }
 
     /// The time between the two looks that rejections and churn are told from. Default 2 s: a storm
-    /// of ten refusals a second shows twenty.
+    /// of ten refusals a second shows twenty. A year at most, as every time here.
     pub fn sample(mut self, sample: Duration) -> Self {
-        self.options.sample = sample;
+        self.options.sample = sample.min(LONGEST);
         self
     }
 
@@ -118,14 +119,14 @@ impl Doctor {
     /// comes free is ours. With back-off, two seconds at most between two dials. Default zero: one
     /// dial.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.options.wait = wait;
+        self.options.wait = wait.min(LONGEST);
         self
     }
 
     /// From when on a client without a command is idle. Default 5 min: no pool that is in use leaves
     /// one alone for so long, unless it is too large.
     pub fn idle_after(mut self, idle_after: Duration) -> Self {
-        self.options.idle_after = idle_after;
+        self.options.idle_after = idle_after.min(LONGEST);
         self
     }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::holders::Holders;
 use super::registry::Registry;
 use crate::dial::{self, Address, Certificates, Dialer, Trace};
+use crate::policy::LONGEST;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
@@ -45,10 +46,10 @@ impl fmt::Debug for Access {
 
 impl Access {
     /// The longest that connecting, or one command, may take. Default 5 s: a server that takes
-    /// longer to answer is of no use to its clients either.
+    /// longer to answer is of no use to its clients either. A year at most.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(LONGEST);
         self
     }
 

@@ -4,6 +4,8 @@ mod limit;
 mod member;
 mod record;
 
+use crate::policy::MOST;
+
 pub use limit::{Source, limit_in_force};
 pub use member::{Beat, Membership, Report, SCRIPT, Share};
 pub use record::{COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, registry_keys};
@@ -29,7 +31,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The fleet of this name.
+    /// The fleet of this name: 1 to 64 bytes of printable ASCII without spaces and braces; anything else
+    /// is reported by [`build`](crate::GuardedPoolBuilder::build).
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), reserve: 0 }
@@ -37,7 +40,8 @@ impl Fleet {
 
     /// Slots to grant to nobody: what clients outside the fleet may need at once, or the largest
     /// step of an autoscaler, one connection each. Default: the larger of 2 % of `maxclients` and 16,
-    /// and more in a fleet of hundreds. Members' reserves do not add up; each goes by its own.
+    /// and more in a fleet of hundreds. Members' reserves do not add up; each goes by its own. At most
+    /// 1,000,000, as of everything that is counted.
     #[must_use]
     pub const fn reserve(mut self, slots: usize) -> Self {
         self.reserve = slots;
@@ -53,13 +57,16 @@ impl Fleet {
     }
 
     /// What is wrong with the values, if anything.
-    pub(crate) fn problem(&self) -> Option<&'static str> {
-        if self.name.is_empty() {
-            Some("its name is empty")
-        } else if self.name.len() > 64 {
-            Some("its name is longer than 64 bytes")
-        } else if !self.name.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}".contains(&byte)) {
-            Some("its name must be printable ASCII without spaces and braces")
+    pub(crate) fn problem(&self) -> Option<String> {
+        let Self { name, reserve } = self;
+        if name.is_empty() {
+            Some("its name is empty".to_owned())
+        } else if name.len() > 64 {
+            Some("its name is longer than 64 bytes".to_owned())
+        } else if !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}".contains(&byte)) {
+            Some("its name must be printable ASCII without spaces and braces".to_owned())
+        } else if *reserve > MOST {
+            Some(format!("its reserve {reserve} is above {MOST}"))
         } else {
             None
         }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::calls::Calls;
 use super::{Guard, Home, Own};
 use crate::ledger::Ledger;
-use crate::policy::Budgets;
-use crate::pool::builder::{LONGEST, default_queue_limit};
+use crate::policy::{Budgets, Common, Problems, default_queue_limit};
 use crate::server::gate::Gate;
 use crate::telemetry::event::EventBus;
 use crate::telemetry::metrics::Metrics;
@@ -51,7 +50,8 @@ impl Default for GuardBuilder {
 }
 
 impl GuardBuilder {
-    /// The guard's name: the `pool` label of its metrics, and its name in logs. Default `default`.
+    /// The guard's name: the `pool` label of its metrics, and its name in logs. Default `default`. Not
+    /// empty, and without control characters.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -64,13 +64,15 @@ impl GuardBuilder {
     }
 
     /// The most calls in flight, over all endpoints. Default 64: four for each connection of a pool
-    /// of 16, this crate's default. Where every call holds a connection, as many as those.
+    /// of 16, this crate's default. Where every call holds a connection, as many as those. From 1 to
+    /// 1,000,000.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
     }
 
-    /// Gives an endpoint its own budget, in calls in flight; see [`Budget`].
+    /// Gives an endpoint its own budget, in calls in flight; see [`Budget`]. The name
+    /// [`Endpoint::LANES`] takes none.
     pub fn endpoint(mut self, endpoint: impl Into<Endpoint>, budget: Budget) -> Self {
         self.budgets.named.push((endpoint.into(), budget));
         self
@@ -85,14 +87,15 @@ impl GuardBuilder {
 
     /// How long a caller waits that may ([`Guard::wait`],
     /// [`GuardLayer::queued`](crate::tower::GuardLayer::queued)). Default 1 s, the patience of an
-    /// interactive request.
+    /// interactive request. Zero never waits; at most a year.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout;
         self
     }
 
     /// How many callers may wait at a time. Default: as many as could be served within the acquire
-    /// timeout at 1 ms a call, between 64 and 65,536.
+    /// timeout at 1 ms a call, between 64 and 65,536; whoever came after them would time out anyway. From
+    /// 1 to 1,000,000.
     pub fn queue_limit(mut self, limit: usize) -> Self {
         self.queue_limit = Some(limit);
         self
@@ -120,8 +123,8 @@ impl GuardBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] with everything that is wrong: a zero limit, a reserve above its max, reserves
-    /// above the total, an invalid or repeated endpoint name.
+    /// [`BuildError`] with everything that is wrong: a limit that is zero or beyond its bound, a reserve
+    /// above its max, reserves above the total, an invalid, reserved or repeated endpoint name.
     pub fn build(self) -> Result<Guard, BuildError> {
         let problems = self.problems();
         if !problems.is_empty() {
@@ -145,25 +148,16 @@ impl GuardBuilder {
     }
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.max_in_flight == 0 {
-            problems.push("max_in_flight is 0, so nobody could ever be served".to_owned());
-        }
-        if self.queue_limit == Some(0) {
-            problems.push("queue_limit is 0, so nobody could ever wait".to_owned());
-        }
-        if self.name.is_empty() || self.name.chars().any(char::is_control) {
-            problems.push("the guard's name is empty or has control characters".to_owned());
-        }
-        let (timeout, cap) = (self.acquire_timeout, self.backoff.cap());
-        for (name, value) in [("acquire_timeout", timeout), ("the back-off's cap", cap)] {
-            if value > LONGEST {
-                problems.push(format!("{name} is longer than a year"));
-            }
-        }
-        problems.extend(self.backoff.problem().map(|problem| format!("backoff: {problem}")));
-        problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
-        problems.extend(self.budgets.problems(("max_in_flight", self.max_in_flight)));
-        problems
+        let mut problems = Problems::default();
+        problems.common(&Common {
+            name: &self.name,
+            total: ("max_in_flight", self.max_in_flight),
+            budgets: &self.budgets,
+            acquire_timeout: self.acquire_timeout,
+            queue_limit: self.queue_limit,
+            backoff: Some(self.backoff),
+            breaker: &self.breaker,
+        });
+        problems.into_vec()
     }
 }

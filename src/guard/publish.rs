@@ -34,7 +34,7 @@ impl Shared {
         let none = [0; Reason::ALL.len()];
         let own = state.rejected.iter().chain(std::iter::repeat(&none));
         let calls = state.calls.ledger.accounts().zip(own).map(|(account, rejected)| CallsStatus {
-            rejected: crate::telemetry::status::named(Reason::ALL, rejected),
+            rejected: crate::telemetry::status::named(&Reason::ALL, Reason::as_str, rejected),
             name: account.name,
             max: account.max,
             reserve: account.reserve,

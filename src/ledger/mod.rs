@@ -34,6 +34,8 @@ pub(crate) struct Ledger<W> {
     in_use: usize,
     accounts: Vec<Account<W>>,
     by_name: HashMap<Endpoint, AccountId>,
+    /// The account that no caller's name leads to.
+    internal: Option<AccountId>,
     default_budget: Budget,
     /// Over all accounts, what is reserved and not in use.
     unused_reserve: usize,
@@ -164,6 +166,7 @@ impl<W> Ledger<W> {
             in_use: 0,
             accounts: Vec::new(),
             by_name: HashMap::new(),
+            internal: None,
             default_budget: budgets.default.unwrap_or(Budget::max(max_connections)),
             unused_reserve: 0,
             queue_limit,
@@ -200,7 +203,8 @@ impl<W> Ledger<W> {
     pub(crate) fn account(&mut self, endpoint: &Endpoint) -> AccountId {
         // A look at the first few costs less than hashing the name, and most pools have few.
         let first = self.accounts.iter().take(8).position(|account| account.name == *endpoint);
-        if let Some(id) = first.map(AccountId).or_else(|| self.by_name.get(endpoint).copied()) {
+        let known = first.map(AccountId).or_else(|| self.by_name.get(endpoint).copied());
+        if let Some(id) = known.filter(|id| Some(*id) != self.internal) {
             return id;
         }
         // One place is kept for `other` itself.
@@ -223,16 +227,16 @@ impl<W> Ledger<W> {
         self.accounts[account.0].budget
     }
 
-    /// Opens an account with a budget of its own, unless it is open.
+    /// The account of the pool's own connections, opened with its budget on first use. Callers who take
+    /// its name count as `other`.
     pub(crate) fn internal_account(&mut self, name: &Endpoint, budget: Budget) -> AccountId {
-        match self.by_name.get(name) {
-            Some(account) => *account,
-            None => {
-                let account = self.open_account(name.clone(), budget);
-                self.share_reserves();
-                account
-            }
+        if let Some(account) = self.internal {
+            return account;
         }
+        let account = self.open_account(name.clone(), budget);
+        self.internal = Some(account);
+        self.share_reserves();
+        account
     }
 
     /// The account's `max`, in connections.

@@ -258,6 +258,17 @@ fn names_beyond_the_bound_and_invalid_ones_count_as_other() {
     assert_eq!(ledger.account_name(bad), &Endpoint::OTHER);
 }
 
+#[test]
+fn a_caller_who_takes_the_name_of_the_shared_connections_counts_as_other() {
+    let mut ledger = ledger(4, &[]);
+    let early = ledger.account(&Endpoint::LANES);
+    assert_eq!(ledger.account_name(early), &Endpoint::OTHER);
+    let lanes = ledger.internal_account(&Endpoint::LANES, Budget::max(2).reserve(1));
+    assert_eq!(ledger.account_name(lanes), &Endpoint::LANES);
+    assert_eq!(ledger.account(&"shared-lanes".into()), early);
+    assert_eq!(ledger.internal_account(&Endpoint::LANES, FREE), lanes, "opened once");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Acquire(usize),

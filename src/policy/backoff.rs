@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::LONGEST;
+
 /// A back-off: how long to wait before the next attempt after each failure in a row.
 ///
 /// After the n-th failure the ceiling is `x = min(cap, base · 2ⁿ)`, and the jitter chooses within
-/// it. The default is equal jitter from 50 ms to 5 s.
+/// it. The default is equal jitter from 50 ms to 5 s. A base of zero, a cap below the base or of more
+/// than a year is reported by [`build`](crate::GuardedPoolBuilder::build).
 ///
 /// **Why equal jitter.** One dial goes out per instance, so the cost of an outage is dials on the
 /// server and the delay until a freed slot is used. Over an outage of `T`, equal jitter makes
@@ -71,7 +74,7 @@ impl Backoff {
         self.base
     }
 
-    /// The longest delay.
+    /// The longest delay. A builder takes one of at most a year, and not below the base.
     #[must_use]
     pub const fn cap(&self) -> Duration {
         self.cap
@@ -113,6 +116,8 @@ impl Backoff {
             Some("the base is zero, so it would retry at once")
         } else if self.cap < self.base {
             Some("the cap is below the base")
+        } else if self.cap > LONGEST {
+            Some("the cap is longer than a year")
         } else {
             None
         }
@@ -125,9 +130,12 @@ impl Default for Backoff {
     }
 }
 
-/// A uniform draw from `low..=high`.
+/// A uniform draw from `low..=high`; `low` where that is above `high`.
 pub(crate) fn between(low: Duration, high: Duration, rng: &mut Rng) -> Duration {
-    low + high.saturating_sub(low).mul_f64(rng.f64())
+    // A product of the longest times may be rounded up to more than a `Duration` holds.
+    let span = high.saturating_sub(low);
+    let part = Duration::try_from_secs_f64(span.as_secs_f64() * rng.f64()).unwrap_or(span);
+    low.saturating_add(part.min(span))
 }
 
 /// The delays of a [`Backoff`]; see [`Backoff::delays`].
@@ -185,6 +193,26 @@ mod tests {
             for delay in Backoff::decorrelated_jitter(BASE, CAP).delays(seed).take(30) {
                 assert!(delay >= BASE && delay <= CAP.min(previous * 3));
                 previous = delay;
+            }
+        }
+    }
+
+    #[test]
+    fn no_base_and_no_cap_is_an_overflow() {
+        let times =
+            [Duration::ZERO, Duration::from_nanos(1), CAP, Duration::MAX / 2, Duration::MAX];
+        let kinds = [
+            Backoff::equal_jitter,
+            Backoff::full_jitter,
+            Backoff::decorrelated_jitter,
+            Backoff::without_jitter,
+        ];
+        for (base, cap) in times.iter().flat_map(|base| times.map(|cap| (*base, cap))) {
+            for backoff in kinds.map(|kind| kind(base, cap)) {
+                for seed in 0..20 {
+                    let longest = backoff.delays(seed).take(100).max();
+                    assert!(longest.is_some_and(|longest| longest <= cap), "{backoff:?}");
+                }
             }
         }
     }

@@ -15,7 +15,8 @@ use crate::vocabulary::Outcome;
 ///
 /// Defaults: 1 × "max number of clients reached" (the server said it, so there is nothing to
 /// confirm), 2 × suspected within 1 s (a single silent close can be a restart), 5 failures in a row
-/// of any other kind (a restart takes a few dials).
+/// of any other kind (a restart takes a few dials). A count of zero is reported by
+/// [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
 ///
 /// ```
 /// use redis_guard::Breaker;
@@ -105,7 +106,7 @@ pub enum BreakerState {
 
 impl BreakerState {
     /// Every state, in the order of the metric's `state` label.
-    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+    pub const ALL: &'static [Self] = &[Self::Closed, Self::Open, Self::HalfOpen];
 
     /// The metric label: `closed`, `open` or `half_open`.
     #[must_use]

@@ -1,5 +1,6 @@
 //! How many connections an endpoint may hold.
 
+use super::MOST;
 use crate::Endpoint;
 
 /// How many connections an endpoint may hold at a time.
@@ -28,8 +29,8 @@ pub struct Budget {
 const IN_FLIGHT: usize = 1024;
 
 impl Budget {
-    /// At most `max` connections at a time, none of them reserved. Zero is reported by
-    /// [`build`](crate::GuardedPoolBuilder::build).
+    /// At most `max` connections at a time, none of them reserved. From 1 to 1,000,000; anything else
+    /// is reported by [`build`](crate::GuardedPoolBuilder::build). More than the pool has is no mistake.
     #[must_use]
     pub const fn max(max: usize) -> Self {
         Self { max, reserve: 0, in_flight: IN_FLIGHT }
@@ -47,8 +48,9 @@ impl Budget {
 
     /// At most `commands` of this endpoint in flight at a time on
     /// [`shared`](crate::GuardedPool::shared) connections; the next ones wait, first come first
-    /// served. A command that was given up counts until its reply has come. Default 1,024. Zero is
-    /// reported by [`build`](crate::GuardedPoolBuilder::build).
+    /// served. A command that was given up counts until its reply has come. Default 1,024: more than keep
+    /// one connection busy, and few enough that an endpoint whose commands hang is stopped early. From 1
+    /// to 1,000,000; anything else is reported by [`build`](crate::GuardedPoolBuilder::build).
     #[must_use]
     pub const fn in_flight(mut self, commands: usize) -> Self {
         self.in_flight = commands;
@@ -72,12 +74,14 @@ impl Budget {
         let Self { max, reserve, in_flight } = self;
         if max == 0 {
             Some("max is 0, so nobody could ever be served".to_owned())
+        } else if max > MOST {
+            Some(format!("max {max} is above {MOST}"))
         } else if reserve > max {
             Some(format!("reserve {reserve} is above its max {max}"))
         } else if in_flight == 0 {
             Some("in_flight is 0, so no shared command could ever be sent".to_owned())
-        } else if in_flight > tokio::sync::Semaphore::MAX_PERMITS {
-            Some("in_flight is above what a semaphore counts".to_owned())
+        } else if in_flight > MOST {
+            Some(format!("in_flight {in_flight} is above {MOST}"))
         } else {
             None
         }

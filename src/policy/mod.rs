@@ -1,6 +1,7 @@
 //! The policies: plain values and arithmetic, without clocks, sockets or tasks.
 
 mod backoff;
+mod bounds;
 mod breaker;
 mod budget;
 mod demand;
@@ -15,6 +16,7 @@ pub use price_law::{FLOOR, PriceLaw, Signal};
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;
+pub(crate) use bounds::{Common, LONGEST, MOST, MOST_LANES, Problems, default_queue_limit};
 pub(crate) use breaker::FailureKind;
 pub(crate) use breaker::Tripwire;
 pub(crate) use budget::Budgets;

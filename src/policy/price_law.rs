@@ -109,7 +109,7 @@ impl PriceLaw {
         (!self.blind).then_some(self.limit)
     }
 
-    /// The server could not be observed. The limit stays for [`MEMORY`] after the last time it
+    /// The server could not be observed. The limit stays for `MEMORY` after the last time it
     /// could be, and then says nothing any more.
     pub fn unseen(&mut self, now: Instant) {
         self.blind = self.seen.is_none_or(|seen| now.saturating_duration_since(seen) > MEMORY);

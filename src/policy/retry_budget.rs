@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::{LONGEST, real};
 use crate::Rejection;
 
 /// The window slides in steps of a tenth.
@@ -63,10 +64,11 @@ impl RetryBudget {
     }
 
     /// Over how long the calls and retries are counted. Default 10 s: longer lets a burst of retries
-    /// spend what a long quiet time saved. At least 10 ms.
+    /// spend what a long quiet time saved. At least 10 ms and at most a year; what is outside is taken
+    /// to the nearer end.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
-        self.window = window.max(Duration::from_millis(10));
+        self.window = window.clamp(Duration::from_millis(10), LONGEST);
         // What the old slices counted was of another length.
         self.ledger = Arc::new(Mutex::new(Window::new(Instant::now())));
         self
@@ -74,14 +76,18 @@ impl RetryBudget {
 
     /// Notes a call, the first attempt.
     pub fn called(&self) {
-        self.slide(Instant::now()).slices[0].calls += 1;
+        let mut window = self.slide(Instant::now());
+        window.slices[0].calls = window.slices[0].calls.saturating_add(1);
     }
 
     /// Takes a retry that goes out at once, for a loop of one's own.
     ///
     /// # Errors
     ///
-    /// [`RetryBudgetExhausted`](Rejection::RetryBudgetExhausted) if there is none to be had.
+    /// [`RetryBudgetExhausted`](Rejection::RetryBudgetExhausted) if there is none to be had. Its
+    /// `retry_after` is when there is, should nobody call or retry meanwhile. A budget that has room only
+    /// while there are calls (`per_second` times the window is less than one retry) may never have any
+    /// without them; then it is the whole window.
     pub fn try_retry(&self) -> Result<(), Rejection> {
         self.withdraw().map(Withdrawal::spend)
     }
@@ -90,18 +96,36 @@ impl RetryBudget {
     pub(crate) fn withdraw(&self) -> Result<Withdrawal, Rejection> {
         let now = Instant::now();
         let mut window = self.slide(now);
-        let (calls, retries) = window
-            .slices
-            .iter()
-            .fold((0, 0), |(calls, retries), slice| (calls + slice.calls, retries + slice.retries));
-        let allowed = self.share * f64::from(calls) + self.per_second * self.window.as_secs_f64();
-        if f64::from(retries) + 1.0 > allowed {
-            return Err(Rejection::RetryBudgetExhausted { retry_after: self.slice() });
+        if !self.has_room(&window, 0) {
+            let retry_after = self.room_in(&window, now);
+            return Err(Rejection::RetryBudgetExhausted { retry_after });
         }
-        window.slices[0].retries += 1;
+        window.slices[0].retries = window.slices[0].retries.saturating_add(1);
         let slice = window.newest;
         drop(window);
         Ok(Withdrawal { budget: self.clone(), slice: Some(slice) })
+    }
+
+    /// Whether there is room for one more retry once the `gone` oldest slices have left the window.
+    fn has_room(&self, window: &Window, gone: usize) -> bool {
+        let left = &window.slices[..SLICES - gone];
+        let sum =
+            |count: fn(&Slice) -> usize| left.iter().map(count).fold(0, usize::saturating_add);
+        let (calls, retries) = (sum(|slice| slice.calls), sum(|slice| slice.retries));
+        let allowed = self.share * real(calls) + self.per_second * self.window.as_secs_f64();
+        real(retries) + 1.0 <= allowed
+    }
+
+    /// How long it takes from `now` until there is room, if nobody calls or retries meanwhile. Not
+    /// always when the first retries leave: calls that leave lower what is allowed.
+    fn room_in(&self, window: &Window, now: Instant) -> Duration {
+        let Some(steps) = (1..=SLICES).find(|gone| self.has_room(window, *gone)) else {
+            return self.window;
+        };
+        let steps = u64::try_from(steps).unwrap_or(u64::MAX);
+        let then = u128::from(window.newest.saturating_add(steps)) * self.slice().as_nanos();
+        let wait = then.saturating_sub(now.duration_since(window.start).as_nanos());
+        Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX))
     }
 
     fn slice(&self) -> Duration {
@@ -129,6 +153,7 @@ impl RetryBudget {
 }
 
 /// The slices of the window, the newest first.
+#[derive(Clone)]
 struct Window {
     start: Instant,
     /// The number of the newest slice, from the start on.
@@ -138,8 +163,8 @@ struct Window {
 
 #[derive(Clone, Copy, Default)]
 struct Slice {
-    calls: u32,
-    retries: u32,
+    calls: usize,
+    retries: usize,
 }
 
 impl Window {
@@ -234,6 +259,100 @@ mod tests {
     async fn clones_share_it() {
         let budget = RetryBudget::default().per_second(0.1);
         assert_eq!(taken(&budget.clone()) + taken(&budget), 1);
+    }
+
+    /// A budget with the same past, to try something on.
+    fn copy(budget: &RetryBudget) -> RetryBudget {
+        RetryBudget { ledger: Arc::new(Mutex::new(budget.lock().clone())), ..budget.clone() }
+    }
+
+    fn retry_after(budget: &RetryBudget) -> Duration {
+        let refused = budget.try_retry().unwrap_err();
+        refused.retry_after().expect("the refusal says when")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_says_when_the_first_retries_leave_the_window() {
+        let budget = RetryBudget::default();
+        tokio::time::advance(Duration::from_millis(2_500)).await;
+        assert_eq!(taken(&budget), 20);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        // Taken between 2 s and 3 s, gone when the eleventh step after it begins.
+        assert_eq!(retry_after(&budget), Duration::from_millis(7_500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_leave_the_window_take_their_share_of_the_allowance_along() {
+        let budget = RetryBudget::default().per_second(0.1);
+        (0..20).for_each(|_| budget.called());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(taken(&budget), 5, "a fifth of 20 calls, and one");
+        // The calls leave one step before the retries do, and nothing is gained by that.
+        assert_eq!(retry_after(&budget), Duration::from_secs(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_that_would_never_have_room_names_its_window() {
+        let budget = RetryBudget::default().per_second(0.0);
+        assert_eq!(retry_after(&budget), Duration::from_secs(10));
+        let slow = RetryBudget::default().per_second(0.1).window(Duration::from_secs(5));
+        assert_eq!(retry_after(&slow), Duration::from_secs(5));
+    }
+
+    /// So many calls, so many retries that are tried for, and so long until what is next.
+    type Happening = (usize, usize, u64);
+
+    /// Lives through `past`, and asks when there is room again: then there is, and not a step before.
+    async fn hold_to_its_word(budget: RetryBudget, past: &[Happening]) {
+        for (calls, retries, ms) in past {
+            (0..*calls).for_each(|_| budget.called());
+            let _granted = (0..*retries).filter(|_| budget.try_retry().is_ok()).count();
+            tokio::time::advance(Duration::from_millis(*ms)).await;
+        }
+        taken(&budget);
+        let (step, refused) = (budget.slice(), copy(&budget));
+        let wait = retry_after(&budget);
+        if budget.per_second * budget.window.as_secs_f64() < 1.0 && wait == budget.window {
+            // Nothing may ever come of it.
+            return;
+        }
+        let early = wait.saturating_sub(step);
+        tokio::time::advance(early).await;
+        assert!(early.is_zero() || copy(&refused).try_retry().is_err(), "a step before {wait:?}");
+        tokio::time::advance(wait - early).await;
+        assert!(refused.try_retry().is_ok(), "after {wait:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn there_is_room_when_the_refusal_says_and_not_a_step_before(
+            share in 0..=10_u32,
+            tenths_a_second in 0..=30_u32,
+            window_ms in 10..20_000_u64,
+            past in proptest::collection::vec((0..40_usize, 0..10_usize, 0..4_000_u64), 0..25),
+        ) {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let budget = RetryBudget::default()
+                    .share(f64::from(share) / 10.0)
+                    .per_second(f64::from(tenths_a_second) / 10.0)
+                    .window(Duration::from_millis(window_ms));
+                hold_to_its_word(budget, &past).await;
+            });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn extreme_settings_are_no_overflow() {
+        let forever = RetryBudget::default().window(Duration::MAX).per_second(0.0);
+        assert!(retry_after(&forever) <= Duration::from_secs(366 * 24 * 60 * 60));
+        assert_eq!(taken(&RetryBudget::default().window(Duration::ZERO).per_second(1e3)), 10);
+        let much = RetryBudget::default().per_second(f64::MAX).window(Duration::MAX);
+        much.try_retry().unwrap();
+        much.lock().slices = [Slice { calls: usize::MAX, retries: usize::MAX }; SLICES];
+        much.called();
+        let _either = much.try_retry();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::lease::GuardedConnection;
 use super::node::Node;
 use super::state::{Answer, Leased, State, Subscribed, Waiting};
-use crate::ledger::{AccountId, Admission, Ticket};
+use crate::ledger::{AccountId, Admission, Ledger, Ticket};
 use crate::vocabulary::Phase;
 use crate::{Endpoint, Rejection};
 
@@ -114,7 +114,16 @@ pub(super) async fn acquire(
     endpoint: Endpoint,
     location: &'static Location<'static>,
 ) -> Result<GuardedConnection, Rejection> {
-    let (account, entry) = enter(&node, &endpoint, location)?;
+    acquire_as(node, |ledger| ledger.account(&endpoint), location).await
+}
+
+/// The same for an account, which is found under the lock that is taken anyway.
+pub(super) async fn acquire_as(
+    node: Arc<Node>,
+    account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
+    location: &'static Location<'static>,
+) -> Result<GuardedConnection, Rejection> {
+    let (account, entry) = enter(&node, account, location)?;
     let queued = match entry {
         Entry::Leased(leased) => return Ok(GuardedConnection::new(node, leased)),
         Entry::Queued(queued) => queued,
@@ -136,11 +145,11 @@ pub(super) async fn acquire(
 /// A caller comes in: it gets a lease, a place in the queue, or a refusal.
 fn enter(
     node: &Arc<Node>,
-    endpoint: &Endpoint,
+    account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
     location: &'static Location<'static>,
 ) -> Result<(AccountId, Entry), Rejection> {
     let mut state = node.lock();
-    let account = state.ledger.account(endpoint);
+    let account = account(&mut state.ledger);
     let start_maintenance = state.wants_maintenance();
     let granted = !state.ledger.is_closed() && state.ledger.acquire(account) == Admission::Granted;
     // One that was free concerns nobody else.
@@ -152,6 +161,8 @@ fn enter(
             (entry, Some(state.settle()))
         }
     };
+    // Its account's, for there is a bound on how many names are told apart.
+    let endpoint = entry.is_err().then(|| state.ledger.account_name(account).clone());
     drop(state);
     if start_maintenance {
         node.start_maintenance();
@@ -159,8 +170,8 @@ fn enter(
     if let Some(wakes) = wakes {
         node.wake(wakes);
     }
-    if let Err(rejection) = &entry {
-        node.announce_rejection(endpoint, rejection);
+    if let (Err(rejection), Some(endpoint)) = (&entry, endpoint) {
+        node.announce_rejection(&endpoint, rejection);
     }
     Ok((account, entry?))
 }

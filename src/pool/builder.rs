@@ -16,17 +16,11 @@ use super::{dialer, maintenance};
 use crate::dial::{Address, Dialer, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
-use crate::policy::{Budgets, FLOOR};
+use crate::policy::{Budgets, Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
 use crate::server::Server;
 use crate::server::gate::{DialPolicy, Gate};
 use crate::vocabulary::BuildError;
 use crate::{Backoff, Breaker, Budget, Endpoint};
-
-/// The longest time any setting may name: far beyond use, and clear of overflow.
-pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// The shortest hold worth planning a queue for: one round trip and the work around it.
-const SHORTEST_HOLD: Duration = Duration::from_millis(1);
 
 /// Settings of a [`GuardedPool`]; see [`GuardedPool::builder`].
 ///
@@ -129,21 +123,24 @@ impl GuardedPoolBuilder {
         builder
     }
 
-    /// The pool's name: the `pool` label of its metrics and logs. Default `default`. Give each pool
-    /// of a process its own, or their metrics mix.
+    /// The pool's name: the `pool` label of its metrics and logs. Default `default`. Not empty, and
+    /// without control characters. Give each pool of a process its own, or their metrics mix.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = name.into();
         self
     }
 
     /// The most connections this pool opens: this process's share of the server's `maxclients`.
-    /// Default 16: on one core of client and server, more connections add nothing to throughput.
+    /// Default 16: on one core of client and server, more connections add nothing to throughput. From 1
+    /// to 1,000,000: a process on Linux can have no more sockets.
     pub fn max_connections(mut self, max: usize) -> Self {
         self.settings.max_connections = max;
         self
     }
 
-    /// Gives an endpoint its own budget; see [`Budget`].
+    /// Gives an endpoint its own budget; see [`Budget`]. The name of the shared connections,
+    /// [`Endpoint::LANES`], takes none: theirs is a connection for each of
+    /// [`shared_lanes`](Self::shared_lanes), and one to replace it.
     pub fn endpoint(mut self, endpoint: impl Into<Endpoint>, budget: Budget) -> Self {
         self.settings.budgets.named.push((endpoint.into(), budget));
         self
@@ -157,21 +154,22 @@ impl GuardedPoolBuilder {
     }
 
     /// How long [`acquire`](GuardedPool::acquire) waits for a connection, dialing included.
-    /// Default 1 s, the patience of an interactive request. Zero never waits.
+    /// Default 1 s, the patience of an interactive request. Zero never waits; at most a year, as every
+    /// time here.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.settings.acquire_timeout = timeout;
         self
     }
 
     /// How long one dial may take, from the name lookup to the first answer. Default 2 s: a lost
-    /// SYN is sent again after 1 s, and the second one gets its chance.
+    /// SYN is sent again after 1 s, and the second one gets its chance. More than zero.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a lease waits for a reply. Default 500 ms, as in redis-rs. Commands that block by
-    /// design (BLPOP, XREAD BLOCK, WAIT, …) are exempt.
+    /// How long a lease waits for a reply. Default 500 ms, as in redis-rs. More than zero. Commands that
+    /// block by design (BLPOP, XREAD BLOCK, WAIT, …) are exempt.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
@@ -181,7 +179,7 @@ impl GuardedPoolBuilder {
     /// [`QueueFull`](crate::Rejection::QueueFull) at once. Default: as many as could be served
     /// within the acquire timeout if each held its connection for 1 ms
     /// (`max_connections × acquire_timeout / 1 ms`), between 64 and 65,536. Whoever came after them
-    /// would time out anyway.
+    /// would time out anyway. From 1 to 1,000,000, each of whom takes memory.
     pub fn queue_limit(mut self, limit: usize) -> Self {
         self.queue_limit = Some(limit);
         self
@@ -216,29 +214,31 @@ impl GuardedPoolBuilder {
     }
 
     /// A lease held for longer is reported as a suspected leak, once, with the place where it was
-    /// acquired. Default 30 s: a hundred times what Redis work takes. Checked once a second, or four
-    /// times in this time if that is shorter.
+    /// acquired. Default 30 s: a hundred times what Redis work takes. More than zero. Checked once a
+    /// second, or four times in this time if that is shorter.
     pub fn leak_after(mut self, age: Duration) -> Self {
         self.settings.leak_after = age;
         self
     }
 
     /// Closes the connection under a lease held for longer; its next command gets an error.
-    /// Default: never, because a slow job is not a leak.
+    /// Default: never, because a slow job is not a leak. More than zero.
     pub fn revoke_after(mut self, age: Duration) -> Self {
         self.settings.revoke_after = Some(age);
         self
     }
 
     /// A connection idle for longer is closed, down to [`min_idle`](Self::min_idle), and its slot
-    /// is free for others. Default 5 min.
+    /// is free for others. Default 5 min: longer than a lull between two requests of a service in use,
+    /// and short enough that what a peak has opened is given back. More than zero.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout;
         self
     }
 
     /// How many idle connections `idle_timeout` leaves open. Default 1: a service that gives its last
-    /// connection back has to win a slot again, perhaps from a full server.
+    /// connection back has to win a slot again, perhaps from a full server. As many as `max_connections`,
+    /// or more, keeps all.
     pub fn min_idle(mut self, connections: usize) -> Self {
         self.settings.min_idle = connections;
         self
@@ -246,14 +246,15 @@ impl GuardedPoolBuilder {
 
     /// A connection older than this, ± 10 % at random so that a fleet does not redial together, is
     /// closed once nobody holds it. Default 30 min, so that a fleet spreads over new replicas and
-    /// DNS changes in that time. Put off while the server is full.
+    /// DNS changes in that time. More than zero. Put off while the server is full.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.settings.max_lifetime = lifetime;
         self
     }
 
     /// How long [`close`](GuardedPool::close) waits for leases before it closes the connections
-    /// under them. Default 10 s: well inside the 30 s that Kubernetes leaves a container to end.
+    /// under them. Default 10 s: well inside the 30 s that Kubernetes leaves a container to end. Zero
+    /// does not wait.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.settings.drain_timeout = timeout;
         self
@@ -263,7 +264,7 @@ impl GuardedPoolBuilder {
     /// handles. Default 1: on one machine one connection carried 418,000 GETs a second for 64 tasks
     /// and four carried 360,000, because fewer, larger writes cost less. More help where one
     /// connection's core or window is the limit. They count among `max_connections`, and are opened on
-    /// first use.
+    /// first use. From 1 to 1,024, and to `max_connections`: a few carry all that one server can answer.
     pub fn shared_lanes(mut self, lanes: usize) -> Self {
         self.settings.shared_lanes = lanes;
         self
@@ -291,8 +292,8 @@ impl GuardedPoolBuilder {
 
     /// The connections below which the [adaptive limit](Self::adaptive_limit) never falls, however full
     /// the server is. Default 2: one that works while the other is replaced. Each pool's floor is a part
-    /// of `maxclients` that no pressure moves. [`max_connections`](Self::max_connections) narrows it
-    /// from above. A [fleet](Self::fleet)'s registry goes by its own.
+    /// of `maxclients` that no pressure moves. From 1 to [`max_connections`](Self::max_connections),
+    /// which narrows the default, too. A [fleet](Self::fleet)'s registry goes by its own.
     pub fn min_limit(mut self, connections: usize) -> Self {
         self.settings.min_limit = connections;
         self
@@ -333,8 +334,9 @@ impl GuardedPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] with everything that is wrong: a malformed URL, a zero limit or timeout, a
-    /// reserve above its max, reserves above the total, an invalid or repeated endpoint name.
+    /// [`BuildError`] with everything that is wrong: a malformed URL, a limit or timeout that is zero or
+    /// beyond its bound, a reserve above its max, reserves above the total, an invalid, reserved or
+    /// repeated endpoint name.
     pub fn build(self) -> Result<GuardedPool, BuildError> {
         let mut problems = self.problems();
         let address = self.address().unwrap_or_else(|problem| {
@@ -377,69 +379,66 @@ impl GuardedPoolBuilder {
 
     /// Everything that is wrong with the settings, apart from the address.
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let settings = &self.settings;
-        if settings.max_connections == 0 {
-            problems.push("max_connections is 0, so nobody could ever be served".to_owned());
-        }
-        if settings.shared_lanes == 0 {
-            problems.push("shared_lanes is 0, so no shared command could ever be sent".to_owned());
-        } else if settings.shared_lanes > settings.max_connections.max(1) {
-            problems.push(format!(
-                "shared_lanes {} is above max_connections {}",
-                settings.shared_lanes, settings.max_connections
-            ));
-        }
-        if settings.min_limit == 0 {
-            problems.push("min_limit is 0, so the last connection might be given back".to_owned());
-        } else if settings.min_limit > settings.max_connections.max(FLOOR) {
-            problems.push(format!(
-                "min_limit {} is above max_connections {}",
-                settings.min_limit, settings.max_connections
-            ));
-        }
-        if self.queue_limit == Some(0) {
-            problems.push("queue_limit is 0, so nobody could ever wait".to_owned());
-        }
-        if settings.name.is_empty() || settings.name.chars().any(char::is_control) {
-            problems.push("the pool's name is empty or has control characters".to_owned());
-        }
+        problems.common(&Common {
+            name: &settings.name,
+            total: ("max_connections", settings.max_connections),
+            budgets: &settings.budgets,
+            acquire_timeout: settings.acquire_timeout,
+            queue_limit: self.queue_limit,
+            backoff: self.backoff,
+            breaker: &self.breaker,
+        });
+        self.check_connections(&mut problems);
+        self.check_times(&mut problems);
         if let Some(name) = &self.client_name
             && (name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()))
         {
-            problems.push("client_name must be printable ASCII without spaces".to_owned());
+            problems.add("client_name must be printable ASCII without spaces");
         }
-        for (name, value, zero_allowed) in [
-            ("acquire_timeout", Some(settings.acquire_timeout), true),
-            ("connect_timeout", Some(self.connect_timeout), false),
-            ("response_timeout", Some(settings.response_timeout), false),
-            ("leak_after", Some(settings.leak_after), false),
-            ("revoke_after", settings.revoke_after, false),
-            ("idle_timeout", Some(settings.idle_timeout), false),
-            ("max_lifetime", Some(settings.max_lifetime), false),
-            ("drain_timeout", Some(settings.drain_timeout), true),
-            ("the back-off's cap", self.backoff.map(|backoff| backoff.cap()), true),
+        problems.policy("fleet", settings.fleet.as_ref().and_then(Fleet::problem));
+        if settings.fleet.is_some() && !settings.watch {
+            problems.add("fleet: it beats over the watch, which is off");
+        }
+        problems.into_vec()
+    }
+
+    /// The numbers of connections beside `max_connections` itself, which none may pass.
+    fn check_connections(&self, problems: &mut Problems) {
+        let Settings { max_connections: max, shared_lanes, min_limit, .. } = self.settings;
+        problems.limit(
+            "shared_lanes",
+            shared_lanes,
+            MOST_LANES,
+            "no shared command could ever be sent",
+        );
+        if shared_lanes <= MOST_LANES && shared_lanes > max.max(1) {
+            problems.add(format!("shared_lanes {shared_lanes} is above max_connections {max}"));
+        }
+        if min_limit == 0 {
+            problems.add("min_limit is 0, so the last connection might be given back");
+        } else if min_limit > max.max(FLOOR) {
+            problems.add(format!("min_limit {min_limit} is above max_connections {max}"));
+        }
+    }
+
+    fn check_times(&self, problems: &mut Problems) {
+        let settings = &self.settings;
+        for (setter, time) in [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("response_timeout", Some(settings.response_timeout)),
+            ("leak_after", Some(settings.leak_after)),
+            ("revoke_after", settings.revoke_after),
+            ("idle_timeout", Some(settings.idle_timeout)),
+            ("max_lifetime", Some(settings.max_lifetime)),
         ] {
-            let Some(value) = value else { continue };
-            if value.is_zero() && !zero_allowed {
-                problems.push(format!("{name} is zero"));
-            } else if value > LONGEST {
-                problems.push(format!("{name} is longer than a year"));
+            if let Some(time) = time {
+                problems.time(setter, time);
             }
         }
-        problems.extend(
-            self.backoff
-                .and_then(|backoff| backoff.problem())
-                .map(|problem| format!("backoff: {problem}")),
-        );
-        let fleet = settings.fleet.as_ref().and_then(Fleet::problem);
-        problems.extend(fleet.map(|problem| format!("fleet: {problem}")));
-        if settings.fleet.is_some() && !settings.watch {
-            problems.push("fleet: it beats over the watch, which is off".to_owned());
-        }
-        problems.extend(self.breaker.problem().map(|problem| format!("breaker: {problem}")));
-        problems.extend(settings.budgets.problems(("max_connections", settings.max_connections)));
-        problems
+        // Zero closes what is left at once.
+        problems.time_or_zero("drain_timeout", settings.drain_timeout);
     }
 
     /// Where to dial; `None` if the URL was no URL.
@@ -454,13 +453,6 @@ impl GuardedPoolBuilder {
         let certificates = None;
         Address::new(info.addr(), certificates).map(Some)
     }
-}
-
-/// As many as could be served within the timeout.
-pub(crate) fn default_queue_limit(connections: usize, acquire_timeout: Duration) -> usize {
-    let served_each = acquire_timeout.as_nanos() / SHORTEST_HOLD.as_nanos();
-    let served_each = usize::try_from(served_each).unwrap_or(usize::MAX);
-    connections.saturating_mul(served_each).clamp(64, 65_536)
 }
 
 /// `redis-guard:<process>`, with what `CLIENT SETNAME` does not take left out.

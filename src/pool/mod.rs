@@ -28,7 +28,7 @@ mod watch;
 mod face;
 mod guarded_pool;
 
-pub(crate) mod builder;
+mod builder;
 
 pub use builder::GuardedPoolBuilder;
 pub use guarded_pool::GuardedPool;

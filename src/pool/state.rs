@@ -29,10 +29,10 @@ pub(super) struct State {
     pub(super) gate: Gate,
     /// By account.
     pub(super) tallies: Vec<Tally>,
-    pub(super) dials: [u64; Outcome::COUNT],
-    pub(super) closed: [u64; CloseReason::COUNT],
+    pub(super) dials: [u64; Outcome::ALL.len()],
+    pub(super) closed: [u64; CloseReason::ALL.len()],
     /// Error replies that say something about the server.
-    pub(super) notices: [u64; Notice::COUNT],
+    pub(super) notices: [u64; Notice::ALL.len()],
     pub(super) transitions: Transitions,
     /// Leases that are held although their socket is closed.
     dead_leases: usize,
@@ -175,9 +175,9 @@ impl State {
             leases: Leases::default(),
             gate,
             tallies: Vec::new(),
-            dials: [0; Outcome::COUNT],
-            closed: [0; CloseReason::COUNT],
-            notices: [0; Notice::COUNT],
+            dials: [0; Outcome::ALL.len()],
+            closed: [0; CloseReason::ALL.len()],
+            notices: [0; Notice::ALL.len()],
             transitions: Transitions::new(),
             dead_leases: 0,
             lost: false,

@@ -239,7 +239,7 @@ impl fmt::Display for Lever {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { slots, needed, .. } = *self;
         let unit = if slots == 1 { "slot" } else { "slots" };
-        let frees = format_args!("frees {} {unit}", words::count(slots));
+        let frees = format!("frees {} {unit}", words::count(slots));
         match self.change {
             Change::MaxConnections { from, to } => {
                 let (from, to) = (words::count(wide(from)), words::count(wide(to)));

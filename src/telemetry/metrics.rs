@@ -227,13 +227,13 @@ impl Metrics {
     }
 
     fn labels(&self, endpoint: &Endpoint) -> [(&'static str, SharedString); 2] {
-        [("pool", self.pool.clone()), ("endpoint", endpoint.clone().into())]
+        [("pool", self.pool.clone()), ("endpoint", endpoint.clone().into_label())]
     }
 
     fn publish_breaker(&self, breaker: &BreakerStatus) {
         metrics::gauge!("redis_guard_backoff_seconds", "pool" => self.pool.clone())
             .set(breaker.next_dial_in.as_secs_f64());
-        for state in BreakerState::ALL {
+        for state in BreakerState::ALL.iter().copied() {
             let now = f64::from(u8::from(state == breaker.state));
             metrics::gauge!(
                 "redis_guard_breaker_state",
@@ -260,7 +260,7 @@ impl Metrics {
     }
 
     fn publish_counts(&self, status: &Status) {
-        for outcome in Outcome::ALL {
+        for outcome in Outcome::ALL.iter().copied() {
             let count = status.dials.get(outcome.as_str()).copied().unwrap_or(0);
             metrics::counter!(
                 "redis_guard_dials_total",
@@ -268,7 +268,7 @@ impl Metrics {
             )
             .absolute(count);
         }
-        for reason in CloseReason::ALL {
+        for reason in CloseReason::ALL.iter().copied() {
             let count = status.connections_closed.get(reason.as_str()).copied().unwrap_or(0);
             metrics::counter!(
                 "redis_guard_connections_closed_total",

@@ -8,12 +8,11 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::dial::Notice;
 use crate::server::WatchStatus;
 use crate::server::gate::Gate;
+use crate::vocabulary::DialFailure;
 use crate::vocabulary::serialize::{maybe_seconds, seconds};
-use crate::vocabulary::{DialFailure, Reason};
-use crate::{BreakerState, Endpoint, Outcome};
+use crate::{BreakerState, Endpoint};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become
 /// seconds, as in metrics.
@@ -289,7 +288,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metric's `reason` label.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: &'static [Self] = &[
         Self::Peer,
         Self::Idle,
         Self::Lifetime,
@@ -300,7 +299,6 @@ impl CloseReason {
         Self::Limit,
         Self::Dropped,
     ];
-    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The label.
     #[must_use]
@@ -343,27 +341,11 @@ impl RequestOutcome {
 }
 
 /// Counts under their labels, zeros left out.
-pub(crate) fn named<K: Label>(
-    kinds: impl AsRef<[K]>,
-    counts: &[u64],
+pub(crate) fn named<T: Copy, const N: usize>(
+    kinds: &[T],
+    label: fn(T) -> &'static str,
+    counts: &[u64; N],
 ) -> BTreeMap<&'static str, u64> {
-    let labels = kinds.as_ref().iter().map(|kind| kind.label());
-    labels.zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
+    let labels = kinds.iter().map(|kind| label(*kind));
+    labels.zip(*counts).filter(|(_, count)| *count > 0).collect()
 }
-
-/// A kind of things that are counted, as a metric's label names it.
-pub(crate) trait Label {
-    fn label(&self) -> &'static str;
-}
-
-macro_rules! labels {
-    ($($kind:ty),*) => {$(
-        impl Label for $kind {
-            fn label(&self) -> &'static str {
-                self.as_str()
-            }
-        }
-    )*};
-}
-
-labels!(CloseReason, Notice, Outcome, Reason, RequestOutcome);

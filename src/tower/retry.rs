@@ -83,7 +83,8 @@ impl RetryPolicy {
         self
     }
 
-    /// The back-off between attempts. Default: full jitter, 50 ms to 5 s.
+    /// The back-off between attempts. Default: full jitter, 50 ms to 5 s, which does the least work where
+    /// callers contend. Taken as it is: no `build` looks at it.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;

@@ -4,6 +4,8 @@ use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
+use metrics::SharedString;
+
 /// The most distinct endpoints a pool keeps apart; later names count as [`Endpoint::OTHER`], so
 /// that metric labels stay bounded whatever a caller derives its names from.
 pub(crate) const MAX_ENDPOINTS: usize = 256;
@@ -17,9 +19,9 @@ const MAX_NAME: usize = 64;
 /// to convert; names made at run time are kept in an `Arc<str>`, so clone the `Endpoint` rather
 /// than formatting the name for every call.
 ///
-/// A valid name is 1 to 64 bytes long and has no control characters. [`build`] reports an invalid
-/// name; one that first appears in [`acquire`] counts as [`Endpoint::OTHER`], and so does every
-/// name after the 256th.
+/// A valid name is 1 to 64 bytes long, has no control characters, and is not [`Endpoint::LANES`], which
+/// the pool uses itself. [`build`] reports an invalid name; one that first appears in [`acquire`] counts
+/// as [`Endpoint::OTHER`], and so does every name after the 256th.
 ///
 /// ```
 /// use redis_guard::Endpoint;
@@ -45,10 +47,13 @@ impl Endpoint {
     /// The endpoint of [`GuardedPool::get`](crate::GuardedPool::get), for code that names none.
     pub const DEFAULT: Self = Self(Repr::Static("default"));
 
-    /// Where names beyond the bound, and invalid ones, are counted.
+    /// Where names beyond the bound, and invalid ones, are counted. It has the default budget, unless it
+    /// is given one.
     pub const OTHER: Self = Self(Repr::Static("other"));
 
-    /// What the connections of [`shared`](crate::GuardedPool::shared) handles are counted as.
+    /// What the connections of [`shared`](crate::GuardedPool::shared) handles are counted as, in
+    /// [`status`](crate::GuardedPool::status) and metrics. No caller can use it: as an endpoint's name it
+    /// counts as [`OTHER`](Self::OTHER), and a budget for it is a mistake.
     pub const LANES: Self = Self(Repr::Static("shared-lanes"));
 
     /// The name.
@@ -69,8 +74,18 @@ impl Endpoint {
             Some("has control characters".to_owned())
         } else if name.len() > MAX_NAME {
             Some(format!("is longer than {MAX_NAME} bytes"))
+        } else if *self == Self::LANES {
+            Some("is kept for the shared connections".to_owned())
         } else {
             None
+        }
+    }
+
+    /// The name as a metric's label.
+    pub(crate) fn into_label(self) -> SharedString {
+        match self.0 {
+            Repr::Static(name) => SharedString::const_str(name),
+            Repr::Shared(name) => SharedString::from_shared(name),
         }
     }
 }
@@ -105,15 +120,6 @@ impl From<Cow<'static, str>> for Endpoint {
 impl From<&Endpoint> for Endpoint {
     fn from(endpoint: &Endpoint) -> Self {
         endpoint.clone()
-    }
-}
-
-impl From<Endpoint> for metrics::SharedString {
-    fn from(endpoint: Endpoint) -> Self {
-        match endpoint.0 {
-            Repr::Static(name) => Self::const_str(name),
-            Repr::Shared(name) => Self::from_shared(name),
-        }
     }
 }
 
@@ -173,5 +179,7 @@ mod tests {
         assert_eq!(Endpoint::from("a\nb").problem().as_deref(), Some("has control characters"));
         assert!(Endpoint::from("x".repeat(65)).problem().is_some());
         assert_eq!(Endpoint::from("x".repeat(64)).problem(), None);
+        let kept = Endpoint::from("shared-lanes".to_owned()).problem();
+        assert!(kept.is_some_and(|problem| problem.contains("shared connections")));
     }
 }

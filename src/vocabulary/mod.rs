@@ -4,13 +4,15 @@ pub(crate) mod command;
 mod endpoint;
 mod error;
 mod outcome;
+mod rejection;
 pub(crate) mod reply;
 pub(crate) mod serialize;
 pub mod words;
 
 pub use endpoint::Endpoint;
-pub use error::{BuildError, DialFailure, Error, Phase, Rejection};
-pub use outcome::{Class, Outcome};
+pub use error::{BuildError, Error};
+pub use outcome::{Class, DialFailure, Outcome};
+pub use rejection::{Phase, Rejection};
 
 pub(crate) use endpoint::MAX_ENDPOINTS;
-pub(crate) use error::Reason;
+pub(crate) use rejection::Reason;

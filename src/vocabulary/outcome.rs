@@ -1,6 +1,7 @@
 //! How a dial ended, and what a call says about the server.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// How a dial ended.
 ///
@@ -41,7 +42,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the metric's `outcome` label.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: &'static [Self] = &[
         Self::Connected,
         Self::MaxClients,
         Self::SuspectedMaxClients,
@@ -55,7 +56,6 @@ impl Outcome {
         Self::Misconfigured,
         Self::Other,
     ];
-    pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// The `outcome` label of `redis_guard_dials_total`.
     #[must_use]
@@ -91,6 +91,33 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A dial that failed: to which server, how, and in whose words.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DialFailure {
+    /// The server's address, without credentials.
+    pub server: Arc<str>,
+    /// How the dial ended.
+    pub outcome: Outcome,
+    /// The server's own words where it said something, otherwise ours. Never a secret.
+    pub message: String,
+}
+
+impl DialFailure {
+    /// A dial of `server` that ended so, for tests of code that handles one. Never put a secret into the
+    /// message: it is logged.
+    #[must_use]
+    pub fn new(server: impl Into<Arc<str>>, outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { server: server.into(), outcome, message: message.into() }
+    }
+}
+
+impl fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis at {} [{}]: {}", self.server, self.outcome, self.message)
     }
 }
 

@@ -94,6 +94,29 @@ async fn a_pool_without_a_connection_says_so() {
 }
 
 #[tokio::test]
+async fn no_time_that_the_doctor_is_given_is_an_overflow() {
+    let server = crate::server().start().unwrap();
+    let long = Duration::MAX;
+    let doctor =
+        |url: String| Doctor::new([url]).access(Access::default().timeout(long)).wait(long);
+
+    let report =
+        doctor(server.url()).idle_after(long).top(usize::MAX).sample(SAMPLE).examine().await;
+
+    assert!(report.servers[0].reachability.connected, "{report}");
+    let forever = doctor(server.url()).sample(long);
+    let there = async {
+        while server.admin().clients_named(OWN_NAME) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        report = forever.examine() => panic!("its sample has not passed: {report}"),
+        () = there => {}
+    }
+}
+
+#[tokio::test]
 async fn dropping_an_examination_closes_its_connection() {
     let server = crate::server().start().unwrap();
     let doctor = Doctor::new([server.url()]).sample(Duration::from_secs(60));

@@ -51,6 +51,12 @@ async fn a_refusal_is_503_with_retry_after_and_problem_details() {
 }
 
 #[tokio::test]
+async fn no_time_is_too_long_for_the_header() {
+    let answer = answer(Rejection::breaker_open(Duration::MAX)).await;
+    assert_eq!(answer.header("retry-after"), Some(u64::MAX.to_string().as_str()));
+}
+
+#[tokio::test]
 async fn the_client_hears_nothing_of_the_server() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let _occupants = server.fill();

@@ -19,6 +19,23 @@ async fn making_handles_opens_nothing() {
     assert_eq!(clients(&server), 0);
 }
 
+#[tokio::test]
+async fn a_caller_who_takes_the_lanes_name_counts_as_other_and_leaves_them_their_budget() {
+    let (_server, pool) = pair();
+    let _early = pool.acquire("shared-lanes").await.unwrap();
+    let mut handle = pool.shared("shared-lanes");
+
+    let _: String = ask(&mut handle, "PING").await;
+    let _late = pool.acquire("shared-lanes").await.unwrap();
+    let _now = pool.try_acquire("shared-lanes");
+
+    let own = endpoint(&pool, "shared-lanes");
+    assert_eq!((own.in_use, own.acquired, own.reserve, own.max), (1, 1, 1, 2), "the lane's own");
+    assert_eq!(endpoint(&pool, "other").in_use, 2);
+    let used: Vec<_> = pool.status().endpoints.iter().map(|it| it.name.to_string()).collect();
+    assert_eq!(used, ["other", "shared-lanes"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_handles_and_their_clones_share_one_socket() {
     let (server, pool) = pair();

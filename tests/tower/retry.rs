@@ -257,6 +257,19 @@ async fn a_refusal_for_longer_than_the_longest_wait_is_passed_on_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_longest_times_and_the_most_attempts_are_no_overflow() {
+    let log = Log::new();
+    let patient = RetryPolicy::default()
+        .backoff(Backoff::full_jitter(Duration::MAX, Duration::MAX))
+        .longest_wait(Duration::MAX)
+        .attempts(u32::MAX);
+    let refused = || Error::<RedisError>::from(Rejection::breaker_open(Duration::MAX));
+    let service = Retry::new(patient, log.failing::<Cmd, _, _>(refused));
+    let answer = timeout(SECOND * 3_600, service.oneshot(cmd(READ))).await;
+    assert!(answer.is_err() && log.attempts() == 1, "it waits: {answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn full_jitter_spreads_the_retries_of_one_service() {
     let log = Log::new();
     let policy = RetryPolicy::default().budget(RetryBudget::default().per_second(100.0));

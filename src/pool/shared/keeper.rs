@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::lanes::{Carrier, Lane, Line};
 use crate::ledger::AccountId;
-use crate::pool::acquire::{acquire, late};
+use crate::pool::acquire::{acquire_as, late};
 use crate::pool::lease::GuardedConnection;
 use crate::pool::node::Node;
 use crate::telemetry::status::CloseReason;
@@ -99,8 +99,8 @@ async fn lease(node: &Arc<Node>) -> Result<GuardedConnection, Rejection> {
     // One more than there are lanes, so that an old one can be replaced before it is closed.
     let lanes = node.lanes.count();
     let budget = Budget::max(lanes + 1).reserve(lanes);
-    node.lock().ledger.internal_account(&Endpoint::LANES, budget);
-    let lease = acquire(Arc::clone(node), Endpoint::LANES, Location::caller()).await?;
+    let account = node.lock().ledger.internal_account(&Endpoint::LANES, budget);
+    let lease = acquire_as(Arc::clone(node), |_| account, Location::caller()).await?;
     if let Some(place) = lease.place() {
         node.lock().leases.exempt(place.seat);
     }

@@ -1,7 +1,14 @@
 //! Subscribers on a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../waiting/mod.rs"]
+mod waiting;
+#[path = "../watch/service.rs"]
+mod watch_service;
+
+mod room;
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Subscribers on a real server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../watch/fake.rs"]
+mod fake;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../waiting/mod.rs"]
@@ -8,6 +10,7 @@ mod waiting;
 #[path = "../watch/service.rs"]
 mod watch_service;
 
+mod dropped;
 mod room;
 
 use std::time::Duration;

@@ -3,6 +3,8 @@
 
 #[path = "../watch/fake.rs"]
 mod fake;
+#[path = "../pool/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../waiting/mod.rs"]
@@ -12,6 +14,7 @@ mod watch_service;
 
 mod dropped;
 mod room;
+mod silent;
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! What a pool does for its callers, on a real server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../watch/service.rs"]
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../waiting/mod.rs"]
@@ -15,6 +17,7 @@ mod full;
 mod health;
 mod leaks;
 mod proxy;
+mod schedule;
 mod timeouts;
 
 use redis_guard::{GuardedPool, GuardedPoolBuilder};

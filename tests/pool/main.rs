@@ -1,6 +1,8 @@
 //! What a pool does for its callers, on a real server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../watch/fake.rs"]
+mod fake;
 #[path = "../watch/service.rs"]
 mod service;
 #[path = "../support/mod.rs"]
@@ -10,6 +12,7 @@ mod waiting;
 
 mod acquire;
 mod aging;
+mod bounds;
 mod close;
 mod dirty;
 mod events;

@@ -14,6 +14,7 @@ mod frozen;
 mod lent;
 mod limit;
 mod lone;
+mod pace;
 mod price;
 mod proxy;
 mod seen;

@@ -6,6 +6,7 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod backoff;
 mod clean;
 mod close;
 mod fake;

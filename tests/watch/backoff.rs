@@ -86,3 +86,9 @@ async fn one_of_other_values_is_kept() {
     let delays = in_a_crowd(|builder| builder.backoff(explicit)).await;
     assert!(delays[8..].iter().all(|delay| *delay >= CAP && *delay <= CAP * 2), "{delays:?}");
 }
+
+/// "Default: equal jitter, 50 ms to 5 s."
+#[tokio::test]
+async fn the_default_is_what_its_documentation_says() {
+    keep_to_the_cap(&alone(|builder| builder).await);
+}

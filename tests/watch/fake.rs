@@ -1,6 +1,7 @@
 //! A server of our own, for what a real one cannot be made to say.
 #![allow(dead_code, reason = "every test uses its own part of it")]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -33,8 +34,8 @@ struct State {
     refused: AtomicU64,
     /// When INFO was asked for.
     infos: Mutex<Vec<Instant>>,
-    /// The arguments of the scripts that were sent.
-    scripts: Mutex<Vec<Vec<String>>>,
+    /// The heartbeats that were sent, the member's id and the number, and how often.
+    heartbeats: Mutex<HashMap<(String, String), usize>>,
 }
 
 impl Fake {
@@ -96,9 +97,9 @@ impl Fake {
         self.state.infos.lock().unwrap().clone()
     }
 
-    /// The arguments of every script that it was sent.
-    pub(crate) fn scripts(&self) -> Vec<Vec<String>> {
-        self.state.scripts.lock().unwrap().clone()
+    /// Every heartbeat that it was sent, the member's id and the number, and how often.
+    pub(crate) fn heartbeats(&self) -> HashMap<(String, String), usize> {
+        self.state.heartbeats.lock().unwrap().clone()
     }
 }
 
@@ -155,8 +156,12 @@ impl State {
             Some("INFO") => self.infos.lock().unwrap().push(Instant::now()),
             Some("EVAL" | "EVALSHA") => {
                 let keys = command.get(2).and_then(|keys| keys.parse().ok()).unwrap_or(0);
-                let args = command.iter().skip(3 + keys).cloned().collect();
-                self.scripts.lock().unwrap().push(args);
+                if let [kind, id, number, ..] = &command[(3 + keys).min(command.len())..]
+                    && kind == "beat"
+                {
+                    let mut heartbeats = self.heartbeats.lock().unwrap();
+                    *heartbeats.entry((id.clone(), number.clone())).or_default() += 1;
+                }
             }
             _ => {}
         }

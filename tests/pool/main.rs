@@ -1,6 +1,10 @@
 //! What a pool does for its callers, on a real server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../watch/fake.rs"]
+mod fake;
+#[path = "../watch/service.rs"]
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../waiting/mod.rs"]
@@ -8,6 +12,7 @@ mod waiting;
 
 mod acquire;
 mod aging;
+mod bounds;
 mod close;
 mod dirty;
 mod events;
@@ -15,6 +20,7 @@ mod full;
 mod health;
 mod leaks;
 mod proxy;
+mod schedule;
 mod timeouts;
 
 use redis_guard::{GuardedPool, GuardedPoolBuilder};

@@ -1,5 +1,6 @@
 //! A proxy between a pool and its server that goes silent on command, as a NAT that forgets a
 //! connection does.
+#![allow(dead_code, reason = "every test uses its own part of it")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

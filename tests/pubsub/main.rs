@@ -1,7 +1,20 @@
 //! Subscribers on a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and so do its helpers")]
 
+#[path = "../watch/fake.rs"]
+mod fake;
+#[path = "../pool/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../waiting/mod.rs"]
+mod waiting;
+#[path = "../watch/service.rs"]
+mod watch_service;
+
+mod dropped;
+mod room;
+mod silent;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod cancellation;
 mod close;
 mod death;
 mod dialects;
+mod exclusive;
 mod full;
 mod in_flight;
 mod lanes;

@@ -8,6 +8,7 @@ mod waiting;
 
 mod log;
 mod metrics;
+mod panics;
 
 use std::time::Duration;
 

@@ -1,15 +1,18 @@
 //! A server of our own, for what a real one cannot be made to say.
 #![allow(dead_code, reason = "every test uses its own part of it")]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// Answers as much of the protocol as a pool speaks; gone when dropped.
 pub(crate) struct Fake {
@@ -29,7 +32,10 @@ struct State {
     full: AtomicBool,
     accepted: AtomicU64,
     refused: AtomicU64,
-    infos: AtomicU64,
+    /// When INFO was asked for.
+    infos: Mutex<Vec<Instant>>,
+    /// The heartbeats that were sent, the member's id and the number, and how often.
+    heartbeats: Mutex<HashMap<(String, String), usize>>,
 }
 
 impl Fake {
@@ -81,9 +87,19 @@ impl Fake {
         self.state.refused.load(Ordering::SeqCst)
     }
 
-    /// How often it was asked for INFO.
-    pub(crate) fn infos(&self) -> u64 {
-        self.state.infos.load(Ordering::SeqCst)
+    /// How often it was asked for INFO, answered or not.
+    pub(crate) fn infos(&self) -> usize {
+        self.state.infos.lock().unwrap().len()
+    }
+
+    /// When it was asked for INFO, answered or not.
+    pub(crate) fn asked_at(&self) -> Vec<Instant> {
+        self.state.infos.lock().unwrap().clone()
+    }
+
+    /// Every heartbeat that it was sent, the member's id and the number, and how often.
+    pub(crate) fn heartbeats(&self) -> HashMap<(String, String), usize> {
+        self.state.heartbeats.lock().unwrap().clone()
     }
 }
 
@@ -108,30 +124,69 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
+/// Reads on while a reply is held, so that it is known what was asked.
 async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut stream = BufReader::new(stream);
-    while let Some(command) = read_command(&mut stream).await? {
-        let reply = match command.first().map(|word| word.to_ascii_uppercase()).as_deref() {
+    let (reading, mut writing) = stream.into_split();
+    let (commands, mut pending) = mpsc::unbounded_channel();
+    let listening = async move {
+        let mut reading = BufReader::new(reading);
+        while let Some(command) = read_command(&mut reading).await? {
+            state.note(&command);
+            let _ = commands.send(command);
+        }
+        Ok(())
+    };
+    let answering = async move {
+        while let Some(command) = pending.recv().await {
+            writing.write_all(state.reply(&command).await.as_bytes()).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(listening, answering).map(drop)
+}
+
+fn name(command: &[String]) -> Option<String> {
+    command.first().map(|word| word.to_ascii_uppercase())
+}
+
+impl State {
+    fn note(&self, command: &[String]) {
+        match name(command).as_deref() {
+            Some("INFO") => self.infos.lock().unwrap().push(Instant::now()),
+            Some("EVAL" | "EVALSHA") => {
+                let keys = command.get(2).and_then(|keys| keys.parse().ok()).unwrap_or(0);
+                if let [kind, id, number, ..] = &command[(3 + keys).min(command.len())..]
+                    && kind == "beat"
+                {
+                    let mut heartbeats = self.heartbeats.lock().unwrap();
+                    *heartbeats.entry((id.clone(), number.clone())).or_default() += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn reply(&self, command: &[String]) -> String {
+        match name(command).as_deref() {
             Some("INFO") => {
-                state.infos.fetch_add(1, Ordering::SeqCst);
-                let _ = state.held.subscribe().wait_for(|held| !held).await;
-                state.info.lock().unwrap().clone()
+                let _ = self.held.subscribe().wait_for(|held| !held).await;
+                self.info.lock().unwrap().clone()
             }
             Some("PING") => match command.get(1) {
                 Some(word) => format!("${}\r\n{word}\r\n", word.len()),
                 None => "+PONG\r\n".to_owned(),
             },
-            Some("EVAL" | "EVALSHA") => state.eval.lock().unwrap().clone(),
+            Some("EVAL" | "EVALSHA") => self.eval.lock().unwrap().clone(),
             _ => "+OK\r\n".to_owned(),
-        };
-        stream.write_all(reply.as_bytes()).await?;
+        }
     }
-    Ok(())
 }
 
 /// `None` at the end of the stream.
-async fn read_command(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Vec<String>>> {
+async fn read_command(
+    stream: &mut BufReader<OwnedReadHalf>,
+) -> std::io::Result<Option<Vec<String>>> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     let mut words = Vec::new();
     for _ in 0..length {
@@ -144,7 +199,7 @@ async fn read_command(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     Ok(Some(words))
 }
 
-async fn read_length(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<usize>> {
+async fn read_length(stream: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Option<usize>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);

@@ -6,6 +6,7 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod backoff;
 mod clean;
 mod close;
 mod fake;
@@ -14,6 +15,7 @@ mod frozen;
 mod lent;
 mod limit;
 mod lone;
+mod pace;
 mod price;
 mod proxy;
 mod seen;

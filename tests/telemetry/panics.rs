@@ -1,0 +1,169 @@
+//! A recorder or a subscriber of the application's that panics: the pool's counts stay right.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
+use redis_guard::GuardedPool;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+
+use crate::support::TestServer;
+use crate::waiting::{HANG, at_rest, cmd, soon};
+
+/// Goes off once.
+#[derive(Clone, Default)]
+struct Bomb(Arc<AtomicBool>);
+
+impl Bomb {
+    fn go_off(&self) {
+        assert!(self.has_gone_off_before(), "a panic of the application's telemetry");
+    }
+
+    fn has_gone_off_before(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn has_gone_off(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Panics when the time of a dial is recorded.
+struct Metrics(Bomb);
+
+impl HistogramFn for Bomb {
+    fn record(&self, _: f64) {
+        self.go_off();
+    }
+}
+
+impl Recorder for Metrics {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        match key.name() {
+            "db_client_connection_create_time_seconds" => {
+                Histogram::from_arc(Arc::new(self.0.clone()))
+            }
+            _ => Histogram::noop(),
+        }
+    }
+}
+
+/// Panics at the event with this message.
+struct Log(&'static str, Bomb);
+
+/// Whether the event says so.
+struct Says(&'static str, bool);
+
+impl Visit for Says {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.1 |= field.name() == "message" && format!("{value:?}") == self.0;
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut says = Says(self.0, false);
+        event.record(&mut says);
+        if says.1 {
+            self.1.go_off();
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Of one connection, so that one that is counted and not there is all there may be.
+fn pool(server: &TestServer) -> GuardedPool {
+    let pool = GuardedPool::builder(server.url()).max_connections(1).watch(false);
+    pool.acquire_timeout(HANG / 2).build().unwrap()
+}
+
+/// Somebody is served, and the pool counts what the server does.
+async fn works(pool: &GuardedPool, server: &TestServer, bomb: &Bomb) {
+    let lease = soon("a lease", pool.acquire("test")).await;
+    assert!(bomb.has_gone_off());
+    let mut lease = lease.unwrap_or_else(|error| panic!("{error}: {:#?}", pool.status()));
+    let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+    drop(lease);
+    at_rest(pool, server).await;
+    assert_eq!(pool.status().live, 1);
+}
+
+#[tokio::test]
+async fn a_recorder_that_panics_at_the_time_of_a_dial_costs_no_connection() {
+    let bomb = Bomb::default();
+    let recorder = Metrics(bomb.clone());
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+
+    works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_at_a_new_connection_costs_no_connection() {
+    let bomb = Bomb::default();
+    let _listening = tracing::subscriber::set_default(Log("connected", bomb.clone()));
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+
+    works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_at_the_end_of_a_connection_costs_no_connection() {
+    let bomb = Bomb::default();
+    let _listening = tracing::subscriber::set_default(Log("connection closed", bomb.clone()));
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+    drop(soon("a lease", pool.acquire("test")).await.unwrap());
+    server.admin().text(&["CLIENT", "KILL", "TYPE", "normal"]);
+    crate::until("the loss", &pool, || bomb.has_gone_off()).await;
+
+    works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_at_a_failed_dial_costs_no_connection() {
+    let bomb = Bomb::default();
+    let _listening = tracing::subscriber::set_default(Log("dial failed", bomb.clone()));
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+    server.stop();
+    let _refused = soon("a refusal", pool.acquire("test")).await;
+    server.restart().unwrap();
+    drop(crate::support::ask_until_served(&pool).await);
+
+    works(&pool, &server, &bomb).await;
+}

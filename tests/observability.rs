@@ -168,8 +168,10 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
     const VERDICTS: &str = include_str!("../src/doctor/report.rs");
     const STATUS: &str = concat!(
         include_str!("../src/vocabulary/error.rs"),
+        include_str!("../src/vocabulary/rejection.rs"),
         include_str!("../src/server/observer.rs"),
         include_str!("../src/server/snapshot.rs"),
+        include_str!("../src/server/watch.rs"),
         include_str!("../src/telemetry/status.rs"),
     );
     const GROUPS: [&str; 5] = ["capacity", "holders", "reachability", "replication", "server"];
@@ -457,7 +459,7 @@ fn is_given(name: &str, label: &str, value: &str) -> bool {
         }
         "outcome" if name.contains("retries") => named_in(include_str!("../src/tower/retry.rs")),
         "reason" if name.contains("closed") => named_in(include_str!("../src/telemetry/status.rs")),
-        "reason" => named_in(include_str!("../src/vocabulary/error.rs")),
+        "reason" => named_in(include_str!("../src/vocabulary/rejection.rs")),
         "outcome" => named_in(include_str!("../src/telemetry/status.rs")),
         _ => true,
     }

@@ -106,10 +106,11 @@ impl<W> Ledger<W> {
     }
 
     /// The first who waits for a socket of its own, if an idle connection has to be closed for it.
-    /// Not while the server is full: the slot would be anybody's, and the connection works.
+    /// While the server is full the slot is anybody's who comes first: somebody was once, and what is
+    /// left works.
     pub(super) fn room_due(&self) -> Option<Ticket> {
         let sockets = self.sockets().saturating_sub(self.making_room);
-        if self.closed || self.is_frozen() || sockets < self.limit {
+        if self.closed || self.room_lost || sockets < self.limit {
             return None;
         }
         Some(self.fresh_due()?.0)
@@ -121,6 +122,7 @@ impl<W> Ledger<W> {
     pub(crate) fn connected(&mut self) -> bool {
         subtract(&mut self.dialing, 1);
         self.live += 1;
+        self.room_made = false;
         let room = self.frozen.is_none_or(|frozen| self.live > frozen);
         if room {
             self.thaw();
@@ -133,6 +135,7 @@ impl<W> Ledger<W> {
     pub(crate) fn dial_failed(&mut self, full: bool) {
         subtract(&mut self.dialing, 1);
         if full {
+            self.room_lost |= std::mem::take(&mut self.room_made);
             self.freeze();
         }
     }
@@ -146,6 +149,7 @@ impl<W> Ledger<W> {
     /// There is room again.
     pub(crate) fn thaw(&mut self) {
         self.frozen = None;
+        self.room_lost = false;
         self.set_limit();
     }
 }

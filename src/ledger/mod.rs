@@ -46,6 +46,10 @@ pub(crate) struct Ledger<W> {
     asked: bool,
     /// Idle connections that are being closed to make room for somebody's own.
     making_room: usize,
+    /// One was, and no dial has ended since.
+    room_made: bool,
+    /// The slot of one that was closed so went to somebody else, since the server is full.
+    room_lost: bool,
     /// Connections above the limit that are being closed.
     shedding: usize,
     /// Callers so far, and those served.
@@ -174,6 +178,8 @@ impl<W> Ledger<W> {
             next_ticket: 0,
             asked: false,
             making_room: 0,
+            room_made: false,
+            room_lost: false,
             goals: Vec::new(),
             closed: false,
         };
@@ -386,7 +392,10 @@ impl<W> Ledger<W> {
         subtract(&mut self.live, 1);
         match why {
             Closed::Shed => subtract(&mut self.shedding, 1),
-            Closed::ForRoom => subtract(&mut self.making_room, 1),
+            Closed::ForRoom => {
+                subtract(&mut self.making_room, 1);
+                self.room_made = true;
+            }
             Closed::Otherwise => {}
         }
     }

@@ -150,7 +150,10 @@ fn an_idle_connection_makes_room_for_a_subscriber_once() {
     ledger.dial_failed(true);
     ledger.fresh_failed(fresh.account, fresh.ticket, Some(fresh.waiter));
     assert_eq!((ledger.counts().in_use, ledger.counts().waiting), (0, 1));
-    assert_eq!(ledger.next_turn(), None, "a full server's slots are not given away");
+    assert_eq!(ledger.next_turn(), None, "a full server's slots are not given away one by one");
+    ledger.thaw();
+    ledger.set_share(1);
+    assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
     assert!(ledger.cancelled(sub, fresh.ticket).is_some());
 }
 
@@ -290,6 +293,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What holds at any time, with so many leases out and callers waiting.
+fn check(ledger: &Ledger<u32>, leases: usize, waiting: usize) -> Result<(), TestCaseError> {
+    let counts = ledger.counts();
+    prop_assert!(counts.live + counts.dialing <= 5);
+    prop_assert_eq!(counts.live, counts.idle + counts.in_use);
+    prop_assert_eq!((counts.in_use, counts.waiting), (leases, waiting));
+    for account in ledger.accounts() {
+        prop_assert!(account.in_use <= account.max);
+    }
+    let reserved: usize = ledger.accounts().map(|a| a.reserve.saturating_sub(a.in_use)).sum();
+    prop_assert_eq!(ledger.unused_reserve, reserved);
+    Ok(())
+}
+
 proptest! {
     /// Whatever happens in whatever order: budgets hold, nobody eligible waits beside a free
     /// connection, and every count is back to zero at the end.
@@ -339,16 +356,7 @@ proptest! {
                 tickets.retain(|(_, _, waiter)| *waiter != grant.waiter);
                 leases.push(grant.account);
             }
-            let counts = ledger.counts();
-            prop_assert!(counts.live + counts.dialing <= 5);
-            prop_assert_eq!(counts.live, counts.idle + counts.in_use);
-            prop_assert_eq!((counts.in_use, counts.waiting), (leases.len(), tickets.len()));
-            for account in ledger.accounts() {
-                prop_assert!(account.in_use <= account.max);
-            }
-            let reserved: usize =
-                ledger.accounts().map(|a| a.reserve.saturating_sub(a.in_use)).sum();
-            prop_assert_eq!(ledger.unused_reserve, reserved);
+            check(&ledger, leases.len(), tickets.len())?;
         }
         for lease in leases {
             ledger.released(lease, false);

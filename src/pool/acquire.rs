@@ -16,7 +16,7 @@ use crate::{Endpoint, Rejection};
 
 /// How often a caller who waits looks whether somebody still works for it. Only the end of the
 /// runtime that the dialer ran on makes that necessary.
-const NUDGE: Duration = Duration::from_secs(1);
+pub(super) const NUDGE: Duration = Duration::from_secs(1);
 
 /// Where a caller stands after its first look.
 enum Entry {

@@ -206,8 +206,7 @@ impl GuardedPool {
 
     /// PINGs the server over a live connection, dialing one if none is.
     ///
-    /// **Bounded in time**: what [`warm_up`](Self::warm_up) takes for one connection, where none is
-    /// live, and the response timeout.
+    /// **Bounded in time**: the acquire timeout, where none is live, and the response timeout.
     ///
     /// # Errors
     ///
@@ -218,7 +217,6 @@ impl GuardedPool {
     ///
     /// Safe; a PING on its way is answered to nobody.
     pub async fn health(&self) -> Result<Health, Error> {
-        self.warm_up(1).await?;
         warm::health(&self.handle.node).await
     }
 

@@ -298,9 +298,8 @@ impl State {
         self.bury(socket);
         self.ledger.died(closed);
         self.closed[reason as usize] += 1;
-        let counted = closed == crate::ledger::Closed::Otherwise;
-        if counted && reason != CloseReason::Lifetime {
-            // One at the end of its lifetime is replaced at once.
+        if matches!(reason, CloseReason::Peer | CloseReason::HealthCheck | CloseReason::Dirty) {
+            // Not by our doing, or on a connection that broke.
             self.ledger.void_share();
             self.lost = true;
         }

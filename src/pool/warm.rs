@@ -6,10 +6,10 @@ use std::time::Duration;
 use redis::RedisResult;
 use tokio::time::Instant;
 
+use super::acquire::{NUDGE, late};
 use super::maintenance::check;
 use super::node::Node;
 use crate::telemetry::status::Health;
-use crate::vocabulary::Phase;
 use crate::vocabulary::reply::within;
 use crate::{Error, Rejection};
 
@@ -33,10 +33,14 @@ pub(super) async fn warm_up(node: &Arc<Node>, wanted: usize) -> Result<usize, Re
             progressed = now;
         }
         live = live_now;
-        if tokio::time::timeout_at(progressed + patience, changed).await.is_err() {
-            let (waited, phase) = (since.elapsed(), Phase::Dial);
-            let failure = node.lock().gate.failure();
-            return Err(Rejection::AcquireTimeout { waited, phase, failure });
+        let (deadline, nudge) = (progressed + patience, now + NUDGE);
+        let nothing = tokio::time::timeout_at(deadline.min(nudge), changed).await.is_err();
+        if nothing && Instant::now() >= deadline {
+            return Err(late(&node.lock(), since.elapsed()));
+        }
+        if nothing {
+            // The dialer may have ended with its runtime.
+            node.change(|_| ());
         }
     }
 }
@@ -58,6 +62,11 @@ fn warmth(node: &Node, wanted: usize, since: Instant) -> Option<Result<usize, Re
 
 /// The round trip of a PING over a live connection, and the counts.
 pub(super) async fn health(node: &Arc<Node>) -> Result<Health, Error> {
+    let timeout = node.settings().acquire_timeout;
+    match tokio::time::timeout(timeout, warm_up(node, 1)).await {
+        Ok(live) => live?,
+        Err(_) => return Err(late(&node.lock(), timeout).into()),
+    };
     let latency = match node.withdraw_one() {
         // In a task, so that a caller who loses patience does not take the connection along.
         Some(connection) => {

@@ -168,6 +168,7 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
     const VERDICTS: &str = include_str!("../src/doctor/report.rs");
     const STATUS: &str = concat!(
         include_str!("../src/vocabulary/error.rs"),
+        include_str!("../src/vocabulary/outcome.rs"),
         include_str!("../src/vocabulary/rejection.rs"),
         include_str!("../src/server/observer.rs"),
         include_str!("../src/server/snapshot.rs"),

@@ -87,8 +87,14 @@ async fn one_of_other_values_is_kept() {
     assert!(delays[8..].iter().all(|delay| *delay >= CAP && *delay <= CAP * 2), "{delays:?}");
 }
 
-/// "Default: equal jitter, 50 ms to 5 s."
+/// "Between 1 s and 30 s", for one process the least of it.
 #[tokio::test]
-async fn the_default_is_what_its_documentation_says() {
-    keep_to_the_cap(&alone(|builder| builder).await);
+async fn the_default_goes_by_how_many_share_the_server() {
+    let shortest = Duration::from_secs(1);
+    let delays = alone(|builder| builder).await;
+    let last = &delays[6..];
+    assert!(last.iter().all(|d| *d >= shortest / 2 && *d <= shortest), "{delays:?}");
+    let longest = Duration::from_secs(30);
+    let delays = in_a_crowd(|builder| builder).await;
+    assert!(delays[8..].iter().all(|delay| *delay > CAP && *delay <= longest), "{delays:?}");
 }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
-use tap::Ear;
+use tap::FirstBytes;
 
 pub(crate) use notice::Notice;
 pub(crate) use stream::Stream;
@@ -197,7 +197,7 @@ impl Dialer {
         target: &Target,
         trace: &mut Trace,
     ) -> Result<Dialed, DialFailure> {
-        self.attempt(target, trace, |tap, ear| self.set_up(tap, ear)).await
+        self.attempt(target, trace, |tap, first_bytes| self.set_up(tap, first_bytes)).await
     }
 
     /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
@@ -224,7 +224,7 @@ impl Dialer {
         &self,
         target: &Target,
         trace: &mut Trace,
-        set_up: impl FnOnce(Tap<Stream>, Ear) -> F,
+        set_up: impl FnOnce(Tap<Stream>, FirstBytes) -> F,
     ) -> Result<T, DialFailure>
     where
         F: Future<Output = Result<T, RedisError>>,
@@ -232,11 +232,11 @@ impl Dialer {
         let deadline = Instant::now() + self.connect_timeout;
         let result = match self.open(&target.address, deadline, trace).await {
             Ok(stream) => {
-                let (tap, ear) = Tap::new(stream);
+                let (tap, first_bytes) = Tap::new(stream);
                 let started = Instant::now();
-                let result = by(deadline, set_up(tap, ear.clone())).await;
+                let result = by(deadline, set_up(tap, first_bytes.clone())).await;
                 trace.answered = result.is_ok().then(|| started.elapsed());
-                let heard = ear.close();
+                let heard = first_bytes.close();
                 result.map_err(|error| Failed { stage: Stage::Handshake, heard, error })
             }
             Err(failed) => Err(failed),
@@ -275,7 +275,11 @@ impl Dialer {
     }
 
     /// Authenticates, selects the database, names the connection, and waits for one answer.
-    async fn set_up(&self, tap: Tap<Stream>, ear: Ear) -> Result<Dialed, RedisError> {
+    async fn set_up(
+        &self,
+        tap: Tap<Stream>,
+        first_bytes: FirstBytes,
+    ) -> Result<Dialed, RedisError> {
         // Response timeouts are the lease's: it knows which commands block.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (mut connection, driver) =
@@ -289,7 +293,7 @@ impl Dialer {
             () = &mut driver => return Err(closed()),
         };
         // A proxy may pass a full shard's refusal on as the answer to any of our commands.
-        if let Some(words) = refusal(&ear.heard()) {
+        if let Some(words) = refusal(&first_bytes.heard()) {
             return Err((ErrorKind::Client, "refused", words).into());
         }
         match replies.into_iter().next_back() {

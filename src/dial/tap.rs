@@ -16,7 +16,7 @@ const KEPT: usize = 4 * 1024;
 /// timeout.
 const MOST: usize = 256 * 1024;
 
-/// A stream whose first bytes are kept until [`Ear::close`].
+/// A stream whose first bytes are kept until [`FirstBytes::close`].
 ///
 /// It also **holds write errors back** while it listens: a server that refuses writes its line and
 /// closes, and over a Unix socket our own write then often fails first (`EPIPE`), with the line
@@ -25,24 +25,24 @@ const MOST: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct Tap<S> {
     stream: S,
-    ear: Ear,
+    first_bytes: FirstBytes,
     received: usize,
     write_failed: bool,
 }
 
 /// What the tap has heard, shared with the dialer.
 #[derive(Clone, Debug)]
-pub(crate) struct Ear(Arc<EarInner>);
+pub(crate) struct FirstBytes(Arc<Inner>);
 
 #[derive(Debug)]
-struct EarInner {
+struct Inner {
     /// Read on every poll for as long as the connection lives, so an atomic beside the lock.
     listening: AtomicBool,
     /// Written by the driver's task, read by the dialer; only while listening.
     heard: Mutex<Vec<u8>>,
 }
 
-impl Ear {
+impl FirstBytes {
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,12 +71,15 @@ impl Ear {
 }
 
 impl<S> Tap<S> {
-    pub(crate) fn new(stream: S) -> (Self, Ear) {
-        let ear = Ear(Arc::new(EarInner {
+    pub(crate) fn new(stream: S) -> (Self, FirstBytes) {
+        let first_bytes = FirstBytes(Arc::new(Inner {
             listening: AtomicBool::new(true),
             heard: Mutex::new(Vec::new()),
         }));
-        (Self { stream, ear: ear.clone(), received: 0, write_failed: false }, ear)
+        (
+            Self { stream, first_bytes: first_bytes.clone(), received: 0, write_failed: false },
+            first_bytes,
+        )
     }
 }
 
@@ -86,16 +89,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.received > MOST && self.ear.is_listening() {
+        if self.received > MOST && self.first_bytes.is_listening() {
             return Poll::Ready(Err(io::Error::other(format!(
                 "the server sent more than {MOST} bytes before it was asked anything"
             ))));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if self.ear.is_listening() {
+        if self.first_bytes.is_listening() {
             let bytes = &buf.filled()[before..];
-            self.ear.hear(bytes);
+            self.first_bytes.hear(bytes);
             self.received += bytes.len();
         }
         Poll::Ready(Ok(()))
@@ -112,7 +115,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
             return Poll::Ready(Ok(buf.len()));
         }
         match ready!(Pin::new(&mut self.stream).poll_write(cx, buf)) {
-            Err(_) if self.ear.is_listening() => {
+            Err(_) if self.first_bytes.is_listening() => {
                 self.write_failed = true;
                 Poll::Ready(Ok(buf.len()))
             }
@@ -122,7 +125,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
-            Err(_) if self.ear.is_listening() => {
+            Err(_) if self.first_bytes.is_listening() => {
                 self.write_failed = true;
                 Poll::Ready(Ok(()))
             }
@@ -145,11 +148,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_bytes_are_kept_and_still_delivered() {
         let (ours, mut theirs) = duplex(64);
-        let (mut tap, ear) = Tap::new(ours);
+        let (mut tap, first_bytes) = Tap::new(ours);
         theirs.write_all(b"-ERR max").await.unwrap();
         let mut buf = [0; 8];
         tap.read_exact(&mut buf).await.unwrap();
-        assert_eq!((&buf, ear.heard().as_slice()), (b"-ERR max", b"-ERR max".as_slice()));
+        assert_eq!((&buf, first_bytes.heard().as_slice()), (b"-ERR max", b"-ERR max".as_slice()));
     }
 
     #[tokio::test]
@@ -157,31 +160,34 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"-ERR full\r\n").await.unwrap();
         drop(theirs);
-        let (mut tap, ear) = Tap::new(ours);
+        let (mut tap, first_bytes) = Tap::new(ours);
         tap.write_all(b"HELLO 3\r\n").await.unwrap();
         tap.flush().await.unwrap();
         let mut line = Vec::new();
         tap.read_to_end(&mut line).await.unwrap();
-        assert_eq!((line.as_slice(), ear.heard()), (b"-ERR full\r\n".as_slice(), line.clone()));
+        assert_eq!(
+            (line.as_slice(), first_bytes.heard()),
+            (b"-ERR full\r\n".as_slice(), line.clone())
+        );
     }
 
     #[tokio::test]
     async fn once_closed_it_only_passes_through() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (mut tap, ear) = Tap::new(ours);
-        ear.close();
+        let (mut tap, first_bytes) = Tap::new(ours);
+        first_bytes.close();
         drop(theirs);
         assert!(tap.write_all(b"PING\r\n").await.is_err());
-        assert!(ear.heard().is_empty());
+        assert!(first_bytes.heard().is_empty());
     }
 
     #[tokio::test]
     async fn an_endless_line_is_cut_off() {
         let (ours, mut theirs) = duplex(64 * 1024);
-        let (mut tap, ear) = Tap::new(ours);
+        let (mut tap, first_bytes) = Tap::new(ours);
         tokio::spawn(async move { while theirs.write_all(&[b'A'; 4096]).await.is_ok() {} });
         let mut sink = Vec::new();
         assert!(tap.read_to_end(&mut sink).await.is_err());
-        assert!(sink.len() <= MOST + 64 * 1024 && ear.heard().len() == KEPT);
+        assert!(sink.len() <= MOST + 64 * 1024 && first_bytes.heard().len() == KEPT);
     }
 }

@@ -212,14 +212,14 @@ impl<W> Calls<W> {
     fn grow(&mut self) {
         let limit = (self.ledger.counts().limit + 1).min(self.max);
         self.growing = limit < self.max;
-        self.ledger.set_share(limit);
+        self.ledger.allow(Some(limit));
     }
 
     /// `full`: the other calls in flight are on connections that work; otherwise none is.
     fn shrink(&mut self, full: bool) {
         let counts = self.ledger.counts();
         (self.growing, self.in_a_row) = (false, 0);
-        self.ledger.set_share(if full { counts.limit.min(counts.in_use) } else { 0 });
+        self.ledger.allow(Some(if full { counts.limit.min(counts.in_use) } else { 0 }));
     }
 
     /// Serves and refuses those who wait; call after every change.
@@ -262,7 +262,7 @@ impl<W> Calls<W> {
         let (forced, state) = (gate.is_forced(), gate.state());
         if forced && state == BreakerState::Closed {
             self.growing = false;
-            self.ledger.set_share(self.max);
+            self.ledger.allow(Some(self.max));
         } else if !forced && state != BreakerState::Closed {
             // What it heard under the override counts from here on.
             self.shrink(true);

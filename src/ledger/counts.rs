@@ -10,21 +10,21 @@ impl<W> Ledger<W> {
 
     /// True if the pool has as many sockets as it may ever have.
     pub(crate) fn is_at_max(&self) -> bool {
-        self.sockets() >= self.max_connections
+        self.sockets() >= self.limit.max_connections
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen.is_some()
+        self.limit.frozen.is_some()
     }
 
     /// How many were live when the server refused one more.
     pub(crate) fn frozen(&self) -> Option<usize> {
-        self.frozen
+        self.limit.frozen
     }
 
     /// True if the server is full, and has a slot of ours that we have given back.
     pub(crate) fn has_spare_slot(&self) -> bool {
-        self.frozen.is_some_and(|frozen| self.sockets() < frozen)
+        self.limit.frozen.is_some_and(|frozen| self.sockets() < frozen)
     }
 
     /// True when no socket is open and no lease is out.
@@ -43,7 +43,7 @@ impl<W> Ledger<W> {
 
     pub(crate) fn counts(&self) -> Counts {
         Counts {
-            limit: self.limit,
+            limit: self.limit.in_force(),
             live: self.live,
             dialing: self.dialing,
             idle: self.idle,

@@ -5,18 +5,18 @@ use super::{Account, AccountId, Fresh, Ledger, Ticket, subtract};
 impl<W> Ledger<W> {
     /// Notes that a caller was turned away for want of a connection, so that the next dial is made
     /// although nobody waits for it.
-    pub(crate) fn ask(&mut self) {
-        self.asked = true;
+    pub(crate) fn request_dial(&mut self) {
+        self.dial_requested = true;
     }
 
     /// Wants at least `goal` connections live until it is removed.
     pub(crate) fn add_goal(&mut self, goal: usize) {
-        self.goals.push(goal.min(self.max_connections));
+        self.goals.push(goal.min(self.limit.max_connections));
     }
 
     /// Removes a goal that was added before.
     pub(crate) fn remove_goal(&mut self, goal: usize) {
-        let goal = goal.min(self.max_connections);
+        let goal = goal.min(self.limit.max_connections);
         if let Some(at) = self.goals.iter().position(|other| *other == goal) {
             self.goals.swap_remove(at);
         }
@@ -27,20 +27,21 @@ impl<W> Ledger<W> {
     /// dial per tick of the back-off, and only for a caller who waits.
     pub(crate) fn wants_dial(&self) -> bool {
         let sockets = self.sockets();
-        let watched = self.watched && self.live > 0;
-        let most = if watched { self.limit } else { self.share.min(self.max_connections) };
+        let limit = self.limit.in_force();
+        let watched = self.limit.watched && self.live > 0;
+        let most = if watched { limit } else { self.limit.unfrozen() };
         if self.closed || sockets >= most {
             return false;
         }
         // Whoever still queues could not be served with what there is; could they with one more than
         // what is being dialed?
-        let waited_for = self.longest_waiting(self.limit.max(sockets + 1)).is_some()
+        let waited_for = self.longest_waiting(limit.max(sockets + 1)).is_some()
             && self.dialing < self.servable();
         let goal = self.goals.iter().any(|goal| sockets < *goal);
         waited_for
             || goal
             || self.fresh_due().is_some()
-            || (self.asked && self.idle == 0 && sockets < self.limit)
+            || (self.dial_requested && self.idle == 0 && sockets < limit)
     }
 
     /// How many of those who wait their budgets would let have a connection now, at the most.
@@ -59,7 +60,8 @@ impl<W> Ledger<W> {
         if let Some((ticket, account)) = self.fresh_due() {
             let first =
                 |id: AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
-            let other = self.longest_waiting(self.limit.max(sockets + 1)).and_then(first);
+            let other =
+                self.longest_waiting(self.limit.in_force().max(sockets + 1)).and_then(first);
             if other.is_none_or(|other| ticket < other)
                 && let Some(waiter) = self.accounts[account.0].fresh.remove(&ticket)
             {
@@ -68,7 +70,7 @@ impl<W> Ledger<W> {
                 return Some(Fresh { account, ticket, waiter });
             }
         }
-        self.asked = false;
+        self.dial_requested = false;
         None
     }
 
@@ -97,7 +99,7 @@ impl<W> Ledger<W> {
         if self.queued == 0 {
             return None;
         }
-        let limit = self.limit.max(self.sockets() + 1);
+        let limit = self.limit.in_force().max(self.sockets() + 1);
         (0..self.accounts.len())
             .map(AccountId)
             .filter(|id| self.is_eligible(*id, limit))
@@ -110,7 +112,7 @@ impl<W> Ledger<W> {
     /// left works.
     pub(super) fn room_due(&self) -> Option<Ticket> {
         let sockets = self.sockets().saturating_sub(self.making_room);
-        if self.closed || self.room_lost || sockets < self.limit {
+        if self.closed || self.room_lost || sockets < self.limit.in_force() {
             return None;
         }
         Some(self.fresh_due()?.0)
@@ -123,7 +125,7 @@ impl<W> Ledger<W> {
         subtract(&mut self.dialing, 1);
         self.live += 1;
         self.room_made = false;
-        let room = self.frozen.is_none_or(|frozen| self.live > frozen);
+        let room = self.limit.frozen.is_none_or(|frozen| self.live > frozen);
         if room {
             self.thaw();
         }
@@ -138,18 +140,5 @@ impl<W> Ledger<W> {
             self.room_lost |= std::mem::take(&mut self.room_made);
             self.freeze();
         }
-    }
-
-    /// The server has no slot left, somebody heard.
-    pub(crate) fn freeze(&mut self) {
-        self.frozen = Some(self.live);
-        self.set_limit();
-    }
-
-    /// There is room again.
-    pub(crate) fn thaw(&mut self) {
-        self.frozen = None;
-        self.room_lost = false;
-        self.set_limit();
     }
 }

@@ -1,44 +1,107 @@
-//! The ledger's side of the limit: what we have too much of, and what we would need.
+//! The limit: how many sockets may be open, who says so, and what we have too much of.
 
 use super::Ledger;
 use crate::policy::{FLOOR, Load};
 
+/// How many sockets may be open now: the least of what the pool may ever have, what it is allowed, and
+/// what it had when the server refused one more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) max_connections: usize,
+    /// What the watch or the fleet allows us; `None` while nobody says.
+    share: Option<usize>,
+    /// How many were live when the server refused one more; `None` while it has not.
+    pub(super) frozen: Option<usize>,
+    /// The watch says when there is room, so nobody has to try.
+    pub(super) watched: bool,
+    /// The least of them, as of the last change.
+    in_force: usize,
+}
+
+impl Limit {
+    pub(super) fn new(max_connections: usize) -> Self {
+        let in_force = max_connections;
+        Self { max_connections, share: None, frozen: None, watched: false, in_force }
+    }
+
+    pub(super) fn in_force(&self) -> usize {
+        self.in_force
+    }
+
+    /// What there could be if the server did not refuse.
+    pub(super) fn unfrozen(&self) -> usize {
+        self.share.map_or(self.max_connections, |share| share.min(self.max_connections))
+    }
+
+    /// Below what the pool may ever have.
+    pub(super) fn is_lowered(&self) -> bool {
+        self.in_force < self.max_connections
+    }
+
+    fn update(&mut self) {
+        // At least one, so that there is something to dial for.
+        let frozen = self.frozen.map_or(usize::MAX, |frozen| frozen.max(1));
+        self.in_force = self.unfrozen().min(frozen);
+    }
+}
+
 impl<W> Ledger<W> {
+    fn change_limit(&mut self, change: impl FnOnce(&mut Limit)) {
+        let before = self.limit.in_force;
+        change(&mut self.limit);
+        self.limit.update();
+        if self.limit.in_force != before {
+            self.share_reserves();
+        }
+    }
+
     /// Whether the watch says when there is room.
     pub(crate) fn set_watched(&mut self, watched: bool) {
-        self.watched = watched;
+        self.limit.watched = watched;
     }
 
     /// What the watch or the fleet allows us; `None`: nobody says, so all we may ever have.
     pub(crate) fn allow(&mut self, share: Option<usize>) {
-        self.allowed = share.is_some();
-        self.set_share(share.unwrap_or(self.max_connections));
+        self.change_limit(|limit| limit.share = share);
     }
 
     /// If somebody waits for it, one more than there are may be tried.
     pub(crate) fn allow_one_more(&mut self) {
+        let one_more = self.sockets() + 1;
         if self.is_hungry() {
-            self.set_share(self.share.max(self.sockets() + 1));
+            self.change_limit(|limit| limit.share = limit.share.map(|share| share.max(one_more)));
         }
-    }
-
-    /// True if the limit is frozen until the watch sees room.
-    pub(crate) fn waits_for_room(&self) -> bool {
-        self.watched && self.live > 0 && self.is_frozen() && self.sockets() >= self.limit
     }
 
     /// What we were allowed and do not hold is not ours any more, for a connection was lost or
     /// refused: it is somebody else's by now.
     pub(crate) fn void_share(&mut self) {
-        if self.allowed {
-            let floor = FLOOR.min(self.share);
-            self.set_share(self.share.min(self.sockets()).max(floor));
-        }
+        let sockets = self.sockets();
+        let voided = |share: usize| share.min(sockets).max(FLOOR.min(share));
+        self.change_limit(|limit| limit.share = limit.share.map(voided));
+    }
+
+    /// The server has no slot left, somebody heard.
+    pub(crate) fn freeze(&mut self) {
+        let live = self.live;
+        self.change_limit(|limit| limit.frozen = Some(live));
+    }
+
+    /// There is room again.
+    pub(crate) fn thaw(&mut self) {
+        self.room_lost = false;
+        self.change_limit(|limit| limit.frozen = None);
+    }
+
+    /// True if the limit is frozen until the watch sees room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        let frozen = self.is_frozen() && self.sockets() >= self.limit.in_force();
+        self.limit.watched && self.live > 0 && frozen
     }
 
     /// True if there are more connections than may be.
     pub(crate) fn is_over(&self) -> bool {
-        self.live > self.limit + self.shedding
+        self.live > self.limit.in_force() + self.shedding
     }
 
     /// Notes that one connection is closed because there are too many, if there are.
@@ -52,7 +115,7 @@ impl<W> Ledger<W> {
     pub(crate) fn is_hungry(&self) -> bool {
         let sockets = self.sockets();
         let wanted = self.queued > 0 || self.goals.iter().any(|goal| sockets < *goal);
-        wanted && sockets >= self.limit && sockets < self.max_connections
+        wanted && sockets >= self.limit.in_force() && sockets < self.limit.max_connections
     }
 
     /// What the callers made of it so far; the peak is that since the last look.

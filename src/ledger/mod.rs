@@ -10,23 +10,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use self::limit::Limit;
 use crate::Endpoint;
 use crate::policy::{Budget, Budgets};
 use crate::vocabulary::MAX_ENDPOINTS;
 
 #[derive(Debug)]
 pub(crate) struct Ledger<W> {
-    max_connections: usize,
-    /// How many sockets may be open now: the least of `max_connections`, `share`, and `frozen`.
-    limit: usize,
-    /// What the watch or the fleet allows us.
-    share: usize,
-    /// The share is what they said, and not just all there is.
-    allowed: bool,
-    /// The watch says when there is room, so nobody has to try.
-    watched: bool,
-    /// How many were live when the server refused one more; `None` while it has not.
-    frozen: Option<usize>,
+    limit: Limit,
     live: usize,
     dialing: usize,
     idle: usize,
@@ -43,7 +34,7 @@ pub(crate) struct Ledger<W> {
     queued: usize,
     next_ticket: Ticket,
     /// Somebody was turned away for want of a connection since the last dial.
-    asked: bool,
+    dial_requested: bool,
     /// Idle connections that are being closed to make room for somebody's own.
     making_room: usize,
     /// One was, and no dial has ended since.
@@ -154,16 +145,11 @@ pub(crate) struct Counts {
 impl<W> Ledger<W> {
     pub(crate) fn new(max_connections: usize, queue_limit: usize, budgets: &Budgets) -> Self {
         let mut ledger = Self {
-            max_connections,
-            limit: max_connections,
-            share: max_connections,
-            allowed: false,
-            watched: false,
+            limit: Limit::new(max_connections),
             shedding: 0,
             arrivals: 0,
             acquired: 0,
             peak: 0,
-            frozen: None,
             live: 0,
             dialing: 0,
             idle: 0,
@@ -176,7 +162,7 @@ impl<W> Ledger<W> {
             queue_limit,
             queued: 0,
             next_ticket: 0,
-            asked: false,
+            dial_requested: false,
             making_room: 0,
             room_made: false,
             room_lost: false,
@@ -253,7 +239,7 @@ impl<W> Ledger<W> {
     /// Takes a connection for the account if one is free for it.
     pub(crate) fn acquire(&mut self, account: AccountId) -> Admission {
         self.arrivals += 1;
-        if self.idle > 0 && self.is_eligible(account, self.limit) {
+        if self.idle > 0 && self.is_eligible(account, self.limit.in_force()) {
             self.idle -= 1;
             self.take(account);
             Admission::Granted
@@ -268,7 +254,7 @@ impl<W> Ledger<W> {
     /// may have the whole pool waits for connections, not for its budget.
     pub(crate) fn is_exhausted(&self, account: AccountId) -> bool {
         let max = self.account_max(account);
-        max < self.limit && self.accounts[account.0].in_use >= max
+        max < self.limit.in_force() && self.accounts[account.0].in_use >= max
     }
 
     /// Queues a waiter behind the others of its account, or gives it back if the queue is full.
@@ -288,7 +274,7 @@ impl<W> Ledger<W> {
             return None;
         }
         let first = |id: AccountId| self.accounts[id.0].queue.first_key_value().map(|(t, _)| *t);
-        let granted = self.longest_waiting(self.limit).and_then(first);
+        let granted = self.longest_waiting(self.limit.in_force()).and_then(first);
         match (granted, self.room_due()) {
             (Some(granted), Some(room)) if room < granted => Some(Turn::MakeRoom),
             (Some(_), _) => Some(Turn::Grant),
@@ -299,7 +285,7 @@ impl<W> Ledger<W> {
 
     /// Takes the next waiter out of the queue, whose [turn](Turn::Grant) has come.
     pub(crate) fn next_grant(&mut self) -> Option<Grant<W>> {
-        let account = self.longest_waiting(self.limit).filter(|_| self.idle > 0)?;
+        let account = self.longest_waiting(self.limit.in_force()).filter(|_| self.idle > 0)?;
         let (_, waiter) = self.accounts[account.0].queue.pop_first()?;
         self.queued -= 1;
         self.idle -= 1;
@@ -416,28 +402,13 @@ impl<W> Ledger<W> {
         self.idle += 1;
     }
 
-    /// The server may give us less.
-    pub(crate) fn set_share(&mut self, share: usize) {
-        self.share = share;
-        self.set_limit();
-    }
-
-    pub(super) fn set_limit(&mut self) {
-        let frozen = self.frozen.map_or(usize::MAX, |frozen| frozen.max(1));
-        let limit = self.max_connections.min(self.share).min(frozen);
-        if limit != self.limit {
-            self.limit = limit;
-            self.share_reserves();
-        }
-    }
-
     /// Gives every account its reserve, or its share where the limit has no room for all. A lowered
     /// limit always leaves one connection that is nobody's: a server that is full for long must not
     /// starve whoever has no reserve.
     fn share_reserves(&mut self) {
         let sum: usize = self.accounts.iter().map(|account| account.budget.reserved()).sum();
-        let lowered = self.limit < self.max_connections;
-        let room = self.limit - usize::from(lowered && self.limit > 0);
+        let limit = self.limit.in_force();
+        let room = limit - usize::from(self.limit.is_lowered() && limit > 0);
         for account in &mut self.accounts {
             let reserve = account.budget.reserved();
             account.reserve = if sum > room { reserve * room / sum } else { reserve };

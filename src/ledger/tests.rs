@@ -83,7 +83,7 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
     ledger.dial_failed(true);
     assert!(ledger.is_frozen());
     assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
-    ledger.ask();
+    ledger.request_dial();
     assert!(!ledger.wants_dial(), "nobody waits, so nothing is tried blindly");
     ledger.enqueue(a, 1).unwrap();
     assert!(ledger.wants_dial());
@@ -152,7 +152,7 @@ fn an_idle_connection_makes_room_for_a_subscriber_once() {
     assert_eq!((ledger.counts().in_use, ledger.counts().waiting), (0, 1));
     assert_eq!(ledger.next_turn(), None, "a full server's slots are not given away one by one");
     ledger.thaw();
-    ledger.set_share(1);
+    ledger.allow(Some(1));
     assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
     assert!(ledger.cancelled(sub, fresh.ticket).is_some());
 }

@@ -183,7 +183,7 @@ fn queue_or_refuse(
 ) -> Result<Queued<Leased>, Rejection> {
     let refused = match state.refusal() {
         Some(rejection) => {
-            state.ledger.ask();
+            state.ledger.request_dial();
             rejection
         }
         None => {
@@ -213,7 +213,7 @@ pub(super) async fn acquire_subscriber(
         let start_maintenance = state.wants_maintenance();
         let queued = match state.refusal() {
             Some(rejection) => {
-                state.ledger.ask();
+                state.ledger.request_dial();
                 Err(rejection)
             }
             None => state
@@ -241,7 +241,7 @@ pub(super) fn try_acquire(
         let account = state.ledger.account(endpoint);
         let start_maintenance = state.wants_maintenance();
         if let Some(rejection) = state.refusal() {
-            state.ledger.ask();
+            state.ledger.request_dial();
             return (account, Err(rejection), start_maintenance);
         }
         let admission = match state.ledger.acquire(account) {
@@ -250,7 +250,7 @@ pub(super) fn try_acquire(
                 return (account, Err(exhausted(state, account)), start_maintenance);
             }
             Admission::NoneFree => {
-                state.ledger.ask();
+                state.ledger.request_dial();
                 None
             }
         };

@@ -58,7 +58,7 @@ impl GuardedPool {
     pub(crate) fn refusal(&self) -> Option<Rejection> {
         let node = &self.handle.node;
         let rejection = node.lock().refusal()?;
-        node.change(|state| state.ledger.ask());
+        node.change(|state| state.ledger.request_dial());
         Some(rejection)
     }
 
@@ -117,7 +117,7 @@ impl GuardedPool {
         self.handle.node.change(|state| {
             let live = state.ledger.live();
             if live == 0 {
-                state.ledger.ask();
+                state.ledger.request_dial();
             }
             (live, state.refusal())
         })

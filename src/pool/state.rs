@@ -201,7 +201,7 @@ impl State {
             let queue = self.ledger.drain_queue();
             wakes.refused = queue.into_iter().map(|(_, w)| (w.answer, rejection.clone())).collect();
             // Turned away, so they no longer show that a connection is wanted.
-            self.ledger.ask();
+            self.ledger.request_dial();
         }
         let (lost, hungry) = (self.lost, self.ledger.is_hungry());
         wakes.call_watch = (lost && !self.called.lost) || (hungry && !self.called.hungry);
@@ -381,7 +381,7 @@ impl State {
         // If it is, its successor is dialed now, and not when a caller misses it.
         let may = !self.ledger.is_frozen();
         if may {
-            self.ledger.ask();
+            self.ledger.request_dial();
         }
         may
     }

@@ -87,7 +87,7 @@ fn refusal(node: &Arc<Node>) -> Option<Rejection> {
     node.change(|state| {
         let refusal = state.refusal();
         if refusal.is_some() {
-            state.ledger.ask();
+            state.ledger.request_dial();
         }
         refusal
     })

@@ -221,3 +221,153 @@ async fn a_back_off_that_was_configured_is_kept_whatever_the_fleet() {
         now = next;
     }
 }
+
+/// Gates of so many pools at one server.
+fn gates(pools: usize) -> Vec<Gate> {
+    let server = Server::alone("test", 7);
+    let policy = DialPolicy {
+        backoff: None,
+        breaker: Breaker::default(),
+        connect_timeout: Duration::from_secs(2),
+    };
+    (0..pools).map(|_| Gate::new(Arc::clone(&server), policy, 7)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_pools_refusal_is_every_pools_back_off() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    fail(&mut gates[0], Outcome::MaxClients, now);
+    let due = due(&mut gates[1], now);
+    assert_eq!(gates[1].verdict(now), Verdict::Refuse { retry_after: due - now });
+    let heard = gates[1].failure().map(|failure| failure.outcome);
+    assert_eq!(heard, Some(Outcome::MaxClients));
+    let transition = Transition { from: BreakerState::Closed, to: BreakerState::Open };
+    assert_eq!(gates[1].take_transition(), Some(transition));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_neither_opens_nor_delays_another_pool() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    for _ in 0..10 {
+        let due = due_or_now(&mut gates[0], now);
+        fail(&mut gates[0], Outcome::Auth, due);
+    }
+    assert!(matches!(gates[0].verdict(now), Verdict::Fail { .. }));
+    assert_eq!(gates[1].verdict(now), Verdict::Wait);
+    let _dial = approve(&mut gates[1], now);
+}
+
+fn due_or_now(gate: &mut Gate, now: Instant) -> Instant {
+    now + gate.next_attempt_in(now)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_holds_one_pool() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    gates[0].force(Some(Forced::Open));
+    assert!(matches!(gates[0].ask(now), Decision::Held));
+    assert_eq!((gates[0].state(), gates[1].state()), (BreakerState::Open, BreakerState::Closed));
+    let _dial = approve(&mut gates[1], now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_take_turns() {
+    let (mut gates, mut now) = (gates(3), Instant::now());
+    let mut order = Vec::new();
+    for _ in 0..9 {
+        // The first to ask is always the same, and has its turn like the others all the same.
+        let (at, approval) = (0..3)
+            .cycle()
+            .find_map(|at| match gates[at].ask(now) {
+                Decision::Dial(approval) => Some((at, approval)),
+                Decision::WaitUntil(due) if at == 2 => {
+                    now = now.max(due.min(now + 10 * MS));
+                    None
+                }
+                _ => None,
+            })
+            .unwrap();
+        gates[at].failed(approval, failure(Outcome::Refused), now);
+        order.push(at);
+    }
+    // When the first dials nobody else has asked yet.
+    assert_eq!(order, [0, 0, 1, 2, 0, 1, 2, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_leaves_its_turn_unused_is_passed_over_after_a_moment() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    let dial = approve(&mut gates[1], now);
+    assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)));
+    assert!(matches!(gates[1].ask(now), Decision::WaitUntil(_)));
+    gates[1].abandoned(dial, now);
+    let passed_over = due(&mut gates[1], now);
+    assert!(passed_over > now && passed_over <= now + 100 * MS);
+    let dial = approve(&mut gates[1], passed_over);
+    gates[1].abandoned(dial, now);
+    drop(gates.remove(0));
+    let _at_once = approve(&mut gates[0], now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn four_at_once_where_there_is_room_and_one_refusal_ends_that() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    gates[0].set_roomy(true);
+    let mut dials: Vec<_> = (0..4).map(|n| approve(&mut gates[n % 2], now)).collect();
+    assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)), "a fifth waits");
+    gates[0].failed(dials.remove(0), failure(Outcome::MaxClients), now);
+    // They started before it was known, and say nothing about after it.
+    gates[1].failed(dials.remove(0), failure(Outcome::MaxClients), now);
+    gates[0].connected(dials.remove(0), true, MS, now);
+    gates[1].abandoned(dials.remove(0), now);
+    assert_eq!((gates[0].failures(), gates[0].state()), (1, BreakerState::Open));
+    let due = due(&mut gates[1], now);
+    assert!(due <= now + 100 * MS, "one back-off, not four");
+    let _probe = approve(&mut gates[0], due);
+    assert!(matches!(gates[1].ask(due), Decision::WaitUntil(_)), "one at a time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_back_off_and_the_most_impatient_breaker_of_those_that_wait_decide() {
+    let (server, now) = (Server::alone("test", 7), Instant::now());
+    let gate = |cap: Duration, failures| {
+        let policy = DialPolicy {
+            backoff: Some(Backoff::without_jitter(cap, cap)),
+            breaker: Breaker::default().failures(failures),
+            connect_timeout: Duration::from_secs(2),
+        };
+        Gate::new(Arc::clone(&server), policy, 7)
+    };
+    let (mut quick, mut slow) = (gate(10 * MS, 2), gate(500 * MS, 3));
+    fail(&mut quick, Outcome::Refused, now);
+    assert_eq!(due(&mut quick, now), now + 10 * MS, "the other does not wait");
+    assert!(matches!(slow.ask(now), Decision::WaitUntil(_)));
+    let now = now + 200 * MS;
+    let dial = approve(&mut quick, now);
+    assert!(matches!(slow.ask(now), Decision::WaitUntil(_)));
+    quick.failed(dial, failure(Outcome::Refused), now);
+    assert_eq!(due(&mut quick, now), now + 500 * MS);
+    assert_eq!(slow.state(), BreakerState::Open, "after the second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slot_that_a_pool_freed_is_that_pools_to_dial() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    fail(&mut gates[0], Outcome::MaxClients, now);
+    assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)));
+    gates[1].allow_free_dial();
+    assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)));
+    let _at_once = approve(&mut gates[1], now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_is_counted_in_processes() {
+    let (mut gates, mut now) = (gates(8), Instant::now());
+    gates[0].fleet_of(8);
+    for _ in 0..12 {
+        fail(&mut gates[0], Outcome::Refused, now);
+        let next = due(&mut gates[0], now);
+        assert!(next <= now + Duration::from_secs(1), "eight pools here are one that dials");
+        now = next;
+    }
+}

@@ -122,7 +122,9 @@ impl Pool {
                 .build()?;
             return Ok(Self::Bare(pool));
         }
-        let builder = GuardedPool::builder(url).max_connections(max).acquire_timeout(PATIENCE);
+        // Each stands for a process of its own.
+        let builder = GuardedPool::builder(url).own_gate(true);
+        let builder = builder.max_connections(max).acquire_timeout(PATIENCE);
         let builder = match setup.policy {
             Policy::Gate => builder.watch(false),
             Policy::Lease | Policy::LeaseShared => builder.fleet(Fleet::named(&setup.fleet)),

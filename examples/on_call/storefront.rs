@@ -130,6 +130,8 @@ fn pool(url: &str, nth: usize) -> Result<GuardedPool, Failure> {
     let mut builder = GuardedPool::builder(url)
         .name(format!("storefront-{nth}"))
         .client_name("storefront")
+        // It stands for a process of its own.
+        .own_gate(true)
         .max_connections(MOST)
         .fleet(Fleet::named("storefront"));
     for (endpoint, max, reserve) in ENDPOINTS {

@@ -10,7 +10,7 @@ use super::guarded_pool::GuardedPool;
 use super::handle::Handle;
 use super::node::Node;
 use super::tasks::Starters;
-use super::topology::place::Place;
+use super::topology::place::{Place, Resolve};
 use super::topology::single::Single;
 use super::{dialer, maintenance};
 use crate::dial::{Address, Dialer, Target};
@@ -338,6 +338,14 @@ impl GuardedPoolBuilder {
     /// beyond its bound, a reserve above its max, reserves above the total, an invalid, reserved or
     /// repeated endpoint name.
     pub fn build(self) -> Result<GuardedPool, BuildError> {
+        self.build_with(|place| Box::new(Single(place)))
+    }
+
+    /// Makes the pool, whose servers `topology` knows, given the one that was configured.
+    pub(super) fn build_with(
+        self,
+        topology: impl FnOnce(Arc<Place>) -> Box<dyn Resolve>,
+    ) -> Result<GuardedPool, BuildError> {
         let mut problems = self.problems();
         let address = self.address().unwrap_or_else(|problem| {
             problems.push(problem);
@@ -370,7 +378,7 @@ impl GuardedPoolBuilder {
         let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
         let gate = Gate::new(Arc::clone(&server), policy, seed);
         let place = Arc::new(Place { target: Target::new(address), server });
-        let resolver = Box::new(Single(Arc::clone(&place)));
+        let resolver = topology(Arc::clone(&place));
         let context = Arc::new(Context::new(settings));
         let starters = Starters { dialer: dialer::run, maintenance: maintenance::run };
         let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);

@@ -27,8 +27,10 @@ use support::TestServer;
 /// How long callers keep a connection.
 const HOLD: Duration = Duration::from_millis(10);
 
+/// A member that stands for a process of its own.
 fn member(server: &TestServer) -> GuardedPoolBuilder {
     GuardedPool::builder(server.url())
+        .own_gate(true)
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(5))
         .fleet(Fleet::named("test"))

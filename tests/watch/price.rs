@@ -9,13 +9,28 @@ use crate::support::{Occupants, TestServer};
 use crate::waiting::until;
 use crate::{builder, rejected};
 
+/// A service that stands for a process of its own.
 fn service(server: &TestServer) -> Service {
-    let pool = builder(server).max_connections(40).build().unwrap();
+    let pool = builder(server).own_gate(true).max_connections(40).build().unwrap();
     Service::of(pool, 40, Duration::from_millis(10))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn newcomers_get_their_share_from_incumbents_and_nobody_is_refused() {
+    newcomers_get_their_share(service).await;
+}
+
+/// They go by the same observation, and would take what is free several times over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_do_pools_of_one_process() {
+    newcomers_get_their_share(|server| {
+        let pool = builder(server).max_connections(40).build().unwrap();
+        Service::of(pool, 40, Duration::from_millis(10))
+    })
+    .await;
+}
+
+async fn newcomers_get_their_share(service: impl Fn(&TestServer) -> Service) {
     let server = TestServer::builder().maxclients(120).start().unwrap();
     let mut services: Vec<_> = (0..3).map(|_| service(&server)).collect();
     let all = |services: &[Service]| services.iter().map(Service::live).sum::<usize>();

@@ -2,3 +2,6 @@
 
 pub(super) mod place;
 pub(super) mod single;
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use deadpool::managed::Object;
 
 use super::node::Node;
 use super::residue::Residue;
-use super::state::{LeasePlace, Leased};
+use super::state::{LeasePlace, Leased, State};
 use super::store::{Connection, Lent, Socket};
 use crate::dial::{Notice, reset_commands};
 use crate::telemetry::status::CloseReason;
@@ -186,55 +186,62 @@ impl Drop for GuardedConnection {
 }
 
 /// What becomes of a connection at the end of its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// It went back into the store.
     Back,
-    Close(Connection),
-    Clean(Connection),
+    Close,
+    Clean,
 }
 
 /// Ends a lease. The common case, on every request's path, takes the lock once, and concerns nobody.
 fn end(Held { connection, place, node }: Held, residue: Residue, shared: bool) {
-    let socket = Arc::clone(&connection.socket);
     // deadpool reads the clock when it hands out; that is the start.
     node.context.metrics.used(|| Object::metrics(&connection).last_used());
-    socket.lent_to(None);
+    connection.socket.lent_to(None);
     let mut state = node.lock();
-    let end = if !socket.is_alive() {
-        End::Close(Object::take(connection))
-    } else if shared || residue.is_beyond_reset() {
-        socket.blame(if shared { CloseReason::Dropped } else { CloseReason::Dirty });
-        End::Close(Object::take(connection))
-    } else if socket.is_expired() && state.may_expire() {
-        socket.blame(CloseReason::Lifetime);
-        End::Close(Object::take(connection))
-    } else if state.ledger.shed() {
-        socket.shed();
-        End::Close(Object::take(connection))
-    } else if residue.is_clean() {
-        socket.used(node.coarse_now());
-        // Before it can be anybody's: the next may open a transaction.
-        node.mailbox.pass(&connection);
-        state.store.put_back(connection);
-        End::Back
-    } else {
-        End::Clean(Object::take(connection))
-    };
-    let lease = state.end_lease(place, matches!(end, End::Back));
+    let end = end_of(&mut state, &connection.socket, residue, shared);
+    let lease = state.end_lease(place, end == End::Back);
     let resolved = lease.filter(|lease| lease.suspected);
-    if state.ledger.is_quiet() && resolved.is_none() && matches!(end, End::Back) {
-        return;
-    }
-    let wakes = state.settle();
+    let (connection, wakes) = match end {
+        End::Back => {
+            connection.socket.used(node.coarse_now());
+            // Before it can be anybody's: the next may open a transaction.
+            node.mailbox.pass(&connection);
+            state.store.put_back(connection);
+            if state.ledger.is_quiet() && resolved.is_none() {
+                return;
+            }
+            (None, state.settle())
+        }
+        End::Close | End::Clean => (Some(Object::take(connection)), state.settle()),
+    };
     drop(state);
     node.wake(wakes);
-    match end {
-        End::Back => {}
-        End::Close(connection) => drop(connection),
-        End::Clean(connection) => clean(&node, connection, residue),
+    match connection {
+        Some(connection) if end == End::Clean => clean(&node, connection, residue),
+        closed => drop(closed),
     }
     node.report_resolved(resolved.as_ref());
     node.after_lease();
+}
+
+fn end_of(state: &mut State, socket: &Socket, residue: Residue, shared: bool) -> End {
+    if !socket.is_alive() {
+        End::Close
+    } else if shared || residue.is_beyond_reset() {
+        socket.blame(if shared { CloseReason::Dropped } else { CloseReason::Dirty });
+        End::Close
+    } else if socket.is_expired() && state.may_expire() {
+        socket.blame(CloseReason::Lifetime);
+        End::Close
+    } else if state.ledger.shed() {
+        socket.shed();
+        End::Close
+    } else if residue.is_clean() {
+        End::Back
+    } else {
+        End::Clean
+    }
 }
 
 /// Brings a connection back to where the dial left it, in the background, and puts it back; or

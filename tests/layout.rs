@@ -31,6 +31,8 @@ const POOL: &[&str] = &[
     "topology::single",
     "topology",
     "companion",
+    "sockets",
+    "waiting",
     "context",
     "shared::in_flight",
     "shared::lanes",

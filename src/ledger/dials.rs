@@ -108,11 +108,12 @@ impl<W> Ledger<W> {
     }
 
     /// The first who waits for a socket of its own, if an idle connection has to be closed for it.
-    /// While the server is full the slot is anybody's who comes first: somebody was once, and what is
-    /// left works.
+    /// While the server is full the slot is anybody's who comes first: never the last connection's, and
+    /// none any more once one was lost so.
     pub(super) fn room_due(&self) -> Option<Ticket> {
         let sockets = self.sockets().saturating_sub(self.making_room);
-        if self.closed || self.room_lost || sockets < self.limit.in_force() {
+        let last = self.is_frozen() && self.live <= 1;
+        if self.closed || last || self.room_lost || sockets < self.limit.in_force() {
             return None;
         }
         Some(self.fresh_due()?.0)

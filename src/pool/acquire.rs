@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::lease::GuardedConnection;
 use super::node::Node;
-use super::state::{Answer, Leased, State, Subscribed, Waiting};
+use super::state::State;
+use super::waiting::{Answer, Leased, Subscribed, Waiting};
 use crate::ledger::{AccountId, Admission, Ledger, Ticket};
 use crate::vocabulary::Phase;
 use crate::{Endpoint, Rejection};

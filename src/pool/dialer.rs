@@ -15,10 +15,11 @@ use tokio::time::Instant;
 
 use super::node::Node;
 use super::slot::{Slot, SlotCell};
-use super::state::{Answer, DialerTask, News, Reserved, State, Subscribed};
+use super::state::{DialerTask, News, Reserved, State};
 use super::store::{Connection, Ending, Owned, Socket};
 use super::tasks::Task;
 use super::topology::place::Place;
+use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
 use crate::dial::{Dialed, Driver};
 use crate::server::gate::{Approval, Decision};

@@ -11,8 +11,9 @@ use deadpool::managed::Object;
 
 use super::node::Node;
 use super::residue::Residue;
-use super::state::{LeasePlace, Leased, State};
+use super::state::State;
 use super::store::{Connection, Lent, Socket};
+use super::waiting::{LeasePlace, Leased};
 use crate::dial::{Notice, reset_commands};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::command;

@@ -10,7 +10,9 @@ mod topology;
 mod companion;
 mod context;
 mod node;
+mod sockets;
 mod state;
+mod waiting;
 
 mod acquire;
 mod dialer;

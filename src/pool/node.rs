@@ -20,12 +20,12 @@ use super::companion::{self, Companion};
 use super::context::{Context, Settings, leak_of};
 use super::leaks::{Lease, Seat};
 use super::shared::lanes::Lanes;
-use super::state::{
-    Answer, DialerTask, LeasePlace, Leased, News, State, Subscribed, Waiting, Wakes,
-};
+use super::sockets::Sockets;
+use super::state::{DialerTask, News, State, Wakes};
 use super::store::{Connection, Socket};
 use super::tasks::{Runtime, Starters};
 use super::topology::place::{Place, Resolve};
+use super::waiting::{Answer, LeasePlace, Leased, Subscribed, Waiting};
 use super::watch::mailbox::Mailbox;
 use crate::dial::{Dialer, Notice};
 use crate::ledger::{AccountId, Ledger};
@@ -49,9 +49,7 @@ pub(super) struct Node {
     state: Mutex<State>,
     pub(super) lanes: Lanes,
     pub(super) mailbox: Mailbox,
-    /// Every open connection, for the sweep; changed when one opens or closes.
-    sockets: Mutex<HashMap<u64, Arc<Socket>>>,
-    next_id: AtomicU64,
+    sockets: Sockets,
     /// The dialer should look: a connection is wanted, an override, or the end.
     pub(super) dialer_wanted: Notify,
     /// A dial has ended, or the limit or the schedule has changed: who waits for the pool to be warm
@@ -92,8 +90,7 @@ impl Node {
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             place: ArcSwap::new(place),
-            sockets: Mutex::default(),
-            next_id: AtomicU64::new(0),
+            sockets: Sockets::default(),
             dialer_wanted: Notify::new(),
             warmth_changed: Notify::new(),
             drained: Notify::new(),
@@ -314,13 +311,8 @@ impl Node {
     /// A reply that says something about the server.
     #[cold]
     pub(super) fn heard(self: &Arc<Self>, (notice, message): (Notice, String)) {
-        let first = self.change(|state| {
-            let count = &mut state.notices[notice as usize];
-            *count += 1;
-            // Whatever it is, the watch should look at the server.
-            state.lost |= *count == 1;
-            *count == 1
-        });
+        let second = self.coarse_now() / SECOND;
+        let first = self.change(|state| state.count_notice(notice, second));
         let (pool, server) = (self.context.name(), self.address());
         if first {
             tracing::warn!(%pool, %server, error = notice.as_str(), message, "the server answers so");
@@ -340,28 +332,21 @@ impl Node {
         });
     }
 
-    fn registry(&self) -> MutexGuard<'_, HashMap<u64, Arc<Socket>>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A new socket, to be counted by [`State`] as live.
     pub(super) fn open_socket(&self, now: Instant) -> Arc<Socket> {
         // ± 10 %, so that a fleet that was started together does not redial together.
         let lifetime = self.settings().max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let socket = Arc::new(Socket::new(id, now + lifetime, self.coarse_now()));
-        self.registry().insert(id, Arc::clone(&socket));
-        socket
+        self.sockets.add(now + lifetime, self.coarse_now())
     }
 
     /// Every open connection.
     pub(super) fn sockets(&self) -> Vec<Arc<Socket>> {
-        self.registry().values().cloned().collect()
+        self.sockets.all()
     }
 
     /// A connection's socket is closed; called by the last thing the driver's task drops.
     pub(super) fn socket_closed(self: &Arc<Self>, socket: &Socket) {
-        self.registry().remove(&socket.id);
+        self.sockets.remove(socket);
         let lease = self.change(|state| state.socket_closed(socket));
         self.warmth_changed.notify_waiters();
         self.drained.notify_waiters();

@@ -1,15 +1,13 @@
 //! What is behind a node's lock: the pure machines, the counts, and what follows from a change of them.
 
 use std::panic::Location;
-use std::sync::Arc;
 
 use deadpool::managed::Object;
-use redis::aio::PubSub;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::leaks::{Lease, Leases, Seat};
-use super::store::{Connection, DEAD_LEASES, Lent, Socket, Store};
+use super::leaks::{Lease, Leases};
+use super::store::{Connection, DEAD_LEASES, Socket, Store};
+use super::waiting::{Answer, LeasePlace, Leased, Waiting};
 use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
@@ -33,6 +31,8 @@ pub(super) struct State {
     pub(super) closed: [u64; CloseReason::ALL.len()],
     /// Error replies that say something about the server.
     pub(super) notices: [u64; Notice::ALL.len()],
+    /// The second of the last one, by the coarse clock.
+    noticed: Option<u64>,
     pub(super) transitions: Transitions,
     /// Leases that are held although their socket is closed.
     dead_leases: usize,
@@ -73,65 +73,6 @@ pub(super) struct Tally {
     pub(super) leaks_resolved: u64,
     /// By how the request ended.
     pub(super) requests: [u64; RequestOutcome::ALL.len()],
-}
-
-/// A waiter, as the ledger keeps it.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) answer: Answer,
-    pub(super) location: &'static Location<'static>,
-}
-
-/// Where a waiter hears: it is handed what it waits for as plain data, which is to be given back where
-/// it is gone.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Lease(oneshot::Sender<Result<Leased, Rejection>>),
-    Subscriber(oneshot::Sender<Result<Subscribed, Rejection>>),
-}
-
-/// A connection, and the place of its lease in its endpoint's budget.
-#[derive(Debug)]
-pub(super) struct Leased {
-    pub(super) connection: Lent,
-    pub(super) place: LeasePlace,
-}
-
-/// A lease's place in its endpoint's budget, and among those that are out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LeasePlace {
-    pub(super) account: AccountId,
-    pub(super) seat: Seat,
-}
-
-/// A subscriber's connection, and the place of its lease.
-pub(super) struct Subscribed {
-    pub(super) redis: PubSub,
-    pub(super) socket: Arc<Socket>,
-    pub(super) place: LeasePlace,
-}
-
-impl std::fmt::Debug for Subscribed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscribed").field("place", &self.place).finish_non_exhaustive()
-    }
-}
-
-impl Answer {
-    pub(super) fn refuse(self, rejection: Rejection) {
-        // Where the waiter is gone, nobody minds.
-        match self {
-            Self::Lease(waiter) => drop(waiter.send(Err(rejection))),
-            Self::Subscriber(waiter) => drop(waiter.send(Err(rejection))),
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        match self {
-            Self::Lease(waiter) => waiter.is_closed(),
-            Self::Subscriber(waiter) => waiter.is_closed(),
-        }
-    }
 }
 
 /// A dial for one waiter.
@@ -178,6 +119,7 @@ impl State {
             dials: [0; Outcome::ALL.len()],
             closed: [0; CloseReason::ALL.len()],
             notices: [0; Notice::ALL.len()],
+            noticed: None,
             transitions: Transitions::new(),
             dead_leases: 0,
             lost: false,
@@ -403,6 +345,15 @@ impl State {
         let (gone, waiting) = if gone { (Some(waiting), None) } else { (None, Some(waiting)) };
         self.ledger.fresh_failed(account, ticket, waiting);
         gone
+    }
+
+    /// Counts an error reply that says something about the server; true for the first of its kind.
+    pub(super) fn count_notice(&mut self, notice: Notice, second: u64) -> bool {
+        // Whatever it is, the watch should ask the server, but not for each of thousands.
+        self.lost |= self.noticed.replace(second) != Some(second);
+        let count = &mut self.notices[notice as usize];
+        *count += 1;
+        *count == 1
     }
 
     /// The server has said that it is full, to this pool or to another of the process.

@@ -12,8 +12,8 @@ use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
 
 use super::acquire::acquire_subscriber;
 use super::node::Node;
-use super::state::{LeasePlace, Subscribed};
 use super::store::Socket;
+use super::waiting::{LeasePlace, Subscribed};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::reply::within;
 use crate::{Endpoint, Error, Rejection};

@@ -323,7 +323,8 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// Seeds the jitter, for tests that must repeat. Default: random.
+    /// Seeds the jitter, for tests that must repeat. Default: random. Of pools that share a schedule
+    /// the first one's counts.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -365,7 +366,7 @@ impl GuardedPoolBuilder {
         };
         let server = match self.own_gate {
             true => Server::alone(&address.to_string(), seed),
-            false => Server::shared(&address),
+            false => Server::shared(&address, seed),
         };
         let policy = DialPolicy {
             backoff: self.backoff,

@@ -182,7 +182,10 @@ impl Node {
             }
             drop(std::mem::take(&mut wakes.closing));
             match self.grant(std::mem::take(&mut wakes.granted)) {
-                Some(next) => wakes = next,
+                Some(next) => {
+                    wakes = next;
+                    self.after_lease();
+                }
                 None => return news,
             }
         }

@@ -85,15 +85,16 @@ type Key = (String, bool);
 static SERVERS: LazyLock<Mutex<HashMap<Key, Weak<Server>>>> = LazyLock::new(Mutex::default);
 
 impl Server {
-    /// The server at `address`, as all pools of the process know it.
-    pub(crate) fn shared(address: &Address) -> Arc<Self> {
+    /// The server at `address`, as all pools of the process know it. `seed`: for the jitter, if this is
+    /// the first of them.
+    pub(crate) fn shared(address: &Address, seed: u64) -> Arc<Self> {
         let key = (address.to_string(), address.is_tls());
         let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(&key).and_then(Weak::upgrade) {
             return server;
         }
         servers.retain(|_, server| server.strong_count() > 0);
-        let server = Self::alone(&key.0, fastrand::u64(..));
+        let server = Self::alone(&key.0, seed);
         servers.insert(key, Arc::downgrade(&server));
         server
     }

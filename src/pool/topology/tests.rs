@@ -43,7 +43,7 @@ impl Redis {
 
     fn place(&self) -> Arc<Place> {
         let address = Address::Unix(Path::new(&self.socket()).to_owned());
-        let server = Server::shared(&address);
+        let server = Server::shared(&address, 7);
         Arc::new(Place { target: Target::new(address), server })
     }
 }

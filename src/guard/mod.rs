@@ -21,6 +21,7 @@ use crate::pool::Companion;
 use crate::server::gate::{Forced, Gate, Overridable, Transition};
 use crate::telemetry::event::{Event, EventBus, Events};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::shielded;
 use crate::telemetry::status::{GuardStatus, Transitions};
 use crate::vocabulary::Reason;
 use crate::{BreakerHandle, BreakerState, Endpoint, GuardedPool, Outcome, Rejection};
@@ -368,10 +369,12 @@ impl Shared {
         match &self.home {
             Home::Pool(pool) => pool.count_rejection(&endpoint, &rejection),
             Home::Own(own) => {
-                tracing::debug!(
-                    guard = %own.name, %endpoint, reason = rejection.reason(), %rejection,
-                    "call refused"
-                );
+                shielded(|| {
+                    tracing::debug!(
+                        guard = %own.name, %endpoint, reason = rejection.reason(), %rejection,
+                        "call refused"
+                    );
+                });
                 let event = || Event::Rejected { endpoint, rejection: rejection.clone() };
                 own.events.send_rejection(own.seconds.load(Ordering::Relaxed), event);
             }
@@ -384,7 +387,9 @@ impl Shared {
             return;
         };
         *self.lock().transitions.entry((from.as_str(), to.as_str())).or_default() += 1;
-        tracing::warn!(guard = %own.name, server = %own.server, %from, %to, "breaker changed");
+        shielded(|| {
+            tracing::warn!(guard = %own.name, server = %own.server, %from, %to, "breaker changed");
+        });
         own.events.send(Event::BreakerChanged { server: Arc::clone(&own.server), from, to });
     }
 

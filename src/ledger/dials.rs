@@ -36,7 +36,7 @@ impl<W> Ledger<W> {
         // Whoever still queues could not be served with what there is; could they with one more than
         // what is being dialed?
         let waited_for = self.longest_waiting(limit.max(sockets + 1)).is_some()
-            && self.dialing < self.servable();
+            && self.dialing - self.dialing_fresh < self.servable();
         let goal = self.goals.iter().any(|goal| sockets < *goal);
         waited_for
             || goal
@@ -66,6 +66,7 @@ impl<W> Ledger<W> {
                 && let Some(waiter) = self.accounts[account.0].fresh.remove(&ticket)
             {
                 self.queued -= 1;
+                self.dialing_fresh += 1;
                 self.take(account);
                 return Some(Fresh { account, ticket, waiter });
             }
@@ -87,6 +88,7 @@ impl<W> Ledger<W> {
 
     /// The dial for it failed: back to its place. `None`: it has left.
     pub(crate) fn fresh_failed(&mut self, account: AccountId, ticket: Ticket, waiter: Option<W>) {
+        subtract(&mut self.dialing_fresh, 1);
         self.released(account, false);
         if let Some(waiter) = waiter {
             self.queued += 1;
@@ -121,8 +123,10 @@ impl<W> Ledger<W> {
 
     /// The dial ended with a connection. It counts as idle once it is
     /// [`restored`](Self::restored) to the store. True if the server had room for one more than it
-    /// let us have before, and did not only take a replacement.
-    pub(crate) fn connected(&mut self) -> bool {
+    /// let us have before, and did not only take a replacement. `fresh`: it is for the one waiter that
+    /// [`dial_started`](Self::dial_started) gave.
+    pub(crate) fn connected(&mut self, fresh: bool) -> bool {
+        subtract(&mut self.dialing_fresh, usize::from(fresh));
         subtract(&mut self.dialing, 1);
         self.live += 1;
         self.room_made = false;

@@ -20,6 +20,8 @@ pub(crate) struct Ledger<W> {
     limit: Limit,
     live: usize,
     dialing: usize,
+    /// Of those the dials that are for one waiter each.
+    dialing_fresh: usize,
     idle: usize,
     /// Leases out, over all endpoints.
     in_use: usize,
@@ -152,6 +154,7 @@ impl<W> Ledger<W> {
             peak: 0,
             live: 0,
             dialing: 0,
+            dialing_fresh: 0,
             idle: 0,
             in_use: 0,
             accounts: Vec::new(),

@@ -14,7 +14,7 @@ fn stocked(max: usize, live: usize, endpoints: &[(&'static str, Budget)]) -> Led
     let mut ledger = ledger(max, endpoints);
     for _ in 0..live {
         ledger.dial_started();
-        ledger.connected();
+        ledger.connected(false);
         ledger.restored();
     }
     ledger
@@ -88,7 +88,7 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
     ledger.enqueue(a, 1).unwrap();
     assert!(ledger.wants_dial());
     ledger.dial_started();
-    ledger.connected();
+    ledger.connected(false);
     ledger.restored();
     assert_eq!((ledger.counts().limit, ledger.is_frozen()), (8, false));
 }
@@ -102,7 +102,7 @@ fn a_replacement_below_the_frozen_limit_does_not_thaw_it() {
     ledger.died(Closed::Otherwise);
     assert!(ledger.has_spare_slot());
     ledger.dial_started();
-    assert!(!ledger.connected());
+    assert!(!ledger.connected(false));
     assert!(ledger.is_frozen() && !ledger.has_spare_slot());
 }
 
@@ -131,7 +131,7 @@ fn a_subscriber_gets_a_socket_of_its_own_and_pays_from_its_budget() {
     assert_eq!(drain(&mut ledger), [] as [u32; 0], "no idle connection can be one");
     assert!(ledger.wants_dial());
     assert_eq!(ledger.dial_started().map(|fresh| fresh.waiter), Some(1));
-    assert!(ledger.connected());
+    assert!(ledger.connected(true));
     assert!(!ledger.wants_dial(), "its budget holds one");
     assert_eq!(ledger.counts().in_use, 1);
 }
@@ -166,7 +166,7 @@ fn a_subscriber_who_left_while_room_was_made_stands_in_nobodys_way() {
     assert!(ledger.cancelled(sub, ticket).is_some());
     ledger.died(Closed::ForRoom);
     ledger.dial_started();
-    ledger.connected();
+    ledger.connected(false);
     ledger.restored();
     ledger.enqueue_fresh(sub, 2).unwrap();
     assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
@@ -339,7 +339,7 @@ proptest! {
                 }
                 Step::Dial if ledger.wants_dial() => {
                     ledger.dial_started();
-                    ledger.connected();
+                    ledger.connected(false);
                     ledger.restored();
                 }
                 Step::DialFails(full) if ledger.wants_dial() => {

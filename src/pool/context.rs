@@ -6,12 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::leaks::Lease;
+use crate::dial::Notice;
 use crate::fleet::Fleet;
 use crate::policy::Budgets;
+use crate::server::ServerEvent;
 use crate::server::gate::Transition;
 use crate::telemetry::event::{Event, EventBus};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status::Leak;
+use crate::telemetry::shielded;
+use crate::telemetry::status::{CloseReason, Leak};
+use crate::vocabulary::DialFailure;
 use crate::{Endpoint, Rejection};
 
 /// The settings that matter after the pool is built.
@@ -53,39 +57,102 @@ impl Context {
     }
 
     pub(super) fn limit_changed(&self, server: &Arc<str>, from: usize, to: usize) {
-        tracing::info!(pool = %self.name(), %server, from, to, "limit changed");
+        shielded(|| tracing::info!(pool = %self.name(), %server, from, to, "limit changed"));
         self.events.send(Event::LimitChanged { server: Arc::clone(server), from, to });
     }
 
     pub(super) fn breaker_changed(&self, server: &Arc<str>, transition: Transition) {
         let Transition { from, to } = transition;
-        tracing::warn!(pool = %self.name(), %server, %from, %to, "breaker changed");
+        shielded(|| tracing::warn!(pool = %self.name(), %server, %from, %to, "breaker changed"));
         self.events.send(Event::BreakerChanged { server: Arc::clone(server), from, to });
+    }
+
+    pub(super) fn moved(&self, from: &str, to: &str) {
+        shielded(|| tracing::warn!(pool = %self.name(), from, to, "the server has moved"));
+    }
+
+    pub(super) fn connected(&self, server: Arc<str>, took: Duration, live: usize) {
+        self.metrics.created(took);
+        shielded(|| tracing::debug!(pool = %self.name(), %server, ?took, live, "connected"));
+        self.events.send(Event::Connected { server, live });
+    }
+
+    pub(super) fn dial_failed(&self, failure: Arc<DialFailure>, next_dial_in: Duration) {
+        shielded(|| {
+            tracing::warn!(
+                pool = %self.name(), server = %failure.server, outcome = %failure.outcome,
+                error = failure.message, ?next_dial_in, "dial failed"
+            );
+        });
+        self.events.send(Event::DialFailed { failure, next_dial_in });
+    }
+
+    pub(super) fn closed(&self, server: Arc<str>, reason: CloseReason) {
+        shielded(|| {
+            let (pool, reason) = (self.name(), reason.as_str());
+            tracing::debug!(%pool, %server, reason, "connection closed");
+        });
+        self.events.send(Event::ConnectionClosed { server, reason });
+    }
+
+    /// The first reply of its kind that says something about the server.
+    pub(super) fn noticed(&self, server: &str, notice: Notice, error: &str) {
+        let (pool, kind) = (self.name(), notice.as_str());
+        shielded(|| tracing::warn!(%pool, server, kind, error, "error replies about the server"));
+    }
+
+    pub(super) fn server_changed(&self, server: Arc<str>, event: ServerEvent) {
+        shielded(|| tracing::warn!(pool = %self.name(), %server, ?event, "the server changed"));
+        self.events.send(Event::Server { server, event });
+    }
+
+    pub(super) fn watch_lost(&self, server: Arc<str>, reason: String) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, %server, reason, "the server cannot be watched"));
+        self.events.send(Event::WatchLost { server, reason });
+    }
+
+    pub(super) fn registry_lost(&self, server: Arc<str>, reason: String) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, %server, reason, "the fleet's registry is lost"));
+        self.events.send(Event::FleetLost { server, reason });
+    }
+
+    /// So many since the last time: a line a refusal would be a storm of its own.
+    pub(super) fn callers_refused(&self, server: &str, count: u64, last_failure: Option<&str>) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, server, count, last_failure, "callers were refused"));
     }
 
     /// `second`: of any clock; only the first refusal in each is remembered.
     pub(super) fn rejected(&self, endpoint: &Endpoint, rejection: &Rejection, second: u64) {
-        tracing::debug!(
-            pool = %self.name(), %endpoint, reason = rejection.reason(), %rejection,
-            "caller refused"
-        );
+        shielded(|| {
+            tracing::debug!(
+                pool = %self.name(), %endpoint, reason = rejection.reason(), %rejection,
+                "caller refused"
+            );
+        });
         let event = || Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() };
         self.events.send_rejection(second, event);
     }
 
     pub(super) fn leak_suspected(&self, leak: Leak) {
-        tracing::warn!(
-            pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
-            age = ?leak.age, "suspected leak: a connection is held for too long"
-        );
+        shielded(|| {
+            tracing::warn!(
+                pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
+                age = ?leak.age, "suspected leak: a connection is held for too long"
+            );
+        });
         self.events.send(Event::LeakSuspected(leak));
     }
 
     pub(super) fn leak_resolved(&self, leak: Leak) {
-        tracing::info!(
-            pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
-            age = ?leak.age, "a suspected leak came back"
-        );
+        shielded(|| {
+            tracing::info!(
+                pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
+                age = ?leak.age, "a suspected leak came back"
+            );
+        });
         self.events.send(Event::LeakResolved(leak));
     }
 }

@@ -5,10 +5,12 @@
 //! connection or a finished dial, serves the longest waiter (bb8's idea).
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::PubSub;
 use tokio::time::Instant;
@@ -23,7 +25,7 @@ use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
 use crate::dial::{Dialed, Driver};
 use crate::server::gate::{Approval, Decision};
-use crate::telemetry::event::Event;
+use crate::telemetry::status::CloseReason;
 use crate::vocabulary::DialFailure;
 
 /// What the dialer does next.
@@ -58,7 +60,9 @@ async fn dial_while_wanted(mut running: Running) {
         node.warmth_changed.notify_waiters();
         let due = match next_step(&node, dials.is_empty()).await {
             Step::Dial(attempt) => {
-                dials.push(Box::pin(attempt.run()));
+                // One that panics takes none of the others along; it is told of where it is dropped.
+                let run = AssertUnwindSafe(attempt.run()).catch_unwind();
+                dials.push(Box::pin(run.map(drop)));
                 continue;
             }
             Step::Stop => {
@@ -111,7 +115,11 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
     if let Some(step) = other_than_dial(&mut node.lock(), idle) {
         return step;
     }
-    match node.resolver.resolve().await {
+    let place = tokio::select! {
+        place = node.resolver.resolve() => place,
+        () = node.closed() => return Step::WaitUntil(Instant::now()),
+    };
+    match place {
         Ok(place) => {
             if place.target.name != node.address() {
                 // The schedule there is another one: look again.
@@ -211,22 +219,27 @@ impl Attempt {
         let (node, reserved) = (&self.node, self.reserved.take());
         match (result, reserved) {
             (Ok(product), reserved) => {
-                let (slot, took) = connected(node, approval, started);
+                let (slot, took) = connected(node, approval, reserved.is_some(), started);
                 match (product, reserved) {
                     (Product::PubSub(redis, cell), Some(reserved)) => {
                         deliver(node, reserved, redis, cell, slot);
                     }
                     (Product::Connection(dialed), _) => {
                         let connection = open(slot, dialed);
-                        node.mailbox.pass(&connection);
-                        node.restore(connection);
+                        if Arc::ptr_eq(&self.place, &node.place()) {
+                            node.mailbox.pass(&connection);
+                            node.restore(connection);
+                        } else {
+                            // The server has moved meanwhile.
+                            connection.socket.blame(CloseReason::Lifetime);
+                        }
                     }
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")
                     }
                 }
-                // Last: a recorder and a subscriber of events are somebody else's code.
-                announce(node, took);
+                let live = node.lock().ledger.live();
+                node.context.connected(Arc::clone(&self.place.target.name), took, live);
             }
             (Err(failure), reserved) => failed(node, approval, reserved, failure),
         }
@@ -251,7 +264,7 @@ impl Drop for Attempt {
             state.gate.abandoned(approval, Instant::now());
             reserved.map(|reserved| state.dial_failed(reserved))
         });
-        node.warmth_changed.notify_waiters();
+        node.dial_ended();
     }
 }
 
@@ -259,6 +272,7 @@ impl Drop for Attempt {
 fn connected(
     node: &Arc<Node>,
     approval: Approval,
+    reserved: bool,
     started: Instant,
 ) -> (Slot, std::time::Duration) {
     let now = Instant::now();
@@ -266,20 +280,12 @@ fn connected(
     let socket = node.open_socket(now);
     let slot = node.change(|state| {
         state.dials[Outcome::Connected as usize] += 1;
-        let room = state.ledger.connected();
+        let room = state.ledger.connected(reserved);
         let slot = Slot::new(Arc::clone(node), socket);
         state.gate.connected(approval, room, took, now);
         slot
     });
     (slot, took)
-}
-
-fn announce(node: &Node, took: std::time::Duration) {
-    let live = node.lock().ledger.live();
-    let server = node.address();
-    node.context.metrics.created(took);
-    tracing::debug!(pool = %node.context.name(), %server, ?took, live, "connected");
-    node.context.events.send(Event::Connected { server, live });
 }
 
 fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, failure: DialFailure) {
@@ -296,14 +302,10 @@ fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, fail
         (state.gate.next_attempt_in(now), state.settle(), gone)
     };
     let News { limit, transition } = node.carry_out(wakes);
-    node.warmth_changed.notify_waiters();
+    node.dial_ended();
     // In the order in which a reader understands it.
     node.tell(News { limit, transition: None });
-    tracing::warn!(
-        pool = %node.context.name(), server = %failure.server, outcome = %failure.outcome,
-        message = failure.message, ?next_dial_in, "dial failed"
-    );
-    node.context.events.send(Event::DialFailed { failure, next_dial_in });
+    node.context.dial_failed(failure, next_dial_in);
     node.tell(News { limit: None, transition });
 }
 
@@ -326,6 +328,7 @@ fn deliver(node: &Arc<Node>, reserved: Reserved, redis: PubSub, cell: SlotCell, 
     // Or else our copy keeps the slot when the socket is closed.
     drop(cell);
     socket.lent_to(Some(reserved.place.seat));
+    let listening = Arc::clone(&socket);
     let subscribed = Subscribed { redis, socket, place: reserved.place };
     let unclaimed = match reserved.waiting.answer {
         Answer::Subscriber(waiter) => waiter.send(Ok(subscribed)).err().and_then(Result::ok),
@@ -333,6 +336,10 @@ fn deliver(node: &Arc<Node>, reserved: Reserved, redis: PubSub, cell: SlotCell, 
     };
     if let Some(subscribed) = unclaimed {
         node.take_back_subscriber(subscribed);
+    }
+    if node.is_closed() {
+        // Closed meanwhile, when it could not be told to end yet: it would listen for ever.
+        node.revoke(&listening, CloseReason::PoolClosed);
     }
 }
 

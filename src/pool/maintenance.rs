@@ -43,6 +43,8 @@ async fn sweep(node: Arc<Node>) {
         ticks.tick().await;
         let now = Instant::now();
         let coarse = node.advance_coarse(now);
+        // What another pool has learned of the server is told, though nobody waits.
+        node.change(|_| ());
         close_expired(&node, now);
         close_idle(&node, coarse);
         check_idle(&node, coarse);
@@ -164,8 +166,7 @@ fn find_leaks(node: &Arc<Node>, now: Instant) -> Duration {
     sweep.oldest
 }
 
-/// One line a sweep for all callers that were refused since the last one: a line a refusal would
-/// be a storm of its own.
+/// One line a sweep for all callers that were refused since the last one.
 fn report_refusals(node: &Node, before: &mut u64) {
     let (total, failure) = {
         let state = node.lock();
@@ -175,10 +176,7 @@ fn report_refusals(node: &Node, before: &mut u64) {
     let count = total - std::mem::replace(before, total);
     if count > 0 {
         let failure = failure.map(|failure| failure.to_string());
-        tracing::warn!(
-            pool = %node.context.name(), server = %node.address(), count, last_failure = failure,
-            "callers were refused"
-        );
+        node.context.callers_refused(&node.address(), count, failure.as_deref());
     }
 }
 

@@ -31,7 +31,6 @@ use crate::dial::{Dialer, Notice};
 use crate::ledger::{AccountId, Ledger};
 use crate::server::Server;
 use crate::server::gate::{Forced, Gate, Overridable};
-use crate::telemetry::event::Event;
 use crate::telemetry::status::{CloseReason, Leak};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::reply::within;
@@ -55,7 +54,7 @@ pub(super) struct Node {
     /// A dial has ended, or the limit or the schedule has changed: who waits for the pool to be warm
     /// should look.
     pub(super) warmth_changed: Notify,
-    /// A socket was closed, or a lease came back to a closed pool.
+    /// A dial has ended, a socket was closed, or a lease came back to a closed pool.
     drained: Notify,
     closed: watch::Sender<bool>,
     starters: Starters<Arc<Node>>,
@@ -128,14 +127,16 @@ impl Node {
     /// one before is closed as it comes back.
     pub(super) fn move_to(self: &Arc<Self>, place: Arc<Place>) {
         let before = self.place.swap(Arc::clone(&place));
-        tracing::warn!(
-            pool = %self.context.name(), from = %before.target.name, to = %place.target.name,
-            "the server has moved"
-        );
-        self.change(|state| state.gate.move_to(Arc::clone(&place.server)));
-        for socket in self.sockets() {
-            socket.expire();
-        }
+        self.context.moved(&before.target.name, &place.target.name);
+        // What is idle is of no use to anybody; what is lent is closed when it comes back.
+        self.change(|state| {
+            state.gate.move_to(Arc::clone(&place.server));
+            state.ledger.thaw();
+            state.close_idle(CloseReason::Lifetime);
+        });
+        self.sockets().iter().for_each(|socket| socket.expire());
+        self.dialer_wanted.notify_one();
+        self.mailbox.attention.notify_one();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -159,8 +160,7 @@ impl Node {
         self.tell(news);
     }
 
-    /// Carries out what follows from a change; what there is to tell of. Whoever waits comes first: what
-    /// is told of may run code of others, which may panic.
+    /// Carries out what follows from a change; what there is to tell of.
     pub(super) fn carry_out(self: &Arc<Self>, mut wakes: Wakes) -> News {
         let mut news = News::default();
         loop {
@@ -191,9 +191,9 @@ impl Node {
         }
     }
 
-    /// Tells of a change. Not while a panic goes by: another one would end the process.
+    /// Tells of a change.
     pub(super) fn tell(&self, news: News) {
-        if news == News::default() || std::thread::panicking() {
+        if news == News::default() {
             return;
         }
         let server = self.address();
@@ -316,9 +316,9 @@ impl Node {
     pub(super) fn heard(self: &Arc<Self>, (notice, message): (Notice, String)) {
         let second = self.coarse_now() / SECOND;
         let first = self.change(|state| state.count_notice(notice, second));
-        let (pool, server) = (self.context.name(), self.address());
+        let server = self.address();
         if first {
-            tracing::warn!(%pool, %server, error = notice.as_str(), message, "the server answers so");
+            self.context.noticed(&server, notice, &message);
         }
         if notice == Notice::MaxClients {
             let outcome = Outcome::MaxClients;
@@ -330,8 +330,7 @@ impl Node {
     pub(super) fn heard_refusal(self: &Arc<Self>, failure: &Arc<DialFailure>) {
         self.change(|state| {
             state.heard_refusal();
-            let era = state.gate.era();
-            state.gate.heard(era, Arc::clone(failure), Instant::now());
+            state.gate.heard_now(Arc::clone(failure), Instant::now());
         });
     }
 
@@ -353,15 +352,8 @@ impl Node {
         let lease = self.change(|state| state.socket_closed(socket));
         self.warmth_changed.notify_waiters();
         self.drained.notify_waiters();
-        if std::thread::panicking() {
-            return;
-        }
         self.report_resolved(lease.as_ref());
-        let (reason, server) = (socket.reason(), self.address());
-        tracing::debug!(
-            pool = %self.context.name(), %server, reason = reason.as_str(), "connection closed"
-        );
-        self.context.events.send(Event::ConnectionClosed { server, reason });
+        self.context.closed(self.address(), socket.reason());
     }
 
     /// Closes the socket under whoever holds the connection.
@@ -412,8 +404,14 @@ impl Node {
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
-    /// Waits until `done`; looked at whenever a socket is closed, or a lease comes back to a closed
-    /// pool.
+    /// A dial is over, or was given up.
+    pub(super) fn dial_ended(&self) {
+        self.warmth_changed.notify_waiters();
+        self.drained.notify_waiters();
+    }
+
+    /// Waits until `done`; looked at whenever a dial ends, a socket is closed, or a lease comes back to a
+    /// closed pool.
     pub(super) async fn drained(&self, done: impl Fn(&State) -> bool) {
         loop {
             let mut drained = std::pin::pin!(self.drained.notified());

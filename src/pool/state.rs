@@ -305,6 +305,13 @@ impl State {
         withdrawn
     }
 
+    /// Closes whatever is idle.
+    pub(super) fn close_idle(&mut self, reason: CloseReason) {
+        let idle = self.withdraw(|_| true);
+        idle.iter().for_each(|connection| connection.socket.blame(reason));
+        self.closing.extend(idle);
+    }
+
     /// Closes idle connections for as long as there are more than may be.
     pub(super) fn shed_idle(&mut self) {
         while self.ledger.is_over()

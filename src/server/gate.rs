@@ -12,11 +12,11 @@ use fastrand::Rng;
 use tokio::time::Instant;
 
 use super::Server;
+use super::schedule::Answer;
 use crate::policy::{Backoff, Breaker, BreakerState};
 use crate::vocabulary::DialFailure;
 
 pub(crate) use super::schedule::DialPolicy;
-pub use super::schedule::{Approval, Decision};
 
 /// Back-off after a failure that is not about capacity (credentials, protected mode,
 /// configuration). Somebody has to change something, so a dial every half minute is enough.
@@ -51,6 +51,26 @@ pub(crate) enum Forced {
     Open,
     /// Callers always wait for the next dial; the schedule stays.
     Closed,
+}
+
+/// The right to make one dial. Hand it back with what became of it.
+#[derive(Debug)]
+#[must_use]
+pub struct Approval {
+    generation: u64,
+    /// By whose schedule: the pool's server may have moved when the dial ends.
+    server: Arc<Server>,
+}
+
+/// Whether a dial may start now.
+#[derive(Debug)]
+pub enum Decision {
+    /// Now.
+    Dial(Approval),
+    /// Not before then, unless the schedule changes.
+    WaitUntil(Instant),
+    /// The breaker is forced open: not until an operator lets go of it.
+    Held,
 }
 
 /// What a caller hears when nothing is live.
@@ -125,9 +145,14 @@ impl Gate {
 
     /// Asks for a dial.
     pub fn ask(&mut self, now: Instant) -> Decision {
-        match self.held_back(now) {
-            Some(decision) => decision,
-            None => self.server.change(|schedule| schedule.ask(self.id, &self.policy, now)),
+        if let Some(decision) = self.held_back(now) {
+            return decision;
+        }
+        match self.server.change(|schedule| schedule.ask(self.id, &self.policy, now)) {
+            Answer::Dial(generation) => {
+                Decision::Dial(Approval { generation, server: Arc::clone(&self.server) })
+            }
+            Answer::WaitUntil(due) => Decision::WaitUntil(due),
         }
     }
 
@@ -154,31 +179,38 @@ impl Gate {
     /// starts anew. A mere replacement says nothing about room, and leaves it as it is.
     pub fn connected(&mut self, approval: Approval, room: bool, took: Duration, now: Instant) {
         (self.own, self.own_failures) = (None, 0);
-        self.server.change(|schedule| {
-            schedule.connected(&approval, &self.policy, room, took, now);
-        });
+        let Approval { generation, server } = approval;
+        server.change(|schedule| schedule.connected(generation, &self.policy, room, took, now));
     }
 
     /// The dial failed: everybody backs off, or only this pool where it is its own trouble.
     pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
+        let Approval { generation, server } = approval;
         if failure.outcome.is_permanent() {
-            if !self.server.change(|schedule| {
-                let current = schedule.is_current(&approval);
-                schedule.answered(&approval, now);
+            let current = server.change(|schedule| {
+                let current = schedule.is_current(generation);
+                schedule.answered(generation, now);
                 current
-            }) {
-                return;
+            });
+            if current {
+                self.own_failed(failure, SLOW, now);
             }
-            self.own_failed(failure, SLOW, now);
         } else {
             (self.own, self.own_failures) = (None, 0);
-            self.server.change(|schedule| schedule.failed(&approval, &self.policy, failure, now));
+            server.change(|schedule| schedule.failed(generation, &self.policy, failure, now));
         }
     }
 
     /// See [`Schedule::heard`](super::schedule::Schedule::heard).
     pub(crate) fn heard(&mut self, era: u64, failure: Arc<DialFailure>, now: Instant) {
         self.server.change(|schedule| schedule.heard(era, &self.policy, failure, now));
+    }
+
+    /// The same for what was heard just now.
+    pub(crate) fn heard_now(&mut self, failure: Arc<DialFailure>, now: Instant) {
+        self.server.change(|schedule| {
+            schedule.heard(schedule.era(), &self.policy, failure, now);
+        });
     }
 
     /// Something that went past the gate succeeded: its failures are no longer in a row.
@@ -193,7 +225,7 @@ impl Gate {
 
     /// True unless the dial was given up.
     pub(crate) fn is_current(&self, approval: &Approval) -> bool {
-        self.server.look(|schedule| schedule.is_current(approval))
+        approval.server.look(|schedule| schedule.is_current(approval.generation))
     }
 
     /// How many failures in a row trip the breaker.
@@ -213,7 +245,7 @@ impl Gate {
 
     /// The dial was dropped before it ended: the probe is given back, nothing is learned.
     pub fn abandoned(&mut self, approval: Approval, now: Instant) {
-        self.server.change(|schedule| schedule.abandoned(&approval, now));
+        approval.server.change(|schedule| schedule.abandoned(approval.generation, now));
     }
 
     /// The server closed a connection, perhaps everybody's: the next dial is spread, so that a

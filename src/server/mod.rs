@@ -39,7 +39,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use self::schedule::Schedule;
+use self::schedule::{NOBODY, Schedule};
 use self::watched::Watched;
 use crate::dial::Address;
 use crate::policy::BreakerState;
@@ -109,8 +109,7 @@ impl Server {
             era: AtomicU64::new(0),
             calm: AtomicBool::new(true),
             pools: AtomicUsize::new(0),
-            // Zero is nobody's.
-            ids: AtomicU64::new(1),
+            ids: AtomicU64::new(NOBODY + 1),
             watched: Mutex::new(Watched::new(seed)),
             news: Notify::new(),
         })
@@ -128,7 +127,7 @@ impl Server {
 
     fn detach(&self, pool: u64) {
         self.pools.fetch_sub(1, Ordering::Relaxed);
-        self.change(|schedule| schedule.leave(pool));
+        self.change(|schedule| schedule.forget(pool));
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
@@ -147,8 +146,10 @@ impl Server {
         let mut schedule = self.schedule();
         let facts = |schedule: &Schedule| (schedule.state(), schedule.first());
         let (before, due_before) = (facts(&schedule), schedule.earliest());
+        let free_before = schedule.free_dials();
         let result = change(&mut schedule);
-        let wakes = facts(&schedule) != before || schedule.earliest() < due_before;
+        let sooner = schedule.earliest() < due_before || schedule.free_dials() > free_before;
+        let wakes = sooner || facts(&schedule) != before;
         self.state.store(schedule.state() as u8, Ordering::Relaxed);
         self.era.store(schedule.era(), Ordering::Relaxed);
         self.calm.store(schedule.is_calm(), Ordering::Relaxed);

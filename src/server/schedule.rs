@@ -54,6 +54,9 @@ const DIAL_GRACE: Duration = Duration::from_secs(1);
 /// runtime may be blocked, or gone.
 const TURN_GRACE: Duration = Duration::from_millis(100);
 
+/// No pool has this number.
+pub(super) const NOBODY: u64 = 0;
+
 /// How a pool wants to dial.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DialPolicy {
@@ -87,12 +90,14 @@ pub(super) struct Schedule {
     in_flight: Vec<InFlight>,
     /// When the back-off allows the next dial; `None`: at once.
     next_dial: Option<Instant>,
-    /// When growth, or the spread after a disconnect, allows it.
-    gap: Option<Instant>,
+    /// When growth allows it, on a server that is not known to have plenty of room.
+    growth_gap: Option<Instant>,
+    /// When the spread after a disconnect allows it.
+    spread: Option<Instant>,
     /// When the last dial ended.
     last_end: Option<Instant>,
-    /// The pool that may dial once, whatever the back-off says.
-    free_dial: Option<u64>,
+    /// The pools that may dial once, whatever the back-off says.
+    free_dials: Vec<u64>,
     /// When the server refused a dial for want of a slot, if it was not seen to have room since.
     refused: Option<Instant>,
     /// The server is known to have plenty of room, so growth leaves no gap.
@@ -124,22 +129,13 @@ struct Turn {
     policy: DialPolicy,
 }
 
-/// The right to make one dial. Hand it back with what became of it.
+/// Whether a pool may dial now.
 #[derive(Debug)]
-#[must_use]
-pub struct Approval {
-    generation: u64,
-}
-
-/// Whether a dial may start now.
-#[derive(Debug)]
-pub enum Decision {
-    /// Now.
-    Dial(Approval),
+pub(super) enum Answer {
+    /// Now, under this generation.
+    Dial(u64),
     /// Not before then, unless the schedule changes.
     WaitUntil(Instant),
-    /// The breaker is forced open: not until an operator lets go of it.
-    Held,
 }
 
 impl Schedule {
@@ -150,9 +146,10 @@ impl Schedule {
             generation: 0,
             in_flight: Vec::new(),
             next_dial: None,
-            gap: None,
+            growth_gap: None,
+            spread: None,
             last_end: None,
-            free_dial: None,
+            free_dials: Vec::new(),
             refused: None,
             roomy: false,
             members: 0,
@@ -176,22 +173,25 @@ impl Schedule {
     }
 
     /// A pool asks for a dial.
-    pub(super) fn ask(&mut self, pool: u64, policy: &DialPolicy, now: Instant) -> Decision {
+    pub(super) fn ask(&mut self, pool: u64, policy: &DialPolicy, now: Instant) -> Answer {
         if !self.turns.iter().any(|turn| turn.pool == pool) {
             self.turns.push(Turn { pool, since: now, policy: *policy });
         }
         // What is past its deadline is given up, and its outcome ignored.
         self.in_flight.retain(|dial| dial.deadline > now);
         if let Some(due) = self.due(pool).filter(|due| *due > now) {
-            return Decision::WaitUntil(due);
+            return Answer::WaitUntil(due);
         }
         if let Some(due) = self.turn_due(pool).filter(|due| *due > now) {
-            return Decision::WaitUntil(due);
+            return Answer::WaitUntil(due);
+        }
+        // Those before it have left their turn unused, and take another when they ask again.
+        let at = self.turns.iter().position(|turn| turn.pool == pool);
+        if !self.is_free(pool) {
+            self.turns.drain(..at.unwrap_or(0));
         }
         self.leave(pool);
-        if self.free_dial == Some(pool) {
-            self.free_dial = None;
-        }
+        self.free_dials.retain(|free| *free != pool);
         self.generation += 1;
         self.in_flight.push(InFlight {
             generation: self.generation,
@@ -201,17 +201,27 @@ impl Schedule {
         if self.state == BreakerState::Open {
             self.state = BreakerState::HalfOpen;
         }
-        Decision::Dial(Approval { generation: self.generation })
+        Answer::Dial(self.generation)
     }
 
     /// When the pool's turn comes although another has waited longer; `None` if that is so now.
     fn turn_due(&self, pool: u64) -> Option<Instant> {
         let first = self.turns.first().filter(|first| first.pool != pool)?;
-        if self.free_dial == Some(pool) {
+        if self.is_free(pool) {
             return None;
         }
-        let open_since = self.next_dial.max(self.gap).max(self.last_end);
+        let open_since = self.scheduled().max(self.last_end);
         Some(open_since.map_or(first.since, |open| open.max(first.since)) + TURN_GRACE)
+    }
+
+    fn is_free(&self, pool: u64) -> bool {
+        self.free_dials.contains(&pool)
+    }
+
+    /// The pool is gone.
+    pub(super) fn forget(&mut self, pool: u64) {
+        self.leave(pool);
+        self.free_dials.retain(|free| *free != pool);
     }
 
     /// The pool does not want to dial any more.
@@ -228,17 +238,17 @@ impl Schedule {
     /// starts anew. A mere replacement says nothing about room, and leaves it as it is.
     pub(super) fn connected(
         &mut self,
-        approval: &Approval,
+        generation: u64,
         policy: &DialPolicy,
         room: bool,
         took: Duration,
         now: Instant,
     ) {
-        let Some(dial) = self.settle(approval, now) else { return };
+        let Some(dial) = self.settle(generation, now) else { return };
         if dial.failures != self.failures {
             return;
         }
-        self.gap = (!self.roomy).then(|| now + took * GROWTH_GAP);
+        self.growth_gap = (!self.roomy).then(|| now + took * GROWTH_GAP);
         if room {
             self.start_anew();
         } else if self.next_dial.is_none_or(|due| due <= now) {
@@ -250,10 +260,10 @@ impl Schedule {
 
     /// The server has let the dial in, and then refused its credentials or what it asked for: that
     /// is the pool's own trouble, and there is a slot.
-    pub(super) fn answered(&mut self, approval: &Approval, now: Instant) {
-        let Some(dial) = self.settle(approval, now) else { return };
+    pub(super) fn answered(&mut self, generation: u64, now: Instant) {
+        let Some(dial) = self.settle(generation, now) else { return };
         if dial.failures == self.failures {
-            self.gap = None;
+            self.clear_gaps();
             self.start_anew();
             self.state = BreakerState::Closed;
         }
@@ -262,13 +272,13 @@ impl Schedule {
     /// The dial failed: everybody backs off.
     pub(super) fn failed(
         &mut self,
-        approval: &Approval,
+        generation: u64,
         policy: &DialPolicy,
         failure: Arc<DialFailure>,
         now: Instant,
     ) {
-        let Some(dial) = self.settle(approval, now) else { return };
-        self.gap = None;
+        let Some(dial) = self.settle(generation, now) else { return };
+        self.clear_gaps();
         if dial.failures == self.failures {
             self.back_off(policy, failure, now);
         }
@@ -342,8 +352,8 @@ impl Schedule {
     }
 
     /// True unless the dial was given up.
-    pub(super) fn is_current(&self, approval: &Approval) -> bool {
-        self.in_flight.iter().any(|dial| dial.generation == approval.generation)
+    pub(super) fn is_current(&self, generation: u64) -> bool {
+        self.in_flight.iter().any(|dial| dial.generation == generation)
     }
 
     /// The generation under which [`heard`](Self::heard) and [`worked`](Self::worked) count.
@@ -357,8 +367,8 @@ impl Schedule {
     }
 
     /// The dial was dropped before it ended: the probe is given back, nothing is learned.
-    pub(super) fn abandoned(&mut self, approval: &Approval, now: Instant) {
-        if self.settle(approval, now).is_some() && self.state == BreakerState::HalfOpen {
+    pub(super) fn abandoned(&mut self, generation: u64, now: Instant) {
+        if self.settle(generation, now).is_some() && self.state == BreakerState::HalfOpen {
             self.state = BreakerState::Open;
         }
     }
@@ -366,22 +376,35 @@ impl Schedule {
     /// The server closed a connection, perhaps everybody's: the next dial is spread, so that a
     /// fleet does not come back in one burst.
     pub(super) fn disconnected(&mut self, now: Instant) {
-        if self.gap.is_none_or(|due| due <= now) {
+        if self.spread.is_none_or(|due| due <= now) {
             let spread = between(Duration::ZERO, self.disconnect_spread(), &mut self.rng);
-            self.gap = Some(now + spread);
+            self.spread = Some(now + spread);
         }
+        // Whether it still has, it says itself.
+        self.roomy = false;
+    }
+
+    fn clear_gaps(&mut self) {
+        (self.growth_gap, self.spread) = (None, None);
     }
 
     /// A pool has nothing live any more: the pace of growth is no reason to wait.
     pub(super) fn lost_all(&mut self, now: Instant) {
         let spread = self.disconnect_spread();
-        self.gap = self.gap.map(|due| due.min(now + spread));
+        self.growth_gap = self.growth_gap.map(|due| due.min(now + spread));
     }
 
     /// The pool closed a connection while the server was full: its slot is there for one dial of
     /// that pool, at once.
     pub(super) fn allow_free_dial(&mut self, pool: u64) {
-        self.free_dial = Some(pool);
+        if !self.is_free(pool) {
+            self.free_dials.push(pool);
+        }
+    }
+
+    /// How many free dials there are.
+    pub(super) fn free_dials(&self) -> usize {
+        self.free_dials.len()
     }
 
     /// Whether the server is known to have plenty of room: a service on a quiet server must not feel
@@ -389,7 +412,7 @@ impl Schedule {
     pub(super) fn set_roomy(&mut self, roomy: bool) {
         self.roomy = roomy;
         if roomy && self.is_calm() {
-            self.gap = None;
+            self.growth_gap = None;
         }
     }
 
@@ -403,18 +426,16 @@ impl Schedule {
         if self.in_flight.len() >= self.at_once() {
             return self.in_flight.iter().map(|dial| dial.deadline).min();
         }
-        match self.free_dial {
-            Some(free) if free == pool => None,
-            _ => self.next_dial.max(self.gap),
-        }
+        if self.is_free(pool) { None } else { self.scheduled() }
     }
 
-    /// When the next dial may start, whosever it is.
+    fn scheduled(&self) -> Option<Instant> {
+        self.next_dial.max(self.growth_gap).max(self.spread)
+    }
+
+    /// When the next dial may start, whosever it is, free ones aside.
     pub(super) fn earliest(&self) -> Option<Instant> {
-        match self.free_dial {
-            Some(pool) => self.due(pool),
-            None => self.due(0),
-        }
+        self.due(NOBODY)
     }
 
     pub(super) fn is_dialing(&self) -> bool {
@@ -439,8 +460,8 @@ impl Schedule {
     }
 
     /// Takes the dial out of flight; `None` where it was given up before.
-    fn settle(&mut self, approval: &Approval, now: Instant) -> Option<InFlight> {
-        let at = self.in_flight.iter().position(|dial| dial.generation == approval.generation)?;
+    fn settle(&mut self, generation: u64, now: Instant) -> Option<InFlight> {
+        let at = self.in_flight.iter().position(|dial| dial.generation == generation)?;
         self.last_end = Some(now);
         Some(self.in_flight.swap_remove(at))
     }

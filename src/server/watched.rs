@@ -28,8 +28,11 @@ pub(super) struct Watched {
     /// Connections that pools of this process allowed themselves by the last observation, and did not
     /// have when it was made.
     promised: u64,
-    /// A question is on its way.
-    asking: bool,
+    /// The question that is on its way, by its number, and when it is given up: whoever asks may stand
+    /// still.
+    asking: Option<(u64, Instant)>,
+    /// Questions so far.
+    questions: u64,
     /// Questions in a row that were not answered, and the delay that the last one led to.
     failures: u32,
     delay: Duration,
@@ -44,7 +47,8 @@ impl Watched {
             latest: None,
             events: VecDeque::new(),
             promised: 0,
-            asking: false,
+            asking: None,
+            questions: 0,
             failures: 0,
             delay: Duration::ZERO,
             not_before: None,
@@ -130,20 +134,24 @@ impl Server {
         self.news.notified()
     }
 
-    /// The right to ask the server how it is; `None` while another asks, or a server that has not
-    /// answered is left alone.
-    pub(crate) fn question(self: &Arc<Self>, now: Instant) -> Option<Question> {
+    /// The right to ask the server how it is, for `patience`; `None` while another asks, or a server that
+    /// has not answered is left alone.
+    pub(crate) fn question(self: &Arc<Self>, now: Instant, patience: Duration) -> Option<Question> {
         let mut watched = self.watched();
-        if watched.asking || watched.not_before.is_some_and(|due| due > now) {
+        let asked = watched.asking.is_some_and(|(_, until)| until > now);
+        if asked || watched.not_before.is_some_and(|due| due > now) {
             return None;
         }
-        watched.asking = true;
-        Some(Question { server: Arc::clone(self), sent: now })
+        watched.questions += 1;
+        let number = watched.questions;
+        watched.asking = Some((number, now + patience));
+        Some(Question { server: Arc::clone(self), number, sent: now })
     }
 
-    /// When the server may be asked again.
+    /// When the server may be asked again: who asks is given up then, or it has been left alone.
     pub(crate) fn question_due(&self) -> Option<Instant> {
-        self.watched().not_before
+        let watched = self.watched();
+        watched.asking.map(|(_, until)| until).max(watched.not_before)
     }
 }
 
@@ -152,13 +160,22 @@ impl Server {
 #[must_use]
 pub(crate) struct Question {
     server: Arc<Server>,
+    number: u64,
     sent: Instant,
 }
 
 impl Question {
+    /// True unless it was given up, and another asks, or has asked.
+    fn is_current(&self, watched: &Watched) -> bool {
+        watched.asking.is_some_and(|(number, _)| number == self.number)
+    }
+
     /// The server has answered.
     pub(crate) fn answered(self, snapshot: ServerSnapshot, now: Instant) {
         let mut watched = self.server.watched();
+        if !self.is_current(&watched) {
+            return;
+        }
         let observation = watched.observer.observe(snapshot, now);
         let (number, rejections) =
             watched.latest.as_ref().map_or((0, 0), |seen| (seen.number, seen.rejections));
@@ -178,6 +195,9 @@ impl Question {
     /// The server has not answered, or with an error.
     pub(crate) fn failed(self, now: Instant) {
         let mut watched = self.server.watched();
+        if !self.is_current(&watched) {
+            return;
+        }
         watched.failures = watched.failures.saturating_add(1);
         let (failures, previous) = (watched.failures, watched.delay);
         watched.delay = UNANSWERED.delay(failures, previous, &mut watched.rng);
@@ -187,7 +207,11 @@ impl Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        self.server.watched().asking = false;
+        let mut watched = self.server.watched();
+        if self.is_current(&watched) {
+            watched.asking = None;
+        }
+        drop(watched);
         self.server.news.notify_waiters();
     }
 }

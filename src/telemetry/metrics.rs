@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use metrics::{Histogram, SharedString, Unit};
 
+use super::shielded;
 use crate::telemetry::status::{BreakerStatus, CloseReason, GuardStatus, Status};
 use crate::vocabulary::Reason;
 use crate::{BreakerState, Endpoint, Outcome};
@@ -130,12 +131,12 @@ impl Metrics {
     }
 
     pub(crate) fn created(&self, took: Duration) {
-        self.histograms.load().create.record(took);
+        shielded(|| self.histograms.load().create.record(took));
     }
 
     pub(crate) fn waited(&self, waited: Duration) {
         self.waited.fetch_add(1, Ordering::Relaxed);
-        self.histograms.load().wait.record(waited);
+        shielded(|| self.histograms.load().wait.record(waited));
     }
 
     /// Whether anybody hears what is recorded, as of the last publication.
@@ -144,17 +145,22 @@ impl Metrics {
     }
 
     pub(crate) fn used_shared(&self, used: Duration) {
-        self.histograms.load().shared.record(used);
+        shielded(|| self.histograms.load().shared.record(used));
     }
 
     pub(crate) fn used(&self, used: impl FnOnce() -> Duration) {
         if self.is_recording() {
-            self.histograms.load().usage.record(used());
+            let used = used();
+            shielded(|| self.histograms.load().usage.record(used));
         }
     }
 
     /// Publishes a snapshot.
     pub(crate) fn publish(&self, status: &Status, oldest_lease: Duration) {
+        shielded(|| self.publish_all(status, oldest_lease));
+    }
+
+    fn publish_all(&self, status: &Status, oldest_lease: Duration) {
         self.recording.store(is_recorder_installed(), Ordering::Relaxed);
         self.histograms.store(std::sync::Arc::new(Histograms::look_up(&self.pool)));
         describe();
@@ -213,6 +219,10 @@ impl Metrics {
 
     /// Publishes a snapshot of a guard without a pool.
     pub(crate) fn publish_guard(&self, status: &GuardStatus) {
+        shielded(|| self.publish_all_of_guard(status));
+    }
+
+    fn publish_all_of_guard(&self, status: &GuardStatus) {
         describe();
         metrics::gauge!("redis_guard_call_limit", "pool" => self.pool.clone())
             .set(float(status.limit));

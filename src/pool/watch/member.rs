@@ -146,13 +146,10 @@ impl Member {
             node.mailbox.set_goodbye(Some(self.call("EVAL", SCRIPT, &leave)));
         }
         node.lock().steering.fleet = Some(status);
-        let (pool, server) = (node.context.name(), node.address());
+        let server = node.address();
         match (before, joined) {
             (false, true) => node.context.events.send(Event::FleetJoined { server, members }),
-            (true, false) => {
-                tracing::warn!(%pool, %server, reason, "the fleet's registry is lost");
-                node.context.events.send(Event::FleetLost { server, reason });
-            }
+            (true, false) => node.context.registry_lost(server, reason),
             _ => {}
         }
     }

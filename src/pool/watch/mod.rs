@@ -21,7 +21,7 @@ use super::node::Node;
 use crate::Outcome;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
 use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
-use crate::server::{Question, Seen, ServerSnapshot};
+use crate::server::{Question, Seen, Server, ServerSnapshot};
 use crate::telemetry::event::Event;
 use crate::telemetry::status::LimitedBy;
 use crate::vocabulary::reply::{is_denied, unanswered, within};
@@ -49,6 +49,13 @@ const NEWS_FOR: Duration = Duration::from_secs(3);
 /// it reports is of then.
 const PENDING_FOR: Duration = Duration::from_millis(50);
 
+/// How long a question is somebody's beyond what it may take.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a pool that had no connection for its question leaves it to others: time enough for them to
+/// wake, and short beside the wait that follows.
+const OTHERS_TURN: Duration = Duration::from_millis(10);
+
 /// Watches until the pool is closed.
 pub(super) async fn run(node: Arc<Node>) {
     if !node.settings().watch {
@@ -71,6 +78,8 @@ pub(super) async fn run(node: Arc<Node>) {
 
 struct Watch {
     node: Arc<Node>,
+    /// The one that was `seen`.
+    server: Arc<Server>,
     demand: Demand,
     law: PriceLaw,
     fleet: Option<Member>,
@@ -82,6 +91,8 @@ struct Watch {
     denied_until: Option<Instant>,
     /// No connection was to be had for the last question.
     stuck: bool,
+    /// So it is the other pools' turn to ask until then.
+    waits_for_others: Option<Instant>,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
 }
@@ -101,6 +112,7 @@ impl Watch {
         let fleet = settings.fleet.as_ref().map(|fleet| Member::new(&node, fleet, now));
         let demand = Demand::new(now);
         Self {
+            server: node.server(),
             node,
             demand,
             law,
@@ -109,6 +121,7 @@ impl Watch {
             seen: None,
             denied_until: None,
             stuck: false,
+            waits_for_others: None,
             lost: now,
         }
     }
@@ -119,7 +132,9 @@ impl Watch {
         let mut heard = self.take_news(now);
         let asks = self.info_due(&sight).is_none_or(|due| due <= now);
         let server = self.node.server();
-        let question = if asks { server.question(now) } else { None };
+        let patience = self.node.settings().response_timeout + PENDING_FOR + GRACE;
+        let may_ask = asks && self.waits_for_others.is_none_or(|until| until <= now);
+        let question = if may_ask { server.question(now, patience) } else { None };
         let asked = question.is_some();
         let tries = self.stuck && sight.hungry && self.may_try();
         let beat = self.beat(&sight, tries, now);
@@ -141,7 +156,7 @@ impl Watch {
         }
         let info = match self.info_due(&sight) {
             // Another pool asks, and what it hears is news.
-            _ if asks && !asked => server.question_due(),
+            _ if asks && !asked => server.question_due().max(self.waits_for_others),
             due => Some(due.map_or(now, |due| due.max(server.question_due().unwrap_or(due)))),
         };
         let due = [info, self.beat_due(&sight)].into_iter().flatten().min();
@@ -227,6 +242,8 @@ impl Watch {
         }
         let replies = self.send(&commands).await;
         self.stuck = replies.is_none();
+        // No connection was to be had; another pool may have one.
+        self.waits_for_others = self.stuck.then(|| Instant::now() + OTHERS_TURN);
         let mut replies = match replies {
             Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
             None => {
@@ -273,8 +290,10 @@ impl Watch {
                 if denied || self.seen.is_some() {
                     self.law.unseen(now);
                 }
-                // A connection that was lost says nothing about the next one.
-                if error.code().is_some() || error.is_timeout() {
+                // A connection that was lost says nothing about the next one. And where another pool's
+                // user may ask, the server is watched.
+                let watched = self.seen.as_ref().is_some_and(|seen| now < seen.at + FRESH_FOR);
+                if (error.code().is_some() || error.is_timeout()) && !(denied && watched) {
                     self.report_trouble(error.to_string());
                 }
             }
@@ -285,16 +304,17 @@ impl Watch {
     /// nothing was.
     fn take_news(&mut self, now: Instant) -> bool {
         let server = self.node.server();
+        if !Arc::ptr_eq(&server, &self.server) {
+            // What was seen was another one.
+            (self.server, self.seen) = (Arc::clone(&server), None);
+        }
         let last = self.seen.as_ref();
         let number = last.map_or(0, |seen| seen.number);
         let is_news = |seen: &Seen| seen.number != number && now < seen.at + NEWS_FOR;
         let Some(seen) = server.seen().filter(is_news) else { return false };
         if last.is_some() {
             for event in server.events_since(number) {
-                let pool = self.node.context.name();
-                let address = Arc::clone(server.address());
-                tracing::warn!(%pool, server = %address, ?event, "the server changed");
-                self.node.context.events.send(Event::Server { server: address, event });
+                self.node.context.server_changed(Arc::clone(server.address()), event);
             }
         }
         let rejected = match last {
@@ -302,8 +322,13 @@ impl Watch {
             None => seen.observation.new_rejections.unwrap_or(0),
         };
         self.step(&seen, rejected, now);
+        if seen.sent < self.lost {
+            // It was asked before that, and does not know of it.
+            self.due = now;
+        }
         self.seen = Some(seen);
-        let found = self.node.lock().steering.trouble.take().is_some();
+        let found =
+            self.denied_until.is_none() && self.node.lock().steering.trouble.take().is_some();
         if found {
             let server = Arc::clone(server.address());
             self.node.context.events.send(Event::WatchFound { server });
@@ -386,7 +411,7 @@ impl Watch {
             state.heartbeat_in_flight = false;
             // One that hides its ceiling, or whom it refuses, has to be tried.
             state.ledger.set_watched(fresh.is_some_and(Seen::tells_room));
-            let saturation = fresh.and_then(Seen::saturation);
+            let saturation = fresh.filter(|seen| seen.sent >= lost).and_then(Seen::saturation);
             state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
             if let (false, Some(seen)) = (state.lost, seen) {
                 relent(state, seen, share, lost);
@@ -408,9 +433,7 @@ impl Watch {
     fn report_trouble(&self, reason: String) {
         let new = self.node.lock().steering.trouble.replace(reason.clone()).is_none();
         if new {
-            let (pool, server) = (self.node.context.name(), self.node.address());
-            tracing::warn!(%pool, %server, reason, "the server cannot be watched");
-            self.node.context.events.send(Event::WatchLost { server, reason });
+            self.node.context.watch_lost(self.node.address(), reason);
         }
     }
 }

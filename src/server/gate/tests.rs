@@ -303,10 +303,7 @@ async fn a_pool_that_leaves_its_turn_unused_is_passed_over_after_a_moment() {
     gates[1].abandoned(dial, now);
     let passed_over = due(&mut gates[1], now);
     assert!(passed_over > now && passed_over <= now + 100 * MS);
-    let dial = approve(&mut gates[1], passed_over);
-    gates[1].abandoned(dial, now);
-    drop(gates.remove(0));
-    let _at_once = approve(&mut gates[0], now);
+    let _dial = approve(&mut gates[1], passed_over);
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,4 +367,58 @@ async fn a_fleet_is_counted_in_processes() {
         assert!(next <= now + Duration::from_secs(1), "eight pools here are one that dials");
         now = next;
     }
+}
+
+/// Whether whoever sleeps on the schedule is woken.
+fn wakes(server: &Server, act: impl FnOnce()) -> bool {
+    let mut changed = std::pin::pin!(server.schedule_changed());
+    changed.as_mut().enable();
+    act();
+    let waker = std::task::Waker::noop();
+    changed.poll(&mut std::task::Context::from_waker(waker)).is_ready()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_dial_wakes_its_pool_although_another_has_one_unused() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    let server = Arc::clone(&gates[0].server);
+    fail(&mut gates[0], Outcome::MaxClients, now);
+    assert!(matches!(gates[1].ask(now), Decision::WaitUntil(_)));
+    gates[0].allow_free_dial();
+    assert!(wakes(&server, || gates[1].allow_free_dial()));
+    let _both = [approve(&mut gates[1], now)];
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_that_was_seen_does_not_undo_the_spread_after_a_disconnect() {
+    let (mut gate, now) = (gate(), Instant::now());
+    gate.fleet_of(2_000);
+    gate.disconnected(now);
+    let spread = gate.next_attempt_in(now);
+    gate.set_roomy(true);
+    assert_eq!(gate.next_attempt_in(now), spread);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_at_the_server_before_is_not_the_next_ones() {
+    let (mut gates, mut moving, now) = (gates(1), gate(), Instant::now());
+    let before = approve(&mut moving, now);
+    let theirs = approve(&mut gates[0], now);
+    moving.move_to(Arc::clone(&gates[0].server));
+    moving.failed(before, failure(Outcome::MaxClients), now);
+    assert!(gates[0].is_current(&theirs));
+    assert_eq!(gates[0].state(), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_was_passed_over_stands_in_nobodys_way_any_more() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    let dial = approve(&mut gates[1], now);
+    // It asks once, and never again: its runtime stands still.
+    assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)));
+    gates[1].abandoned(dial, now);
+    let passed_over = due(&mut gates[1], now);
+    let dial = approve(&mut gates[1], passed_over);
+    gates[1].abandoned(dial, passed_over);
+    let _at_once = approve(&mut gates[1], passed_over);
 }

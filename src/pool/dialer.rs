@@ -121,7 +121,7 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
     };
     match place {
         Ok(place) => {
-            if place.target.name != node.address() {
+            if !node.is_at(&place) {
                 // The schedule there is another one: look again.
                 node.move_to(place);
                 return Step::WaitUntil(Instant::now());
@@ -226,7 +226,7 @@ impl Attempt {
                     }
                     (Product::Connection(dialed), _) => {
                         let connection = open(slot, dialed);
-                        if Arc::ptr_eq(&self.place, &node.place()) {
+                        if node.is_at(&self.place) {
                             node.mailbox.pass(&connection);
                             node.restore(connection);
                         } else {

@@ -114,6 +114,11 @@ impl Node {
         self.place.load_full()
     }
 
+    /// Whether the server is there.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        self.place.load().target.name == place.target.name
+    }
+
     pub(super) fn server(&self) -> Arc<Server> {
         Arc::clone(&self.place.load().server)
     }

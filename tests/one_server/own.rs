@@ -55,6 +55,26 @@ impl Two {
     }
 }
 
+#[tokio::test]
+async fn a_wrong_password_is_the_trouble_of_its_pool_alone() {
+    let server = TestServer::builder().password("right").start().unwrap();
+    let url = |password| server.url_with(Transport::Tcp, Resp::Resp2, Auth::Password(password), 0);
+    for wrong_first in [true, false] {
+        let two = Two::build(&url("right"), &url("wrong"), wrong_first);
+        two.are_apart(wrong_first, "WRONGPASS").await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_database_number_is_the_trouble_of_its_pool_alone() {
+    let server = TestServer::start().unwrap();
+    let url = |db| server.url_with(Transport::Tcp, Resp::Resp2, Auth::None, db);
+    for wrong_first in [true, false] {
+        let two = Two::build(&url(0), &url(99), wrong_first);
+        two.are_apart(wrong_first, "DB index is out of range").await;
+    }
+}
+
 /// Two pools at one server.
 fn two(
     server: &TestServer,

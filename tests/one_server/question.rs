@@ -109,6 +109,31 @@ async fn a_pool_whose_user_may_not_ask_knows_what_another_has_heard() {
     }
 }
 
+/// It has nothing to ask over, and must leave the question to who has.
+#[tokio::test]
+async fn a_pool_without_a_connection_does_not_keep_the_others_from_asking() {
+    let server = TestServer::builder().maxclients(200).start().unwrap();
+    let cold = builder(&server).build().unwrap();
+    cold.breaker().force_open();
+    soon("the override", cold.acquire("test")).await.unwrap_err();
+    let warm = builder(&server).max_connections(4).build().unwrap();
+    drop(soon("a connection", warm.acquire("test")).await.unwrap());
+
+    asked_again(&warm, 3).await;
+}
+
+/// The same, where all that it has is lent for long.
+#[tokio::test]
+async fn a_pool_whose_connections_are_all_lent_does_not_keep_the_others_from_asking() {
+    let server = TestServer::builder().maxclients(200).start().unwrap();
+    let idle = warm(&server).await;
+    let busy = builder(&server).max_connections(1).build().unwrap();
+    let _lease = soon("the only one", busy.acquire("test")).await.unwrap();
+    let _caller = tokio::spawn(waiter(&busy));
+
+    asked_again(&idle, 3).await;
+}
+
 /// A pool on a runtime of its own that has asked and that waits for the answer, for as long as it may.
 async fn asks(fake: &Fake, response_timeout: Duration) -> (GuardedPool, Runtime) {
     let builder = GuardedPool::builder(fake.url()).response_timeout(response_timeout);

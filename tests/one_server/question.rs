@@ -191,3 +191,16 @@ async fn when_the_runtime_of_the_pool_that_asks_ends_another_asks() {
     fake.hold_info(false);
     asked_again(&other, 1).await;
 }
+
+/// Nothing is dropped there, and not even its timers go on.
+#[tokio::test]
+async fn when_the_runtime_of_the_pool_that_asks_stands_still_another_asks() {
+    let fake = Fake::start(WELL).await;
+    let (_asks, runtime) = asks(&fake, Duration::from_millis(500)).await;
+    let other = another(&fake).await;
+    fake.hold_info(false);
+
+    asked_again(&other, 1).await;
+
+    runtime.shutdown_background();
+}

@@ -172,3 +172,55 @@ async fn all_warm_pools_grow_again_once_the_watch_sees_room() {
         assert!(failed.is_empty(), "{failed:?}");
     }
 }
+
+/// Each frozen pool may dial once the watch has seen room. Those whom nobody asks for a connection
+/// must not take that from the one that needs it.
+#[tokio::test]
+async fn once_the_watch_sees_room_the_pool_whose_callers_wait_is_the_one_that_dials() {
+    let server = full_server();
+    let (pools, [_most, occupants]) = warm_pools(&server, 10).await;
+    let callers: Vec<_> = pools.iter().map(|pool| Callers::of(pool, 4, HOLD)).collect();
+    until("the limits frozen", &pools[0], || pools.iter().all(is_frozen)).await;
+    drop(callers);
+    let idle = |pool: &GuardedPool| pool.status().idle == 2 && pool.status().waiting == 0;
+    until("rest", &pools[0], || pools.iter().all(idle)).await;
+    let busy = &pools[5];
+    let _leases = [busy.acquire("test").await.unwrap(), busy.acquire("test").await.unwrap()];
+    let waiting = tokio::spawn(waiter(busy));
+
+    occupants.free();
+
+    until("the third connection", busy, || waiting.is_finished()).await;
+}
+
+/// A slot that a pool has freed on a full server is there for one dial of its own. Those whom nobody
+/// asks for a connection must not take that from the one that needs it.
+#[tokio::test]
+async fn each_pool_that_has_freed_a_slot_of_the_full_server_may_dial_for_it() {
+    let server = full_server();
+    let mut leases = Vec::new();
+    let pools = [(); 5].map(|()| {
+        let builder = builder(&server).max_connections(4).backoff(never()).watch(false);
+        builder.build().unwrap()
+    });
+    for pool in &pools {
+        leases.push([pool.acquire("test").await.unwrap(), pool.acquire("test").await.unwrap()]);
+    }
+    let _occupants = server.fill();
+    let callers = pools.each_ref().map(|pool| tokio::spawn(waiter(pool)));
+    until("the limits frozen", &pools[0], || pools.iter().all(is_frozen)).await;
+    for (_, caller) in callers.iter().enumerate().filter(|(at, _)| *at != 2) {
+        caller.abort();
+    }
+    let idle = |pool: &&GuardedPool| pool.status().waiting == 0;
+    until("one who waits", &pools[2], || pools.iter().filter(idle).count() == 4).await;
+
+    // It leaves the connection beyond reset.
+    let (mut dirty, _clean): (Vec<_>, Vec<_>) = leases.into_iter().map(<(_, _)>::from).unzip();
+    for lease in &mut dirty {
+        let _ = cmd("MONITOR").query_async::<String>(lease).await;
+    }
+    drop(dirty);
+
+    until("its next connection", &pools[2], || callers[2].is_finished()).await;
+}

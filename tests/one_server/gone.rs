@@ -166,3 +166,41 @@ fn caller(pool: &GuardedPool) -> JoinHandle<GuardedConnection> {
     let lease = pool.acquire("test");
     tokio::spawn(async { lease.await.unwrap() })
 }
+
+/// What it has closed at the full server was a slot for a dial of its own, which nobody makes now.
+#[tokio::test]
+async fn a_pool_that_was_closed_while_the_server_was_full_leaves_the_others_awake() {
+    let server = full_server();
+    let proxy = Proxy::start(&server).await;
+    let build = || {
+        let builder = GuardedPool::builder(proxy.url()).watch(false).acquire_timeout(NEVER);
+        builder.connect_timeout(HANG).build().unwrap()
+    };
+    let (first, other) = (build(), build());
+    let lease = first.acquire("test").await.unwrap();
+    let occupants = server.fill();
+    let mut waiter = Box::pin(first.acquire("test"));
+    assert!(poll_once(&mut waiter).is_pending());
+    until("the refusal", &first, || first.status().limit == 1).await;
+    drop((waiter, lease));
+    soon("the end", first.close()).await;
+    occupants.free();
+
+    // As after a second one whose dial was slow: the next is due much later, until all is lost.
+    let _first = ask_until_served(&other).await;
+    proxy.go_silent();
+    let (second, third) = (caller(&other), caller(&other));
+    until("the dial", &other, || other.status().dialing == 1).await;
+    sleep(SLOW).await;
+    proxy.speak_again();
+    until("the second", &other, || other.status().live == 2).await;
+    until("its lease", &other, || second.is_finished() || third.is_finished()).await;
+    let last = if second.is_finished() { third } else { second };
+    assert!(other.status().breaker.next_dial_in > SLOW, "{:#?}", other.status());
+
+    server.admin().text(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let killed = Instant::now();
+
+    soon("the third lease", last).await.unwrap();
+    assert!(killed.elapsed() < SLOW, "only after {:?}", killed.elapsed());
+}

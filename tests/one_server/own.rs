@@ -75,6 +75,53 @@ async fn a_wrong_database_number_is_the_trouble_of_its_pool_alone() {
     }
 }
 
+/// The pool's own schedule says when, whatever the others do.
+#[tokio::test]
+async fn a_dial_of_another_pool_is_no_reason_to_ask_again_sooner_with_a_wrong_password() {
+    let server = TestServer::builder().password("right").start().unwrap();
+    let proxy = Proxy::start(&server).await;
+    let at = proxy.url().replace("redis://", "");
+    let pool = |password| {
+        let url = format!("redis://:{password}@{at}");
+        GuardedPool::builder(url).acquire_timeout(NEVER).connect_timeout(NEVER).build().unwrap()
+    };
+    let (right, wrong) = (pool("right"), pool("wrong"));
+    let failed = Instant::now();
+    soon("an answer", wrong.acquire("test")).await.unwrap_err();
+    proxy.mute_new();
+    let mut waiter = Box::pin(right.acquire("test"));
+    assert!(poll_once(&mut waiter).is_pending());
+    until("the dial", &right, || right.status().dialing == 1).await;
+
+    let told = ready(wrong.acquire("test")).expect("told on the first poll").unwrap_err();
+
+    // What nobody has mended is tried again after a second, or more.
+    let own = Duration::from_secs(1).saturating_sub(failed.elapsed());
+    assert!(told.retry_after().is_some_and(|wait| wait >= own), "{own:?}, but told: {told}");
+}
+
+#[tokio::test]
+async fn a_dial_of_another_pool_is_no_reason_to_ask_again_sooner_where_it_is_forced_open() {
+    let server = TestServer::start().unwrap();
+    let proxy = Proxy::start(&server).await;
+    let build = || {
+        let builder = GuardedPool::builder(proxy.url()).acquire_timeout(NEVER);
+        builder.connect_timeout(NEVER).build().unwrap()
+    };
+    let (held, other) = (build(), build());
+    held.breaker().force_open();
+    proxy.mute_new();
+    let mut waiter = Box::pin(other.acquire("test"));
+    assert!(poll_once(&mut waiter).is_pending());
+    until("the dial", &other, || other.status().dialing == 1).await;
+
+    let told = ready(held.acquire("test")).expect("told on the first poll").unwrap_err();
+
+    // Nobody knows when, so the pace is the back-off's slowest.
+    let pace = Backoff::default().cap();
+    assert_eq!(told.retry_after(), Some(pace), "{told}");
+}
+
 /// Two pools at one server.
 fn two(
     server: &TestServer,

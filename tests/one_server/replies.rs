@@ -113,6 +113,41 @@ async fn a_refusal_in_a_reply_is_told_once_in_the_log() {
     assert!(lines[0].contains(WORDS) && lines[0].contains("max_clients"), "{lines:#?}");
 }
 
+/// A proxy that answers every command so says the same with each.
+#[tokio::test]
+async fn a_hundred_such_replies_in_a_second_do_not_make_the_watch_ask_a_hundred_times() {
+    let (fake, pool) = refused_in_a_reply().await;
+    let (asked, begun) = (fake.infos(), Instant::now());
+
+    let mut replies = 0;
+    while begun.elapsed() < Duration::from_secs(1) {
+        soon("a reply", send(&pool, Form::Lease, "EVAL script 0")).await.expect("an error");
+        replies += 1;
+        sleep(Duration::from_millis(10)).await;
+    }
+
+    let more = fake.infos() - asked;
+    println!("{more} questions for {replies} such replies");
+    assert!(more <= 10, "{more} questions for {replies} such replies, in a second");
+}
+
+/// However many come: only the watch can say that it is over.
+#[tokio::test]
+async fn the_watch_goes_on_asking_under_a_stream_of_such_replies() {
+    let (fake, pool) = refused_in_a_reply().await;
+    soon("a reply", send(&pool, Form::Lease, "EVAL script 0")).await.expect("an error");
+    let (asked, begun) = (fake.infos(), Instant::now());
+
+    let stream = async {
+        while fake.infos() < asked + 2 {
+            send(&pool, Form::Lease, "EVAL script 0").await.expect("an error");
+        }
+    };
+
+    soon("the second question", stream).await;
+    println!("asked twice in {:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_replica_that_is_sent_a_write_is_heard() {
     let (master, replica) = (TestServer::start().unwrap(), TestServer::start().unwrap());

@@ -162,6 +162,27 @@ async fn a_replica_that_is_sent_a_write_is_heard() {
     }
 }
 
+/// Inside MULTI the server says so when the command is queued, and EXEC says something else.
+#[tokio::test]
+async fn a_replica_that_is_sent_a_transaction_is_heard() {
+    let (master, replica) = (TestServer::start().unwrap(), TestServer::start().unwrap());
+    let port = master.port().to_string();
+    replica.admin().text(&["REPLICAOF", "127.0.0.1", &port]);
+    let pool = GuardedPool::builder(replica.url()).build().unwrap();
+    let mut transaction = redis::pipe();
+    transaction.atomic().set("key", "value").get("key");
+
+    let mut lease = pool.acquire("test").await.unwrap();
+    let reply = transaction.query_async::<redis::Value>(&mut lease).await;
+    println!("{reply:?}");
+    assert!(reply.is_err());
+    assert_eq!(errors(&pool), [("readonly", 1)]);
+
+    let reply = transaction.query_async::<redis::Value>(&mut pool.shared("test")).await;
+    assert!(reply.is_err());
+    assert_eq!(errors(&pool), [("readonly", 2)]);
+}
+
 #[tokio::test]
 async fn an_error_of_the_command_counts_nowhere() {
     let server = TestServer::start().unwrap();

@@ -113,7 +113,7 @@ async fn a_full_server_is_suspected_over_tls() {
 async fn a_refusal_carries_the_servers_words_and_the_time_to_wait() {
     let server = server_wanting(Auth::None);
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
 
     let error = pool.acquire("test").await.unwrap_err();
 

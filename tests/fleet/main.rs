@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use redis_guard::{Fleet, FleetStatus, GuardedPool, GuardedPoolBuilder};
 use service::Service;
-use support::TestServer;
+use support::{TestServer, unhurried};
 
 /// How long callers keep a connection.
 const HOLD: Duration = Duration::from_millis(10);
 
 fn member(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url())
+    unhurried(server.url())
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(5))
         .fleet(Fleet::named("test"))

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;
 use crate::proxy::Proxy;
-use crate::support::{TestServer, until_alone};
+use crate::support::{TestServer, unhurried, until_alone};
 use crate::waiting::{HANG, soon, until};
 use crate::{builder, heard, rejected, warm};
 
@@ -26,7 +26,7 @@ async fn closes(pool: GuardedPool) {
 async fn while_the_first_answer_is_awaited() {
     let fake = Fake::start("connected_clients:3 maxclients:1000").await;
     fake.hold_info(true);
-    let pool = GuardedPool::builder(fake.url()).build().unwrap();
+    let pool = unhurried(fake.url()).build().unwrap();
     drop(pool.acquire("test").await.unwrap());
     closes(pool).await;
 }
@@ -60,7 +60,7 @@ async fn while_the_server_is_full() {
 async fn while_a_proxy_closes_silently() {
     let server = TestServer::start().unwrap();
     let proxy = Proxy::start(&server, 2).await;
-    let pool = GuardedPool::builder(proxy.url())
+    let pool = unhurried(proxy.url())
         .acquire_timeout(Duration::from_millis(200))
         .build()
         .unwrap();

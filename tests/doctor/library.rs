@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use redis_guard::GuardedPool;
 use redis_guard::doctor::{Access, Doctor, Level, SCHEMA_VERSION, VerdictKind};
 
 use crate::run::{OWN_NAME, SECRET};

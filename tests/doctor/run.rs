@@ -53,8 +53,8 @@ pub(crate) const CHECKS: [&str; 32] = [
 ];
 
 /// Far above what a run may take.
-const HANG: Duration = Duration::from_secs(30);
-const SEEN_LIMIT: Duration = Duration::from_secs(5);
+const HANG: Duration = Duration::from_secs(60);
+const SEEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A command line.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use redis_guard::GuardedPool;
 use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;

@@ -64,7 +64,7 @@ async fn in_time(what: &str, services: &[Service], is_so: impl Fn() -> bool) -> 
     let begun = tokio::time::Instant::now();
     while !is_so() {
         let shares: Vec<_> = services.iter().map(Service::live).collect();
-        assert!(begun.elapsed() < Duration::from_secs(45), "{what} should have come: {shares:?}");
+        assert!(begun.elapsed() < waiting::HANG, "{what} should have come: {shares:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     begun.elapsed()

@@ -38,12 +38,8 @@ async fn an_outage_reads_as_a_story() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let occupants = server.fill();
     let backoff = Backoff::without_jitter(Duration::from_millis(25), Duration::from_millis(50));
-    let pool = unhurried(server.url())
-        .max_connections(8)
-        .watch(false)
-        .backoff(backoff)
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).max_connections(8).watch(false).backoff(backoff).build().unwrap();
     let mut events = pool.events();
 
     pool.acquire("test").await.unwrap_err();

@@ -71,10 +71,8 @@ async fn with_nothing_live_a_caller_hears_the_servers_words_and_the_time_to_wait
 async fn with_nothing_live_every_further_caller_hears_so_on_its_first_poll() {
     let server = server();
     let _occupants = server.fill();
-    let pool = unhurried(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     pool.acquire("test").await.unwrap_err();
 
     for _ in 0..1_000 {
@@ -90,10 +88,8 @@ async fn with_nothing_live_every_further_caller_hears_so_on_its_first_poll() {
 async fn a_thousand_refusals_take_less_than_a_millisecond_each() {
     let server = server();
     let _occupants = server.fill();
-    let pool = unhurried(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     pool.acquire("test").await.unwrap_err();
 
     let mut took: Vec<_> = (0..1_000)
@@ -218,10 +214,8 @@ async fn sixty_four_tasks_that_ask_all_the_time_cause_a_handful_of_refused_dials
 async fn sixty_four_callers_that_come_at_once_cost_one_refused_dial() {
     let server = server();
     let _occupants = server.fill();
-    let pool = unhurried(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     let before = rejected(&server);
 
     let callers = futures_util::future::join_all((0..64).map(|_| pool.acquire("test")));

@@ -206,8 +206,7 @@ async fn dropping_the_last_pool_ends_the_subscriber() {
 #[tokio::test]
 async fn a_subscriber_is_no_leak() {
     let server = TestServer::start().expect("redis-server");
-    let pool =
-        unhurried(server.url()).leak_after(Duration::from_millis(40)).build().unwrap();
+    let pool = unhurried(server.url()).leak_after(Duration::from_millis(40)).build().unwrap();
     let mut events = pool.events();
     let _subscriber = pool.pubsub("orders").await.unwrap();
     let _leak = pool.acquire("leak").await.unwrap();
@@ -227,9 +226,7 @@ async fn a_subscriber_is_no_leak() {
 #[tokio::test]
 async fn a_wrong_password_is_heard_by_subscribers_too() {
     let server = TestServer::builder().password("secret").start().expect("redis-server");
-    let pool = unhurried(format!("redis://:wrong@127.0.0.1:{}", server.port()))
-        .build()
-        .unwrap();
+    let pool = unhurried(format!("redis://:wrong@127.0.0.1:{}", server.port())).build().unwrap();
     let refused = pool.pubsub("orders").await.unwrap_err();
     assert!(matches!(refused, Error::Rejected(Rejection::ConnectFailed { .. })), "{refused}");
     assert!(!refused.to_string().contains("wrong@"), "{refused}");

@@ -64,8 +64,7 @@ async fn without_the_watch_it_is_tried_instead() {
 async fn a_proxy_that_closes_silently_is_tried_no_faster_than_the_back_off_says() {
     let server = TestServer::start().unwrap();
     let proxy = Proxy::start(&server, 3).await;
-    let pool =
-        unhurried(proxy.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
+    let pool = unhurried(proxy.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
     let _callers = callers(&pool, 8);
     until("the first close", &pool, || proxy.closed_silently() > 0).await;
 
@@ -97,8 +96,7 @@ async fn a_server_that_tells_neither_is_tried_again() {
 }
 
 async fn grows_after_a_refusal(fake: &Fake) {
-    let pool =
-        unhurried(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
+    let pool = unhurried(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
     let _one = pool.acquire("test").await.unwrap();
     heard("the first word", &pool, |_| true).await;
     fake.set_full(true);

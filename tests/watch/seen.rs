@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redis_guard::server::{ServerEvent, ServerWatch};
-use redis_guard::{Event, GuardedPool, LimitedBy};
+use redis_guard::{Event, LimitedBy};
 
 use crate::support::{TestServer, unhurried};
 use crate::waiting::{cmd, next, poll_once, soon, until};

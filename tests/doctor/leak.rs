@@ -118,10 +118,11 @@ fn a_leak_that_fills_the_server_before_anything_is_idle_for_long() {
             "id={number} addr={source}:{port} name={name} age={age} idle={idle} flags=N cmd=get\n"
         )
     };
-    let others = (0..9).map(|nth| client(&format!("127.0.0.{}", 2 + nth % 3), nth + 1, "", 600, 0));
+    let others =
+        (0..9).map(|nth| client(&format!("127.0.0.{}", 2 + nth % 3), nth + 10, "", 600, 0));
     let leak = (0..leaked).map(|nth| {
         let age = (leaked - nth) / 50;
-        client("127.0.0.9", nth + 10, "checkout", age, age)
+        client("127.0.0.9", nth + 100, "checkout", age, age)
     });
     let list: String = others.chain(leak).collect();
     let fake = Fake::builder().info(&info).client_list(&list).start();
@@ -130,5 +131,5 @@ fn a_leak_that_fills_the_server_before_anything_is_idle_for_long() {
     let seen = report.is(2, "leak");
     seen.level("failed", &["capacity.saturation", "holders.sources", "holders.idle"]);
     assert_eq!(seen.number("/holders/idle"), 0, "{report}");
-    assert!(seen.says("leak").contains("127.0.0.9 checkout (9900)"), "{report}");
+    assert!(seen.says("leak").contains("127.0.0.9 checkout (9,900)"), "{report}");
 }

@@ -22,7 +22,7 @@ pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 
 /// Far above anything a test waits for: it ends a test that would otherwise hang.
-const HANG: Duration = Duration::from_secs(60);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
 
 /// A pool whose timeouts only end a hang: a busy machine is slow to dial and slow to answer, and a

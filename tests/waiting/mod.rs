@@ -9,11 +9,9 @@ use std::time::Duration;
 use redis_guard::{CloseReason, Event, Events, GuardedConnection, GuardedPool, redis};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use crate::support::HANG;
 use crate::support::TestServer;
 use crate::support::server::Reply;
-
-/// Far above anything a test waits for: it ends a test that would otherwise hang.
-pub(crate) const HANG: Duration = Duration::from_secs(60);
 
 const TICK: Duration = Duration::from_millis(1);
 

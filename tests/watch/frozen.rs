@@ -97,8 +97,9 @@ async fn a_server_that_tells_neither_is_tried_again() {
 
 async fn grows_after_a_refusal(fake: &Fake) {
     let pool = unhurried(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
-    let _one = pool.acquire("test").await.unwrap();
+    drop(pool.acquire("test").await.unwrap());
     heard("the first word", &pool, |_| true).await;
+    let _one = pool.acquire("test").await.unwrap();
     fake.set_full(true);
     let mut events = pool.events();
     let _callers = callers(&pool, 8);

@@ -10,10 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis_guard::{Backoff, Budget, GuardedConnection, GuardedPool, redis};
-use support::{Occupants, TestServer, impatient};
+use support::{Occupants, TestServer, impatient, unhurried};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use waiting::{AT_ONCE, HANG, at_rest, cmd, echo, poll_once, ready, sockets, soon, until};
+use waiting::{HANG, at_rest, cmd, echo, poll_once, ready, sockets, soon, until};
 
 const MAX: usize = 8;
 const ENDPOINTS: [(&str, Budget); 3] =
@@ -183,7 +183,7 @@ fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
     eprintln!("run again with SEED={seed}");
     let server = server();
     let name = format!("random-{seed}");
-    let mut builder = GuardedPool::builder(server.url())
+    let mut builder = unhurried(server.url())
         .max_connections(MAX)
         .acquire_timeout(Duration::from_millis(20))
         .backoff(Backoff::equal_jitter(Duration::from_millis(1), Duration::from_millis(20)))
@@ -345,23 +345,30 @@ async fn an_endpoint_that_leaks_all_its_leases_keeps_nobody_else_waiting() {
 
 #[tokio::test]
 async fn the_others_requests_are_as_fast_beside_a_leak_as_without_it() {
-    async fn a_hundred_requests(pool: &GuardedPool) -> Duration {
-        let begun = Instant::now();
-        for _ in 0..100 {
+    async fn ten_requests(pool: &GuardedPool, took: &mut Vec<Duration>) {
+        for _ in 0..10 {
+            let begun = Instant::now();
             let mut lease = pool.acquire("other").await.unwrap();
             let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
+            took.push(begun.elapsed());
         }
-        begun.elapsed()
     }
     let server = server();
     let pool = pool_of_eight(&server);
     pool.warm_up(8).await.unwrap();
-    let without = a_hundred_requests(&pool).await;
 
-    let _leaked = take_all(&pool, "leaky").await;
+    // By turns, so that whatever else the machine does slows down both.
+    let (mut without, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        ten_requests(&pool, &mut without).await;
+        let _leaked = take_all(&pool, "leaky").await;
+        ten_requests(&pool, &mut beside).await;
+    }
 
-    let beside = a_hundred_requests(&pool).await;
-    assert!(beside < 10 * without + AT_ONCE, "{without:?} without, {beside:?} beside the leak");
+    without.sort();
+    beside.sort();
+    let (without, beside) = (without[without.len() / 2], beside[beside.len() / 2]);
+    assert!(beside < 10 * without, "{without:?} without, {beside:?} beside the leak");
 }
 
 #[tokio::test]

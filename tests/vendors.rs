@@ -16,8 +16,10 @@ use support::{VendorScript, VendorServer, ask_until_dialed, ask_until_served, di
 use tokio::time::{Instant, timeout};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(150);
-/// What a busy machine may add.
-const SLACK: Duration = Duration::from_secs(2);
+/// For whoever says something, so that a busy machine's time is not taken for silence.
+const LONG: Duration = Duration::from_secs(60);
+/// What a busy machine may add to a timeout: less than [`LONG`].
+const SLACK: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "correct-horse-battery-staple";
 const CREDENTIALS: [&str; 3] =
     ["", ":correct-horse-battery-staple", "alice:correct-horse-battery-staple"];
@@ -44,9 +46,10 @@ async fn expect_with(
 ) {
     let case = format!("{script:?} {credentials:?} {protocol}");
     let server = VendorServer::start(script).await.unwrap();
+    let limit = if outcome == Outcome::Timeout { CONNECT_TIMEOUT } else { LONG };
     let pool = impatient(&server.url_with(credentials, protocol))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .acquire_timeout(2 * CONNECT_TIMEOUT)
+        .connect_timeout(limit)
+        .acquire_timeout(2 * limit)
         .build()
         .unwrap();
     let mut events = pool.events();

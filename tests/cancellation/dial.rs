@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{self, Resp, TestServer, VendorScript, VendorServer, dials, impatient};
-use crate::waiting::{clients, poll_once, soon, until};
+use crate::waiting::{HANG, clients, let_pass, poll_once, soon, until};
 use crate::{pool, runtime};
 
 /// More turns of the runtime than a dial needs to its end.
@@ -16,8 +16,7 @@ const HANGING: [VendorScript; 2] = [VendorScript::Nothing, VendorScript::HalfLin
 async fn a_dial_goes_on_without_the_caller_that_wanted_it_and_ends_at_its_timeout() {
     for script in HANGING {
         let server = VendorServer::start(script).await.unwrap();
-        let builder = impatient(&server.url()).connect_timeout(Duration::from_millis(100));
-        let pool = builder.build().unwrap();
+        let pool = impatient(&server.url()).connect_timeout(HANG).build().unwrap();
         let mut caller = Box::pin(pool.acquire("test"));
         assert!(poll_once(&mut caller).is_pending());
         until("the dial", &pool, || server.accepted() == 1).await;
@@ -26,6 +25,7 @@ async fn a_dial_goes_on_without_the_caller_that_wanted_it_and_ends_at_its_timeou
 
         let status = pool.status();
         assert_eq!((status.waiting, status.dialing, status.live), (0, 1, 0), "{script:?}");
+        let_pass(HANG).await;
         until("the timeout", &pool, || pool.status().dialing == 0).await;
         soon("the socket's end", server.all_closed()).await;
         assert_eq!(dials(&pool), [("timeout", 1)].into(), "{script:?}");

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::fake::Fake;
 use crate::run::Doctor;
 use crate::support::{Crowd, TestServer};
 
@@ -107,18 +108,28 @@ fn a_leak_that_has_not_filled_the_server_yet_is_a_warning() {
 /// Nothing has been idle for five minutes yet: a leak of fifty a second fills ten thousand slots in three.
 #[test]
 fn a_leak_that_fills_the_server_before_anything_is_idle_for_long() {
-    let server = crate::server().maxclients(56).start().unwrap();
-    let _others = [2, 3, 4].map(|host| Crowd::from(&server, host).open(3).busy());
-    let leaking = Crowd::from(&server, 9).named("checkout");
-    for _ in 0..42 {
-        leaking.add(1);
-        thread::sleep(Duration::from_millis(180));
-    }
-    crate::until_idle(&server, &[leaking.source()], 5);
+    let leaked = 9_900;
+    let info = crate::server().start().unwrap().admin().text(&["INFO"]);
+    let info =
+        info.replace("connected_clients:1\r", &format!("connected_clients:{}\r", leaked + 9));
+    let client = |source: &str, number: usize, name: &str, age: usize, idle: usize| {
+        let port = 10_000 + number;
+        format!(
+            "id={number} addr={source}:{port} name={name} age={age} idle={idle} flags=N cmd=get\n"
+        )
+    };
+    let others =
+        (0..9).map(|nth| client(&format!("127.0.0.{}", 2 + nth % 3), nth + 10, "", 600, 0));
+    let leak = (0..leaked).map(|nth| {
+        let age = (leaked - nth) / 50;
+        client("127.0.0.9", nth + 100, "checkout", age, age)
+    });
+    let list: String = others.chain(leak).collect();
+    let fake = Fake::builder().info(&info).client_list(&list).start();
 
-    let report = Doctor::of(&[&server.url()]).report_of(&[&server]);
+    let report = Doctor::of(&[&fake.url()]).report();
     let seen = report.is(2, "leak");
     seen.level("failed", &["capacity.saturation", "holders.sources", "holders.idle"]);
     assert_eq!(seen.number("/holders/idle"), 0, "{report}");
-    assert!(seen.says("leak").contains("127.0.0.9 checkout (42)"), "{report}");
+    assert!(seen.says("leak").contains("127.0.0.9 checkout (9,900)"), "{report}");
 }

@@ -11,8 +11,9 @@ use crate::run::Doctor;
 use crate::support::Crowd;
 
 const MANY: usize = 10_000;
-/// The issue asks for a second; a debug build on a machine that has other things to do gets more.
-const BOUND: Duration = Duration::from_secs(5);
+/// A second is asked for of a quiet machine and a release build. What takes the square of its time, or
+/// asks the server once for each client, takes minutes of a debug build.
+const BOUND: Duration = Duration::from_secs(30);
 
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap()

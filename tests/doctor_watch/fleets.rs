@@ -8,13 +8,13 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::program::{Live, json, text};
-use crate::support::{Auth, Resp, TestServer, Transport};
+use crate::support::{Auth, Resp, TestServer, Transport, unhurried};
 
 const FAST: &[&str] = &["--interval", "200ms"];
 
 /// A member of the fleet `test` with so many connections, of which one is not lent, to beat over.
 async fn member(server: &TestServer, live: usize) -> (GuardedPool, Vec<GuardedConnection>) {
-    let pool = GuardedPool::builder(server.url())
+    let pool = unhurried(server.url())
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(10))
         .fleet(Fleet::named("test"))

@@ -13,7 +13,7 @@ use crate::support::server::poll;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_redis-guard");
 
 /// Far above anything a test waits for.
-const HANG: Duration = Duration::from_secs(30);
+const HANG: Duration = Duration::from_secs(60);
 
 pub(crate) fn watch(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use redis_guard::GuardedPool;
 use redis_guard::internal::registry::registry_keys;
 use redis_guard::internal::sim::SCRIPT;
 use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;
 use crate::service::{Service, jain};
-use crate::support::TestServer;
+use crate::support::{TestServer, unhurried};
 use crate::waiting::until;
 use crate::{fleet, has_joined, in_time, live, members, rejected, service};
 
@@ -158,7 +157,7 @@ async fn an_absurd_reply_moves_no_limit_out_of_its_bounds() {
     for reply in absurd {
         let fake = Fake::start("connected_clients:3 maxclients:1000 rejected_connections:0").await;
         fake.replies_to_scripts(reply);
-        let pool = GuardedPool::builder(fake.url())
+        let pool = unhurried(fake.url())
             .max_connections(12)
             .fleet(redis_guard::Fleet::named("test"))
             .build()

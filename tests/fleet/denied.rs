@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::fake::Fake;
 use crate::service::Service;
-use crate::support::{Auth, Resp, TestServer, Transport};
+use crate::support::{Auth, Resp, TestServer, Transport, unhurried};
 use crate::waiting::{let_pass, next, until};
 use crate::{HOLD, fleet, has_joined, rejected};
 
@@ -17,7 +17,7 @@ fn member_with(rules: &[&str]) -> (TestServer, GuardedPool) {
     let rules = [&["ACL", "SETUSER", "app"], rules].concat();
     server.admin().text(&rules);
     let url = server.url_with(Transport::Tcp, Resp::Resp2, Auth::User("app", "secret"), 0);
-    let pool = GuardedPool::builder(url)
+    let pool = unhurried(url)
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(5))
         .fleet(Fleet::named("test"))
@@ -129,7 +129,7 @@ async fn a_registry_that_was_denied_is_tried_again_after_a_minute() {
 async fn a_server_that_hides_its_ceiling_says_so_and_serves() {
     let fake = Fake::start("connected_clients:3 rejected_connections:0").await;
     fake.replies_to_scripts("*1\r\n:-1\r\n");
-    let pool = GuardedPool::builder(fake.url())
+    let pool = unhurried(fake.url())
         .max_connections(12)
         .acquire_timeout(Duration::from_secs(5))
         .fleet(Fleet::named("test"))

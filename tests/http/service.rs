@@ -18,8 +18,8 @@ const SERVED: (u16, bool) = (200, false);
 const SHED: (u16, bool) = (503, true);
 /// Answers for each route in each phase: a little over a second of the load.
 const ANSWERS: usize = 1_500;
-/// What an answer may take that is not an answer of Redis.
-const AT_ONCE: Duration = Duration::from_millis(5);
+/// A fifth of the time for which the service lets a caller wait for a connection.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Service {
     /// Requests of the sessions' route that ended so.

@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use crate::proxy::Proxy;
 use crate::support::{Auth, Resp, TestServer, Transport, dials};
-use crate::waiting::{AT_ONCE, poll_once, ready, soon, until};
+use crate::waiting::{poll_once, ready, soon, until};
+
+/// Under the shortest pause after a failure of a pool's own.
+const AT_ONCE: Duration = Duration::from_millis(500);
 use crate::{Callers, NEVER, WORDS, builder, full_server, never, rejected, transitions};
 
 /// One pool that is let in, and one that is not.

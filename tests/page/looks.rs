@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::browser::Browser;
-use crate::support::{Occupants, TestServer};
+use crate::support::{Occupants, TestServer, unhurried};
 use crate::{serve, waiting};
 
 /// Every text that is shown, with the ratio of its contrast to what is behind it (WCAG 2, section 1.4.3),
@@ -45,7 +45,7 @@ struct Scene<'a> {
 }
 
 fn storefront(server: &TestServer) -> GuardedPool {
-    GuardedPool::builder(server.url())
+    unhurried(server.url())
         .name("storefront")
         .max_connections(16)
         .fleet(Fleet::named("checkout-service"))

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use crate::browser::Browser;
-use crate::support::TestServer;
+use crate::support::{TestServer, unhurried};
 use crate::{serve, waiting};
 
 const MARKUP: &str = "<img src=x onerror=ran=1>";
@@ -18,7 +18,7 @@ const SCRIPT: &str = "</script><script>ran=1</script>.a\"'&amp;";
 async fn markup_in_a_name_is_text() {
     let Some(mut browser) = Browser::start().await else { return };
     let server = TestServer::start().unwrap();
-    let pool = GuardedPool::builder(server.url())
+    let pool = unhurried(server.url())
         .name(MARKUP)
         .endpoint(MARKUP, Budget::max(1))
         .leak_after(std::time::Duration::from_millis(1))
@@ -61,7 +61,7 @@ async fn markup_in_the_words_of_a_server_is_text() {
             let _ = client.write_all(refusal.as_bytes()).await;
         }
     });
-    let pool = GuardedPool::builder(url).build().unwrap();
+    let pool = unhurried(url).build().unwrap();
     pool.acquire("test").await.unwrap_err();
 
     let app = Router::new().merge(status_routes(pool));

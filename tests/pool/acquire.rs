@@ -9,10 +9,10 @@ use redis_guard::{
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Auth, Resp, TestServer, Transport, VendorScript, VendorServer, dials, impatient,
+    Auth, Resp, TestServer, Transport, VendorScript, VendorServer, dials, impatient, unhurried,
 };
-use crate::waiting::{AT_ONCE, HANG, clients, cmd, echo, field, id, next, poll_once, ready, soon};
-use crate::waiting::{next_close, until};
+use crate::waiting::{HANG, clients, cmd, echo, field, id, let_pass, next, next_close, poll_once};
+use crate::waiting::{ready, soon, until};
 use crate::{pair, pair_with};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -120,7 +120,7 @@ async fn a_caller_that_waited_in_vain_hears_how_the_dials_fail() {
     let server = TestServer::start().unwrap();
     server.stop();
     let slow = Backoff::without_jitter(HANG, HANG);
-    let builder = GuardedPool::builder(server.url()).backoff(slow).acquire_timeout(SHORT);
+    let builder = unhurried(server.url()).backoff(slow).acquire_timeout(SHORT);
     let pool = builder.build().unwrap();
 
     let error = soon("the timeout", pool.acquire("test")).await.unwrap_err();
@@ -135,18 +135,20 @@ async fn an_acquire_timeout_of_zero_takes_what_is_free_and_waits_for_nothing() {
     pool.warm_up(1).await.unwrap();
     let _lease = pool.acquire("holder").await.unwrap();
 
+    // Time passes only where somebody waits for it, and by the millisecond.
+    tokio::time::pause();
     let begun = Instant::now();
     let error = pool.acquire("test").await.unwrap_err();
 
     assert_eq!(error.reason(), "acquire_timeout");
-    assert!(begun.elapsed() < AT_ONCE);
+    assert!(begun.elapsed() <= Duration::from_millis(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_password_that_is_mended_is_found_so_after_the_time_that_was_told() {
     let server = TestServer::builder().password("old").start().unwrap();
     let url = server.url_with(Transport::Tcp, Resp::Resp3, Auth::Password("new"), 0);
-    let pool = GuardedPool::builder(url).build().unwrap();
+    let pool = unhurried(url).build().unwrap();
     let error = pool.acquire("test").await.unwrap_err();
     assert_eq!(error.reason(), "connect_failed");
 
@@ -238,18 +240,23 @@ async fn a_pool_from_deadpools_configuration_takes_its_url_size_and_timeouts() {
     let server = TestServer::start().unwrap();
     let mut config = deadpool_redis::Config::from_url(server.url());
     let mut size = deadpool_redis::PoolConfig::new(3);
-    size.timeouts.wait = Some(SHORT);
+    // Far from the default of a second.
+    let wait = Duration::from_secs(30);
+    size.timeouts.wait = Some(wait);
     config.pool = Some(size);
-    let pool = GuardedPool::from_config(config).build().unwrap();
+    let pool = GuardedPool::from_config(config).watch(false).build().unwrap();
 
     pool.warm_up(3).await.unwrap();
     let leases = [pool.get().await, pool.get().await, pool.get().await];
 
     assert!(leases.iter().all(Result::is_ok));
     assert_eq!(pool.status().max_connections, 3);
-    let begun = Instant::now();
-    soon("its wait timeout", pool.get()).await.unwrap_err();
-    assert!(begun.elapsed() >= SHORT && begun.elapsed() < SHORT + AT_ONCE);
+    let mut waiter = Box::pin(pool.get());
+    assert!(poll_once(&mut waiter).is_pending());
+    let_pass(wait / 2).await;
+    assert!(poll_once(&mut waiter).is_pending());
+    let_pass(wait / 2).await;
+    soon("its wait timeout", waiter).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -268,7 +275,7 @@ async fn a_pool_from_a_client_dials_the_clients_server_and_database() {
 async fn a_pool_from_a_connection_info_dials_its_server() {
     let server = TestServer::start().unwrap();
     let info: redis::ConnectionInfo = server.unix_url().into_connection_info().unwrap();
-    let pool = GuardedPool::builder(info).build().unwrap();
+    let pool = unhurried(info).build().unwrap();
 
     let mut lease = pool.get().await.unwrap();
 

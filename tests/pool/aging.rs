@@ -87,8 +87,7 @@ async fn an_old_connection_in_use_is_closed_when_it_comes_back() {
 }
 
 fn pool_through(proxy: &Proxy) -> GuardedPool {
-    let builder = impatient(&proxy.url()).max_connections(1).acquire_timeout(HANG);
-    builder.response_timeout(Duration::from_millis(100)).build().unwrap()
+    impatient(&proxy.url()).max_connections(1).response_timeout(HANG).build().unwrap()
 }
 
 #[tokio::test]
@@ -101,6 +100,8 @@ async fn a_long_idle_connection_whose_peer_is_silently_gone_is_closed_and_never_
     proxy.go_silent();
 
     let_pass(Duration::from_secs(31)).await;
+    until("the check", &pool, || pool.status().idle == 0).await;
+    let_pass(HANG).await;
 
     assert_eq!(next_close(&mut events).await, CloseReason::HealthCheck);
     proxy.speak_again();

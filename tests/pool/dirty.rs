@@ -1,12 +1,11 @@
 //! What a lease leaves behind on its connection, and what the next one finds.
 
-use std::time::Duration;
-
 use redis_guard::{AsyncCommands, CloseReason, GuardedConnection, GuardedPool, redis};
 
 use crate::pair;
 use crate::support::{Auth, Resp, TestServer, Transport, impatient};
-use crate::waiting::{cmd, echo, field, give_up, id, next_close, soon};
+use crate::waiting::{HANG, cmd, echo, executed, field, give_up, id, let_pass, next_close};
+use crate::waiting::{poll_once, soon};
 
 const NAME: &str = "tested";
 const DATABASE: u32 = 2;
@@ -43,8 +42,7 @@ impl Kind {
         };
         let server = builder.start().unwrap();
         let url = server.url_with(Transport::Tcp, resp, auth, db);
-        let builder = impatient(&url).client_name(NAME).max_connections(1);
-        let pool = builder.response_timeout(Duration::from_millis(200)).build().unwrap();
+        let pool = impatient(&url).client_name(NAME).max_connections(1).build().unwrap();
         Self { server, pool, resp, user, db, case: format!("{resp:?}, {auth:?}, db {db}") }
     }
 
@@ -100,7 +98,15 @@ async fn is_closed(line: &str) {
         let mut events = kind.pool.events();
         let mut lease = kind.lease().await;
         let first = id(&mut lease).await;
-        let _: redis::RedisResult<redis::Value> = cmd(line).query_async(&mut lease).await;
+        let command = cmd(line);
+        let mut reply = Box::pin(command.query_async::<redis::Value>(&mut lease));
+        if line.starts_with("CLIENT REPLY") {
+            // None comes, so that its time has to be over.
+            assert!(poll_once(&mut reply).is_pending());
+            executed(&kind.server, first, line).await;
+            let_pass(HANG).await;
+        }
+        let _ = reply.await;
         drop(lease);
 
         let mut next = kind.lease().await;

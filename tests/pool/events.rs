@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use redis_guard::{Backoff, BreakerState, CloseReason, Event, GuardedPool, Outcome};
 
 use crate::pair;
-use crate::support::TestServer;
+use crate::support::{TestServer, unhurried};
 use crate::waiting::{next, soon};
 
 /// An event in one word.
@@ -38,12 +38,8 @@ async fn an_outage_reads_as_a_story() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let occupants = server.fill();
     let backoff = Backoff::without_jitter(Duration::from_millis(25), Duration::from_millis(50));
-    let pool = GuardedPool::builder(server.url())
-        .max_connections(8)
-        .watch(false)
-        .backoff(backoff)
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).max_connections(8).watch(false).backoff(backoff).build().unwrap();
     let mut events = pool.events();
 
     pool.acquire("test").await.unwrap_err();
@@ -80,7 +76,7 @@ async fn an_outage_reads_as_a_story() {
 async fn a_failed_dial_says_how_in_whose_words_and_when_the_next_one_is() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut events = pool.events();
     pool.acquire("test").await.unwrap_err();
 

@@ -6,8 +6,8 @@ use redis_guard::{Backoff, BreakerState, Event, GuardedPool, Outcome, Rejection}
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::proxy::Proxy;
-use crate::support::{TestServer, dials, impatient};
-use crate::waiting::{AT_ONCE, HANG, cmd, let_pass, next, poll_once, ready, soon, swept, until};
+use crate::support::{TestServer, dials, impatient, unhurried};
+use crate::waiting::{HANG, cmd, let_pass, next, poll_once, ready, soon, swept, until};
 
 const WORDS: &str = "max number of clients reached";
 
@@ -18,7 +18,7 @@ fn server() -> TestServer {
 /// A pool as a service has it, with its back-off of 50 ms and more.
 fn pool(server: &TestServer) -> GuardedPool {
     // Without the watch, which would hold the limit below what a server this small has left.
-    GuardedPool::builder(server.url()).max_connections(8).watch(false).build().unwrap()
+    unhurried(server.url()).max_connections(8).watch(false).build().unwrap()
 }
 
 fn rejected(server: &TestServer) -> u64 {
@@ -71,22 +71,16 @@ async fn with_nothing_live_a_caller_hears_the_servers_words_and_the_time_to_wait
 async fn with_nothing_live_every_further_caller_hears_so_on_its_first_poll() {
     let server = server();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     pool.acquire("test").await.unwrap_err();
 
-    let mut slowest = Duration::ZERO;
     for _ in 0..1_000 {
-        let begun = Instant::now();
         let told = ready(pool.acquire("test")).expect("told on the first poll").unwrap_err();
-        slowest = slowest.max(begun.elapsed());
         assert_eq!(told.reason(), "breaker_open");
         assert!(told.to_string().contains(WORDS), "{told}");
     }
 
-    assert!(slowest < AT_ONCE, "{slowest:?}");
     assert_eq!(dials(&pool), [("max_clients", 1)].into(), "one refusal for a thousand callers");
 }
 
@@ -94,18 +88,21 @@ async fn with_nothing_live_every_further_caller_hears_so_on_its_first_poll() {
 async fn a_thousand_refusals_take_less_than_a_millisecond_each() {
     let server = server();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     pool.acquire("test").await.unwrap_err();
 
-    let begun = Instant::now();
-    for _ in 0..1_000 {
-        pool.acquire("test").await.unwrap_err();
-    }
+    let mut took: Vec<_> = (0..1_000)
+        .map(|_| {
+            let begun = Instant::now();
+            ready(pool.acquire("test")).expect("told on the first poll").unwrap_err();
+            begun.elapsed()
+        })
+        .collect();
 
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Others may take the core away from some of them, and not from half of them.
+    took.sort();
+    assert!(took[took.len() / 2] < Duration::from_millis(1), "{:?}", took[took.len() / 2]);
 }
 
 #[tokio::test]
@@ -116,20 +113,25 @@ async fn callers_that_ask_again_after_the_time_they_were_told_are_served_once_th
     pool.acquire("test").await.unwrap_err();
     occupants.free();
 
-    let begun = Instant::now();
+    let mut told = Duration::ZERO;
     let asking = async {
         loop {
-            match pool.acquire("test").await {
+            let error = match pool.acquire("test").await {
                 Ok(lease) => break lease,
-                Err(error) => sleep(error.retry_after().expect("a time to wait")).await,
+                Err(error) => error,
+            };
+            let wait = error.retry_after().expect("a time to wait");
+            // How long a probe takes is not the pool's to promise.
+            if pool.breaker().state() == BreakerState::Open {
+                told += wait;
             }
+            sleep(wait).await;
         }
     };
     let _lease = soon("recovery", asking).await;
 
-    // The back-off in force, and its first step for whoever meets the probe.
-    let promised = Duration::from_millis(100 + 50);
-    assert!(begun.elapsed() < promised + AT_ONCE, "{:?}", begun.elapsed());
+    // No more than the back-off that was in force.
+    assert!(told <= Duration::from_millis(100), "{told:?}");
     assert_eq!(pool.breaker().state(), BreakerState::Closed);
     let status = pool.status();
     assert_eq!(status.limit, 8, "the limit is no longer frozen");
@@ -142,7 +144,7 @@ async fn callers_that_ask_again_after_the_time_they_were_told_are_served_once_th
 async fn whoever_asks_during_the_probe_is_not_sent_away_for_longer_than_a_back_off() {
     let server = server();
     let occupants = server.fill();
-    let pool = GuardedPool::builder(server.url())
+    let pool = unhurried(server.url())
         .backoff(Backoff::without_jitter(Duration::from_millis(25), Duration::from_millis(50)))
         .build()
         .unwrap();
@@ -212,10 +214,8 @@ async fn sixty_four_tasks_that_ask_all_the_time_cause_a_handful_of_refused_dials
 async fn sixty_four_callers_that_come_at_once_cost_one_refused_dial() {
     let server = server();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url())
-        .backoff(Backoff::without_jitter(HANG, HANG))
-        .build()
-        .unwrap();
+    let pool =
+        unhurried(server.url()).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
     let before = rejected(&server);
 
     let callers = futures_util::future::join_all((0..64).map(|_| pool.acquire("test")));

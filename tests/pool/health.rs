@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use redis_guard::{Backoff, BreakerState, Error, GuardedPool};
+use redis_guard::{Backoff, BreakerState, Error};
+use tokio::time::Instant;
 
-use crate::support::{Auth, Resp, TestServer, Transport, dials, impatient};
-use crate::waiting::{AT_ONCE, HANG, clients, next_close, soon, until};
+use crate::support::{Auth, Resp, TestServer, Transport, dials, impatient, unhurried};
+use crate::waiting::{HANG, clients, next_close, soon, until};
 use crate::{pair, pair_with};
 
 #[tokio::test]
@@ -37,7 +38,7 @@ async fn warm_up_of_a_warm_pool_dials_nothing() {
 async fn warm_up_of_a_full_server_fails_in_its_words() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
 
     let error = soon("the warm-up", pool.warm_up(4)).await.unwrap_err();
 
@@ -49,7 +50,7 @@ async fn warm_up_of_a_full_server_fails_in_its_words() {
 async fn warm_up_beyond_the_servers_slots_fails_and_keeps_what_it_got() {
     let server = TestServer::builder().maxclients(8).start().unwrap();
     let _occupants = server.fill_to_leave(2);
-    let pool = GuardedPool::builder(server.url()).watch(false).build().unwrap();
+    let pool = unhurried(server.url()).watch(false).build().unwrap();
 
     let error = soon("the warm-up", pool.warm_up(4)).await.unwrap_err();
 
@@ -79,7 +80,7 @@ async fn warm_up_of_a_frozen_pool_ends() {
 async fn warm_up_with_a_wrong_password_fails_in_the_servers_words() {
     let server = TestServer::builder().password("open sesame").start().unwrap();
     let url = server.url_with(Transport::Tcp, Resp::Resp3, Auth::Password("guess"), 0);
-    let pool = GuardedPool::builder(url).build().unwrap();
+    let pool = unhurried(url).build().unwrap();
 
     let error = soon("the warm-up", pool.warm_up(1)).await.unwrap_err();
 
@@ -120,9 +121,11 @@ async fn two_warm_ups_at_once_both_get_what_they_want() {
 async fn health_of_a_cold_pool_dials_and_pings() {
     let (_server, pool) = pair(2);
 
+    let begun = Instant::now();
     let health = soon("the check", pool.health()).await.unwrap();
 
-    assert!(health.latency.is_some_and(|latency| latency < AT_ONCE), "{health:?}");
+    let took = begun.elapsed();
+    assert!(health.latency.is_some_and(|latency| latency <= took), "{health:?} in {took:?}");
     assert_eq!((health.live, health.idle), (1, 1));
     assert_eq!(health.breaker, BreakerState::Closed);
 }
@@ -141,7 +144,7 @@ async fn health_of_a_busy_pool_has_no_latency_and_takes_no_connection() {
 async fn health_of_a_full_server_with_nothing_live_is_the_refusal() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
     let _occupants = server.fill();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
 
     let error = soon("the check", pool.health()).await.unwrap_err();
 
@@ -151,7 +154,7 @@ async fn health_of_a_full_server_with_nothing_live_is_the_refusal() {
 #[tokio::test]
 async fn health_of_a_warm_pool_is_good_although_the_server_is_full() {
     let server = TestServer::builder().maxclients(4).start().unwrap();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     pool.warm_up(1).await.unwrap();
     let _occupants = server.fill();
 
@@ -195,7 +198,7 @@ async fn health_checks_leave_the_connection_to_the_callers() {
 async fn health_after_the_last_connection_was_lost_dials_again() {
     let server = TestServer::start().unwrap();
     let slow = Backoff::equal_jitter(Duration::from_millis(1), Duration::from_millis(5));
-    let pool = GuardedPool::builder(server.url()).backoff(slow).acquire_timeout(HANG).build();
+    let pool = unhurried(server.url()).backoff(slow).acquire_timeout(HANG).build();
     let pool = pool.unwrap();
     let mut events = pool.events();
     pool.warm_up(1).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis_guard::{CloseReason, Event, GuardedPool, Leak};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::pair_with;
 use crate::support::TestServer;
@@ -25,13 +25,14 @@ async fn suspected(events: &mut redis_guard::Events) -> Leak {
 async fn a_leak_is_reported_with_its_endpoint_age_and_place() {
     let (_server, pool) = leaky_pair();
     let mut events = pool.events();
+    let begun = Instant::now();
     let line = line!() + 1;
     let _lease = pool.acquire("checkout").await.unwrap();
 
     let leak = suspected(&mut events).await;
 
     assert_eq!(leak.endpoint.as_str(), "checkout");
-    assert!(leak.age >= LEAK_AFTER && leak.age < 20 * LEAK_AFTER, "{:?}", leak.age);
+    assert!(leak.age >= LEAK_AFTER && leak.age <= begun.elapsed(), "{:?}", leak.age);
     assert!(leak.location.starts_with(&format!("{}:{line}:", file!())), "{}", leak.location);
 }
 
@@ -108,15 +109,14 @@ async fn waiting_for_a_lease_is_not_holding_it() {
     until("a leak", &pool, || !pool.status().leaks.is_empty()).await;
     let mut events = pool.events();
     sleep(3 * LEAK_AFTER).await;
+    let begun = Instant::now();
     drop(lease);
     let _waited = soon("the waiter's lease", waiter).await.unwrap();
-    let begun = tokio::time::Instant::now();
 
     let leak = suspected(&mut events).await;
 
     assert_eq!(leak.endpoint.as_str(), "waiter");
-    assert!(begun.elapsed() + Duration::from_millis(5) >= LEAK_AFTER, "{:?}", begun.elapsed());
-    assert!(leak.age < 3 * LEAK_AFTER, "{:?}", leak.age);
+    assert!(leak.age >= LEAK_AFTER && leak.age <= begun.elapsed(), "{:?}", leak.age);
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn a_revoked_lease_makes_room_for_the_next_caller() {
 /// Whoever never lets go of dead leases is served, or told no in time; and served once it lets go.
 #[tokio::test]
 async fn hundreds_of_dead_leases_make_no_caller_hang() {
-    let (server, pool) = pair_with(1, |builder| builder.acquire_timeout(LEAK_AFTER));
+    let (server, pool) = pair_with(1, |builder| builder.acquire_timeout(20 * LEAK_AFTER));
     let mut events = pool.events();
     let mut dead = Vec::new();
     for _ in 0..300 {

@@ -19,7 +19,7 @@ mod silent;
 use std::time::Duration;
 
 use redis_guard::{Budget, Error, GuardedPool, GuardedPubSub, PubSubEvent, Rejection};
-use support::TestServer;
+use support::{TestServer, unhurried};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ async fn messages_arrive_by_channel_and_by_pattern() {
     for protocol in ["resp2", "resp3"] {
         let server = TestServer::start().expect("redis-server");
         let url = format!("redis://127.0.0.1:{}?protocol={protocol}", server.port());
-        let pool = GuardedPool::builder(url).build().unwrap();
+        let pool = unhurried(url).build().unwrap();
         let mut subscriber = pool.pubsub("orders").await.unwrap();
         subscriber.subscribe(&["a", "b"]).await.unwrap();
         subscriber.psubscribe("c.*").await.unwrap();
@@ -73,7 +73,7 @@ async fn messages_arrive_by_channel_and_by_pattern() {
 async fn a_subscriber_is_named_authenticated_and_in_its_database() {
     let server = TestServer::builder().password("secret").start().expect("redis-server");
     let url = format!("redis://:secret@127.0.0.1:{}/3", server.port());
-    let pool = GuardedPool::builder(url).client_name("listener").build().unwrap();
+    let pool = unhurried(url).client_name("listener").build().unwrap();
     let _subscriber = pool.pubsub("orders").await.unwrap();
     let named = |client: &std::collections::HashMap<String, String>| {
         client.get("name").is_some_and(|name| name == "listener")
@@ -86,7 +86,7 @@ async fn a_subscriber_is_named_authenticated_and_in_its_database() {
 #[tokio::test]
 async fn a_subscriber_counts_in_its_budget_until_it_is_dropped() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url())
+    let pool = unhurried(server.url())
         .endpoint("orders", Budget::max(1))
         .acquire_timeout(Duration::from_millis(100))
         .build()
@@ -104,7 +104,7 @@ async fn a_subscriber_counts_in_its_budget_until_it_is_dropped() {
 #[tokio::test]
 async fn an_idle_connection_makes_room_for_a_subscriber() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).max_connections(2).build().unwrap();
+    let pool = unhurried(server.url()).max_connections(2).build().unwrap();
     pool.warm_up(2).await.unwrap();
     let _subscriber = pool.pubsub("orders").await.unwrap();
     let status = pool.status();
@@ -115,7 +115,7 @@ async fn an_idle_connection_makes_room_for_a_subscriber() {
 #[tokio::test]
 async fn it_survives_client_kill_and_a_restart_and_says_that_messages_may_have_been_missed() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     server.admin().text(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -132,7 +132,7 @@ async fn it_survives_client_kill_and_a_restart_and_says_that_messages_may_have_b
 #[tokio::test]
 async fn a_subscription_made_on_a_lost_connection_says_gap_too() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     server.admin().text(&["CLIENT", "KILL", "TYPE", "pubsub"]);
@@ -146,7 +146,7 @@ async fn a_subscription_made_on_a_lost_connection_says_gap_too() {
 async fn fifty_come_back_without_a_refused_dial_when_slots_are_short() {
     const SUBSCRIBERS: usize = 50;
     let server = TestServer::builder().maxclients(64).start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url())
+    let pool = unhurried(server.url())
         .max_connections(SUBSCRIBERS)
         .acquire_timeout(Duration::from_secs(5))
         .build()
@@ -178,7 +178,7 @@ async fn fifty_come_back_without_a_refused_dial_when_slots_are_short() {
 #[tokio::test]
 async fn a_full_server_is_waited_out_at_the_pace_of_the_back_off() {
     let server = TestServer::builder().maxclients(20).start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     // One below what is used, so that the slot it loses is nobody's.
@@ -198,7 +198,7 @@ async fn a_full_server_is_waited_out_at_the_pace_of_the_back_off() {
 #[tokio::test]
 async fn closing_the_pool_ends_the_subscriber_and_its_socket() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     let listening = tokio::spawn(async move { subscriber.next().await.is_none() });
@@ -210,7 +210,7 @@ async fn closing_the_pool_ends_the_subscriber_and_its_socket() {
 #[tokio::test]
 async fn dropping_the_last_pool_ends_the_subscriber() {
     let server = TestServer::start().expect("redis-server");
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     drop(pool);
     assert!(timeout(SOON, subscriber.next()).await.expect("an end").is_none());
@@ -219,8 +219,7 @@ async fn dropping_the_last_pool_ends_the_subscriber() {
 #[tokio::test]
 async fn a_subscriber_is_no_leak() {
     let server = TestServer::start().expect("redis-server");
-    let pool =
-        GuardedPool::builder(server.url()).leak_after(Duration::from_millis(40)).build().unwrap();
+    let pool = unhurried(server.url()).leak_after(Duration::from_millis(40)).build().unwrap();
     let mut events = pool.events();
     let _subscriber = pool.pubsub("orders").await.unwrap();
     let _leak = pool.acquire("leak").await.unwrap();
@@ -240,9 +239,7 @@ async fn a_subscriber_is_no_leak() {
 #[tokio::test]
 async fn a_wrong_password_is_heard_by_subscribers_too() {
     let server = TestServer::builder().password("secret").start().expect("redis-server");
-    let pool = GuardedPool::builder(format!("redis://:wrong@127.0.0.1:{}", server.port()))
-        .build()
-        .unwrap();
+    let pool = unhurried(format!("redis://:wrong@127.0.0.1:{}", server.port())).build().unwrap();
     let refused = pool.pubsub("orders").await.unwrap_err();
     assert!(matches!(refused, Error::Rejected(Rejection::ConnectFailed { .. })), "{refused}");
     assert!(!refused.to_string().contains("wrong@"), "{refused}");

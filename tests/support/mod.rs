@@ -13,7 +13,7 @@ pub(crate) mod vendor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use redis_guard::{Backoff, Error, GuardedConnection, GuardedPool, GuardedPoolBuilder};
+use redis_guard::{Backoff, Error, GuardedConnection, GuardedPool, GuardedPoolBuilder, redis};
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::cluster::{Cluster, pair};
@@ -22,12 +22,18 @@ pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 
 /// Far above anything a test waits for: it ends a test that would otherwise hang.
-const HANG: Duration = Duration::from_secs(60);
+pub(crate) const HANG: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
 
-/// A pool that backs off for no more than a millisecond, so that a test can see many dials.
+/// A pool whose timeouts only end a hang: a busy machine is slow to dial and slow to answer, and a
+/// test that is not about a timeout has nothing to say about that.
+pub(crate) fn unhurried(url: impl redis::IntoConnectionInfo) -> GuardedPoolBuilder {
+    GuardedPool::builder(url).acquire_timeout(HANG).connect_timeout(HANG).response_timeout(HANG)
+}
+
+/// The same, which backs off for no more than a millisecond, so that a test can see many dials.
 pub(crate) fn impatient(url: &str) -> GuardedPoolBuilder {
-    GuardedPool::builder(url).backoff(Backoff::equal_jitter(TICK, TICK))
+    unhurried(url).backoff(Backoff::equal_jitter(TICK, TICK))
 }
 
 /// How many dials have ended so, by outcome; only the outcomes that occurred.

@@ -15,7 +15,7 @@ use super::{
 
 /// `CLIENT LIST` shows occupants under names that start so.
 pub(crate) const OCCUPANT_PREFIX: &str = "occupant:";
-const GONE_LIMIT: Duration = Duration::from_secs(5);
+const GONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Slots held by somebody else. Dropping them closes the connections; the server sees it a moment
 /// later, which [`Occupants::free`] waits for.

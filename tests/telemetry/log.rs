@@ -63,7 +63,7 @@ async fn a_refused_dial_is_a_warning_with_pool_server_words_and_the_next_time() 
 
     let port = format!("server=127.0.0.1:{}", server.port());
     let words = "ERR max number of clients reached";
-    let parts = ["WARN", "pool=shop", &port, "outcome=max_clients", words, "next_dial_in=20s"];
+    let parts = ["WARN", "pool=shop", &port, "outcome=max_clients", words, "next_dial_in=60s"];
     assert_each(&log.lines("dial failed"), 1, &parts);
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use redis_guard::{BreakerState, GuardedPool};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::waiting::{self, HANG, poll_once, soon};
 use crate::{POOL, builder, live_through_an_outage, server};
@@ -234,29 +234,34 @@ async fn durations_are_those_of_dials_waits_and_leases() {
     let server = server();
     let pool = builder(&server).max_connections(2).acquire_timeout(HANG).build().unwrap();
     let (hold, step) = (Duration::from_millis(100), Duration::from_millis(10));
+    let begun = Instant::now();
     let held = [pool.acquire("checkout").await.unwrap(), pool.acquire("checkout").await.unwrap()];
+    let dialed = begun.elapsed().as_secs_f64();
     let mut waiter = Box::pin(pool.acquire("checkout"));
     assert!(poll_once(&mut waiter).is_pending());
     sleep(hold).await;
+    let given_back = Instant::now();
     drop(held);
     let waited = soon("the waiter", waiter).await.unwrap();
     sleep(step).await;
     drop(waited);
+    let used = given_back.elapsed();
     soon("close", pool.close()).await;
 
     let samples = Samples::take(&snapshotter);
 
     let created = samples.histogram("db_client_connection_create_time_seconds");
     assert_eq!(created.len(), 2);
-    assert!(created.iter().all(|seconds| *seconds > 0.0 && *seconds < 1.0), "{created:?}");
+    assert!(created.iter().all(|seconds| *seconds > 0.0 && *seconds <= dialed), "{created:?}");
     let mut waits = samples.histogram("db_client_connection_wait_time_seconds");
     waits.sort_by(f64::total_cmp);
     assert_eq!(waits.len(), 3);
-    assert!(waits[1] < hold.as_secs_f64() && waits[2] >= hold.as_secs_f64(), "{waits:?}");
+    assert!(waits[2] >= hold.as_secs_f64(), "{waits:?}");
+    assert!(waits[1] <= dialed, "two waited for a dial: {waits:?}");
     let mut uses = samples.histogram("db_client_connection_use_time_seconds");
     uses.sort_by(f64::total_cmp);
     assert_eq!(uses.len(), 3);
-    assert!(uses[0] < hold.as_secs_f64(), "the wait is no part of the use: {uses:?}");
+    assert!(uses[0] <= used.as_secs_f64(), "the wait is no part of the use: {uses:?}");
     assert!(uses[1] >= hold.as_secs_f64(), "{uses:?}");
 }
 

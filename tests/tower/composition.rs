@@ -11,13 +11,13 @@ use redis_guard::{Backoff, Error, GuardedPool, Outcome, Rejection, RetryBudget};
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, unhurried};
 use crate::waiting::{HANG, cmd, soon};
 use crate::{SECOND, assert_at_rest, counts, endpoint, failed, guard};
 
 fn pool(server: &TestServer) -> GuardedPool {
     let backoff = Backoff::equal_jitter(SECOND / 100, SECOND / 10);
-    GuardedPool::builder(server.url()).max_connections(8).backoff(backoff).build().unwrap()
+    unhurried(server.url()).max_connections(8).backoff(backoff).build().unwrap()
 }
 
 fn pong() -> Value {

@@ -10,7 +10,7 @@ use redis_guard::{
 use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::{TestServer, dials};
+use crate::support::{TestServer, dials, unhurried};
 use crate::waiting::{HANG, cmd, next, soon, until};
 use crate::{SECOND, Told, assert_at_rest, endpoint, failed};
 
@@ -19,7 +19,7 @@ fn server() -> TestServer {
 }
 
 fn builder(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url())
+    unhurried(server.url())
         .name("shop")
         .max_connections(8)
         // So that the limit is what the pool's own dials, and the calls, make of it.

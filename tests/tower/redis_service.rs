@@ -9,7 +9,7 @@ use tokio_test::task::spawn;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::{Service, ServiceExt};
 
-use crate::support::{TestServer, dials};
+use crate::support::{TestServer, dials, unhurried};
 use crate::waiting::{HANG, cmd, soon, until};
 
 fn pair() -> (TestServer, GuardedPool) {
@@ -20,7 +20,7 @@ fn pair_with(
     settings: impl FnOnce(GuardedPoolBuilder) -> GuardedPoolBuilder,
 ) -> (TestServer, GuardedPool) {
     let server = TestServer::builder().maxclients(16).start().unwrap();
-    let pool = settings(GuardedPool::builder(server.url()).max_connections(8)).build().unwrap();
+    let pool = settings(unhurried(server.url()).max_connections(8)).build().unwrap();
     (server, pool)
 }
 
@@ -174,7 +174,7 @@ async fn on_a_full_server_the_refusal_is_typed() {
     let server = TestServer::builder().maxclients(16).start().unwrap();
     let _occupants = server.fill();
     let backoff = Backoff::without_jitter(HANG, HANG);
-    let pool = GuardedPool::builder(server.url()).backoff(backoff).build().unwrap();
+    let pool = unhurried(server.url()).backoff(backoff).build().unwrap();
     for service in [pool.service("search"), pool.service("search").exclusive()] {
         let error = send(&service, "PING").await.unwrap_err();
         let Error::Rejected(Rejection::BreakerOpen { failure: Some(failure), .. }) = error else {

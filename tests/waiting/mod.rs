@@ -9,14 +9,9 @@ use std::time::Duration;
 use redis_guard::{CloseReason, Event, Events, GuardedConnection, GuardedPool, redis};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use crate::support::HANG;
 use crate::support::TestServer;
 use crate::support::server::Reply;
-
-/// Far above anything a test waits for: it ends a test that would otherwise hang.
-pub(crate) const HANG: Duration = Duration::from_secs(20);
-
-/// "At once", on a machine that has other things to do.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(500);
 
 const TICK: Duration = Duration::from_millis(1);
 
@@ -145,6 +140,11 @@ pub(crate) async fn give_up(server: &TestServer, lease: &mut GuardedConnection, 
     let given_up = cmd(line);
     let mut reply = Box::pin(given_up.query_async::<redis::Value>(lease));
     assert!(poll_once(&mut reply).is_pending());
+    executed(server, id, line).await;
+}
+
+/// Returns once the server has executed these words on this connection, or has begun to.
+pub(crate) async fn executed(server: &TestServer, id: u64, line: &str) {
     let words = line.to_ascii_lowercase().replace(' ', "|");
     let executed = async {
         loop {

@@ -7,12 +7,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;
 use crate::proxy::Proxy;
-use crate::support::{TestServer, until_alone};
+use crate::support::{TestServer, unhurried, until_alone};
 use crate::waiting::{HANG, soon, until};
 use crate::{builder, heard, rejected, warm};
 
-/// What closing may take when nobody holds a lease: the last word to a server that does not answer.
-const SOON: Duration = Duration::from_secs(3);
+/// Less than the drain timeout, which is for leases: nobody holds one. The last word to a server that does
+/// not answer may take a second.
+const SOON: Duration = Duration::from_secs(9);
 
 async fn closes(pool: GuardedPool) {
     let begun = Instant::now();
@@ -26,7 +27,7 @@ async fn closes(pool: GuardedPool) {
 async fn while_the_first_answer_is_awaited() {
     let fake = Fake::start("connected_clients:3 maxclients:1000").await;
     fake.hold_info(true);
-    let pool = GuardedPool::builder(fake.url()).build().unwrap();
+    let pool = unhurried(fake.url()).build().unwrap();
     drop(pool.acquire("test").await.unwrap());
     closes(pool).await;
 }
@@ -60,10 +61,7 @@ async fn while_the_server_is_full() {
 async fn while_a_proxy_closes_silently() {
     let server = TestServer::start().unwrap();
     let proxy = Proxy::start(&server, 2).await;
-    let pool = GuardedPool::builder(proxy.url())
-        .acquire_timeout(Duration::from_millis(200))
-        .build()
-        .unwrap();
+    let pool = unhurried(proxy.url()).acquire_timeout(Duration::from_millis(200)).build().unwrap();
     let _ = futures_util::future::join_all((0..8).map(|_| pool.acquire("test"))).await;
     closes(pool).await;
     until_alone(&server).await;

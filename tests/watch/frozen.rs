@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::fake::Fake;
 use crate::proxy::Proxy;
-use crate::support::{TestServer, dials};
+use crate::support::{TestServer, dials, unhurried};
 use crate::waiting::{HANG, next, until};
 use crate::{LOOK, builder, heard, rejected};
 
@@ -64,8 +64,7 @@ async fn without_the_watch_it_is_tried_instead() {
 async fn a_proxy_that_closes_silently_is_tried_no_faster_than_the_back_off_says() {
     let server = TestServer::start().unwrap();
     let proxy = Proxy::start(&server, 3).await;
-    let pool =
-        GuardedPool::builder(proxy.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
+    let pool = unhurried(proxy.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
     let _callers = callers(&pool, 8);
     until("the first close", &pool, || proxy.closed_silently() > 0).await;
 
@@ -97,10 +96,10 @@ async fn a_server_that_tells_neither_is_tried_again() {
 }
 
 async fn grows_after_a_refusal(fake: &Fake) {
-    let pool =
-        GuardedPool::builder(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
-    let _one = pool.acquire("test").await.unwrap();
+    let pool = unhurried(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
+    drop(pool.acquire("test").await.unwrap());
     heard("the first word", &pool, |_| true).await;
+    let _one = pool.acquire("test").await.unwrap();
     fake.set_full(true);
     let mut events = pool.events();
     let _callers = callers(&pool, 8);
@@ -118,7 +117,7 @@ async fn grows_after_a_refusal(fake: &Fake) {
 async fn a_suspected_refusal_is_settled_by_what_the_server_counts() {
     let server = TestServer::builder().maxclients(40).tls(true).start().unwrap();
     let occupants = server.fill_to_leave(1);
-    let pool = GuardedPool::builder(format!("{}#insecure", server.tls_url()))
+    let pool = unhurried(format!("{}#insecure", server.tls_url()))
         .max_connections(8)
         .acquire_timeout(HANG)
         .build()

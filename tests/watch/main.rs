@@ -26,14 +26,14 @@ use std::time::Duration;
 
 use redis_guard::server::Observation;
 use redis_guard::{GuardedConnection, GuardedPool, GuardedPoolBuilder};
-use support::TestServer;
+use support::{TestServer, unhurried};
 use waiting::until;
 
 /// Longer than any pause between two looks: 3 s, and 30 % more.
 const LOOK: Duration = Duration::from_secs(5);
 
 fn builder(server: &TestServer) -> GuardedPoolBuilder {
-    GuardedPool::builder(server.url()).acquire_timeout(waiting::HANG)
+    unhurried(server.url())
 }
 
 fn rejected(server: &TestServer) -> u64 {

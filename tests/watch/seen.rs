@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use redis_guard::server::{ServerEvent, ServerWatch};
-use redis_guard::{Event, GuardedPool, LimitedBy};
+use redis_guard::{Event, LimitedBy};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, unhurried};
 use crate::waiting::{cmd, next, poll_once, soon, until};
 use crate::{builder, heard, hold, rejected};
 
@@ -228,7 +228,7 @@ async fn of_several_servers_the_worst_is_told() {
 #[tokio::test]
 async fn a_pool_that_nobody_has_used_knows_nothing_and_opens_nothing() {
     let server = TestServer::start().unwrap();
-    let pool = GuardedPool::builder(server.url()).build().unwrap();
+    let pool = unhurried(server.url()).build().unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(pool.watch().worst().is_none());
     assert_eq!(pool.status().live, 0);

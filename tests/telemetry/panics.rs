@@ -31,8 +31,12 @@ impl Bomb {
     }
 }
 
-/// Panics when the time of a dial is recorded.
-struct Metrics(Bomb);
+/// Panics when a histogram of this name is recorded.
+struct Metrics(&'static str, Bomb);
+
+const DIALS: &str = "db_client_connection_create_time_seconds";
+const WAITS: &str = "db_client_connection_wait_time_seconds";
+const LEASES: &str = "db_client_connection_use_time_seconds";
 
 impl HistogramFn for Bomb {
     fn record(&self, _: f64) {
@@ -56,11 +60,9 @@ impl Recorder for Metrics {
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        match key.name() {
-            "db_client_connection_create_time_seconds" => {
-                Histogram::from_arc(Arc::new(self.0.clone()))
-            }
-            _ => Histogram::noop(),
+        match key.name() == self.0 {
+            true => Histogram::from_arc(Arc::new(self.1.clone())),
+            false => Histogram::noop(),
         }
     }
 }
@@ -123,12 +125,48 @@ async fn works(pool: &GuardedPool, server: &TestServer, bomb: &Bomb) {
 #[tokio::test]
 async fn a_recorder_that_panics_at_the_time_of_a_dial_costs_no_connection() {
     let bomb = Bomb::default();
-    let recorder = Metrics(bomb.clone());
+    let recorder = Metrics(DIALS, bomb.clone());
     let _recording = metrics::set_default_local_recorder(&recorder);
     let server = TestServer::start().unwrap();
     let pool = pool(&server);
 
     works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_recorder_that_panics_when_a_caller_has_waited_costs_no_connection() {
+    let bomb = Bomb::default();
+    let recorder = Metrics(WAITS, bomb.clone());
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+
+    works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_recorder_that_panics_at_the_end_of_a_lease_costs_no_connection() {
+    let bomb = Bomb::default();
+    let recorder = Metrics(LEASES, bomb.clone());
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let server = TestServer::start().unwrap();
+    let pool = pool(&server);
+    drop(soon("a lease", pool.acquire("test")).await.unwrap());
+
+    works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_at_one_dial_fails_none_of_the_others() {
+    let bomb = Bomb::default();
+    let _listening = tracing::subscriber::set_default(Log("connected", bomb.clone()));
+    let server = TestServer::start().unwrap();
+    let pool = GuardedPool::builder(server.url()).max_connections(16).build().unwrap();
+
+    assert_eq!(soon("all of them", pool.warm_up(16)).await.unwrap(), 16);
+
+    assert!(bomb.has_gone_off());
+    assert_eq!(pool.status().dials, [("connected", 16)].into());
 }
 
 #[tokio::test]

@@ -390,7 +390,12 @@ fn the_dashboard_is_one_that_grafana_imports() {
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let named = |name: &str| variables.iter().find(|variable| variable["name"] == name).unwrap();
     assert_eq!(named("datasource")["type"], "datasource");
-    let before = [("job", None), ("instance", Some("$job")), ("pool", Some("$instance"))];
+    let before = [
+        ("job", None),
+        ("instance", Some("$job")),
+        ("pool", Some("$instance")),
+        ("server", Some("$pool")),
+    ];
     for (name, chained) in before {
         let variable = named(name);
         assert_eq!((&variable["multi"], &variable["includeAll"]), (&true.into(), &true.into()));
@@ -462,6 +467,7 @@ fn is_given(name: &str, label: &str, value: &str) -> bool {
         "reason" if name.contains("closed") => named_in(include_str!("../src/telemetry/status.rs")),
         "reason" => named_in(include_str!("../src/vocabulary/rejection.rs")),
         "outcome" => named_in(include_str!("../src/telemetry/status.rs")),
+        "error" => named_in(include_str!("../src/dial/notice.rs")),
         _ => true,
     }
 }

@@ -57,7 +57,8 @@ impl GuardBuilder {
         self
     }
 
-    /// The server's address, without credentials, as refusals name it. Default: the guard's name.
+    /// The server's address, without credentials, as refusals and the `server` label of metrics name it.
+    /// Default: the guard's name.
     pub fn server(mut self, address: impl Into<String>) -> Self {
         self.server = Some(address.into());
         self
@@ -136,11 +137,12 @@ impl GuardBuilder {
         let ledger = Ledger::new(self.max_in_flight, queue_limit, &self.budgets);
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let gate = Gate::alone(Some(self.backoff), self.breaker, PROBE_TIMEOUT, seed);
+        let server = self.server.unwrap_or_else(|| self.name.clone()).into();
         let own = Own {
-            server: self.server.unwrap_or_else(|| self.name.clone()).into(),
+            metrics: Metrics::new(&self.name, &server),
+            server,
             acquire_timeout: self.acquire_timeout,
             events: EventBus::new(),
-            metrics: Metrics::new(&self.name),
             seconds: AtomicU64::new(0),
             name: self.name,
         };

@@ -71,7 +71,7 @@ async fn publish(publishing: Publishing) {
         shared.settle();
         if let Home::Own(own) = &shared.home {
             own.seconds.fetch_add(1, Ordering::Relaxed);
-            own.metrics.publish_guard(&shared.status());
+            own.metrics.publish_guard(&shared.status(), &own.server);
         }
     }
 }

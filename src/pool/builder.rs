@@ -380,7 +380,7 @@ impl GuardedPoolBuilder {
         let gate = Gate::new(Arc::clone(&server), policy, seed);
         let place = Arc::new(Place { target: Target::new(address), server });
         let resolver = topology(Arc::clone(&place));
-        let context = Arc::new(Context::new(settings));
+        let context = Arc::new(Context::new(settings, &place.target.name));
         let starters = Starters { dialer: dialer::run, maintenance: maintenance::run };
         let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
         Ok(GuardedPool { handle: Handle::new(Arc::new(node)) })

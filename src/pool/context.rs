@@ -48,8 +48,8 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { events: EventBus::new(), metrics: Metrics::new(&settings.name), settings }
+    pub(super) fn new(settings: Settings, server: &Arc<str>) -> Self {
+        Self { events: EventBus::new(), metrics: Metrics::new(&settings.name, server), settings }
     }
 
     pub(super) fn name(&self) -> &str {

@@ -21,7 +21,7 @@ use crate::{BreakerState, Endpoint};
 pub struct Status {
     /// The pool's name, the `pool` label of its metrics.
     pub pool: String,
-    /// The server's address, without credentials.
+    /// The server's address, without credentials, the `server` label of its metrics.
     pub server: Arc<str>,
     /// This process's share of the server's connections.
     pub max_connections: usize,

@@ -18,6 +18,7 @@ mod gone;
 mod looks;
 mod numbers;
 mod overrides;
+mod server_errors;
 mod untrusted;
 
 use std::net::SocketAddr;

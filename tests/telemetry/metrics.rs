@@ -8,18 +8,20 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use redis_guard::{BreakerState, GuardedPool};
 use tokio::time::{Instant, sleep};
 
-use crate::waiting::{self, HANG, poll_once, soon};
+use crate::support::TestServer;
+use crate::waiting::{self, HANG, cmd, poll_once, soon};
 use crate::{POOL, builder, live_through_an_outage, server};
 
-/// One sample: its kind, name and labels (without the pool's), and its value.
+/// One sample: its kind, its value, and the names of its labels.
 #[derive(Debug)]
 struct Sample {
     kind: MetricKind,
     value: DebugValue,
     described: bool,
+    labels: BTreeSet<String>,
 }
 
-/// Everything recorded, by `name{label=value,…}`.
+/// Everything recorded, by `name{label=value,…}` without the pool's and the server's labels.
 #[derive(Debug)]
 struct Samples(BTreeMap<String, Sample>);
 
@@ -32,7 +34,7 @@ impl Samples {
             let labels: BTreeMap<&str, &str> =
                 key.labels().map(|label| (label.key(), label.value())).collect();
             assert_eq!(labels.get("pool"), Some(&POOL), "{key}");
-            let others = labels.iter().filter(|(name, _)| **name != "pool");
+            let others = labels.iter().filter(|(name, _)| !["pool", "server"].contains(*name));
             let others: Vec<String> =
                 others.map(|(name, value)| format!("{name}={value}")).collect();
             let name = match others.is_empty() {
@@ -40,7 +42,8 @@ impl Samples {
                 false => format!("{}{{{}}}", key.name(), others.join(",")),
             };
             let described = unit.is_some() && description.is_some_and(|text| !text.is_empty());
-            (name, Sample { kind, value, described })
+            let labels = labels.into_keys().map(str::to_owned).collect();
+            (name, Sample { kind, value, described, labels })
         });
         Self(samples.collect())
     }
@@ -124,14 +127,23 @@ const NOT_OF_A_POOL: [&str; 5] = [
     "redis_guard_fleet_share",
 ];
 
-/// The metrics of the README's table that a pool emits, with their kind.
-fn documented(kind: &str) -> BTreeSet<&'static str> {
-    let rows = include_str!("../../README.md").lines().filter_map(|line| {
+/// A metric of the README's table: its name, kind, and labels beside the pool's.
+type Row = (&'static str, &'static str, BTreeSet<String>);
+
+fn rows() -> impl Iterator<Item = Row> {
+    include_str!("../../README.md").lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`');
-        (cells.next()? == kind && !NOT_OF_A_POOL.contains(&name)).then_some(name)
-    });
-    rows.collect()
+        let (kind, labels) = (cells.next()?, cells.next()?);
+        let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        ["gauge", "counter", "histogram"].contains(&kind).then_some((name, kind, labels))
+    })
+}
+
+/// Those that a pool emits, of a kind.
+fn documented(kind: &str) -> BTreeSet<&'static str> {
+    let rows = rows().filter(|(name, is, _)| *is == kind && !NOT_OF_A_POOL.contains(name));
+    rows.map(|(name, ..)| name).collect()
 }
 
 #[tokio::test]
@@ -150,6 +162,71 @@ async fn an_outage_leaves_every_metric_of_the_readme_with_unit_and_description()
     assert_eq!(samples.names(MetricKind::Histogram), documented("histogram"));
     let undescribed: Vec<_> = samples.0.iter().filter(|(_, sample)| !sample.described).collect();
     assert!(undescribed.is_empty(), "without unit or description: {undescribed:#?}");
+}
+
+#[tokio::test]
+async fn each_series_has_the_labels_of_the_readme_and_no_other() {
+    let (recorder, snapshotter) = recorder();
+    let _local = ::metrics::set_default_local_recorder(&recorder);
+    let server = server();
+    let pool = builder(&server).build().unwrap();
+
+    live_through_an_outage(&server, &pool).await;
+    soon("close", pool.close()).await;
+
+    let documented: BTreeMap<_, _> = rows().map(|(name, _, labels)| (name, labels)).collect();
+    for (name, sample) in Samples::take(&snapshotter).0 {
+        let mut labels = documented[name.split('{').next().unwrap()].clone();
+        labels.insert("pool".to_owned());
+        assert_eq!(sample.labels, labels, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_its_address_without_credentials() {
+    let (recorder, snapshotter) = recorder();
+    let _local = ::metrics::set_default_local_recorder(&recorder);
+    let server = TestServer::builder().acl_user("alice", "hunter2").start().unwrap();
+    let url = format!("redis://alice:hunter2@127.0.0.1:{}", server.port());
+    let pool = GuardedPool::builder(url).name(POOL).build().unwrap();
+    pool.warm_up(1).await.unwrap();
+    soon("close", pool.close()).await;
+
+    let named: BTreeSet<String> = snapshotter
+        .snapshot()
+        .into_vec()
+        .iter()
+        .flat_map(|(key, ..)| key.key().labels())
+        .filter(|label| label.key() == "server")
+        .map(|label| label.value().to_owned())
+        .collect();
+    assert_eq!(named, [format!("127.0.0.1:{}", server.port())].into());
+}
+
+#[tokio::test]
+async fn replies_that_say_something_about_the_server_are_counted() {
+    let (recorder, snapshotter) = recorder();
+    let _local = ::metrics::set_default_local_recorder(&recorder);
+    let server = server();
+    let pool = builder(&server).build().unwrap();
+    let mut lease = pool.acquire("checkout").await.unwrap();
+    let set = || cmd("SET").arg("cart").arg(1).to_owned();
+    set().query_async::<()>(&mut lease).await.unwrap();
+
+    // A master that was demoted goes on serving those who are connected.
+    server.admin().text(&["REPLICAOF", "127.0.0.1", "1"]);
+    for _ in 0..3 {
+        set().query_async::<()>(&mut lease).await.unwrap_err();
+    }
+    set().query_async::<()>(&mut pool.shared("checkout")).await.unwrap_err();
+
+    let count = |samples: &Samples, error: &str| {
+        samples.counter(&format!("redis_guard_server_errors_total{{error={error}}}"))
+    };
+    let samples = published(&pool, &snapshotter, |samples| count(samples, "readonly") > 0).await;
+    assert_eq!(count(&samples, "readonly"), 4);
+    assert_eq!(count(&samples, "moved"), 0);
+    assert_eq!(pool.status().server_errors, [("readonly", 4)].into());
 }
 
 #[tokio::test]

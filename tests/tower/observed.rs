@@ -111,7 +111,8 @@ fn counter(samples: &Samples, name: &str) -> u64 {
 }
 
 fn shop() -> Guard {
-    builder(4).name("shop").endpoint("search", Budget::max(2)).build().unwrap()
+    let builder = builder(4).name("shop").server("10.0.0.1:6379");
+    builder.endpoint("search", Budget::max(2)).build().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,12 +121,13 @@ async fn its_counts_are_published_once_a_second() {
     let snapshotter = recorder.snapshotter();
     let _recording = metrics::set_default_local_recorder(&recorder);
     let guard = shop();
-    let of = |name: &str| format!("{name}{{endpoint=search,pool=shop}}");
+    let of = |name: &str| format!("{name}{{endpoint=search,pool=shop,server=10.0.0.1:6379}}");
     for in_flight in 1..=2_u32 {
         std::mem::forget(guard.admit("search").unwrap());
         sleep(SECOND).await;
         let samples = taken(&snapshotter);
-        let published = gauge(&samples, &of("redis_guard_calls_in_flight"));
+        let in_flight_of = "redis_guard_calls_in_flight{endpoint=search,pool=shop}";
+        let published = gauge(&samples, in_flight_of);
         assert_eq!(published, f64::from(in_flight));
         assert_eq!(gauge(&samples, &of("redis_guard_endpoint_max")), 2.0);
         assert_eq!(gauge(&samples, &of("redis_guard_endpoint_waiting")), 0.0);
@@ -150,8 +152,8 @@ async fn refusals_are_counted_by_endpoint_and_reason() {
     assert_eq!(
         published,
         [
-            "redis_guard_rejections_total{endpoint=other,pool=shop,reason=acquire_timeout}",
-            "redis_guard_rejections_total{endpoint=search,pool=shop,reason=budget_exhausted}",
+            "redis_guard_rejections_total{endpoint=other,pool=shop,reason=acquire_timeout,server=10.0.0.1:6379}",
+            "redis_guard_rejections_total{endpoint=search,pool=shop,reason=budget_exhausted,server=10.0.0.1:6379}",
         ]
     );
     assert_eq!(counter(&samples, published[0]), 2);
@@ -168,12 +170,14 @@ async fn the_breaker_is_published() {
     sleep(SECOND / 2).await;
     let samples = taken(&snapshotter);
     for (state, value) in [("closed", 0.0), ("open", 1.0), ("half_open", 0.0)] {
-        let name = format!("redis_guard_breaker_state{{pool=shop,state={state}}}");
+        let name =
+            format!("redis_guard_breaker_state{{pool=shop,server=10.0.0.1:6379,state={state}}}");
         assert_eq!(gauge(&samples, &name), value, "{state}");
     }
-    assert_eq!(gauge(&samples, "redis_guard_backoff_seconds{pool=shop}"), 1.0);
+    assert_eq!(gauge(&samples, "redis_guard_backoff_seconds{pool=shop,server=10.0.0.1:6379}"), 1.0);
     assert_eq!(gauge(&samples, "redis_guard_call_limit{pool=shop}"), 0.0);
-    let name = "redis_guard_breaker_transitions_total{from=closed,pool=shop,to=open}";
+    let name =
+        "redis_guard_breaker_transitions_total{from=closed,pool=shop,server=10.0.0.1:6379,to=open}";
     assert_eq!(counter(&samples, name), 1);
 }
 
@@ -187,7 +191,7 @@ async fn a_recorder_that_comes_late_misses_nothing() {
     let snapshotter = recorder.snapshotter();
     let _recording = metrics::set_default_local_recorder(&recorder);
     sleep(2 * SECOND).await;
-    let name = "redis_guard_rejections_total{endpoint=search,pool=shop,reason=budget_exhausted}";
+    let name = "redis_guard_rejections_total{endpoint=search,pool=shop,reason=budget_exhausted,server=10.0.0.1:6379}";
     assert_eq!(counter(&taken(&snapshotter), name), 1);
 }
 

@@ -254,6 +254,8 @@ function show(s) {
   write($("#leaks .count"), leaks.length ? count(leaks.length) : "");
   counts($("#dials dl"), s.dials, "dials", "dt");
   counts($("#closed dl"), s.connections_closed, "connections_closed", "dt");
+  counts($("#server-errors dl"), s.server_errors, "server_errors", "dt");
+  $("#server-errors").hidden = sum(s.server_errors) === 0;
   list($("#lanes dl"), s.lanes.map((lane, index) => ({ ...lane, index })), (l) => l.index, (l) => {
     const group = make("div");
     group.append(make("dt", `lane ${l.index + 1}`), make("dd"));

@@ -6,7 +6,7 @@ use redis_guard::{Backoff, Event, Events, GuardedPool, LimitedBy};
 
 use crate::fake::Fake;
 use crate::waiting::{next, soon, until};
-use crate::{builder, full_server};
+use crate::{Callers, builder, full_server};
 
 const TICK: Duration = Duration::from_millis(1);
 
@@ -49,6 +49,8 @@ async fn what_happens_to_a_pool_and_its_connections_happens_at_a_server() {
         .await;
     names("the failure", &mut events, &url, |it| matches!(it, Event::DialFailed { .. })).await;
     names("the breaker", &mut events, &url, |it| matches!(it, Event::BreakerChanged { .. })).await;
+    // Somebody has to want it.
+    let _callers = Callers::of(&pool, 1, TICK);
     occupants.free();
     names("a connection", &mut events, &url, |it| matches!(it, Event::Connected { .. })).await;
     server.admin().text(&["CLIENT", "KILL", "TYPE", "normal"]);

@@ -82,7 +82,7 @@ impl From<GuardedPool> for ServerWatch {
 
 impl GuardedPool {
     /// Leases a connection to `endpoint`, waiting for one at most the
-    /// [`acquire_timeout`](GuardedPoolBuilder::acquire_timeout).
+    /// [`acquire_timeout`](crate::GuardedPoolBuilder::acquire_timeout).
     ///
     /// A free connection is taken at once, without a round trip. Otherwise the caller queues, first
     /// come first served among the endpoints that may have one more.
@@ -253,7 +253,7 @@ impl GuardedPool {
     }
 
     /// Refuses new callers and those who wait, closes what is idle, waits for the leases to end, and
-    /// after the [`drain_timeout`](GuardedPoolBuilder::drain_timeout) closes the connections under
+    /// after the [`drain_timeout`](crate::GuardedPoolBuilder::drain_timeout) closes the connections under
     /// those that are left. No socket is open when it returns, unless a task could not be ended
     /// within another second.
     ///

@@ -58,9 +58,15 @@ impl Notice {
         }
     }
 
-    /// What an error that the driver made of a reply says.
+    /// What an error that the driver made of a reply says; of a pipeline or a transaction, in which
+    /// several commands may have failed, the first that says something.
     #[cold]
     pub(crate) fn of_error(error: &RedisError) -> Option<(Self, String)> {
+        let errors = error.clone().into_server_errors()?;
+        errors.iter().find_map(|(_, error)| Self::of_one(&RedisError::from(error.clone())))
+    }
+
+    fn of_one(error: &RedisError) -> Option<(Self, String)> {
         let notice = match error.code()? {
             "READONLY" => Self::ReadOnly,
             "MOVED" => Self::Moved,

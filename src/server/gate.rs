@@ -286,11 +286,7 @@ impl Gate {
 
     /// What a caller hears, given that nothing is live.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
-        let mut retry_after = self.next_attempt_in(now);
-        if self.server.look(|schedule| schedule.is_dialing()) {
-            // The probe takes a round trip, not its whole deadline.
-            retry_after = retry_after.min(self.backoff().base());
-        }
+        let retry_after = self.retry_after(now);
         match (self.state(), &self.own) {
             (BreakerState::Open | BreakerState::HalfOpen, _) => Verdict::Refuse { retry_after },
             (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {
@@ -298,6 +294,17 @@ impl Gate {
             }
             (BreakerState::Closed, _) => Verdict::Wait,
         }
+    }
+
+    /// The time to the next dial as a caller hears it: a probe in flight takes a round trip, and not its
+    /// whole deadline. That says nothing about what holds this pool alone back.
+    fn retry_after(&self, now: Instant) -> Duration {
+        let next = self.next_attempt_in(now);
+        if self.is_held() || !self.server.look(|schedule| schedule.is_dialing()) {
+            return next;
+        }
+        let own = self.own.as_ref().map(|own| own.next_dial.saturating_duration_since(now));
+        next.min(self.backoff().base()).max(own.unwrap_or_default())
     }
 
     /// Time to the next dial, or to the end of the one in flight. Where the breaker is forced

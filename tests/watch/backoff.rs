@@ -89,11 +89,15 @@ async fn one_of_other_values_is_kept() {
 
 /// "Between 1 s and 30 s", for one process the least of it.
 #[tokio::test]
-async fn the_default_goes_by_how_many_share_the_server() {
+async fn the_default_of_one_that_is_alone_ends_at_a_second() {
     let shortest = Duration::from_secs(1);
     let delays = alone(|builder| builder).await;
     let last = &delays[6..];
     assert!(last.iter().all(|d| *d >= shortest / 2 && *d <= shortest), "{delays:?}");
+}
+
+#[tokio::test]
+async fn the_default_of_one_in_a_crowd_goes_on_beyond_five() {
     let longest = Duration::from_secs(30);
     let delays = in_a_crowd(|builder| builder).await;
     assert!(delays[8..].iter().all(|delay| *delay > CAP && *delay <= longest), "{delays:?}");

@@ -32,6 +32,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long after a call the watch looks: callers who come together call once.
 const CALL_DELAY: Duration = Duration::from_millis(2);
 
+/// How long after a question the next one is asked because something was lost: where all is lost one by
+/// one, not for each.
+const LOSS_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How often a server is asked whose pool sets itself no limit, or has it from the fleet.
 const INFO_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -128,7 +132,8 @@ impl Watch {
 
     /// Looks at the pool, and asks the server if it is time; when to look again.
     async fn look(&mut self) -> Instant {
-        let (now, sight) = (Instant::now(), self.see());
+        let now = Instant::now();
+        let sight = self.see(now);
         let mut heard = self.take_news(now);
         let asks = self.info_due(&sight).is_none_or(|due| due <= now);
         let server = self.node.server();
@@ -144,7 +149,8 @@ impl Watch {
         if asked || beat.is_some() {
             self.ask(question, beat).await;
         }
-        let (now, sight) = (Instant::now(), self.see());
+        let now = Instant::now();
+        let sight = self.see(now);
         heard |= self.take_news(now);
         if asked || heard {
             // It may have been a step on the way up.
@@ -179,8 +185,7 @@ impl Watch {
         self.fleet.as_ref().is_some_and(|member| member.membership.share(now).is_some())
     }
 
-    fn see(&mut self) -> Sight {
-        let now = Instant::now();
+    fn see(&mut self, now: Instant) -> Sight {
         let (sight, load, lost) = {
             let mut state = self.node.lock();
             let lost = state.watch_looks();
@@ -195,8 +200,9 @@ impl Watch {
             if let Some(member) = &mut self.fleet {
                 member.membership.lost(sight.live + sight.dialing);
             }
-            // Whether it was the server's doing, it says itself.
-            (self.due, self.lost) = (now, now);
+            // Whether it was the server's doing, it says itself; once for all that is lost together.
+            self.due = self.seen.as_ref().map_or(now, |seen| now.max(seen.sent + LOSS_INTERVAL));
+            self.lost = now;
         }
         sight
     }
@@ -324,7 +330,7 @@ impl Watch {
         self.step(&seen, rejected, now);
         if seen.sent < self.lost {
             // It was asked before that, and does not know of it.
-            self.due = now;
+            self.due = now.max(seen.sent + LOSS_INTERVAL);
         }
         self.seen = Some(seen);
         let found =
@@ -341,7 +347,7 @@ impl Watch {
         let adaptive = self.node.settings().adaptive_limit;
         self.due = now + if adaptive { FRESH_FOR } else { INFO_INTERVAL };
         // The pool may have changed while the question was on its way.
-        let sight = self.see();
+        let sight = self.see(now);
         let observation = &seen.observation;
         let mut signal = Signal {
             used: observation.snapshot.used().unwrap_or(0),
@@ -412,7 +418,10 @@ impl Watch {
             // One that hides its ceiling, or whom it refuses, has to be tried.
             state.ledger.set_watched(fresh.is_some_and(Seen::tells_room));
             let saturation = fresh.filter(|seen| seen.sent >= lost).and_then(Seen::saturation);
-            state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
+            // One that has not seen the server leaves that to those who have.
+            if seen.is_some() {
+                state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
+            }
             if let (false, Some(seen)) = (state.lost, seen) {
                 relent(state, seen, share, lost);
             }

@@ -163,7 +163,8 @@ async fn before_the_first_word_no_more_are_dialed_than_the_floor() {
 async fn a_server_that_never_answers_info_serves_the_pool_all_the_same() {
     let fake = Fake::start("").await;
     fake.hold_info(true);
-    let pool = unhurried(fake.url()).max_connections(8).acquire_timeout(HANG).build().unwrap();
+    let builder = unhurried(fake.url()).max_connections(8);
+    let pool = builder.response_timeout(Duration::from_millis(500)).build().unwrap();
 
     for _ in 0..40 {
         let mut lease = pool.acquire("test").await.unwrap();

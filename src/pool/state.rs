@@ -365,10 +365,10 @@ impl State {
 
     /// The server has said that it is full, to this pool or to another of the process.
     pub(super) fn heard_refusal(&mut self) {
+        // Whether there is room again the watch asks, once for all that hear it.
+        self.lost |= !self.ledger.is_frozen();
         self.ledger.freeze();
         self.ledger.void_share();
-        // Whether there is room again the watch asks.
-        self.lost = true;
     }
 
     /// Why nobody can be served now, or soon, if that is so. While something is live, everybody

@@ -108,7 +108,7 @@ async fn a_refusal_in_a_reply_is_told_once_in_the_log() {
 
     drop(listening);
     assert_eq!(errors(&pool), [("max_clients", 8)]);
-    let lines = log.lines("the server answers so");
+    let lines = log.lines("error replies about the server");
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(lines[0].contains(WORDS) && lines[0].contains("max_clients"), "{lines:#?}");
 }

@@ -333,8 +333,7 @@ impl Watch {
             self.due = now.max(seen.sent + LOSS_INTERVAL);
         }
         self.seen = Some(seen);
-        let found =
-            self.denied_until.is_none() && self.node.lock().steering.trouble.take().is_some();
+        let found = self.node.lock().steering.trouble.take().is_some();
         if found {
             let server = Arc::clone(server.address());
             self.node.context.events.send(Event::WatchFound { server });

@@ -364,7 +364,7 @@ async fn a_fleet_is_counted_in_processes() {
     for _ in 0..12 {
         fail(&mut gates[0], Outcome::Refused, now);
         let next = due(&mut gates[0], now);
-        assert!(next <= now + Duration::from_secs(1), "eight pools here are one that dials");
+        assert!(next <= now + Duration::from_secs(2), "eight pools here are one that dials");
         now = next;
     }
 }

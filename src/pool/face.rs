@@ -10,6 +10,7 @@ use super::guarded_pool::GuardedPool;
 use super::lease::GuardedConnection;
 use super::shared::SharedConnection;
 use crate::ledger::Ledger;
+#[cfg(feature = "axum")]
 use crate::telemetry::status::RequestOutcome;
 use crate::vocabulary::DialFailure;
 use crate::{Endpoint, Rejection};
@@ -132,6 +133,6 @@ impl GuardedPool {
 
     /// Where the pool's server is.
     pub(crate) fn target(&self) -> crate::dial::Target {
-        self.handle.node.place().target.clone()
+        self.handle.node.target()
     }
 }

@@ -299,12 +299,20 @@ impl Gate {
     /// The time to the next dial as a caller hears it: a probe in flight takes a round trip, and not its
     /// whole deadline. That says nothing about what holds this pool alone back.
     fn retry_after(&self, now: Instant) -> Duration {
-        let next = self.next_attempt_in(now);
-        if self.is_held() || !self.server.look(|schedule| schedule.is_dialing()) {
-            return next;
+        if self.is_held() {
+            return self.next_attempt_in(now);
         }
-        let own = self.own.as_ref().map(|own| own.next_dial.saturating_duration_since(now));
-        next.min(self.backoff().base()).max(own.unwrap_or_default())
+        // Under one lock, for this is on the path of every refusal.
+        let (due, dialing, members) = self
+            .server
+            .look(|schedule| (schedule.due(self.id), schedule.is_dialing(), schedule.members()));
+        let left = |due: Instant| due.saturating_duration_since(now);
+        let own = self.own.as_ref().map(|own| left(own.next_dial)).unwrap_or_default();
+        let shared = due.map(left).unwrap_or_default();
+        match dialing {
+            true => shared.min(self.policy.backoff(members).base()).max(own),
+            false => shared.max(own),
+        }
     }
 
     /// Time to the next dial, or to the end of the one in flight. Where the breaker is forced

@@ -77,7 +77,9 @@ struct Message {
     number: usize,
     beat: Beat,
     sockets: usize,
-    /// `None`: not at the server yet. The time until which the member heeds it.
+    sent: Instant,
+    /// `None`: not at the server yet. The time until which the member heeds it: a seventh before
+    /// the registry gives the member up, and counted from when the beat was sent, on its own clock.
     reply: Option<(Vec<i64>, Instant)>,
 }
 
@@ -219,11 +221,12 @@ impl World {
             return;
         }
         let node = &mut self.nodes[member];
-        let beat = node.membership.beat(node.clock(self.now_ms), report);
+        let sent = node.clock(self.now_ms);
+        let beat = node.membership.beat(sent, report);
         self.numbers += 1;
         (node.expects, node.left) = (Some(self.numbers), None);
         let (number, sockets) = (self.numbers, node.sockets());
-        self.wire.push(Message { member, number, beat, sockets, reply: None });
+        self.wire.push(Message { member, number, beat, sockets, sent, reply: None });
     }
 
     /// A beat arrives at the server.
@@ -265,7 +268,7 @@ impl World {
             prop_assert!(granted <= free, "{granted} of {free} free: {reply:?}");
         }
         let ttl = Duration::from_millis(u64::try_from(reply[2]).expect("a time"));
-        let until = node.clock(self.now_ms) + ttl;
+        let until = message.sent + ttl.mul_f64(6.0 / 7.0);
         message.reply = Some((reply, until));
         Ok(())
     }

@@ -122,6 +122,8 @@ impl Server {
 
     fn attach(&self) -> u64 {
         self.pools.fetch_add(1, Ordering::Relaxed);
+        // Whoever was here before may be gone, and what it saw long ago.
+        self.change(|schedule| schedule.set_roomy(false));
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 

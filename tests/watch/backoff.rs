@@ -87,13 +87,10 @@ async fn one_of_other_values_is_kept() {
     assert!(delays[8..].iter().all(|delay| *delay >= CAP && *delay <= CAP * 2), "{delays:?}");
 }
 
-/// "Between 2 s and 30 s", for one process the least of it.
+/// "Between 5 s and 30 s", for one process the least of it.
 #[tokio::test]
-async fn the_default_of_one_that_is_alone_ends_at_two_seconds() {
-    let shortest = Duration::from_secs(2);
-    let delays = alone(|builder| builder).await;
-    let last = &delays[6..];
-    assert!(last.iter().all(|d| *d >= shortest / 2 && *d <= shortest), "{delays:?}");
+async fn the_default_of_one_that_is_alone_ends_at_five_seconds() {
+    keep_to_the_cap(&alone(|builder| builder).await);
 }
 
 #[tokio::test]

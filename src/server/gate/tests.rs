@@ -360,13 +360,24 @@ async fn the_slot_that_a_pool_freed_is_that_pools_to_dial() {
 #[tokio::test(start_paused = true)]
 async fn a_fleet_is_counted_in_processes() {
     let (mut gates, mut now) = (gates(8), Instant::now());
-    gates[0].fleet_of(8);
+    gates[0].fleet_of(8_000);
     for _ in 0..12 {
         fail(&mut gates[0], Outcome::Refused, now);
         let next = due(&mut gates[0], now);
-        assert!(next <= now + Duration::from_secs(2), "eight pools here are one that dials");
+        let cap = Duration::from_millis(5_300);
+        assert!(next <= now + cap, "eight pools here are one that dials, of a thousand");
         now = next;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_comes_new_does_not_dial_by_what_was_seen_before_it() {
+    let (mut gates, now) = (gates(1), Instant::now());
+    gates[0].set_roomy(true);
+    let server = Arc::clone(&gates[0].server);
+    let mut new = Gate::new(server, gates[0].policy, 1);
+    let _first = approve(&mut new, now);
+    assert!(matches!(new.ask(now), Decision::WaitUntil(_)), "one dial at a time");
 }
 
 /// Whether whoever sleeps on the schedule is woken.

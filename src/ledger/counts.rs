@@ -8,11 +8,6 @@ impl<W> Ledger<W> {
         self.queued == 0 && !self.closed
     }
 
-    /// True if the pool has as many sockets as it may ever have.
-    pub(crate) fn is_at_max(&self) -> bool {
-        self.sockets() >= self.limit.max_connections
-    }
-
     pub(crate) fn is_frozen(&self) -> bool {
         self.limit.frozen.is_some()
     }

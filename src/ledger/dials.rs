@@ -26,6 +26,11 @@ impl<W> Ledger<W> {
     /// and nobody watches the server, the only way to learn that there is room again is to try: one
     /// dial per tick of the back-off, and only for a caller who waits.
     pub(crate) fn wants_dial(&self) -> bool {
+        self.wants_more() || self.wants_successor()
+    }
+
+    /// Whether one more would serve somebody.
+    fn wants_more(&self) -> bool {
         let sockets = self.sockets();
         let limit = self.limit.in_force();
         let watched = self.limit.watched && self.live > 0;
@@ -55,6 +60,11 @@ impl<W> Ledger<W> {
     /// A dial starts, for whoever comes first, or, where one of those is the first in line, for the
     /// waiter that wants a socket of its own.
     pub(crate) fn dial_started(&mut self) -> Option<Fresh<W>> {
+        if !self.wants_more() && self.wants_successor() {
+            self.successor_dial_started();
+            self.dialing += 1;
+            return None;
+        }
         let sockets = self.sockets();
         self.dialing += 1;
         if let Some((ticket, account)) = self.fresh_due() {
@@ -130,6 +140,9 @@ impl<W> Ledger<W> {
         subtract(&mut self.dialing, 1);
         self.live += 1;
         self.room_made = false;
+        if !fresh {
+            self.successor_connected();
+        }
         let room = self.limit.frozen.is_none_or(|frozen| self.live > frozen);
         if room {
             self.thaw();
@@ -141,6 +154,7 @@ impl<W> Ledger<W> {
     /// freezes at what we have (at least 1, so that there is something to dial for).
     pub(crate) fn dial_failed(&mut self, full: bool) {
         subtract(&mut self.dialing, 1);
+        self.successor_dial_failed();
         if full {
             self.room_lost |= std::mem::take(&mut self.room_made);
             self.freeze();

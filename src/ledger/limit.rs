@@ -38,6 +38,11 @@ impl Limit {
         self.in_force < self.max_connections
     }
 
+    /// Nobody but the pool itself limits it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.share.is_none()
+    }
+
     fn update(&mut self) {
         // At least one, so that there is something to dial for.
         let frozen = self.frozen.map_or(usize::MAX, |frozen| frozen.max(1));
@@ -101,7 +106,7 @@ impl<W> Ledger<W> {
 
     /// True if there are more connections than may be.
     pub(crate) fn is_over(&self) -> bool {
-        self.live > self.limit.in_force() + self.shedding
+        self.live > self.limit.in_force() + self.shedding + self.successors_ready()
     }
 
     /// Notes that one connection is closed because there are too many, if there are.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use self::limit::Limit;
+use self::replacing::Replacing;
 use crate::Endpoint;
 use crate::policy::{Budget, Budgets};
 use crate::vocabulary::MAX_ENDPOINTS;
@@ -52,6 +53,7 @@ pub(crate) struct Ledger<W> {
     peak: usize,
     /// How many connections somebody wants live, each until its removal.
     goals: Vec<usize>,
+    replacing: Replacing,
     closed: bool,
 }
 
@@ -170,6 +172,7 @@ impl<W> Ledger<W> {
             room_made: false,
             room_lost: false,
             goals: Vec::new(),
+            replacing: Replacing::default(),
             closed: false,
         };
         for (name, budget) in &budgets.named {
@@ -440,5 +443,6 @@ mod beyond;
 mod counts;
 mod dials;
 mod limit;
+mod replacing;
 #[cfg(test)]
 mod tests;

@@ -228,7 +228,7 @@ impl Attempt {
                         let connection = open(slot, dialed);
                         if node.is_at(&self.place) {
                             node.mailbox.pass(&connection);
-                            node.restore(connection);
+                            node.opened(connection);
                         } else {
                             // The server has moved meanwhile.
                             connection.socket.blame(CloseReason::Lifetime);
@@ -277,7 +277,7 @@ fn connected(
 ) -> (Slot, std::time::Duration) {
     let now = Instant::now();
     let took = now.duration_since(started);
-    let socket = node.open_socket(now);
+    let socket = node.open_socket(started, now);
     let slot = node.change(|state| {
         state.dials[Outcome::Connected as usize] += 1;
         let room = state.ledger.connected(reserved);

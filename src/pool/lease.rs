@@ -76,6 +76,16 @@ impl GuardedConnection {
         (connection.redis.clone(), Arc::clone(&connection.socket))
     }
 
+    /// Puts a shared connection's successor in its place; the old one, which others may still send on.
+    pub(super) fn succeed(&mut self, successor: Connection) -> Connection {
+        let held = self.held();
+        successor.socket.lent_to(Some(held.place.seat));
+        let old = std::mem::replace(&mut *held.connection, successor);
+        old.socket.lent_to(None);
+        old.socket.retire();
+        old
+    }
+
     /// Ends the lease and closes its connection.
     pub(super) fn discard(mut self, reason: CloseReason) {
         self.residue.poisoned = true;
@@ -232,7 +242,7 @@ fn end_of(state: &mut State, socket: &Socket, residue: Residue, shared: bool) ->
     } else if shared || residue.is_beyond_reset() {
         socket.blame(if shared { CloseReason::Dropped } else { CloseReason::Dirty });
         End::Close
-    } else if socket.is_expired() && state.may_expire() {
+    } else if socket.is_outdated() && (state.retires(socket) || socket.is_expired()) {
         socket.blame(CloseReason::Lifetime);
         End::Close
     } else if state.ledger.shed() {

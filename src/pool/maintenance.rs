@@ -23,6 +23,10 @@ const CHECK_AFTER: Duration = Duration::from_secs(30);
 /// How often everything is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How long connections that are to be replaced are left alone after a dial failed. They work, so
+/// nobody waits for their successors.
+const REPLACE_RETRY: Duration = Duration::from_secs(30);
+
 /// Sweeps while there is something to look after.
 pub(super) fn run(node: Arc<Node>) -> Task {
     // Made before the first poll: a task may be dropped without one.
@@ -38,14 +42,14 @@ async fn look_after(running: Running) {
 async fn sweep(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(period(&node));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut refused = 0;
+    let (mut refused, mut retry) = (0, Instant::now());
     loop {
         ticks.tick().await;
         let now = Instant::now();
         let coarse = node.advance_coarse(now);
         // What another pool has learned of the server is told, though nobody waits.
         node.change(|_| ());
-        close_expired(&node, now);
+        replace_expired(&node, &mut retry, now);
         close_idle(&node, coarse);
         check_idle(&node, coarse);
         let oldest = find_leaks(&node, now);
@@ -81,18 +85,16 @@ fn period(node: &Node) -> Duration {
     shortest.clamp(Duration::from_millis(10), SWEEP)
 }
 
-/// Closes what has outlived its lifetime: idle ones now, leases when they come back.
-fn close_expired(node: &Node, now: Instant) {
-    if node.lock().ledger.is_frozen() {
-        return;
+/// Sees to it that what has outlived its lifetime is replaced; a subscriber listens for as long as it
+/// likes. `retry`: when the next successor is dialed while dials fail, for nobody waits for it.
+fn replace_expired(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
+    let expired = |socket: &&Arc<Socket>| socket.expires <= now && !socket.is_subscriber();
+    node.sockets().iter().filter(expired).for_each(|socket| socket.outdate());
+    if now >= *retry || node.lock().gate.failure().is_none() {
+        *retry = now + REPLACE_RETRY;
+        node.lock().ledger.retry_successors();
     }
-    let expired = |socket: &Socket| socket.expires <= now || socket.is_expired();
-    for connection in node.withdraw(expired) {
-        node.lock().may_expire();
-        close(connection, CloseReason::Lifetime);
-    }
-    // A lane's keeper replaces it; a lease closes it.
-    node.sockets().iter().filter(|socket| expired(socket)).for_each(|socket| socket.expire());
+    node.count_outdated();
 }
 
 /// Closes what was idle for too long, down to `min_idle`.

@@ -1,20 +1,22 @@
 //! What is behind a node's lock: the pure machines, the counts, and what follows from a change of them.
 
+use std::collections::VecDeque;
 use std::panic::Location;
 
 use deadpool::managed::Object;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
-use super::waiting::{Answer, LeasePlace, Leased, Waiting};
+use super::waiting::{Answer, LeasePlace, Leased, Succession, Waiting};
 use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};
 use crate::telemetry::status::{CloseReason, RequestOutcome, Transitions};
 use crate::vocabulary::Reason;
-use crate::{Endpoint, Outcome, Rejection};
+use crate::{BreakerState, Endpoint, Outcome, Rejection};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -23,6 +25,8 @@ pub(super) struct State {
     pub(super) store: Store,
     /// What is to be dropped once the lock is gone.
     closing: Vec<Connection>,
+    /// The lanes that wait for the successor of their connection.
+    successions: VecDeque<oneshot::Sender<Succession>>,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     /// By account.
@@ -113,6 +117,7 @@ impl State {
             ledger,
             store: Store::new(max_connections),
             closing: Vec::new(),
+            successions: VecDeque::new(),
             leases: Leases::default(),
             gate,
             tallies: Vec::new(),
@@ -136,6 +141,7 @@ impl State {
     pub(super) fn settle(&mut self) -> Wakes {
         let mut wakes = Wakes::default();
         self.serve(&mut wakes);
+        self.retire();
         wakes.closing = std::mem::take(&mut self.closing);
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
@@ -244,6 +250,9 @@ impl State {
             // Not by our doing, or on a connection that broke.
             self.ledger.void_share();
             self.lost = true;
+            if !socket.is_outdated() {
+                self.ledger.successor_lost();
+            }
         }
         let room = self.dead_leases < DEAD_LEASES;
         let lease = socket.holder().filter(|_| room).and_then(|seat| self.leases.end(seat));
@@ -324,15 +333,93 @@ impl State {
         }
     }
 
-    /// Whether a connection past its lifetime is to be closed now. Not while the server is full:
-    /// the slot would go to somebody else, and the connection works.
-    pub(super) fn may_expire(&mut self) -> bool {
-        // If it is, its successor is dialed now, and not when a caller misses it.
-        let may = !self.ledger.is_frozen();
-        if may {
-            self.ledger.request_dial();
+    /// Whether dials work, as far as is known.
+    fn dials_work(&self) -> bool {
+        let closed = self.gate.state() == BreakerState::Closed && !self.gate.is_held();
+        closed && self.gate.failure().is_none() && !self.ledger.is_frozen()
+    }
+
+    /// Closes idle connections that are to be replaced, and lets go of those of lanes, as far as there
+    /// are successors for them.
+    fn retire(&mut self) {
+        if !self.ledger.is_replacing() || self.ledger.is_closed() || !self.dials_work() {
+            return;
         }
-        may
+        while self.ledger.has_successor()
+            && let Some(connection) = self.store.withdraw(1, Socket::is_outdated).pop()
+        {
+            self.ledger.withdrawn(1);
+            self.ledger.retires();
+            connection.socket.retire();
+            self.closing.push(connection);
+        }
+        while self.ledger.has_successor() && self.has_succession() {
+            // It came before the lane had asked.
+            let Some(successor) = self.store.withdraw(1, |idle| !idle.is_outdated()).pop() else {
+                break;
+            };
+            self.ledger.withdrawn(1);
+            self.opened(successor);
+        }
+        if !self.ledger.must_close_first() {
+            return;
+        }
+        if let Some(connection) = self.store.withdraw(1, Socket::is_outdated).pop() {
+            self.ledger.withdrawn(1);
+            self.ledger.closes_first();
+            connection.socket.blame(CloseReason::Lifetime);
+            self.closing.push(connection);
+            return;
+        }
+        while let Some(lane) = self.successions.pop_front() {
+            if lane.send(Succession::CloseFirst).is_ok() {
+                return self.ledger.closes_first();
+            }
+        }
+    }
+
+    /// Whether a connection that comes back, and is to be replaced, is closed now; if so, that is noted.
+    /// One that works stays while its successor cannot be had.
+    pub(super) fn retires(&mut self, socket: &Socket) -> bool {
+        if self.dials_work() && self.ledger.has_successor() {
+            self.ledger.retires();
+            socket.retire();
+            return true;
+        }
+        if self.dials_work() && self.ledger.must_close_first() {
+            self.ledger.closes_first();
+            socket.blame(CloseReason::Lifetime);
+            return true;
+        }
+        false
+    }
+
+    /// A lane waits for the successor of its connection.
+    pub(super) fn await_succession(&mut self) -> oneshot::Receiver<Succession> {
+        let (sender, succession) = oneshot::channel();
+        self.has_succession();
+        self.successions.push_back(sender);
+        succession
+    }
+
+    fn has_succession(&mut self) -> bool {
+        self.successions.retain(|lane| !lane.is_closed());
+        !self.successions.is_empty()
+    }
+
+    /// A new connection: for a lane that waits for a successor, if it was dialed as one, or else for the
+    /// store.
+    pub(super) fn opened(&mut self, mut connection: Connection) {
+        while self.ledger.has_successor()
+            && let Some(lane) = self.successions.pop_front()
+        {
+            match lane.send(Succession::Successor(connection)) {
+                Ok(()) => return self.ledger.retires(),
+                Err(Succession::Successor(unclaimed)) => connection = unclaimed,
+                Err(Succession::CloseFirst) => return,
+            }
+        }
+        self.restore(connection);
     }
 
     /// A dial starts; for whom, if it is for somebody in particular.

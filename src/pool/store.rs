@@ -166,16 +166,20 @@ pub(super) struct Socket {
     idle: AtomicBool,
     /// Why it is being closed, once it is; the first reason counts.
     reason: AtomicU8,
-    /// To be closed when it comes back.
+    /// To be replaced: closed once it has a successor.
+    outdated: AtomicBool,
+    /// To be closed when it comes back, whether or not it has one.
     expired: AtomicBool,
     /// For whose sake it is being closed.
     closing: AtomicU8,
-    /// It is dead, or expired.
+    /// It is dead, or to be replaced.
     changed: Notify,
     /// Coarse time (milliseconds since the pool was built) of its last return.
     used_at: AtomicU64,
     /// Coarse time of the last PING that it answered while it was idle.
     checked_at: AtomicU64,
+    /// When its dial started.
+    pub(super) opened: Instant,
     pub(super) expires: Instant,
     ending: Mutex<Option<Ending>>,
     /// The mark of the seat that has it, or zero.
@@ -189,17 +193,19 @@ const FOR_SHED: u8 = 1;
 const FOR_ROOM: u8 = 2;
 
 impl Socket {
-    pub(super) fn new(id: u64, expires: Instant, used: u64) -> Self {
+    pub(super) fn new(id: u64, opened: Instant, expires: Instant, used: u64) -> Self {
         Self {
             id,
             alive: AtomicBool::new(true),
             idle: AtomicBool::new(false),
             reason: AtomicU8::new(CloseReason::Peer as u8),
+            outdated: AtomicBool::new(false),
             expired: AtomicBool::new(false),
             closing: AtomicU8::new(0),
             changed: Notify::new(),
             used_at: AtomicU64::new(used),
             checked_at: AtomicU64::new(used),
+            opened,
             expires,
             ending: Mutex::new(None),
             seat: AtomicU64::new(0),
@@ -276,18 +282,36 @@ impl Socket {
         self.used_at().max(self.checked_at.load(Ordering::Relaxed))
     }
 
-    /// It has outlived its lifetime.
-    pub(super) fn expire(&self) {
-        if !self.expired.swap(true, Ordering::Relaxed) {
+    /// It is to be replaced, make before break.
+    pub(super) fn outdate(&self) {
+        if !self.outdated.swap(true, Ordering::Relaxed) {
             self.changed.notify_waiters();
         }
+    }
+
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
+    }
+
+    /// True if it is to be replaced by one that is dialed for that: it is not closed yet, and no
+    /// subscriber's, who gets another one for itself.
+    pub(super) fn awaits_successor(&self) -> bool {
+        let closing = self.reason() != CloseReason::Peer;
+        self.is_outdated() && self.is_alive() && !closing && !self.is_subscriber()
+    }
+
+    /// It is not to be lent again: closed when it comes back.
+    pub(super) fn expire(&self) {
+        self.expired.store(true, Ordering::Relaxed);
+        self.outdate();
     }
 
     pub(super) fn is_expired(&self) -> bool {
         self.expired.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is dead, or as `done` says; looked at whenever it dies or expires.
+    /// Waits until it is dead, or as `done` says; looked at whenever it dies or is to be
+    /// replaced.
     pub(super) async fn until(&self, done: impl Fn(&Self) -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -303,6 +327,12 @@ impl Socket {
     pub(super) fn shed(&self) {
         self.closing.store(FOR_SHED, Ordering::Relaxed);
         self.blame(CloseReason::Limit);
+    }
+
+    /// It is about to be closed, for its successor is there: until then there may be one too many.
+    pub(super) fn retire(&self) {
+        self.closing.store(FOR_SHED, Ordering::Relaxed);
+        self.blame(CloseReason::Lifetime);
     }
 
     /// It is about to be closed so that another can be dialed.

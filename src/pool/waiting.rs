@@ -8,7 +8,7 @@ use redis::aio::PubSub;
 use tokio::sync::oneshot;
 
 use super::leaks::Seat;
-use super::store::{Lent, Socket};
+use super::store::{Connection, Lent, Socket};
 use crate::Rejection;
 use crate::ledger::AccountId;
 
@@ -39,6 +39,15 @@ pub(super) struct Leased {
 pub(super) struct LeasePlace {
     pub(super) account: AccountId,
     pub(super) seat: Seat,
+}
+
+/// What a lane hears that waits for the successor of its connection.
+#[derive(Debug)]
+pub(super) enum Succession {
+    /// Its connection is closed once this one is in its place.
+    Successor(Connection),
+    /// There is no room for two: its connection is closed, and then another one dialed.
+    CloseFirst,
 }
 
 /// A subscriber's connection, and the place of its lease.

@@ -7,7 +7,6 @@
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,11 +15,10 @@ use crate::ledger::AccountId;
 use crate::pool::acquire::{acquire_as, late};
 use crate::pool::lease::GuardedConnection;
 use crate::pool::node::Node;
+use crate::pool::store::Connection;
+use crate::pool::waiting::Succession;
 use crate::telemetry::status::CloseReason;
 use crate::{Budget, Endpoint, Rejection};
-
-/// How long an old lane is kept when it could not be replaced at the end of its lifetime.
-const EXPIRY_RETRY: Duration = Duration::from_secs(30);
 
 /// A lane to send on.
 pub(super) enum Pick {
@@ -141,20 +139,40 @@ struct Carried {
 }
 
 impl Carried {
+    /// Puts the successor in the place of the connection, which is closed once what is in flight on it
+    /// has ended.
+    fn succeed(&mut self, keeper: &Keeper, successor: Connection) {
+        let Some(lease) = &mut self.lease else { return };
+        let old = lease.succeed(successor);
+        let (redis, socket) = lease.share();
+        let carrier = std::mem::replace(&mut self.carrier, keeper.lane().put_up(redis, socket));
+        let node = Arc::clone(&keeper.node);
+        keeper.node.spawn(async move {
+            carrier.retire();
+            emptied(&carrier, &node).await;
+            drop(old);
+        });
+    }
+
     /// Lets what is in flight end, for the drain timeout at most, and closes the connection.
     async fn drain(mut self, node: Arc<Node>, reason: CloseReason) {
         self.carrier.retire();
-        let over = async {
-            tokio::select! {
-                () = self.carrier.emptied() => {}
-                () = self.carrier.socket.until(|_| false) => {}
-            }
-        };
-        let _ = tokio::time::timeout(node.settings().drain_timeout, over).await;
+        emptied(&self.carrier, &node).await;
         if let Some(lease) = self.lease.take() {
             lease.discard(reason);
         }
     }
+}
+
+/// Waits until what is in flight on it has ended, for the drain timeout at most.
+async fn emptied(carrier: &Carrier, node: &Node) {
+    let over = async {
+        tokio::select! {
+            () = carrier.emptied() => {}
+            () = carrier.socket.until(|_| false) => {}
+        }
+    };
+    let _ = tokio::time::timeout(node.settings().drain_timeout, over).await;
 }
 
 impl Drop for Carried {
@@ -181,36 +199,27 @@ async fn keep(keeper: Keeper) {
     }
 }
 
-/// Lets the lane run over its connection until that dies or the pool is closed; at the end of its
-/// lifetime it is replaced before it is closed, where there is room for two.
+/// Lets the lane run over its connection until that dies or the pool is closed; one that is to be
+/// replaced is so before it is closed, where there is room for two.
 async fn carry(keeper: &Keeper, mut carried: Carried) {
     let node = &keeper.node;
     let reason = loop {
         let socket = Arc::clone(&carried.carrier.socket);
         tokio::select! {
             () = node.closed() => break CloseReason::PoolClosed,
-            () = socket.until(|socket| socket.is_expired()) => {}
+            () = socket.until(|socket| socket.is_outdated()) => {}
         }
         if !socket.is_alive() {
             break CloseReason::Peer;
         }
-        let may_expire = node.lock().may_expire();
-        let successor = if may_expire { lease(node).await.ok() } else { None };
-        if let Some(successor) = successor {
-            let old = std::mem::replace(&mut carried, keeper.put_up(successor));
-            node.spawn(old.drain(Arc::clone(node), CloseReason::Lifetime));
-        } else if node.lock().ledger.is_at_max() {
-            // No room for two: the callers wait for the dial.
-            break CloseReason::Lifetime;
-        } else {
-            // The server has no slot for another one, and this one works.
-            let over = async {
-                tokio::select! {
-                    () = node.closed() => {}
-                    () = socket.until(|_| false) => {}
-                }
-            };
-            let _ = tokio::time::timeout(EXPIRY_RETRY, over).await;
+        tokio::select! {
+            () = node.closed() => break CloseReason::PoolClosed,
+            () = socket.until(|_| false) => break CloseReason::Peer,
+            succession = node.succession() => match succession {
+                Succession::Successor(successor) => carried.succeed(keeper, successor),
+                // The callers wait for the dial.
+                Succession::CloseFirst => break CloseReason::Lifetime,
+            },
         }
     };
     carried.carrier.retire();

@@ -419,7 +419,9 @@ impl Watch {
             let saturation = fresh.filter(|seen| seen.sent >= lost).and_then(Seen::saturation);
             // One that has not seen the server leaves that to those who have.
             if seen.is_some() {
-                state.gate.set_roomy(saturation.is_some_and(|saturation| saturation < QUIET));
+                let roomy = saturation.is_some_and(|saturation| saturation < QUIET);
+                state.gate.set_roomy(roomy);
+                state.ledger.set_roomy(roomy);
             }
             if let (false, Some(seen)) = (state.lost, seen) {
                 relent(state, seen, share, lost);

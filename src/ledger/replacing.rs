@@ -1,0 +1,125 @@
+//! The ledger's side of replacing connections that work: make before break.
+//!
+//! A connection that is to be replaced is closed once a successor has been dialed. The pool's own
+//! limit is no obstacle: where nobody else limits the pool and the server is known to have plenty of
+//! room, the successor may be one connection too many until its predecessor is closed. Where there is
+//! no room for two, a predecessor is closed first, one at a time, and only while dials are known to work.
+
+use super::Ledger;
+
+#[derive(Debug, Default)]
+pub(super) struct Replacing {
+    /// How many live connections are to be replaced, as of the last count.
+    outdated: usize,
+    /// Successors that are live, and whose predecessors are not being closed yet.
+    ready: usize,
+    /// A successor is being dialed.
+    dialing: bool,
+    /// A predecessor was closed before its successor was dialed.
+    owed: bool,
+    /// The last dial has failed, and it is not time to try again.
+    put_off: bool,
+    /// The server is known to have plenty of room.
+    roomy: bool,
+}
+
+impl<W> Ledger<W> {
+    /// True if any connection is to be replaced.
+    pub(crate) fn is_replacing(&self) -> bool {
+        self.replacing.outdated > 0
+    }
+
+    /// How many of the live connections are to be replaced.
+    pub(crate) fn set_outdated(&mut self, outdated: usize) {
+        self.replacing.outdated = outdated;
+        self.replacing.ready = self.replacing.ready.min(outdated);
+    }
+
+    /// One of them has been closed, or is no longer counted.
+    pub(crate) fn replaced(&mut self) {
+        self.set_outdated(self.replacing.outdated.saturating_sub(1));
+    }
+
+    /// Successors may be dialed although the last dial failed.
+    pub(crate) fn retry_successors(&mut self) {
+        self.replacing.put_off = false;
+    }
+
+    /// Whether the server is known to have plenty of room.
+    pub(crate) fn set_roomy(&mut self, roomy: bool) {
+        self.replacing.roomy = roomy;
+    }
+
+    /// How many successors are live beside their predecessors.
+    pub(super) fn successors_ready(&self) -> usize {
+        self.replacing.ready
+    }
+
+    /// True if a predecessor can be closed, for its successor is live.
+    pub(crate) fn has_successor(&self) -> bool {
+        self.replacing.ready > 0
+    }
+
+    /// A connection that was not to be replaced has died, and may have been a successor.
+    pub(crate) fn successor_lost(&mut self) {
+        self.replacing.ready = 0;
+    }
+
+    /// A predecessor is closed, or handed over, for its successor is live.
+    pub(crate) fn retires(&mut self) {
+        self.replacing.ready = self.replacing.ready.saturating_sub(1);
+        self.replaced();
+        // Until it is closed there may be one more than the limit.
+        self.shedding += 1;
+    }
+
+    /// True if there is no room for a successor beside its predecessor, and none is being dialed.
+    pub(crate) fn must_close_first(&self) -> bool {
+        let Replacing { outdated, ready, dialing, owed, put_off, .. } = self.replacing;
+        let idle = outdated > 0 && ready == 0 && !dialing && !owed && !put_off;
+        idle && !self.is_frozen() && !self.has_room_for_two() && !self.is_over()
+    }
+
+    /// A predecessor is closed before its successor is dialed.
+    pub(crate) fn closes_first(&mut self) {
+        self.replacing.owed = true;
+        self.replaced();
+    }
+
+    /// Whether a successor should be dialed now.
+    pub(super) fn wants_successor(&self) -> bool {
+        let Replacing { outdated, ready, dialing, owed, put_off, .. } = self.replacing;
+        if self.closed || dialing || put_off || self.is_frozen() {
+            return false;
+        }
+        let owed = owed && self.sockets() < self.limit.in_force();
+        owed || (outdated > 0 && ready == 0 && self.has_room_for_two())
+    }
+
+    fn has_room_for_two(&self) -> bool {
+        let beyond = self.replacing.roomy && self.limit.is_ours();
+        self.sockets() < self.limit.in_force() + usize::from(beyond)
+    }
+
+    /// A dial starts that nobody waits for.
+    pub(super) fn successor_dial_started(&mut self) {
+        self.replacing.dialing = true;
+    }
+
+    /// A dial that was for nobody in particular has succeeded.
+    pub(super) fn successor_connected(&mut self) {
+        let replacing = &mut self.replacing;
+        replacing.put_off = false;
+        let owed = std::mem::take(&mut replacing.owed);
+        if std::mem::take(&mut replacing.dialing) && !owed {
+            replacing.ready = (replacing.ready + 1).min(replacing.outdated);
+        }
+    }
+
+    /// A dial has ended without a connection, or was given up.
+    pub(super) fn successor_dial_failed(&mut self) {
+        // Of several dials in flight any may be the successor's.
+        self.replacing.dialing &= self.dialing > self.dialing_fresh;
+        self.replacing.put_off = true;
+    }
+}

@@ -34,6 +34,7 @@ const POOL: &[&str] = &[
     "sockets",
     "waiting",
     "context",
+    "demotion",
     "shared::in_flight",
     "shared::lanes",
     "watch::mailbox",

@@ -168,6 +168,17 @@ pub(crate) struct Dialed {
     pub(crate) driver: Driver,
 }
 
+impl Dialed {
+    /// The reply to a command, while nobody runs the driver yet.
+    async fn ask(&mut self, command: &redis::Cmd) -> Result<Value, RedisError> {
+        tokio::select! {
+            biased;
+            reply = self.connection.send_packed_command(command) => reply,
+            () = &mut self.driver => Err(closed()),
+        }
+    }
+}
+
 /// How a dial failed, before it is put into words.
 struct Failed {
     stage: Stage,
@@ -189,6 +200,35 @@ impl Dialer {
     /// Dropping the future closes the socket.
     pub(crate) async fn dial(&self, target: &Target) -> Result<Dialed, DialFailure> {
         self.dial_traced(target, &mut Trace::default()).await
+    }
+
+    /// The same, of a server that must not be a replica. One that does not say what it is will do: its
+    /// user may not ask, or it is a proxy.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub(crate) async fn dial_primary(&self, target: &Target) -> Result<Dialed, DialFailure> {
+        let mut dialed = self.dial(target).await?;
+        let deadline = Instant::now() + self.connect_timeout;
+        let role = by(deadline, dialed.ask(&redis::cmd("ROLE"))).await;
+        let is_replica = match &role {
+            Ok(Value::Array(role)) => role.first() == Some(&Value::BulkString(b"slave".to_vec())),
+            Ok(_) => false,
+            Err(error) => {
+                let (outcome, message) = classify(Stage::Handshake, &[], error);
+                let server = Arc::clone(&target.name);
+                return Err(DialFailure { server, outcome, message });
+            }
+        };
+        match is_replica {
+            false => Ok(dialed),
+            true => Err(DialFailure {
+                server: Arc::clone(&target.name),
+                outcome: Outcome::Replica,
+                message: "it is a replica, which takes no writes".to_owned(),
+            }),
+        }
     }
 
     /// [`dial`](Self::dial), and what its steps took, also of one that fails.

@@ -21,6 +21,8 @@ pub(super) struct Replacing {
     put_off: bool,
     /// The server is known to have plenty of room.
     roomy: bool,
+    /// Whether a successor would be any better, a dial has to show first.
+    doubtful: bool,
 }
 
 impl<W> Ledger<W> {
@@ -50,6 +52,11 @@ impl<W> Ledger<W> {
         self.replacing.roomy = roomy;
     }
 
+    /// Whether a successor would be any better, a dial has to show first: then none is closed before it.
+    pub(crate) fn doubt_successors(&mut self, doubtful: bool) {
+        self.replacing.doubtful = doubtful;
+    }
+
     /// How many successors are live beside their predecessors.
     pub(super) fn successors_ready(&self) -> usize {
         self.replacing.ready
@@ -75,8 +82,8 @@ impl<W> Ledger<W> {
 
     /// True if there is no room for a successor beside its predecessor, and none is being dialed.
     pub(crate) fn must_close_first(&self) -> bool {
-        let Replacing { outdated, ready, dialing, owed, put_off, .. } = self.replacing;
-        let idle = outdated > 0 && ready == 0 && !dialing && !owed && !put_off;
+        let Replacing { outdated, ready, dialing, owed, put_off, doubtful, .. } = self.replacing;
+        let idle = outdated > 0 && ready == 0 && !dialing && !owed && !put_off && !doubtful;
         idle && !self.is_frozen() && !self.has_room_for_two() && !self.is_over()
     }
 
@@ -97,7 +104,8 @@ impl<W> Ledger<W> {
     }
 
     fn has_room_for_two(&self) -> bool {
-        let beyond = self.replacing.roomy && self.limit.is_ours();
+        let Replacing { roomy, doubtful, .. } = self.replacing;
+        let beyond = doubtful || (roomy && self.limit.is_ours());
         self.sockets() < self.limit.in_force() + usize::from(beyond)
     }
 

@@ -17,8 +17,8 @@ use crate::dial::{Address, Dialer, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::policy::{Budgets, Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
-use crate::server::Server;
 use crate::server::gate::{DialPolicy, Gate};
+use crate::server::{Role, Server};
 use crate::vocabulary::BuildError;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
@@ -87,6 +87,7 @@ impl GuardedPoolBuilder {
                 adaptive_limit: true,
                 min_limit: FLOOR,
                 fleet: None,
+                role: Role::Master,
                 seed: 0,
             },
             connect_timeout: Duration::from_secs(2),
@@ -194,6 +195,20 @@ impl GuardedPoolBuilder {
     /// with the longest back-off decides.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
+        self
+    }
+
+    /// What the server is to be. Default [`Role::Master`]: when it turns out to have become a replica (it
+    /// answers a write with READONLY, or the [watch](Self::watch) sees its role change), the pool dials
+    /// its address until that leads to a primary, at once and then every quarter to half second, and then
+    /// replaces what it had opened before, make before break. Nothing is closed before that: reads go on.
+    /// The command that was answered with READONLY is not repeated, except under a
+    /// [`RetryPolicy`](crate::tower::RetryPolicy).
+    ///
+    /// [`Role::Replica`], for a pool that reads from replicas, takes READONLY for an answer like any
+    /// other, and so does [`Role::ActiveReplica`].
+    pub fn role(mut self, role: Role) -> Self {
+        self.settings.role = role;
         self
     }
 

@@ -9,8 +9,8 @@ use super::leaks::Lease;
 use crate::dial::Notice;
 use crate::fleet::Fleet;
 use crate::policy::Budgets;
-use crate::server::ServerEvent;
 use crate::server::gate::Transition;
+use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::shielded;
@@ -37,6 +37,7 @@ pub(super) struct Settings {
     pub(super) adaptive_limit: bool,
     pub(super) min_limit: usize,
     pub(super) fleet: Option<Fleet>,
+    pub(super) role: Role,
     pub(super) seed: u64,
 }
 
@@ -69,6 +70,15 @@ impl Context {
 
     pub(super) fn moved(&self, from: &str, to: &str) {
         shielded(|| tracing::warn!(pool = %self.name(), from, to, "the server has moved"));
+    }
+
+    pub(super) fn demoted(&self, server: &str) {
+        shielded(|| {
+            tracing::warn!(
+                pool = %self.name(), server,
+                "the server is a replica: its connections are replaced once a dial finds a primary"
+            );
+        });
     }
 
     pub(super) fn connected(&self, server: Arc<str>, took: Duration, live: usize) {

@@ -168,8 +168,10 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     let step = match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
             let reserved = state.dial_started();
+            let wants_primary = state.demotion.is_suspected() && reserved.is_none();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
-            Step::Dial(Attempt { node, place, approval: Some(approval), reserved })
+            let approval = Some(approval);
+            Step::Dial(Attempt { node, place, approval, reserved, wants_primary })
         }
         decision => step_of(decision),
     };
@@ -187,6 +189,8 @@ struct Attempt {
     approval: Option<Approval>,
     /// The one waiter that it is for, if that is a subscriber.
     reserved: Option<Reserved>,
+    /// The server may have become a replica, and then the dial fails.
+    wants_primary: bool,
 }
 
 /// What a dial brings.
@@ -205,7 +209,11 @@ impl Attempt {
     async fn dial(&self) -> Result<Product, DialFailure> {
         let (dialer, target) = (&self.node.dialer, &self.place.target);
         if self.reserved.is_none() {
-            return dialer.dial(target).await.map(Product::Connection);
+            let dialed = match self.wants_primary {
+                true => dialer.dial_primary(target).await,
+                false => dialer.dial(target).await,
+            };
+            return dialed.map(Product::Connection);
         }
         let cell = SlotCell::default();
         let redis = dialer.dial_pubsub(target, |stream| cell.wrap(stream)).await?;
@@ -237,6 +245,9 @@ impl Attempt {
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")
                     }
+                }
+                if self.wants_primary {
+                    node.found_primary(started);
                 }
                 let live = node.lock().ledger.live();
                 node.context.connected(Arc::clone(&self.place.target.name), took, live);
@@ -298,6 +309,10 @@ fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, fail
         state.ledger.void_share();
         state.lost = true;
         let gone = reserved.map(|reserved| state.dial_failed(reserved));
+        if failure.outcome == Outcome::Replica && state.demotion.is_urgent(now) {
+            // The gate has the pace.
+            state.ledger.retry_successors();
+        }
         state.gate.failed(approval, Arc::clone(&failure), now);
         (state.gate.next_attempt_in(now), state.settle(), gone)
     };

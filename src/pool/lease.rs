@@ -142,7 +142,8 @@ impl GuardedConnection {
             Err(error) => Notice::of_error(error),
         };
         if let Some(notice) = notice {
-            self.held().node.heard(notice);
+            let held = self.held();
+            held.node.heard(&held.connection.socket, notice);
         }
     }
 

@@ -29,8 +29,8 @@ use super::waiting::{Answer, LeasePlace, Leased, Subscribed, Succession, Waiting
 use super::watch::mailbox::Mailbox;
 use crate::dial::{Dialer, Notice};
 use crate::ledger::{AccountId, Ledger};
-use crate::server::Server;
 use crate::server::gate::{Forced, Gate, Overridable};
+use crate::server::{Role, Server};
 use crate::telemetry::status::{CloseReason, Leak};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::reply::within;
@@ -320,17 +320,59 @@ impl Node {
 
     /// A reply that says something about the server.
     #[cold]
-    pub(super) fn heard(self: &Arc<Self>, (notice, message): (Notice, String)) {
+    pub(super) fn heard(self: &Arc<Self>, socket: &Socket, (notice, message): (Notice, String)) {
         let second = self.coarse_now() / SECOND;
         let first = self.change(|state| state.count_notice(notice, second));
         let server = self.address();
         if first {
             self.context.noticed(&server, notice, &message);
         }
+        if matches!(notice, Notice::ReadOnly | Notice::MasterDown) {
+            self.heard_replica(socket);
+        }
         if notice == Notice::MaxClients {
             let outcome = Outcome::MaxClients;
             self.heard_refusal(&Arc::new(DialFailure { server, outcome, message }));
         }
+    }
+
+    /// A connection's server has answered as a replica does.
+    fn heard_replica(self: &Arc<Self>, socket: &Socket) {
+        let found = !self.lock().demotion.is_suspected();
+        if socket.is_outdated() && found && self.settings().role == Role::Master {
+            // A primary was found since it was opened.
+            socket.expire();
+            self.count_outdated();
+        } else {
+            self.suspect_demotion();
+        }
+    }
+
+    /// There is a sign that the server has become a replica: once a dial finds a primary, all that was
+    /// opened before is replaced by what is dialed then.
+    pub(super) fn suspect_demotion(self: &Arc<Self>) {
+        if self.settings().role != Role::Master {
+            return;
+        }
+        let now = Instant::now();
+        let replaces = self.change(|state| {
+            let replaces = state.demotion.suspect(now);
+            state.ledger.doubt_successors(state.demotion.is_suspected());
+            replaces
+        });
+        if replaces {
+            self.context.demoted(&self.address());
+            self.replace_opened_before(now);
+        }
+    }
+
+    /// A dial that began then has found a primary.
+    pub(super) fn found_primary(self: &Arc<Self>, dialed: Instant) {
+        self.change(|state| {
+            state.demotion.found_primary(Instant::now());
+            state.ledger.doubt_successors(false);
+        });
+        self.replace_opened_before(dialed);
     }
 
     /// The server refused somebody else's connection: it is full.

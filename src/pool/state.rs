@@ -7,6 +7,7 @@ use deadpool::managed::Object;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::demotion::Demotion;
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
 use super::waiting::{Answer, LeasePlace, Leased, Succession, Waiting};
@@ -29,6 +30,7 @@ pub(super) struct State {
     successions: VecDeque<oneshot::Sender<Succession>>,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
+    pub(super) demotion: Demotion,
     /// By account.
     pub(super) tallies: Vec<Tally>,
     pub(super) dials: [u64; Outcome::ALL.len()],
@@ -120,6 +122,7 @@ impl State {
             successions: VecDeque::new(),
             leases: Leases::default(),
             gate,
+            demotion: Demotion::default(),
             tallies: Vec::new(),
             dials: [0; Outcome::ALL.len()],
             closed: [0; CloseReason::ALL.len()],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::time::Instant;
 
 use super::acquire::{NUDGE, late};
@@ -67,6 +67,11 @@ pub(super) async fn health(node: &Arc<Node>) -> Result<Health, Error> {
         Ok(live) => live?,
         Err(_) => return Err(late(&node.lock(), timeout).into()),
     };
+    if node.lock().demotion.is_suspected() {
+        let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);
+        let what = "the server is a replica, which takes no writes";
+        return Err(RedisError::from((kind, what)).into());
+    }
     let latency = match node.withdraw_one() {
         // In a task, so that a caller who loses patience does not take the connection along.
         Some(connection) => {

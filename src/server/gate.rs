@@ -14,13 +14,18 @@ use tokio::time::Instant;
 use super::Server;
 use super::schedule::Answer;
 use crate::policy::{Backoff, Breaker, BreakerState};
-use crate::vocabulary::DialFailure;
+use crate::vocabulary::{DialFailure, Outcome};
 
 pub(crate) use super::schedule::DialPolicy;
 
 /// Back-off after a failure that is not about capacity (credentials, protected mode,
 /// configuration). Somebody has to change something, so a dial every half minute is enough.
 const SLOW: Backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::from_secs(30));
+
+/// Back-off while the server is a replica and the pool wants a primary: its name may move at any
+/// moment, and writes are to be back within a second of that.
+const PROMOTION: Backoff =
+    Backoff::equal_jitter(Duration::from_millis(50), Duration::from_millis(500));
 
 /// One pool's gate at one server.
 pub struct Gate {
@@ -186,14 +191,18 @@ impl Gate {
     /// The dial failed: everybody backs off, or only this pool where it is its own trouble.
     pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
         let Approval { generation, server } = approval;
-        if failure.outcome.is_permanent() {
+        let own = match failure.outcome {
+            Outcome::Replica => Some(PROMOTION),
+            outcome => outcome.is_permanent().then_some(SLOW),
+        };
+        if let Some(backoff) = own {
             let current = server.change(|schedule| {
                 let current = schedule.is_current(generation);
                 schedule.answered(generation, now);
                 current
             });
             if current {
-                self.own_failed(failure, SLOW, now);
+                self.own_failed(failure, backoff, now);
             }
         } else {
             (self.own, self.own_failures) = (None, 0);
@@ -289,6 +298,10 @@ impl Gate {
         let retry_after = self.retry_after(now);
         match (self.state(), &self.own) {
             (BreakerState::Open | BreakerState::HalfOpen, _) => Verdict::Refuse { retry_after },
+            // The next dial is soon, and may find the primary.
+            (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::Replica => {
+                Verdict::Wait
+            }
             (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {
                 Verdict::Fail { retry_after, failure: Arc::clone(&own.failure) }
             }

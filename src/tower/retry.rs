@@ -29,7 +29,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// A [`tower::retry::Policy`](Policy) that retries what is safe to, under a [`RetryBudget`].
 ///
-/// - **What**: a call of which nothing was sent (a refusal of the guard), or, where it may have
+/// - **What**: a call of which nothing was sent (a refusal of the guard), a command that the server did
+///   not run for a reason that passes (READONLY of a demoted primary, LOADING), or, where it may have
 ///   run, one that the server's own flags call `readonly` ([`RetryRequest::is_idempotent`]). An error
 ///   that another attempt would meet again (WRONGTYPE, a wrong password, a closed pool) is final.
 /// - **When**: after the back-off with *full* jitter, by default 50 ms to 5 s: callers who retry
@@ -122,11 +123,16 @@ impl RetryPolicy {
     }
 
     /// How long to wait for the next attempt, or the `outcome` label of why there is none.
-    fn schedule(&mut self, attempt: Attempt, idempotent: bool) -> Result<RetryDelay, &'static str> {
+    fn schedule(
+        &mut self,
+        attempt: Attempt,
+        request: &impl RetryRequest,
+    ) -> Result<RetryDelay, &'static str> {
         let not_before = match attempt {
             Attempt::NotSent { retry_after } => retry_after.unwrap_or_default(),
-            Attempt::MayHaveRun if idempotent => Duration::ZERO,
-            Attempt::MayHaveRun => return Err("unsafe"),
+            Attempt::NotRun if request.is_all_or_nothing() => Duration::ZERO,
+            Attempt::NotRun | Attempt::MayHaveRun if request.is_idempotent() => Duration::ZERO,
+            Attempt::NotRun | Attempt::MayHaveRun => return Err("unsafe"),
             Attempt::Final => return Err("final"),
         };
         if not_before > self.longest_wait {
@@ -153,7 +159,7 @@ where
 
     fn retry(&mut self, request: &mut Req, result: &mut Result<Res, E>) -> Option<RetryDelay> {
         let attempt = result.as_ref().err()?.attempt();
-        let delay = self.schedule(attempt, request.is_idempotent());
+        let delay = self.schedule(attempt, request);
         delay.map_err(|outcome| retried(&self.pool, outcome)).ok()
     }
 
@@ -171,6 +177,12 @@ where
 pub trait RetryRequest: Sized {
     /// True if sending it twice has the effect of sending it once.
     fn is_idempotent(&self) -> bool;
+
+    /// True if either all of it is executed or nothing, as a single command is. Default true. Of several
+    /// commands the first may have run although the server refused the second.
+    fn is_all_or_nothing(&self) -> bool {
+        true
+    }
 
     /// A copy to send again; `None` if it cannot be copied, and is never retried.
     fn repeat(&self) -> Option<Self>;
@@ -193,6 +205,10 @@ impl RetryRequest for Pipeline {
         self.cmd_iter().all(is_read_only)
     }
 
+    fn is_all_or_nothing(&self) -> bool {
+        self.is_transaction() || self.cmd_iter().nth(1).is_none()
+    }
+
     fn repeat(&self) -> Option<Self> {
         Some(self.clone())
     }
@@ -202,11 +218,14 @@ impl RetryRequest for Pipeline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Attempt {
-    /// Nothing was sent, or the server did not execute it; it may work later.
+    /// Nothing was sent; it may work later.
     NotSent {
         /// Not before then, where that is known.
         retry_after: Option<Duration>,
     },
+    /// The server did not execute it, for a reason that passes; of several commands, the one that it
+    /// speaks of.
+    NotRun,
     /// It is not known whether the server executed it.
     MayHaveRun,
     /// Another attempt would end the same way.
@@ -248,8 +267,12 @@ impl RetryError for RedisError {
         match self.kind() {
             // The server looked at it and did not run it, for a reason that passes.
             ErrorKind::Server(
-                Kind::BusyLoading | Kind::TryAgain | Kind::ClusterDown | Kind::MasterDown,
-            ) => Attempt::NotSent { retry_after: None },
+                Kind::BusyLoading
+                | Kind::TryAgain
+                | Kind::ClusterDown
+                | Kind::MasterDown
+                | Kind::ReadOnly,
+            ) => Attempt::NotRun,
             ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => Attempt::MayHaveRun,
             _ => Attempt::Final,
         }

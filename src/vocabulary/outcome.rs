@@ -33,6 +33,9 @@ pub enum Outcome {
     Auth,
     /// The server is loading its data set.
     Loading,
+    /// The server is a replica, and the pool wants a primary: it was demoted, and its name has not moved
+    /// yet. Asked only after a write was answered with READONLY, or after the watch saw it demoted.
+    Replica,
     /// The server answered that what we asked for does not exist (database number, protocol
     /// version, …), or its TLS certificate was not accepted.
     Misconfigured,
@@ -53,6 +56,7 @@ impl Outcome {
         Self::Timeout,
         Self::Auth,
         Self::Loading,
+        Self::Replica,
         Self::Misconfigured,
         Self::Other,
     ];
@@ -71,6 +75,7 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::Auth => "auth",
             Self::Loading => "loading",
+            Self::Replica => "replica",
             Self::Misconfigured => "misconfigured",
             Self::Other => "other",
         }

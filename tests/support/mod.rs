@@ -5,6 +5,7 @@
 pub(crate) mod chromium;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
+pub(crate) mod name;
 pub(crate) mod server;
 #[cfg(feature = "tls-rustls")]
 pub(crate) mod tls_proxy;
@@ -18,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use self::cluster::{Cluster, pair};
 pub(crate) use self::crowd::{Crowd, Storm};
+pub(crate) use self::name::Name;
 pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 

@@ -18,6 +18,7 @@ use crate::waiting::cmd;
 use crate::{SECOND, failed, guard};
 
 pub(crate) const READ: &str = "GET key";
+const READONLY: &str = "READONLY You can't write against a read only replica.";
 const WRITE: &str = "INCR key";
 
 /// What the attempts end with, and when each was made.
@@ -130,9 +131,20 @@ async fn what_the_server_did_not_run_yet_is_retried_even_if_it_writes() {
         "TRYAGAIN Multiple keys request during rehashing of slot",
         "CLUSTERDOWN The cluster is down",
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        READONLY,
     ] {
         assert_eq!(attempts(cmd(WRITE), || line(words)).await, 3, "{words}");
     }
+}
+
+/// The first command may have run before the server refused the second.
+#[tokio::test(start_paused = true)]
+async fn of_several_writes_those_are_retried_of_which_none_has_run() {
+    let write = pipe().incr("b", 1).clone();
+    let writes = pipe().incr("a", 1).incr("b", 1).clone();
+    assert_eq!(attempts(write, || line(READONLY)).await, 3);
+    assert_eq!(attempts(writes.clone(), || line(READONLY)).await, 1);
+    assert_eq!(attempts(writes.clone().atomic().clone(), || line(READONLY)).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +155,6 @@ async fn what_another_attempt_would_meet_again_is_final() {
         "NOAUTH Authentication required.",
         "WRONGPASS invalid username-password pair or user is disabled.",
         "NOPERM this user has no permissions",
-        "READONLY You can't write against a read only replica.",
         "OOM command not allowed when used memory > 'maxmemory'.",
         "NOSCRIPT No matching script. Please use EVAL.",
         "EXECABORT Transaction discarded because of previous errors.",

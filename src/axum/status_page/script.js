@@ -47,6 +47,7 @@ const CAUSES = {
   timeout: "Redis does not answer",
   auth: "Redis does not accept the credentials",
   loading: "Redis is loading its data",
+  replica: "Redis is a replica, which takes no writes",
   misconfigured: "the pool's settings do not fit this server",
 };
 const LIMITED_BY = {

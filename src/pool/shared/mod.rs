@@ -267,7 +267,7 @@ impl SharedConnection {
             node.context.metrics.used_shared(started.elapsed());
         }
         if let Some(notice) = request.notice(&reply) {
-            node.heard(notice);
+            node.heard(&carrier.socket, notice);
         }
         match reply {
             Err(error) if error.is_timeout() => Err(unanswered().into()),

@@ -21,7 +21,7 @@ use super::node::Node;
 use crate::Outcome;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
 use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
-use crate::server::{Question, Seen, Server, ServerSnapshot};
+use crate::server::{Question, Role, Seen, Server, ServerEvent, ServerSnapshot};
 use crate::telemetry::event::Event;
 use crate::telemetry::status::LimitedBy;
 use crate::vocabulary::reply::{is_denied, unanswered, within};
@@ -320,6 +320,9 @@ impl Watch {
         let Some(seen) = server.seen().filter(is_news) else { return false };
         if last.is_some() {
             for event in server.events_since(number) {
+                if matches!(event, ServerEvent::RoleChanged { to: Role::Replica, .. }) {
+                    self.node.suspect_demotion();
+                }
                 self.node.context.server_changed(Arc::clone(server.address()), event);
             }
         }

@@ -433,3 +433,17 @@ async fn a_pool_that_was_passed_over_stands_in_nobodys_way_any_more() {
     gates[1].abandoned(dial, passed_over);
     let _at_once = approve(&mut gates[1], passed_over);
 }
+
+/// Soon, for the name may move at any moment; and nobody else is held back.
+#[tokio::test(start_paused = true)]
+async fn a_replica_where_a_primary_is_wanted_is_dialed_again_within_half_a_second() {
+    let (mut gates, mut now) = (gates(2), Instant::now());
+    for _ in 0..20 {
+        fail(&mut gates[0], Outcome::Replica, now);
+        assert_eq!(gates[0].verdict(now), Verdict::Wait);
+        assert!(matches!(gates[1].held_back(now), None));
+        let next = due(&mut gates[0], now);
+        assert!(next > now && next <= now + Duration::from_millis(500));
+        now = next;
+    }
+}

@@ -157,7 +157,9 @@ fn identity(server: &Server) -> String {
 
 fn down_lines(state: &State, server: &Server, down: &Down) -> Vec<Line> {
     let whose = match down.outcome {
-        Some("max_clients" | "denied" | "auth" | "loading" | "misconfigured") => "it says",
+        Some("max_clients" | "denied" | "auth" | "loading" | "replica" | "misconfigured") => {
+            "it says"
+        }
         Some(_) => "dialing",
         None => "lost",
     };

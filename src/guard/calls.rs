@@ -114,8 +114,8 @@ impl<W> Calls<W> {
                 Verdict::Fail { retry_after, failure } => {
                     Rejection::ConnectFailed { failure, retry_after }
                 }
-                Verdict::Refuse { retry_after } => {
-                    Rejection::BreakerOpen { retry_after, failure: failure() }
+                Verdict::Refuse { retry_after, failure } => {
+                    Rejection::BreakerOpen { retry_after, failure }
                 }
                 Verdict::Wait => Rejection::BreakerOpen {
                     retry_after: gate.next_attempt_in(now),

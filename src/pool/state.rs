@@ -472,8 +472,8 @@ impl State {
         }
         match self.gate.verdict(Instant::now()) {
             Verdict::Wait => None,
-            Verdict::Refuse { retry_after } => {
-                Some(Rejection::BreakerOpen { retry_after, failure: self.gate.failure() })
+            Verdict::Refuse { retry_after, failure } => {
+                Some(Rejection::BreakerOpen { retry_after, failure })
             }
             Verdict::Fail { retry_after, failure } => {
                 Some(Rejection::ConnectFailed { failure, retry_after })

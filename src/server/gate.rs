@@ -84,7 +84,7 @@ pub(crate) enum Verdict {
     /// Wait for the next dial.
     Wait,
     /// The breaker is open.
-    Refuse { retry_after: Duration },
+    Refuse { retry_after: Duration, failure: Option<Arc<DialFailure>> },
     /// The last dial failed for good.
     Fail { retry_after: Duration, failure: Arc<DialFailure> },
 }
@@ -295,14 +295,14 @@ impl Gate {
 
     /// What a caller hears, given that nothing is live.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
-        let retry_after = self.retry_after(now);
         match (self.state(), &self.own) {
-            (BreakerState::Open | BreakerState::HalfOpen, _) => Verdict::Refuse { retry_after },
+            (BreakerState::Open | BreakerState::HalfOpen, _) => self.refuse(now),
             // The next dial is soon, and may find the primary.
             (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::Replica => {
                 Verdict::Wait
             }
             (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {
+                let retry_after = self.next_attempt_in(now);
                 Verdict::Fail { retry_after, failure: Arc::clone(&own.failure) }
             }
             (BreakerState::Closed, _) => Verdict::Wait,
@@ -311,21 +311,23 @@ impl Gate {
 
     /// The time to the next dial as a caller hears it: a probe in flight takes a round trip, and not its
     /// whole deadline. That says nothing about what holds this pool alone back.
-    fn retry_after(&self, now: Instant) -> Duration {
+    fn refuse(&self, now: Instant) -> Verdict {
         if self.is_held() {
-            return self.next_attempt_in(now);
+            return Verdict::Refuse {
+                retry_after: self.next_attempt_in(now),
+                failure: self.failure(),
+            };
         }
         // Under one lock, for this is on the path of every refusal.
-        let (due, dialing, members) = self
-            .server
-            .look(|schedule| (schedule.due(self.id), schedule.is_dialing(), schedule.members()));
+        let (due, probing, failure) = self.server.look(|schedule| {
+            let probe = || self.policy.backoff(schedule.members()).base();
+            let probing = schedule.is_dialing().then(probe);
+            (schedule.due(self.id), probing, schedule.failure().cloned())
+        });
         let left = |due: Instant| due.saturating_duration_since(now);
+        let shared = due.map(left).unwrap_or_default().min(probing.unwrap_or(Duration::MAX));
         let own = self.own.as_ref().map(|own| left(own.next_dial)).unwrap_or_default();
-        let shared = due.map(left).unwrap_or_default();
-        match dialing {
-            true => shared.min(self.policy.backoff(members).base()).max(own),
-            false => shared.max(own),
-        }
+        Verdict::Refuse { retry_after: shared.max(own), failure: self.worst(failure) }
     }
 
     /// Time to the next dial, or to the end of the one in flight. Where the breaker is forced
@@ -370,10 +372,13 @@ impl Gate {
 
     /// The last dial's failure, if the last dial failed.
     pub(crate) fn failure(&self) -> Option<Arc<DialFailure>> {
-        let own = self.own.as_ref().map(|own| Arc::clone(&own.failure));
-        let servers = self.server.look(|schedule| schedule.failure().cloned());
-        // While the server refuses everybody, that is what stands in the way.
-        if self.server.is_calm() { own.or(servers) } else { servers.or(own) }
+        self.worst(self.server.look(|schedule| schedule.failure().cloned()))
+    }
+
+    /// What stands in the way: while the server refuses everybody, that it does.
+    fn worst(&self, servers: Option<Arc<DialFailure>>) -> Option<Arc<DialFailure>> {
+        let own = || self.own.as_ref().map(|own| Arc::clone(&own.failure));
+        if self.server.is_calm() { own().or(servers) } else { servers.or_else(own) }
     }
 
     /// An operator's override; `None` takes it back.

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis_guard::{Backoff, Budget, GuardedConnection, GuardedPool, redis};
-use support::{Occupants, TestServer, impatient, unhurried};
+use support::{Name, Occupants, TestServer, impatient, unhurried};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use waiting::{HANG, at_rest, cmd, echo, poll_once, ready, sockets, soon, until};
@@ -44,12 +44,40 @@ enum Trouble {
     Faults,
     /// Others take all its slots, and give them back.
     Full,
+    /// It becomes a replica of another one, to which its name moves, and the other way round. It closes
+    /// nothing.
+    Failover,
+    /// Nothing passes between the pool and it for a while.
+    Silence,
+    /// It does nothing for a while.
+    Stall,
 }
+
+impl Trouble {
+    /// Whether a connection may end while it is lent.
+    fn ends_connections(self) -> bool {
+        !matches!(self, Self::None | Self::Full)
+    }
+
+    /// How many connections there may be. One that is to find the primary is one too many until its
+    /// predecessor is closed.
+    fn most(self) -> usize {
+        MAX + usize::from(self == Self::Failover)
+    }
+}
+
+/// How long a reply is waited for: a stall takes longer, and nothing else does on a machine that is busy
+/// with something else.
+const PATIENCE: Duration = Duration::from_millis(300);
+const STALL: Duration = Duration::from_millis(900);
 
 /// What the tasks of one random run share.
 struct Run {
     trouble: Trouble,
     server: TestServer,
+    /// Where it is in a failover's turn, if there is one.
+    other: Option<TestServer>,
+    address: Option<Name>,
     pool: GuardedPool,
     name: String,
     steps: AtomicUsize,
@@ -71,13 +99,13 @@ impl Run {
     fn hold(&self, endpoint: usize, connection: GuardedConnection) -> Held<'_> {
         let held = self.held[endpoint].fetch_add(1, Ordering::SeqCst) + 1;
         let (name, max) = (ENDPOINTS[endpoint].0, MAXIMA[endpoint]);
-        assert!(held <= max || self.trouble == Trouble::Faults, "{name} holds {held}");
+        assert!(held <= max || self.trouble.ends_connections(), "{name} holds {held}");
         Held { connection, count: &self.held[endpoint] }
     }
 
     fn check_counts(&self) {
         let status = self.pool.status();
-        assert!(status.live + status.dialing <= MAX, "{status:#?}");
+        assert!(status.live + status.dialing <= self.trouble.most(), "{status:#?}");
         assert!(status.in_use <= MAX && status.limit <= MAX, "{status:#?}");
         for endpoint in &status.endpoints {
             assert!(endpoint.in_use <= endpoint.max, "{status:#?}");
@@ -88,9 +116,27 @@ impl Run {
     /// socket when its turn comes, perhaps after it has answered us.
     fn check_sockets(&self) {
         let _no_fork = FORKS.read().unwrap_or_else(PoisonError::into_inner);
-        let count = || sockets(&self.server, &self.name).unwrap_or_default();
+        let count = || self.sockets().unwrap_or_default();
         let (first, second) = (count(), count());
-        assert!(first.min(second) <= MAX, "the server counts {first}, then {second}");
+        assert!(first.min(second) <= self.trouble.most(), "counted {first}, then {second}");
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &TestServer> {
+        [&self.server].into_iter().chain(&self.other)
+    }
+
+    /// What the servers count.
+    fn sockets(&self) -> Option<usize> {
+        self.servers().map(|server| sockets(server, &self.name)).sum()
+    }
+
+    /// One server becomes the other's replica, and the name moves there.
+    fn fail_over(&self, nth: usize) {
+        let Some(other) = &self.other else { return };
+        let (old, new) = if nth % 2 == 1 { (&self.server, other) } else { (other, &self.server) };
+        assert_eq!(new.admin().text(&["REPLICAOF", "NO", "ONE"]), "OK");
+        assert_eq!(old.admin().text(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]), "OK");
+        self.address.as_ref().unwrap().move_to(new);
     }
 
     /// Closes one of the pool's connections from the server's side.
@@ -147,13 +193,18 @@ async fn work(run: Arc<Run>, seed: u64) {
                 let stray = echo(&mut held[at].connection, "stray");
                 waiting::dropped_after(rng.usize(..3), stray).await.map(Result::ok);
             }
-            (77..96, Some(at)) => {
+            (77..80, Some(at)) => {
+                let write = cmd("SET key value").query_async(&mut held[at].connection).await;
+                assert!(write.is_ok() || run.trouble != Trouble::None, "{write:?}");
+                let () = write.unwrap_or_default();
+            }
+            (80..96, Some(at)) => {
                 let text = rng.u64(..).to_string();
                 let echoed = echo(&mut held[at].connection, &text).await;
                 // A killed connection may say so; a wrong reply it must not give.
                 let said = echoed
                     .as_ref()
-                    .map_or(run.trouble == Trouble::Faults, |echoed| *echoed == text);
+                    .map_or(run.trouble.ends_connections(), |echoed| *echoed == text);
                 assert!(said, "ECHO {text} was answered with {echoed:?}");
             }
             (96..98, _) if run.trouble == Trouble::Faults => run.kill_one(&mut rng),
@@ -177,13 +228,18 @@ async fn leave_something_behind(connection: &mut GuardedConnection, rng: &mut fa
     let _: redis::RedisResult<redis::Value> = cmd(command).query_async(connection).await;
 }
 
-fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
+async fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("run again with SEED={seed}");
     let server = server();
+    let other = (trouble == Trouble::Failover).then(self::server);
+    let address = match trouble {
+        Trouble::Failover | Trouble::Silence => Some(Name::of(&server).await),
+        _ => None,
+    };
     let name = format!("random-{seed}");
-    let mut builder = unhurried(server.url())
+    let mut builder = unhurried(address.as_ref().map_or_else(|| server.url(), Name::url))
         .max_connections(MAX)
         .acquire_timeout(Duration::from_millis(20))
         .backoff(Backoff::equal_jitter(Duration::from_millis(1), Duration::from_millis(20)))
@@ -192,10 +248,15 @@ fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
     for (endpoint, budget) in ENDPOINTS {
         builder = builder.endpoint(endpoint, budget);
     }
+    if matches!(trouble, Trouble::Silence | Trouble::Stall) {
+        builder = builder.response_timeout(PATIENCE).connect_timeout(PATIENCE);
+    }
     let pool = builder.build().unwrap();
     let run = Run {
         trouble,
         server,
+        other,
+        address,
         pool,
         name,
         steps: AtomicUsize::new(0),
@@ -215,6 +276,17 @@ async fn make_trouble(run: Arc<Run>) {
         }
         tokio::task::block_in_place(|| match run.trouble {
             Trouble::None => {}
+            Trouble::Failover => run.fail_over(nth),
+            Trouble::Silence => {
+                let address = run.address.as_ref().unwrap();
+                address.go_silent();
+                std::thread::sleep(STALL);
+                address.speak_again();
+            }
+            Trouble::Stall => {
+                let seconds = STALL.as_secs_f64().to_string();
+                assert_eq!(run.server.admin().text(&["DEBUG", "SLEEP", &seconds]), "OK");
+            }
             Trouble::Faults => forking(|| run.server.restart()).unwrap(),
             Trouble::Full => {
                 occupants = match occupants.take() {
@@ -263,8 +335,23 @@ async fn and_ten_thousand_while_others_take_the_servers_slots_and_give_them_back
     random_steps(Trouble::Full).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_ten_thousand_over_failovers() {
+    random_steps(Trouble::Failover).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_ten_thousand_while_nothing_passes_now_and_then() {
+    random_steps(Trouble::Silence).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_ten_thousand_while_the_server_stalls() {
+    random_steps(Trouble::Stall).await;
+}
+
 async fn random_steps(trouble: Trouble) {
-    let (run, seed) = random_run(trouble);
+    let (run, seed) = random_run(trouble).await;
     let watcher = tokio::task::spawn_blocking({
         let run = Arc::clone(&run);
         move || watch_sockets(&run)
@@ -280,14 +367,27 @@ async fn random_steps(trouble: Trouble) {
     drop(over);
     assert!(watcher.await.unwrap() > 100, "the server was asked at many points");
 
-    at_rest(&run.pool, &run.server).await;
+    rest(&run).await;
     let acquired: u64 = run.pool.status().endpoints.iter().map(|e| e.acquired).sum();
     assert!(acquired > 500, "only {acquired} were served");
-    let named = sockets(&run.server, &run.name).unwrap();
+    let named = run.sockets().unwrap();
     assert_eq!(named, run.pool.status().live, "every socket has its name again");
     soon("close", run.pool.close()).await;
     assert_eq!(run.pool.status().live, 0);
-    until("an empty CLIENT LIST", &run.pool, || sockets(&run.server, &run.name) == Some(0)).await;
+    until("an empty CLIENT LIST", &run.pool, || run.sockets() == Some(0)).await;
+}
+
+/// Nobody holds, awaits or dials anything, and the servers see as many sockets as the pool.
+async fn rest(run: &Run) {
+    let Some(other) = &run.other else { return at_rest(&run.pool, &run.server).await };
+    let alone = [&run.server, other].map(|server| server.admin().text(&["REPLICAOF", "NO", "ONE"]));
+    assert_eq!(alone, ["OK", "OK"]);
+    until("rest", &run.pool, || {
+        let status = run.pool.status();
+        let at_rest = status.in_use + status.waiting + status.dialing == 0;
+        at_rest && status.idle == status.live && run.sockets() == Some(status.live)
+    })
+    .await;
 }
 
 /// Leases held by `endpoint`, all that it can get at once.

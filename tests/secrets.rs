@@ -5,13 +5,12 @@
 mod support;
 
 use std::fmt::Debug;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use metrics_util::debugging::DebuggingRecorder;
 use redis_guard::{GuardedPool, GuardedPoolBuilder};
+use support::log::Log;
 use support::{
     Auth, Resp, TestServer, Transport, VendorScript, VendorServer, ask_until_dialed,
     ask_until_served, impatient,
@@ -64,13 +63,8 @@ where
     F: Future<Output = Said>,
 {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
     // Both are the thread's, and a test's runtime has one thread.
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = log.listen(tracing::Level::TRACE);
     let recorder = DebuggingRecorder::new();
     let _recording = metrics::set_default_local_recorder(&recorder);
 
@@ -194,25 +188,4 @@ async fn asked_ten_times(builder: GuardedPoolBuilder) {
         said
     });
     said.await.has_no_secret();
-}
-
-/// What the log subscriber wrote.
-#[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

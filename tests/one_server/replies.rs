@@ -1,7 +1,5 @@
 //! What a server says of itself in the reply to a command is heard, on whichever connection.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis_guard::{Event, GuardedPool, LimitedBy, redis};
@@ -9,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fake::Fake;
 use crate::support::TestServer;
+use crate::support::log::Log;
 use crate::waiting::{cmd, next, soon, until};
 use crate::{NEVER, WORDS};
 
@@ -100,7 +99,7 @@ async fn a_refusal_in_a_reply_keeps_the_other_pools_from_dialing() {
 async fn a_refusal_in_a_reply_is_told_once_in_the_log() {
     let (_fake, pool) = refused_in_a_reply().await;
     let log = Log::default();
-    let listening = log.listen();
+    let listening = log.listen(tracing::Level::INFO);
 
     for form in FORMS.into_iter().chain(FORMS) {
         soon("a reply", send(&pool, form, "EVAL script 0")).await.expect("an error");
@@ -205,32 +204,4 @@ async fn an_error_of_the_command_counts_nowhere() {
         matches!(event, Event::ConnectionClosed { .. })
     });
     last.await;
-}
-
-/// Log lines of the crate, as a subscriber on this thread gets them.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
-        tracing::subscriber::set_default(lines.finish())
-    }
-
-    fn lines(&self, part: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
-    }
 }

@@ -1,14 +1,12 @@
 //! A subscriber's turn in a full pool: first come, first served.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use redis_guard::{GuardedConnection, GuardedPool};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
+use redis_guard::GuardedPool;
 
 use crate::support::TestServer;
+use crate::support::log::at_message;
 use crate::waiting::{HANG, poll_once, soon, until};
 use crate::watch_service::Service;
 
@@ -68,54 +66,6 @@ async fn where_somebody_always_waits_a_subscriber_gets_its_turn_all_the_same() {
     subscriber.unwrap_or_else(|error| panic!("{error}, with {} served", callers.served()));
 }
 
-/// Takes the idle connection the moment the limit is said to have changed.
-#[derive(Clone, Default)]
-struct Thief(Arc<Theft>);
-
-#[derive(Default)]
-struct Theft {
-    pool: Mutex<Option<GuardedPool>>,
-    tried: AtomicBool,
-    taken: Mutex<Option<GuardedConnection>>,
-}
-
-/// Whether an event's message says so.
-struct Says(&'static str, bool);
-
-impl Visit for Says {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.1 |= field.name() == "message" && format!("{value:?}") == self.0;
-    }
-}
-
-impl tracing::Subscriber for Thief {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut says = Says("limit changed", false);
-        event.record(&mut says);
-        let pool = self.0.pool.lock().unwrap().take_if(|_| says.1);
-        if let Some(pool) = pool {
-            *self.0.taken.lock().unwrap() = pool.try_acquire("work").ok();
-            self.0.tried.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 #[tokio::test]
 async fn a_connection_that_was_to_make_room_and_is_taken_makes_it_when_it_comes_back() {
     let server = TestServer::builder().maxclients(16).start().unwrap();
@@ -124,15 +74,17 @@ async fn a_connection_that_was_to_make_room_and_is_taken_makes_it_when_it_comes_
     pool.warm_up(2).await.unwrap();
     let _lease = pool.acquire("work").await.unwrap();
     let _occupants = server.fill();
-    let thief = Thief::default();
-    *thief.0.pool.lock().unwrap() = Some(pool.clone());
-    let _listening = tracing::subscriber::set_default(thief.clone());
+    // Takes the idle connection the moment the limit is said to have changed.
+    let taken = Arc::new(OnceLock::new());
+    let (theft, victim) = (Arc::clone(&taken), pool.clone());
+    let _listening = at_message("limit changed", move || {
+        theft.get_or_init(|| Mutex::new(victim.try_acquire("work").ok()));
+    });
 
     // Its dial is refused, so the limit falls to what there is: two, of which one is idle.
     let subscriber = tokio::spawn(pool.pubsub("orders"));
-    until("the theft", &pool, || thief.0.tried.load(Ordering::Relaxed) || subscriber.is_finished())
-        .await;
-    drop(thief.0.taken.lock().unwrap().take());
+    until("the theft", &pool, || taken.get().is_some() || subscriber.is_finished()).await;
+    drop(taken.get().and_then(|taken| taken.lock().unwrap().take()));
 
     soon("the subscriber's turn", subscriber).await.unwrap().unwrap();
 }

@@ -1,47 +1,10 @@
 //! Log lines, as a subscriber gets them.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use redis_guard::Backoff;
 
+use crate::support::log::Log;
 use crate::waiting::{HANG, until};
 use crate::{builder, live_through_an_outage, server};
-
-/// Where the lines go.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Listens on this thread until the guard is dropped.
-    fn listen(&self, level: tracing::Level) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_ansi(false)
-            .with_writer(move || log.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// The lines of the crate that contain this.
-    fn lines(&self, part: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let ours = text.lines().filter(|line| line.contains("redis_guard"));
-        ours.filter(|line| line.contains(part)).map(str::to_owned).collect()
-    }
-}
 
 /// Each line has all of these.
 fn assert_each(lines: &[String], count: usize, parts: &[&str]) {

@@ -7,10 +7,10 @@ use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 use redis_guard::GuardedPool;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
 
 use crate::support::TestServer;
+use crate::support::log::at_message;
 use crate::waiting::{HANG, at_rest, cmd, soon};
 
 /// Goes off once.
@@ -67,42 +67,10 @@ impl Recorder for Metrics {
     }
 }
 
-/// Panics at the event with this message.
-struct Log(&'static str, Bomb);
-
-/// Whether the event says so.
-struct Says(&'static str, bool);
-
-impl Visit for Says {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.1 |= field.name() == "message" && format!("{value:?}") == self.0;
-    }
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut says = Says(self.0, false);
-        event.record(&mut says);
-        if says.1 {
-            self.1.go_off();
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
+/// Goes off when this is logged.
+fn go_off_at(message: &'static str, bomb: &Bomb) -> DefaultGuard {
+    let bomb = bomb.clone();
+    at_message(message, move || bomb.go_off())
 }
 
 /// Of one connection, so that one that is counted and not there is all there may be.
@@ -159,7 +127,7 @@ async fn a_recorder_that_panics_at_the_end_of_a_lease_costs_no_connection() {
 #[tokio::test]
 async fn a_subscriber_that_panics_at_one_dial_fails_none_of_the_others() {
     let bomb = Bomb::default();
-    let _listening = tracing::subscriber::set_default(Log("connected", bomb.clone()));
+    let _listening = go_off_at("connected", &bomb);
     let server = TestServer::start().unwrap();
     let pool = GuardedPool::builder(server.url()).max_connections(16).build().unwrap();
 
@@ -172,7 +140,7 @@ async fn a_subscriber_that_panics_at_one_dial_fails_none_of_the_others() {
 #[tokio::test]
 async fn a_subscriber_that_panics_at_a_new_connection_costs_no_connection() {
     let bomb = Bomb::default();
-    let _listening = tracing::subscriber::set_default(Log("connected", bomb.clone()));
+    let _listening = go_off_at("connected", &bomb);
     let server = TestServer::start().unwrap();
     let pool = pool(&server);
 
@@ -182,7 +150,7 @@ async fn a_subscriber_that_panics_at_a_new_connection_costs_no_connection() {
 #[tokio::test]
 async fn a_subscriber_that_panics_at_the_end_of_a_connection_costs_no_connection() {
     let bomb = Bomb::default();
-    let _listening = tracing::subscriber::set_default(Log("connection closed", bomb.clone()));
+    let _listening = go_off_at("connection closed", &bomb);
     let server = TestServer::start().unwrap();
     let pool = pool(&server);
     drop(soon("a lease", pool.acquire("test")).await.unwrap());
@@ -195,7 +163,7 @@ async fn a_subscriber_that_panics_at_the_end_of_a_connection_costs_no_connection
 #[tokio::test]
 async fn a_subscriber_that_panics_at_a_failed_dial_costs_no_connection() {
     let bomb = Bomb::default();
-    let _listening = tracing::subscriber::set_default(Log("dial failed", bomb.clone()));
+    let _listening = go_off_at("dial failed", &bomb);
     let server = TestServer::start().unwrap();
     let pool = pool(&server);
     server.stop();

@@ -202,32 +202,23 @@ impl Dialer {
         self.dial_traced(target, &mut Trace::default()).await
     }
 
-    /// The same, of a server that must not be a replica. One that does not say what it is will do: its
-    /// user may not ask, or it is a proxy.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future closes the socket.
-    pub(crate) async fn dial_primary(&self, target: &Target) -> Result<Dialed, DialFailure> {
-        let mut dialed = self.dial(target).await?;
+    /// Whether the server of a connection that was just dialed is a replica. One that does not say what it
+    /// is is none: its user may not ask, or it is a proxy.
+    pub(crate) async fn is_replica(
+        &self,
+        dialed: &mut Dialed,
+        target: &Target,
+    ) -> Result<bool, DialFailure> {
         let deadline = Instant::now() + self.connect_timeout;
-        let role = by(deadline, dialed.ask(&redis::cmd("ROLE"))).await;
-        let is_replica = match &role {
-            Ok(Value::Array(role)) => role.first() == Some(&Value::BulkString(b"slave".to_vec())),
-            Ok(_) => false,
-            Err(error) => {
-                let (outcome, message) = classify(Stage::Handshake, &[], error);
-                let server = Arc::clone(&target.name);
-                return Err(DialFailure { server, outcome, message });
+        match by(deadline, dialed.ask(&redis::cmd("ROLE"))).await {
+            Ok(Value::Array(role)) => {
+                Ok(role.first() == Some(&Value::BulkString(b"slave".to_vec())))
             }
-        };
-        match is_replica {
-            false => Ok(dialed),
-            true => Err(DialFailure {
-                server: Arc::clone(&target.name),
-                outcome: Outcome::Replica,
-                message: "it is a replica, which takes no writes".to_owned(),
-            }),
+            Ok(_) => Ok(false),
+            Err(error) => {
+                let (outcome, message) = classify(Stage::Handshake, &[], &error);
+                Err(DialFailure { server: Arc::clone(&target.name), outcome, message })
+            }
         }
     }
 

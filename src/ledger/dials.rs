@@ -29,6 +29,11 @@ impl<W> Ledger<W> {
         self.wants_more() || self.wants_successor()
     }
 
+    /// Whether the next dial is for a successor, and for nobody who waits.
+    pub(crate) fn next_is_successor(&self) -> bool {
+        !self.wants_more() && self.wants_successor()
+    }
+
     /// Whether one more would serve somebody.
     fn wants_more(&self) -> bool {
         let sockets = self.sockets();
@@ -60,7 +65,7 @@ impl<W> Ledger<W> {
     /// A dial starts, for whoever comes first, or, where one of those is the first in line, for the
     /// waiter that wants a socket of its own.
     pub(crate) fn dial_started(&mut self) -> Option<Fresh<W>> {
-        if !self.wants_more() && self.wants_successor() {
+        if self.next_is_successor() {
             self.successor_dial_started();
             self.dialing += 1;
             return None;

@@ -67,7 +67,7 @@ impl<W> Ledger<W> {
         self.replacing.ready > 0
     }
 
-    /// A connection that was not to be replaced has died, and may have been a successor.
+    /// What may have been counted as a successor is none: it has died, or is to be replaced itself.
     pub(crate) fn successor_lost(&mut self) {
         self.replacing.ready = 0;
     }

@@ -167,11 +167,14 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     }
     let step = match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
+            let role = match state.demotion.is_suspected() {
+                true if state.ledger.next_is_successor() => Role::MustBePrimary,
+                true => Role::Asked,
+                false => Role::Taken,
+            };
             let reserved = state.dial_started();
-            let wants_primary = state.demotion.is_suspected() && reserved.is_none();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
-            let approval = Some(approval);
-            Step::Dial(Attempt { node, place, approval, reserved, wants_primary })
+            Step::Dial(Attempt { node, place, approval: Some(approval), reserved, role })
         }
         decision => step_of(decision),
     };
@@ -189,13 +192,27 @@ struct Attempt {
     approval: Option<Approval>,
     /// The one waiter that it is for, if that is a subscriber.
     reserved: Option<Reserved>,
-    /// The server may have become a replica, and then the dial fails.
-    wants_primary: bool,
+    role: Role,
+}
+
+/// What a dial wants to know of the server's role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Nothing: it was not heard to be a replica.
+    Taken,
+    /// Which it is. A replica serves reads, and somebody waits.
+    Asked,
+    /// A successor of what is open to a replica must not be one as well.
+    MustBePrimary,
 }
 
 /// What a dial brings.
 enum Product {
-    Connection(Dialed),
+    Connection {
+        dialed: Dialed,
+        /// The server says that it is a replica; `None` if it was not asked.
+        is_replica: Option<bool>,
+    },
     PubSub(PubSub, SlotCell),
 }
 
@@ -209,11 +226,19 @@ impl Attempt {
     async fn dial(&self) -> Result<Product, DialFailure> {
         let (dialer, target) = (&self.node.dialer, &self.place.target);
         if self.reserved.is_none() {
-            let dialed = match self.wants_primary {
-                true => dialer.dial_primary(target).await,
-                false => dialer.dial(target).await,
+            let mut dialed = dialer.dial(target).await?;
+            let is_replica = match self.role {
+                Role::Taken => None,
+                _ => Some(dialer.is_replica(&mut dialed, target).await?),
             };
-            return dialed.map(Product::Connection);
+            if self.role == Role::MustBePrimary && is_replica == Some(true) {
+                return Err(DialFailure {
+                    server: Arc::clone(&target.name),
+                    outcome: Outcome::Replica,
+                    message: "it is a replica, which takes no writes".to_owned(),
+                });
+            }
+            return Ok(Product::Connection { dialed, is_replica });
         }
         let cell = SlotCell::default();
         let redis = dialer.dial_pubsub(target, |stream| cell.wrap(stream)).await?;
@@ -232,8 +257,11 @@ impl Attempt {
                     (Product::PubSub(redis, cell), Some(reserved)) => {
                         deliver(node, reserved, redis, cell, slot);
                     }
-                    (Product::Connection(dialed), _) => {
+                    (Product::Connection { dialed, is_replica }, _) => {
                         let connection = open(slot, dialed);
+                        if is_replica == Some(true) {
+                            connection.socket.outdate();
+                        }
                         if node.is_at(&self.place) {
                             node.mailbox.pass(&connection);
                             node.opened(connection);
@@ -241,13 +269,15 @@ impl Attempt {
                             // The server has moved meanwhile.
                             connection.socket.blame(CloseReason::Lifetime);
                         }
+                        match is_replica {
+                            Some(true) => node.opened_replica(),
+                            Some(false) => node.found_primary(started),
+                            None => {}
+                        }
                     }
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")
                     }
-                }
-                if self.wants_primary {
-                    node.found_primary(started);
                 }
                 let live = node.lock().ledger.live();
                 node.context.connected(Arc::clone(&self.place.target.name), took, live);

@@ -366,6 +366,12 @@ impl Node {
         }
     }
 
+    /// What was dialed for somebody who waits is a replica's as well: no successor of any other.
+    pub(super) fn opened_replica(self: &Arc<Self>) {
+        self.change(|state| state.ledger.successor_lost());
+        self.count_outdated();
+    }
+
     /// A dial that began then has found a primary.
     pub(super) fn found_primary(self: &Arc<Self>, dialed: Instant) {
         self.change(|state| {

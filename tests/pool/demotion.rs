@@ -275,3 +275,25 @@ async fn eight_pools_make_no_storm_of_it() {
     let dialed = pair.name.dials() - before;
     assert!(dialed <= 8 * 5, "each connection once: {dialed}");
 }
+
+/// What is open is not all: who reads needs more, and a replica has them.
+#[tokio::test]
+async fn a_pool_grows_although_its_server_is_a_replica() {
+    let pair = Pair::new().await;
+    pair.write().await.unwrap();
+    pair.demote();
+    assert!(is_read_only(&pair.write().await));
+    until("a dial", &pair.pool, || dials(&pair.pool).contains_key("replica")).await;
+
+    let leases = (0..4).map(|_| pair.pool.acquire("work"));
+    let leases = soon("four", futures_util::future::try_join_all(leases)).await.unwrap();
+    let mut shared = pair.pool.shared("work");
+    drop(leases);
+    let read: RedisResult<Option<String>> = shared.get("key").await;
+    read.unwrap();
+
+    pair.name.move_to(&pair.new);
+    until_written(&pair).await;
+    until("the rest", &pair.pool, || clients(&pair.old) == 0).await;
+    set(&mut shared).await.unwrap();
+}

@@ -97,7 +97,8 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
             Outcome::SuspectedMaxClients,
             format!(
                 "accepted, then closed before the first reply ({error}): the server may be full \
-                 (over TLS and behind some proxies it does not say so), or expect TLS"
+                 (over TLS and behind some proxies it does not say so), or expect TLS, or be a proxy \
+                 that knows no CLIENT (plain_handshake)"
             ),
         ),
         Stage::Handshake => of_handshake_error(heard, error),
@@ -184,6 +185,10 @@ fn was_closed(error: &RedisError) -> bool {
 /// What is said of a port where an HTTP server listens.
 pub(crate) const SPEAKS_HTTP: &str = "this port speaks HTTP, not Redis's protocol";
 
+/// What is said of a connection that ended in the middle of the handshake.
+pub(crate) const HUNG_UP: &str = "closed in the middle of the handshake";
+const AT_A_COMMAND: &str = "a proxy that knows no CLIENT does so (plain_handshake)";
+
 fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
     if heard.starts_with(b"HTTP/") {
@@ -195,6 +200,9 @@ fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
         // Not `Auth` even where the driver says "authentication failed": it says so of any
         // error it meets there, and the words do not speak of credentials.
         return (if timed_out { Outcome::Timeout } else { Outcome::Other }, words);
+    }
+    if was_closed(error) {
+        return (Outcome::Other, format!("{HUNG_UP} ({error}): {AT_A_COMMAND}"));
     }
     let outcome = match (error.kind(), io_kind(error)) {
         (ErrorKind::AuthenticationFailed, _) => Outcome::Auth,

@@ -33,7 +33,7 @@ pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
 #[cfg(feature = "doctor")]
-pub(crate) use classify::SPEAKS_HTTP;
+pub(crate) use classify::{HUNG_UP, SPEAKS_HTTP};
 pub(crate) use classify::{of_call, of_error_line};
 
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -137,6 +137,8 @@ pub(crate) struct Dialer {
     pub(crate) redis: RedisConnectionInfo,
     /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
     pub(crate) client_name: String,
+    /// No CLIENT command is sent: some proxies hang up at one.
+    pub(crate) plain: bool,
     pub(crate) connect_timeout: Duration,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
@@ -286,10 +288,11 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&self.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
         let mut hello = redis::pipe();
-        hello.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        self.name(&mut hello);
+        hello.cmd("PING");
         let replies = tokio::select! {
             biased;
-            replies = connection.send_packed_commands(&hello, 0, 2) => replies?,
+            replies = connection.send_packed_commands(&hello, 0, hello.len()) => replies?,
             () = &mut driver => return Err(closed()),
         };
         // A proxy may pass a full shard's refusal on as the answer to any of our commands.
@@ -322,7 +325,8 @@ impl Dialer {
         if let Some(password) = self.redis.password() {
             greeting.cmd("AUTH").arg(self.redis.username()).arg(password);
         }
-        greeting.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        self.name(&mut greeting);
+        greeting.cmd("PING");
         tap.write_all(&greeting.get_packed_pipeline()).await?;
         tap.flush().await?;
         let mut answers = Vec::new();
@@ -335,6 +339,14 @@ impl Dialer {
         match classify::bad_news(&answers) {
             Some(words) => Err((ErrorKind::Client, "refused", words).into()),
             None => Ok(()),
+        }
+    }
+
+    /// Adds the command that names the connection. Its error is no reason to do without the
+    /// connection: a user may have no right to it.
+    pub(crate) fn name(&self, pipe: &mut redis::Pipeline) {
+        if !self.plain {
+            pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
         }
     }
 
@@ -384,12 +396,8 @@ async fn connect(
     Err(Failed::at(stage)(last))
 }
 
-/// Adds the commands that bring a connection back to where the dial left it.
-pub(crate) fn reset_commands(
-    pipe: &mut redis::Pipeline,
-    redis: &RedisConnectionInfo,
-    client_name: &str,
-) {
+/// Adds the commands that bring a connection back to where the dial left it, but for its name.
+pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnectionInfo) {
     pipe.cmd("RESET");
     if redis.protocol() == redis::ProtocolVersion::RESP3 {
         pipe.cmd("HELLO").arg(3);
@@ -402,7 +410,6 @@ pub(crate) fn reset_commands(
     if redis.db() != 0 {
         pipe.cmd("SELECT").arg(redis.db());
     }
-    pipe.cmd("CLIENT").arg("SETNAME").arg(client_name);
 }
 
 fn closed() -> RedisError {

@@ -205,6 +205,17 @@ async fn a_proxy_without_a_backend() {
     vendor(VendorScript::EnvoyNoUpstream).await.is(3, "unreachable");
 }
 
+/// Before the first reply, or after that to AUTH.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_proxy_that_knows_no_client() {
+    let server = VendorServer::start(VendorScript::Twemproxy).await.unwrap();
+    for url in [server.url(), server.url_with(":secret", "")] {
+        let report = Doctor::of(&[&url, "--timeout", "10s"]).report();
+        report.is(3, "other");
+        assert!(report.to_string().contains("plain_handshake"), "{report}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_port_that_says_nothing() {
     vendor(VendorScript::Nothing).await.is(3, "unresponsive");

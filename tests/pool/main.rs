@@ -19,6 +19,7 @@ mod events;
 mod full;
 mod health;
 mod leaks;
+mod limited;
 mod proxy;
 mod schedule;
 mod timeouts;

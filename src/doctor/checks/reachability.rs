@@ -115,9 +115,10 @@ fn auth(findings: Findings<'_>) -> Option<Check> {
     match dials.outcome() {
         // Told under capacity, and under ping.
         Outcome::MaxClients | Outcome::Timeout => None,
-        Outcome::SuspectedMaxClients => Some(
-            failed.fix("the port may speak TLS: try rediss://; or a proxy has no slot behind it"),
-        ),
+        Outcome::SuspectedMaxClients => Some(failed.fix(
+            "the port may speak TLS: try rediss://; or a proxy has no slot behind it, or knows no \
+                 CLIENT (plain_handshake)",
+        )),
         Outcome::Auth => Some(failed.fix(
             "the password, and the user of the URL: redis://user:password@host, or REDISCLI_AUTH",
         )),

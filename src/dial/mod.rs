@@ -11,6 +11,7 @@ mod tls_rustls;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -375,7 +376,10 @@ async fn connect(
 ) -> Result<Stream, Failed> {
     let started = Instant::now();
     let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
-    let addresses = by(deadline, lookup).await.map_err(Failed::at(Stage::Resolve))?;
+    let addresses = by(deadline, lookup).await.map_err(|error| {
+        let error = socket_limit().map_or(error, RedisError::from);
+        Failed::at(Stage::Resolve)(error)
+    })?;
     let addresses: Vec<SocketAddr> = addresses.collect();
     trace.resolved = Some(started.elapsed());
     trace.addresses.clone_from(&addresses);
@@ -412,8 +416,15 @@ pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnection
     }
 }
 
+/// The error of a process that can open no socket. The system's resolver hides it: without files it
+/// says that it does not know the name.
+fn socket_limit() -> Option<io::Error> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+    socket.err().filter(|error| classify::local_limit(error).is_some())
+}
+
 fn closed() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
 }
 
 /// Runs `future` until `deadline`; past it, the error is a timeout.
@@ -423,10 +434,9 @@ async fn by<T>(
 ) -> Result<T, RedisError> {
     match tokio::time::timeout_at(deadline, future).await {
         Ok(result) => result,
-        Err(_) => Err(std::io::Error::new(
-            std::io::ErrorKind::TimedOut,
-            "no answer within the connect timeout",
-        )
-        .into()),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout")
+                .into())
+        }
     }
 }

@@ -36,6 +36,9 @@ pub enum Outcome {
     /// The server answered that what we asked for does not exist (database number, protocol
     /// version, …), or its TLS certificate was not accepted.
     Misconfigured,
+    /// Nothing was sent to the server: this process or this machine has nothing left to dial with, be it
+    /// file descriptors (`ulimit -n`), local ports or memory for sockets.
+    LocalLimit,
     /// Anything else; the message tells.
     Other,
 }
@@ -54,6 +57,7 @@ impl Outcome {
         Self::Auth,
         Self::Loading,
         Self::Misconfigured,
+        Self::LocalLimit,
         Self::Other,
     ];
 
@@ -72,6 +76,7 @@ impl Outcome {
             Self::Auth => "auth",
             Self::Loading => "loading",
             Self::Misconfigured => "misconfigured",
+            Self::LocalLimit => "local_limit",
             Self::Other => "other",
         }
     }

@@ -48,6 +48,7 @@ const CAUSES = {
   auth: "Redis does not accept the credentials",
   loading: "Redis is loading its data",
   misconfigured: "the pool's settings do not fit this server",
+  local_limit: "this process has no file or port left to connect with",
 };
 const LIMITED_BY = {
   max_connections: "nobody: it is all this pool may have",

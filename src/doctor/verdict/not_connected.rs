@@ -126,6 +126,11 @@ fn other(findings: Findings<'_>, outcome: Outcome) -> Verdict {
             .action("routes, security groups, and whether a proxy in between has a backend"),
         Outcome::Dns => Verdict::new(VerdictKind::Dns, "its name does not resolve")
             .action("the name, and this machine's resolver"),
+        Outcome::LocalLimit => {
+            Verdict::new(VerdictKind::LocalLimit, "nothing was sent to it: there is nothing left to dial with here")
+                .action("raise the limit of open files (ulimit -n; systemd: LimitNOFILE), or find what leaves them open: ls /proc/<pid>/fd")
+                .action("no local port: connections that are opened for every request hold theirs for a minute (ss -s: timewait)")
+        }
         Outcome::Denied => Verdict::new(
             VerdictKind::ProtectedMode,
             "protected mode lets nobody in from outside",

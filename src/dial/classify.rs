@@ -190,6 +190,18 @@ pub(super) fn local_limit(error: &io::Error) -> Option<&'static str> {
     }
 }
 
+/// True where there is no way from here to the address at all, so that another one's error says more.
+pub(super) fn is_no_way(error: &RedisError) -> bool {
+    io_error(error).is_some_and(|error| {
+        let no_route = [
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::AddrNotAvailable,
+        ];
+        no_route.contains(&error.kind())
+    })
+}
+
 fn of_connect_error(error: &RedisError) -> Outcome {
     match io_kind(error) {
         // A Unix socket that is not there is a server that is not there.

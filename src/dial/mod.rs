@@ -2,6 +2,7 @@
 
 mod classify;
 mod notice;
+mod race;
 mod stream;
 mod tap;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -15,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
+use race::Reached;
 use tap::FirstBytes;
 
 pub(crate) use notice::Notice;
@@ -125,11 +127,26 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     /// The address as text, for messages.
     pub(crate) name: Arc<str>,
+    reached: LastReached,
 }
 
 impl Target {
     pub(crate) fn new(address: Address) -> Self {
-        Self { name: address.to_string().into(), address }
+        Self { name: address.to_string().into(), address, reached: LastReached::default() }
+    }
+}
+
+/// Of a name's addresses, the one that was connected to last: the next dial begins with it.
+#[derive(Clone, Debug, Default)]
+struct LastReached(Arc<Mutex<Option<Reached>>>);
+
+impl LastReached {
+    fn get(&self) -> Option<Reached> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, reached: Reached) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
     }
 }
 
@@ -154,10 +171,12 @@ impl fmt::Debug for Dialer {
 /// How far a dial came, and how long each step took.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace {
-    /// What the name resolved to.
+    /// What the name resolved to, in the order they are tried.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) resolved: Option<Duration>,
-    /// Of the address that answered, the last one tried.
+    /// Of these, those that did not answer a connect before the next was tried.
+    pub(crate) silent: Vec<SocketAddr>,
+    /// Of the address that answered.
     pub(crate) connected: Option<Duration>,
     #[cfg(any(feature = "doctor", feature = "tls-rustls", feature = "tls-native-tls"))]
     pub(crate) secured: Option<Duration>,
@@ -185,7 +204,8 @@ impl Failed {
 }
 
 impl Dialer {
-    /// Dials once: one address at a time, and at most one socket open at any moment.
+    /// Dials once. Of a name's addresses the first that answers is taken; the others' sockets are closed
+    /// before a byte is sent.
     ///
     /// # Cancel safety
     ///
@@ -233,7 +253,7 @@ impl Dialer {
         F: Future<Output = Result<T, RedisError>>,
     {
         let deadline = Instant::now() + self.connect_timeout;
-        let result = match self.open(&target.address, deadline, trace).await {
+        let result = match self.open(target, deadline, trace).await {
             Ok(stream) => {
                 let (tap, first_bytes) = Tap::new(stream);
                 let started = Instant::now();
@@ -254,21 +274,22 @@ impl Dialer {
     /// Opens the socket, and TLS over it.
     async fn open(
         &self,
-        address: &Address,
+        target: &Target,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Stream, Failed> {
-        match address {
+        let reached = &target.reached;
+        match &target.address {
             Address::Unix(path) => {
                 let started = Instant::now();
                 let stream = by(deadline, Stream::connect_unix(path)).await;
                 trace.connected = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Connect))
             }
-            Address::Tcp { host, port } => connect(host, *port, deadline, trace).await,
+            Address::Tcp { host, port } => connect(host, *port, reached, deadline, trace).await,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, tls } => {
-                let stream = connect(host, *port, deadline, trace).await?;
+                let stream = connect(host, *port, reached, deadline, trace).await?;
                 let started = Instant::now();
                 let stream = by(deadline, tls.wrap(host, stream)).await;
                 trace.secured = stream.is_ok().then(|| started.elapsed());
@@ -366,11 +387,11 @@ impl Dialer {
     }
 }
 
-/// Connects to the first of the name's addresses that answers. Each gets its share of the time
-/// left, so that one that drops packets does not use up the others' turn.
+/// Connects to the first of the name's addresses that answers; see [`race`].
 async fn connect(
     host: &str,
     port: u16,
+    reached: &LastReached,
     deadline: Instant,
     trace: &mut Trace,
 ) -> Result<Stream, Failed> {
@@ -380,24 +401,22 @@ async fn connect(
         let error = socket_limit().map_or(error, RedisError::from);
         Failed::at(Stage::Resolve)(error)
     })?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
     trace.resolved = Some(started.elapsed());
+    let last = reached.get();
+    let addresses = race::ordered(addresses.collect(), last.map(|last| last.address));
     trace.addresses.clone_from(&addresses);
-    let mut last = RedisError::from((ErrorKind::Io, "the name has no address"));
-    for (tried, address) in (0_u32..).zip(&addresses) {
-        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(tried);
-        let now = Instant::now();
-        let turn = now + deadline.saturating_duration_since(now) / left.max(1);
-        match by(turn, Stream::connect_tcp(*address)).await {
-            Ok(stream) => {
-                trace.connected = Some(now.elapsed());
-                return Ok(stream);
-            }
-            Err(error) => last = error,
+    let connecting = race::race(&addresses, last, deadline, &mut trace.silent, Stream::connect_tcp);
+    match by(deadline, connecting).await {
+        Ok((now, stream)) => {
+            trace.connected = Some(now.took);
+            reached.set(now);
+            Ok(stream)
+        }
+        Err(error) => {
+            let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
+            Err(Failed::at(stage)(error))
         }
     }
-    let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
-    Err(Failed::at(stage)(last))
 }
 
 /// Adds the commands that bring a connection back to where the dial left it, but for its name.

@@ -11,6 +11,7 @@ mod support;
 mod waiting;
 
 mod acquire;
+mod addresses;
 mod aging;
 mod bounds;
 mod close;

@@ -73,6 +73,15 @@ fn connect(findings: Findings<'_>) -> Option<Check> {
     let check = Check::new("reachability.connect", format!("connects within {}", span(SLOW_STEP)));
     let trace = &findings.dials.trace;
     match trace.connected {
+        Some(took) if !trace.silent.is_empty() => {
+            let silent: Vec<_> = trace.silent.iter().map(ToString::to_string).collect();
+            let silent = silent.join(", ");
+            Some(
+                check
+                    .with(Level::Warning, format!("connected in {}, but not to {silent}, where nothing answers", span(took)))
+                    .fix("every process tries it first: let its packets through, or take it out of the name"),
+            )
+        }
         Some(took) => Some(
             check
                 .with(slow(took), format!("connected in {}", span(took)))

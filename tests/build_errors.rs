@@ -258,6 +258,13 @@ fn names_that_logs_and_client_list_cannot_show_are_reported() {
 }
 
 #[test]
+fn what_a_plain_handshake_leaves_out_cannot_be_asked_for() {
+    let plain = |url| GuardedPool::builder(url).plain_handshake(true);
+    one_problem(plain(URL).client_name("api"), &["client_name", "plain_handshake"]);
+    one_problem(plain("redis://127.0.0.1/?protocol=resp3"), &["plain_handshake", "RESP3"]);
+}
+
+#[test]
 fn every_duration_of_zero_is_reported_by_name() {
     let zero = Duration::ZERO;
     let of = GuardedPool::builder;

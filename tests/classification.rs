@@ -296,6 +296,51 @@ async fn a_name_that_does_not_resolve_is_dns() {
     assert_eq!(dials(&pool).keys().collect::<Vec<_>>(), [&"dns"]);
 }
 
+/// Set in the process that runs out of files, which is this test once more: the other tests of this
+/// one need theirs.
+const OUT_OF_FILES: &str = "REDIS_GUARD_TEST_OUT_OF_FILES";
+
+/// The system's resolver says then that it does not know the name.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_process_without_a_file_left_is_local_limit() {
+    if let Ok(port) = std::env::var(OUT_OF_FILES) {
+        return dial_without_files(&port).await;
+    }
+    let server = server_wanting(Auth::None);
+    let this = std::env::current_exe().unwrap();
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\" --nocapture"])
+        .arg(this)
+        .arg("a_process_without_a_file_left_is_local_limit")
+        .env(OUT_OF_FILES, server.port().to_string())
+        .output()
+        .unwrap();
+    let said = [child.stdout, child.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+async fn dial_without_files(port: &str) {
+    // A thread for lookups, and whatever else is made on first use.
+    let unknown = impatient("redis://no-such-host.invalid:6379").build().unwrap();
+    ask_until_dialed(&unknown, 1).await;
+    let mut files = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        files.push(file);
+    }
+    for host in ["localhost", "127.0.0.1", "no-such-host.invalid"] {
+        let pool = impatient(&format!("redis://{host}:{port}")).build().unwrap();
+        ask_until_dialed(&pool, 2).await;
+        let said = pool.status().breaker.last_failure.unwrap().to_string();
+        assert_eq!(dials(&pool).keys().collect::<Vec<_>>(), [&"local_limit"], "{host}: {said}");
+        assert!(said.contains("ulimit -n"), "{host}: {said}");
+    }
+    files.clear();
+    let pool = impatient(&format!("redis://localhost:{port}")).build().unwrap();
+    ask_until_served(&pool).await;
+}
+
 /// `localhost` has two addresses on most machines; a full server refuses one dial at one of them.
 #[tokio::test]
 async fn a_name_with_several_addresses_costs_one_slot_a_dial() {

@@ -90,14 +90,25 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
         let words = server_words(error);
         return (of_error_line(&words).unwrap_or(Outcome::Other), words);
     }
+    if let Some(what) = io_error(error).and_then(local_limit) {
+        return (Outcome::LocalLimit, format!("{what}: {error}"));
+    }
     match stage {
         Stage::Resolve => (Outcome::Dns, error.to_string()),
+        Stage::Connect if io_kind(error) == Some(io::ErrorKind::PermissionDenied) => (
+            Outcome::Misconfigured,
+            format!(
+                "this process may not connect there (the socket's permissions, a sandbox, a local \
+                 firewall): {error}"
+            ),
+        ),
         Stage::Connect => (of_connect_error(error), error.to_string()),
         Stage::Handshake if heard.is_empty() && was_closed(error) => (
             Outcome::SuspectedMaxClients,
             format!(
                 "accepted, then closed before the first reply ({error}): the server may be full \
-                 (over TLS and behind some proxies it does not say so), or expect TLS"
+                 (over TLS and behind some proxies it does not say so), or expect TLS, or be a proxy \
+                 that knows no CLIENT (plain_handshake)"
             ),
         ),
         Stage::Handshake => of_handshake_error(heard, error),
@@ -116,7 +127,9 @@ pub(crate) fn of_call(error: &RedisError) -> Class {
             Some(outcome) => Class::Failed { outcome, message: words },
         };
     }
-    if error.is_timeout() {
+    if io_error(error).and_then(local_limit).is_some() {
+        failed(Outcome::LocalLimit)
+    } else if error.is_timeout() {
         failed(Outcome::Timeout)
     } else if error.is_connection_refusal() {
         failed(Outcome::Refused)
@@ -142,10 +155,51 @@ pub(super) fn server_words(error: &RedisError) -> String {
 }
 
 /// The I/O error inside. redis-rs keeps it behind an `Arc`, which is what `source` hands out.
-fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+fn io_error(error: &RedisError) -> Option<&io::Error> {
     type Shared = Arc<dyn std::error::Error + Send + Sync>;
     let source = std::error::Error::source(error)?.downcast_ref::<Shared>()?;
-    source.downcast_ref::<io::Error>().map(io::Error::kind)
+    source.downcast_ref::<io::Error>()
+}
+
+fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
+    io_error(error).map(io::Error::kind)
+}
+
+/// What this process or this machine has run out of, if that is what the error says.
+pub(super) fn local_limit(error: &io::Error) -> Option<&'static str> {
+    const FILES: &str = "this process has no file descriptor left (ulimit -n)";
+    // std has no kinds for these; the numbers are those of Unix and of Winsock.
+    match error.raw_os_error() {
+        #[cfg(unix)]
+        Some(24) => return Some(FILES),
+        #[cfg(unix)]
+        Some(23) => return Some("this machine has no file descriptor left (fs.file-max)"),
+        #[cfg(target_os = "linux")]
+        Some(105) => return Some("this machine has no memory left for sockets"),
+        #[cfg(windows)]
+        Some(10024) => return Some(FILES),
+        _ => {}
+    }
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => Some(
+            "this machine has no local port left towards the server, or no address of its kind \
+             (IPv4, IPv6)",
+        ),
+        io::ErrorKind::OutOfMemory => Some("this machine has no memory left for sockets"),
+        _ => None,
+    }
+}
+
+/// True where there is no way from here to the address at all, so that another one's error says more.
+pub(super) fn is_no_way(error: &RedisError) -> bool {
+    io_error(error).is_some_and(|error| {
+        let no_route = [
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::AddrNotAvailable,
+        ];
+        no_route.contains(&error.kind())
+    })
 }
 
 fn of_connect_error(error: &RedisError) -> Outcome {
@@ -157,7 +211,6 @@ fn of_connect_error(error: &RedisError) -> Outcome {
         }
         // A Unix socket whose backlog is full says so at once: the server does not accept.
         Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => Outcome::Timeout,
-        Some(io::ErrorKind::PermissionDenied) => Outcome::Misconfigured,
         // It was accepted, and reset before we came to look: a port where nobody listens refuses.
         Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
             Outcome::SuspectedMaxClients
@@ -184,6 +237,10 @@ fn was_closed(error: &RedisError) -> bool {
 /// What is said of a port where an HTTP server listens.
 pub(crate) const SPEAKS_HTTP: &str = "this port speaks HTTP, not Redis's protocol";
 
+/// What is said of a connection that ended in the middle of the handshake.
+pub(crate) const HUNG_UP: &str = "closed in the middle of the handshake";
+const AT_A_COMMAND: &str = "a proxy that knows no CLIENT does so (plain_handshake)";
+
 fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
     if heard.starts_with(b"HTTP/") {
@@ -195,6 +252,9 @@ fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
         // Not `Auth` even where the driver says "authentication failed": it says so of any
         // error it meets there, and the words do not speak of credentials.
         return (if timed_out { Outcome::Timeout } else { Outcome::Other }, words);
+    }
+    if was_closed(error) {
+        return (Outcome::Other, format!("{HUNG_UP} ({error}): {AT_A_COMMAND}"));
     }
     let outcome = match (error.kind(), io_kind(error)) {
         (ErrorKind::AuthenticationFailed, _) => Outcome::Auth,
@@ -275,6 +335,36 @@ mod tests {
         assert_eq!(classify(Stage::Handshake, b"+OK\r\n", &eof).0, Outcome::Other);
         let refused = io_error(io::ErrorKind::ConnectionRefused);
         assert_eq!(classify(Stage::Connect, b"", &refused).0, Outcome::Refused);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_ran_out_on_this_side_is_not_the_servers() {
+        for (number, words) in [
+            (24, "this process has no file descriptor"),
+            (23, "this machine has no file descriptor"),
+            (99, "no local port"),
+            (105, "memory"),
+            (12, "memory"),
+        ] {
+            let error = RedisError::from(io::Error::from_raw_os_error(number));
+            for stage in [Stage::Resolve, Stage::Connect, Stage::Handshake] {
+                let (outcome, said) = classify(stage, b"", &error);
+                assert_eq!(outcome, Outcome::LocalLimit, "{number} {stage:?}");
+                assert!(said.contains(words), "{number}: {said}");
+            }
+            let class = of_call(&error);
+            assert!(
+                matches!(class, Class::Failed { outcome: Outcome::LocalLimit, .. }),
+                "{class:?}"
+            );
+        }
+        for number in [1, 13] {
+            let denied = RedisError::from(io::Error::from_raw_os_error(number));
+            let (outcome, said) = classify(Stage::Connect, b"", &denied);
+            assert_eq!(outcome, Outcome::Misconfigured, "{number}");
+            assert!(said.starts_with("this process may not connect"), "{said}");
+        }
     }
 
     #[test]

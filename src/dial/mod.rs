@@ -2,6 +2,7 @@
 
 mod classify;
 mod notice;
+mod race;
 mod stream;
 mod tap;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -11,10 +12,11 @@ mod tls_rustls;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
+use race::Reached;
 use tap::FirstBytes;
 
 pub(crate) use notice::Notice;
@@ -33,7 +36,7 @@ pub(crate) use stream::Stream;
 pub(crate) use tap::Tap;
 
 #[cfg(feature = "doctor")]
-pub(crate) use classify::SPEAKS_HTTP;
+pub(crate) use classify::{HUNG_UP, SPEAKS_HTTP};
 pub(crate) use classify::{of_call, of_error_line};
 
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -124,11 +127,26 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     /// The address as text, for messages.
     pub(crate) name: Arc<str>,
+    reached: LastReached,
 }
 
 impl Target {
     pub(crate) fn new(address: Address) -> Self {
-        Self { name: address.to_string().into(), address }
+        Self { name: address.to_string().into(), address, reached: LastReached::default() }
+    }
+}
+
+/// Of a name's addresses, the one that was connected to last: the next dial begins with it.
+#[derive(Clone, Debug, Default)]
+struct LastReached(Arc<Mutex<Option<Reached>>>);
+
+impl LastReached {
+    fn get(&self) -> Option<Reached> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, reached: Reached) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
     }
 }
 
@@ -137,6 +155,8 @@ pub(crate) struct Dialer {
     pub(crate) redis: RedisConnectionInfo,
     /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
     pub(crate) client_name: String,
+    /// No CLIENT command is sent: some proxies hang up at one.
+    pub(crate) plain: bool,
     pub(crate) connect_timeout: Duration,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
@@ -151,10 +171,12 @@ impl fmt::Debug for Dialer {
 /// How far a dial came, and how long each step took.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace {
-    /// What the name resolved to.
+    /// What the name resolved to, in the order they are tried.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) resolved: Option<Duration>,
-    /// Of the address that answered, the last one tried.
+    /// Of these, those that did not answer a connect before the next was tried.
+    pub(crate) silent: Vec<SocketAddr>,
+    /// Of the address that answered.
     pub(crate) connected: Option<Duration>,
     #[cfg(any(feature = "doctor", feature = "tls-rustls", feature = "tls-native-tls"))]
     pub(crate) secured: Option<Duration>,
@@ -193,7 +215,8 @@ impl Failed {
 }
 
 impl Dialer {
-    /// Dials once: one address at a time, and at most one socket open at any moment.
+    /// Dials once. Of a name's addresses the first that answers is taken; the others' sockets are closed
+    /// before a byte is sent.
     ///
     /// # Cancel safety
     ///
@@ -261,7 +284,7 @@ impl Dialer {
         F: Future<Output = Result<T, RedisError>>,
     {
         let deadline = Instant::now() + self.connect_timeout;
-        let result = match self.open(&target.address, deadline, trace).await {
+        let result = match self.open(target, deadline, trace).await {
             Ok(stream) => {
                 let (tap, first_bytes) = Tap::new(stream);
                 let started = Instant::now();
@@ -282,21 +305,22 @@ impl Dialer {
     /// Opens the socket, and TLS over it.
     async fn open(
         &self,
-        address: &Address,
+        target: &Target,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Stream, Failed> {
-        match address {
+        let reached = &target.reached;
+        match &target.address {
             Address::Unix(path) => {
                 let started = Instant::now();
                 let stream = by(deadline, Stream::connect_unix(path)).await;
                 trace.connected = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Connect))
             }
-            Address::Tcp { host, port } => connect(host, *port, deadline, trace).await,
+            Address::Tcp { host, port } => connect(host, *port, reached, deadline, trace).await,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, tls } => {
-                let stream = connect(host, *port, deadline, trace).await?;
+                let stream = connect(host, *port, reached, deadline, trace).await?;
                 let started = Instant::now();
                 let stream = by(deadline, tls.wrap(host, stream)).await;
                 trace.secured = stream.is_ok().then(|| started.elapsed());
@@ -317,10 +341,11 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&self.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
         let mut hello = redis::pipe();
-        hello.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        self.name(&mut hello);
+        hello.cmd("PING");
         let replies = tokio::select! {
             biased;
-            replies = connection.send_packed_commands(&hello, 0, 2) => replies?,
+            replies = connection.send_packed_commands(&hello, 0, hello.len()) => replies?,
             () = &mut driver => return Err(closed()),
         };
         // A proxy may pass a full shard's refusal on as the answer to any of our commands.
@@ -353,7 +378,8 @@ impl Dialer {
         if let Some(password) = self.redis.password() {
             greeting.cmd("AUTH").arg(self.redis.username()).arg(password);
         }
-        greeting.cmd("CLIENT").arg("SETNAME").arg(&self.client_name).cmd("PING");
+        self.name(&mut greeting);
+        greeting.cmd("PING");
         tap.write_all(&greeting.get_packed_pipeline()).await?;
         tap.flush().await?;
         let mut answers = Vec::new();
@@ -366,6 +392,14 @@ impl Dialer {
         match classify::bad_news(&answers) {
             Some(words) => Err((ErrorKind::Client, "refused", words).into()),
             None => Ok(()),
+        }
+    }
+
+    /// Adds the command that names the connection. Its error is no reason to do without the
+    /// connection: a user may have no right to it.
+    pub(crate) fn name(&self, pipe: &mut redis::Pipeline) {
+        if !self.plain {
+            pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
         }
     }
 
@@ -384,43 +418,40 @@ impl Dialer {
     }
 }
 
-/// Connects to the first of the name's addresses that answers. Each gets its share of the time
-/// left, so that one that drops packets does not use up the others' turn.
+/// Connects to the first of the name's addresses that answers; see [`race`].
 async fn connect(
     host: &str,
     port: u16,
+    reached: &LastReached,
     deadline: Instant,
     trace: &mut Trace,
 ) -> Result<Stream, Failed> {
     let started = Instant::now();
     let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
-    let addresses = by(deadline, lookup).await.map_err(Failed::at(Stage::Resolve))?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
+    let addresses = by(deadline, lookup).await.map_err(|error| {
+        let error = socket_limit().map_or(error, RedisError::from);
+        Failed::at(Stage::Resolve)(error)
+    })?;
     trace.resolved = Some(started.elapsed());
+    let last = reached.get();
+    let addresses = race::ordered(addresses.collect(), last.map(|last| last.address));
     trace.addresses.clone_from(&addresses);
-    let mut last = RedisError::from((ErrorKind::Io, "the name has no address"));
-    for (tried, address) in (0_u32..).zip(&addresses) {
-        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_sub(tried);
-        let now = Instant::now();
-        let turn = now + deadline.saturating_duration_since(now) / left.max(1);
-        match by(turn, Stream::connect_tcp(*address)).await {
-            Ok(stream) => {
-                trace.connected = Some(now.elapsed());
-                return Ok(stream);
-            }
-            Err(error) => last = error,
+    let connecting = race::race(&addresses, last, deadline, &mut trace.silent, Stream::connect_tcp);
+    match by(deadline, connecting).await {
+        Ok((now, stream)) => {
+            trace.connected = Some(now.took);
+            reached.set(now);
+            Ok(stream)
+        }
+        Err(error) => {
+            let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
+            Err(Failed::at(stage)(error))
         }
     }
-    let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
-    Err(Failed::at(stage)(last))
 }
 
-/// Adds the commands that bring a connection back to where the dial left it.
-pub(crate) fn reset_commands(
-    pipe: &mut redis::Pipeline,
-    redis: &RedisConnectionInfo,
-    client_name: &str,
-) {
+/// Adds the commands that bring a connection back to where the dial left it, but for its name.
+pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnectionInfo) {
     pipe.cmd("RESET");
     if redis.protocol() == redis::ProtocolVersion::RESP3 {
         pipe.cmd("HELLO").arg(3);
@@ -433,11 +464,17 @@ pub(crate) fn reset_commands(
     if redis.db() != 0 {
         pipe.cmd("SELECT").arg(redis.db());
     }
-    pipe.cmd("CLIENT").arg("SETNAME").arg(client_name);
+}
+
+/// The error of a process that can open no socket. The system's resolver hides it: without files it
+/// says that it does not know the name.
+fn socket_limit() -> Option<io::Error> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+    socket.err().filter(|error| classify::local_limit(error).is_some())
 }
 
 fn closed() -> RedisError {
-    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
 }
 
 /// Runs `future` until `deadline`; past it, the error is a timeout.
@@ -447,10 +484,9 @@ async fn by<T>(
 ) -> Result<T, RedisError> {
     match tokio::time::timeout_at(deadline, future).await {
         Ok(result) => result,
-        Err(_) => Err(std::io::Error::new(
-            std::io::ErrorKind::TimedOut,
-            "no answer within the connect timeout",
-        )
-        .into()),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the connect timeout")
+                .into())
+        }
     }
 }

@@ -61,7 +61,7 @@ pub(super) async fn connect(target: &Target, options: &Options) -> (Dials, Optio
         Ok(probe) => (Some(probe), None),
         Err(failure) => (None, Some(failure)),
     };
-    (Dials { trace, count, failure, sockets }, probe)
+    (Dials { trace, count, failure, sockets, own_files: None }, probe)
 }
 
 async fn sockets(addresses: Vec<SocketAddr>) -> Option<Sockets> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisError, Value, from_redis_value};
 
 use super::holders::Holders;
-use super::local::Sockets;
+use super::local::{OwnFiles, Sockets};
 use super::probe::{CLIENT_NAME, text_of};
 use super::report::Latency;
 use crate::Outcome;
@@ -82,12 +82,14 @@ pub(super) struct Dials {
     pub(super) failure: Option<DialFailure>,
     /// Of this machine, towards the server, after it.
     pub(super) sockets: Option<Sockets>,
+    /// Of this process, beside what its pool may still open.
+    pub(super) own_files: Option<OwnFiles>,
 }
 
 impl Dials {
     /// Over a connection that was there.
-    pub(super) fn none() -> Self {
-        Self { trace: Trace::default(), count: 0, failure: None, sockets: None }
+    pub(super) fn none(own_files: Option<OwnFiles>) -> Self {
+        Self { trace: Trace::default(), count: 0, failure: None, sockets: None, own_files }
     }
 
     pub(super) fn outcome(&self) -> Outcome {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::sizing::wide;
+
 const ESTABLISHED: &str = "01";
 const TIME_WAIT: &str = "06";
 
@@ -70,7 +72,31 @@ pub(super) fn open_files_limit(pid: u64) -> Option<u64> {
     if !known.iter().any(|name| command.to_ascii_lowercase().contains(name)) {
         return None;
     }
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    soft_limit(&pid.to_string())
+}
+
+/// Open files of this process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnFiles {
+    pub(super) open: u64,
+    /// The soft limit.
+    pub(super) limit: u64,
+    /// What its pool may still open.
+    pub(super) wanted: u64,
+}
+
+impl OwnFiles {
+    pub(super) fn of_this_process(wanted: u64) -> Option<Self> {
+        let limit = soft_limit("self")?;
+        // Less the one that reads the directory.
+        let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+        Some(Self { open: wide(open), limit, wanted })
+    }
+}
+
+/// The soft limit of open files of a process; `None` where it has none, too.
+fn soft_limit(process: &str) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }

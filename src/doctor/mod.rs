@@ -48,9 +48,11 @@ pub use report::{
 
 use checks::Findings;
 use facts::{Dials, Facts};
+use local::OwnFiles;
 use probe::Location;
 
 use crate::policy::LONGEST;
+use crate::sizing::wide;
 use crate::{Error, GuardedPool};
 
 /// Examines servers; see the [module](self). The default one has no URLs:
@@ -171,7 +173,10 @@ impl Doctor {
         let location = Location::of(pool.dialer(), &pool.target());
         let probe = Probe::over(lease, location.timeout);
         let facts = examine::examine(probe, &self.options, location.is_unix).await;
-        let report = self.judge(&location, &Dials::none(), Some(facts));
+        let status = pool.status();
+        let wanted = status.max_connections.saturating_sub(status.live);
+        let dials = Dials::none(OwnFiles::of_this_process(wide(wanted)));
+        let report = self.judge(&location, &dials, Some(facts));
         Ok(Report::of(vec![report]))
     }
 

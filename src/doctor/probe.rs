@@ -94,6 +94,7 @@ impl Target {
         let dialer = Dialer {
             redis,
             client_name: CLIENT_NAME.to_owned(),
+            plain: false,
             connect_timeout: access.timeout,
             admits_loading: true,
         };

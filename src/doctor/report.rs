@@ -155,6 +155,8 @@ pub enum VerdictKind {
     NotRedis,
     /// What the URL asks for does not exist.
     Misconfigured,
+    /// This process or this machine has no file or port left to dial with.
+    LocalLimit,
     /// It is no URL.
     BadUrl,
     /// Something else; the summary tells.
@@ -188,6 +190,7 @@ impl VerdictKind {
             Self::TlsFailed => "tls_failed",
             Self::NotRedis => "not_redis",
             Self::Misconfigured => "misconfigured",
+            Self::LocalLimit => "local_limit",
             Self::BadUrl => "bad_url",
             Self::Other => "other",
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
 use super::context::{Context, Settings};
 use super::guarded_pool::GuardedPool;
@@ -36,6 +36,7 @@ pub struct GuardedPoolBuilder {
     breaker: Breaker,
     own_gate: bool,
     client_name: Option<String>,
+    plain_handshake: bool,
     seed: Option<u64>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
     certificates: Option<redis::TlsCertificates>,
@@ -96,6 +97,7 @@ impl GuardedPoolBuilder {
             own_gate: false,
             breaker: Breaker::default(),
             client_name: None,
+            plain_handshake: false,
             seed: None,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             certificates: None,
@@ -329,6 +331,15 @@ impl GuardedPoolBuilder {
         self
     }
 
+    /// Whether a dial sends `AUTH`, `SELECT` and `PING` only, each where it is needed, in RESP2: no
+    /// `CLIENT SETNAME`, no `CLIENT SETINFO`, no `HELLO`. Default false: a name in `CLIENT LIST` tells
+    /// an operator whose a connection is. For proxies that hang up at a command they do not know, such
+    /// as twemproxy; these do not know `INFO` either, so set [`watch`](Self::watch) to false as well.
+    pub fn plain_handshake(mut self, plain: bool) -> Self {
+        self.plain_handshake = plain;
+        self
+    }
+
     /// Roots to trust instead of the platform's, and a client certificate, for `rediss://`. The same
     /// value that [`redis::Client::build_with_tls`] takes; a client built so does not give it back.
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
@@ -373,9 +384,14 @@ impl GuardedPoolBuilder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut settings = self.settings;
         settings.seed = seed;
+        let mut redis = info.redis_settings().clone();
+        if self.plain_handshake {
+            redis = redis.set_skip_set_lib_name();
+        }
         let dial = Dialer {
-            redis: info.redis_settings().clone(),
+            redis,
             client_name: self.client_name.unwrap_or_else(default_client_name),
+            plain: self.plain_handshake,
             connect_timeout: self.connect_timeout,
             admits_loading: false,
         };
@@ -421,6 +437,9 @@ impl GuardedPoolBuilder {
         {
             problems.add("client_name must be printable ASCII without spaces");
         }
+        if self.plain_handshake {
+            self.check_plain_handshake(&mut problems);
+        }
         problems.policy("fleet", settings.fleet.as_ref().and_then(Fleet::problem));
         if settings.fleet.is_some() && !settings.watch {
             problems.add("fleet: it beats over the watch, which is off");
@@ -444,6 +463,18 @@ impl GuardedPoolBuilder {
             problems.add("min_limit is 0, so the last connection might be given back");
         } else if min_limit > max.max(FLOOR) {
             problems.add(format!("min_limit {min_limit} is above max_connections {max}"));
+        }
+    }
+
+    /// What was asked for beside a handshake that leaves it out.
+    fn check_plain_handshake(&self, problems: &mut Problems) {
+        if self.client_name.is_some() {
+            problems.add("client_name: a plain_handshake does not send it");
+        }
+        let resp3 =
+            |info: &ConnectionInfo| info.redis_settings().protocol() == ProtocolVersion::RESP3;
+        if self.info.as_ref().is_ok_and(resp3) {
+            problems.add("plain_handshake: RESP3 needs HELLO, which it does not send");
         }
     }
 

@@ -262,8 +262,12 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
     let keeper = Arc::clone(node);
     let task = async move {
         let mut commands = redis::pipe();
+        let mut naming = 0..0;
         if residue.needs_reset() {
-            reset_commands(&mut commands, &keeper.dialer.redis, &keeper.dialer.client_name);
+            reset_commands(&mut commands, &keeper.dialer.redis);
+            naming.start = commands.len();
+            keeper.dialer.name(&mut commands);
+            naming.end = commands.len();
         }
         // Replies come in order, so once this one is there no other is outstanding. A number that
         // was not sent before tells it from the reply to somebody else's question.
@@ -273,7 +277,10 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
         let sent = connection.redis.send_packed_commands(&commands, 0, commands.len());
         let replies = within(limit, sent).await.unwrap_or_default();
         let ours = Value::BulkString(nonce.into_bytes());
-        let failed = replies.iter().any(|reply| matches!(reply, Value::ServerError(_)));
+        let failed = replies
+            .iter()
+            .enumerate()
+            .any(|(at, reply)| matches!(reply, Value::ServerError(_)) && !naming.contains(&at));
         if !failed && replies.last() == Some(&ours) {
             connection.socket.used(keeper.coarse_now());
             keeper.restore(connection);

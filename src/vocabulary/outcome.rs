@@ -39,6 +39,9 @@ pub enum Outcome {
     /// The server answered that what we asked for does not exist (database number, protocol
     /// version, …), or its TLS certificate was not accepted.
     Misconfigured,
+    /// Nothing was sent to the server: this process or this machine has nothing left to dial with, be it
+    /// file descriptors (`ulimit -n`), local ports or memory for sockets.
+    LocalLimit,
     /// Anything else; the message tells.
     Other,
 }
@@ -58,6 +61,7 @@ impl Outcome {
         Self::Loading,
         Self::Replica,
         Self::Misconfigured,
+        Self::LocalLimit,
         Self::Other,
     ];
 
@@ -77,6 +81,7 @@ impl Outcome {
             Self::Loading => "loading",
             Self::Replica => "replica",
             Self::Misconfigured => "misconfigured",
+            Self::LocalLimit => "local_limit",
             Self::Other => "other",
         }
     }

@@ -83,6 +83,24 @@ async fn a_full_server_is_examined_over_a_connection_that_a_pool_has() {
     assert_eq!(pool.status().in_use, 0, "the lease is given back");
 }
 
+/// A pool that may open more than its process may.
+#[tokio::test]
+async fn a_pool_that_is_larger_than_the_limit_of_files_is_told() {
+    let server = crate::server().start().unwrap();
+    let doctor = Doctor::new(Vec::<String>::new()).sample(SAMPLE);
+    for (connections, level) in [(2, Level::Ok), (1_000_000, Level::Warning)] {
+        let builder = unhurried(server.url()).own_gate(true).max_connections(connections);
+        let pool = builder.build().unwrap();
+
+        let report = doctor.examine_pool(&pool).await.unwrap();
+
+        let check = report.servers[0].check("reachability.own_files").unwrap();
+        // A machine that allows a million and more has room.
+        let told = check.level == level || (check.level == Level::Ok && connections > 2);
+        assert!(told && check.evidence.contains("this process may open"), "{check:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_pool_without_a_connection_says_so() {
     let server = crate::server().maxclients(4).start().unwrap();

@@ -205,6 +205,40 @@ async fn a_proxy_without_a_backend() {
     vendor(VendorScript::EnvoyNoUpstream).await.is(3, "unreachable");
 }
 
+/// With fewer and fewer files the doctor's own machinery fails, too, but never the server's name.
+#[cfg(unix)]
+#[test]
+fn a_doctor_without_a_file_left_says_so() {
+    let server = crate::server().start().unwrap();
+    let url = format!("redis://localhost:{}", server.port());
+    let mut verdicts = std::collections::BTreeSet::new();
+    for files in 6..24 {
+        let doctor = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -n \"$1\" && exec \"$0\" doctor --output json --sample 1ms \"$2\"",
+            ])
+            .args([env!("CARGO_BIN_EXE_redis-guard"), &files.to_string(), &url])
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap_or_default();
+        let verdict = &report["servers"][0]["verdict"]["kind"];
+        verdicts.insert(verdict.as_str().unwrap_or("none").to_owned());
+    }
+    assert!(verdicts.contains("local_limit") && !verdicts.contains("dns"), "{verdicts:?}");
+}
+
+/// Before the first reply, or after that to AUTH.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_proxy_that_knows_no_client() {
+    let server = VendorServer::start(VendorScript::Twemproxy).await.unwrap();
+    for url in [server.url(), server.url_with(":secret", "")] {
+        let report = Doctor::of(&[&url, "--timeout", "10s"]).report();
+        report.is(3, "other");
+        assert!(report.to_string().contains("plain_handshake"), "{report}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_port_that_says_nothing() {
     vendor(VendorScript::Nothing).await.is(3, "unresponsive");

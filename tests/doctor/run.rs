@@ -17,7 +17,7 @@ pub(crate) const SECRET: &str = "hunter2-Geheimnis";
 pub(crate) const OWN_NAME: &str = "redis-guard:doctor";
 
 /// Every check that there is, in the report's order.
-pub(crate) const CHECKS: [&str; 32] = [
+pub(crate) const CHECKS: [&str; 33] = [
     "reachability.url",
     "reachability.dns",
     "reachability.connect",
@@ -25,6 +25,7 @@ pub(crate) const CHECKS: [&str; 32] = [
     "reachability.auth",
     "reachability.ping",
     "reachability.time_wait",
+    "reachability.own_files",
     "capacity.saturation",
     "capacity.headroom",
     "capacity.ulimit",

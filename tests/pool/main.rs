@@ -11,6 +11,7 @@ mod support;
 mod waiting;
 
 mod acquire;
+mod addresses;
 mod aging;
 mod bounds;
 mod close;
@@ -20,6 +21,7 @@ mod events;
 mod full;
 mod health;
 mod leaks;
+mod limited;
 mod proxy;
 mod schedule;
 mod timeouts;

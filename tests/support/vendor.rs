@@ -67,10 +67,12 @@ pub(crate) enum VendorScript {
     Nothing,
     /// A web server.
     HttpServer,
+    /// twemproxy: answers commands on keys, AUTH and PING, and hangs up at any other.
+    Twemproxy,
 }
 
 impl VendorScript {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::OssMaxClients,
         Self::ClusterMaxClients,
         Self::Upstash,
@@ -94,6 +96,7 @@ impl VendorScript {
         Self::Drip,
         Self::Nothing,
         Self::HttpServer,
+        Self::Twemproxy,
     ];
 }
 
@@ -245,6 +248,7 @@ async fn play(script: VendorScript, mut stream: TcpStream, counts: &Counts) -> i
             answer(stream, full).await
         }
         S::ReplyAfterSetup => answer(stream, |_, command| reply_after_setup(command)).await,
+        S::Twemproxy => answer(stream, |_, command| reply_of_twemproxy(command)).await,
         S::UnknownCommandEcho => answer(stream, |_, command| unknown_command(command)).await,
         S::Garbage => {
             let bytes: Vec<u8> = (0..=255).cycle().skip(1).step_by(37).take(4_096).collect();
@@ -294,12 +298,16 @@ async fn until_closed(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers every command; `reply` gets its number, from 0, and its words.
+/// Answers every command; `reply` gets its number, from 0, and its words. An empty reply hangs up.
 async fn answer(stream: TcpStream, reply: impl Fn(u64, &[String]) -> String) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     for count in 0.. {
         let Some(command) = read_command(&mut stream).await? else { break };
-        stream.write_all(reply(count, &command).as_bytes()).await?;
+        let reply = reply(count, &command);
+        if reply.is_empty() {
+            break;
+        }
+        stream.write_all(reply.as_bytes()).await?;
     }
     Ok(())
 }
@@ -325,6 +333,15 @@ async fn read_length(stream: &mut BufReader<TcpStream>, kind: char) -> io::Resul
     }
     let length = line.strip_prefix(kind).and_then(|length| length.trim_end().parse().ok());
     length.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn reply_of_twemproxy(command: &[String]) -> String {
+    match (command.first().map(|name| name.to_ascii_uppercase()).as_deref(), command.len()) {
+        (Some("AUTH" | "SET"), _) => "+OK\r\n".to_owned(),
+        (Some("GET"), _) => "$5\r\nvalue\r\n".to_owned(),
+        (Some("PING"), 1) => "+PONG\r\n".to_owned(),
+        _ => String::new(),
+    }
 }
 
 fn reply_after_setup(command: &[String]) -> String {

@@ -49,6 +49,7 @@ const CAUSES = {
   loading: "Redis is loading its data",
   replica: "Redis is a replica, which takes no writes",
   misconfigured: "the pool's settings do not fit this server",
+  local_limit: "this process has no file or port left to connect with",
 };
 const LIMITED_BY = {
   max_connections: "nobody: it is all this pool may have",

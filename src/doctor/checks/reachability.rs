@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::Findings;
 use crate::Outcome;
+use crate::doctor::local::OwnFiles;
 use crate::doctor::report::{Check, Level};
-use crate::vocabulary::words::{clean, counted, span};
+use crate::vocabulary::words::{clean, count, counted, span};
 
 /// A connect, or a name, that takes so long will hurt: a pool that redials spends its callers'
 /// timeouts on it.
@@ -22,10 +23,13 @@ const MANY_TIME_WAIT: u64 = 1_000;
 const HUNG_FIX: &str = "on the server's machine: is the process stopped, swapping, or in one long command \
                     (redis-cli SLOWLOG GET, once it answers)?";
 
+const RAISE_OWN_FILES: &str = "raise this process's limit of open files (ulimit -n; systemd: LimitNOFILE), or \
+                               lower max_connections";
+
 pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
     // Over somebody else's connection there is no way to it to be told of.
     if findings.dials.count == 0 {
-        return ping(findings).into_iter().collect();
+        return ping(findings).into_iter().chain(own_files(findings)).collect();
     }
     [
         dns(findings),
@@ -34,6 +38,7 @@ pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
         auth(findings),
         ping(findings),
         time_wait(findings),
+        own_files(findings),
     ]
     .into_iter()
     .flatten()
@@ -48,6 +53,9 @@ fn dns(findings: Findings<'_>) -> Option<Check> {
     }
     Some(
         match trace.resolved {
+            None if findings.dials.outcome() == Outcome::LocalLimit => {
+                check.skipped(failure(findings))
+            }
             None => check.with(Level::Failed, failure(findings)).fix(
                 "getent hosts <name>: is the name right, does this machine's resolver answer?",
             ),
@@ -65,12 +73,24 @@ fn connect(findings: Findings<'_>) -> Option<Check> {
     let check = Check::new("reachability.connect", format!("connects within {}", span(SLOW_STEP)));
     let trace = &findings.dials.trace;
     match trace.connected {
+        Some(took) if !trace.silent.is_empty() => {
+            let silent: Vec<_> = trace.silent.iter().map(ToString::to_string).collect();
+            let silent = silent.join(", ");
+            Some(
+                check
+                    .with(Level::Warning, format!("connected in {}, but not to {silent}, where nothing answers", span(took)))
+                    .fix("every process tries it first: let its packets through, or take it out of the name"),
+            )
+        }
         Some(took) => Some(
             check
                 .with(slow(took), format!("connected in {}", span(took)))
                 .fix("look at the network between here and the server, and at its accept queue"),
         ),
         None if trace.resolved.is_none() && !findings.location.is_unix => None,
+        None if findings.dials.outcome() == Outcome::LocalLimit => {
+            Some(check.skipped(failure(findings)))
+        }
         None => Some(
             check
                 .with(Level::Failed, failure(findings))
@@ -115,9 +135,10 @@ fn auth(findings: Findings<'_>) -> Option<Check> {
     match dials.outcome() {
         // Told under capacity, and under ping.
         Outcome::MaxClients | Outcome::Timeout => None,
-        Outcome::SuspectedMaxClients => Some(
-            failed.fix("the port may speak TLS: try rediss://; or a proxy has no slot behind it"),
-        ),
+        Outcome::SuspectedMaxClients => Some(failed.fix(
+            "the port may speak TLS: try rediss://; or a proxy has no slot behind it, or knows no \
+                 CLIENT (plain_handshake)",
+        )),
         Outcome::Auth => Some(failed.fix(
             "the password, and the user of the URL: redis://user:password@host, or REDISCLI_AUTH",
         )),
@@ -183,6 +204,25 @@ fn time_wait(findings: Findings<'_>) -> Option<Check> {
         "something on this machine opens a connection for every request: give it a pool, or one \
          shared connection",
     ))
+}
+
+/// This process's files, which its connections are: what a pool may still open has to fit.
+fn own_files(findings: Findings<'_>) -> Option<Check> {
+    let dials = findings.dials;
+    let check = Check::new("reachability.own_files", "what this process may open is enough");
+    if dials.outcome() == Outcome::LocalLimit {
+        return Some(check.with(Level::Failed, failure(findings)).fix(RAISE_OWN_FILES));
+    }
+    let OwnFiles { open, limit, wanted } = dials.own_files?;
+    let evidence = format!(
+        "this process may open {}, {} are open, and the pool may open {} more",
+        counted(limit, "file"),
+        count(open),
+        counted(wanted, "connection")
+    );
+    let fits = open.saturating_add(wanted) <= limit;
+    let level = if fits { Level::Ok } else { Level::Warning };
+    Some(check.with(level, evidence).fix(RAISE_OWN_FILES))
 }
 
 /// True where there is a connection, and no TLS on it yet.

@@ -1,10 +1,13 @@
 //! Verdicts on a server that did not let us in.
 
 use crate::Outcome;
-use crate::dial::SPEAKS_HTTP;
+use crate::dial::{HUNG_UP, SPEAKS_HTTP};
 use crate::doctor::checks::{self, Findings};
 use crate::doctor::report::{Verdict, VerdictKind};
 use crate::vocabulary::words::{clean, counted, span};
+
+const PLAIN_HANDSHAKE: &str = "a proxy that knows no CLIENT (twemproxy) hangs up at it: in services, \
+                               GuardedPoolBuilder::plain_handshake(true)";
 
 pub(super) fn verdict(findings: Findings<'_>) -> Verdict {
     let failure = findings.dials.failure.as_ref();
@@ -20,6 +23,12 @@ pub(super) fn verdict(findings: Findings<'_>) -> Verdict {
         Outcome::Timeout => timeout(findings),
         Outcome::Auth => auth_failed(&words).reason(words),
         Outcome::Misconfigured => misconfigured(findings, &words).reason(words),
+        Outcome::Other if words.starts_with(HUNG_UP) => Verdict::new(
+            VerdictKind::Other,
+            "it let us in, and hung up at one of our first commands",
+        )
+        .reason(words)
+        .action(PLAIN_HANDSHAKE),
         outcome => other(findings, outcome).reason(words),
     }
 }
@@ -108,7 +117,8 @@ fn other(findings: Findings<'_>, outcome: Outcome) -> Verdict {
             "it hung up before it said a word, and a full server would have said so",
         )
         .action("the port may speak TLS: try rediss://")
-        .action("or it is a proxy, which has no slot left for us, or none behind it"),
+        .action("or it is a proxy, which has no slot left for us, or none behind it")
+        .action(PLAIN_HANDSHAKE),
         Outcome::Refused => Verdict::new(VerdictKind::Refused, "nothing listens there").action(
             "is the server up? is this its address and port (INFO server, redis.conf `bind`)?",
         ),
@@ -116,6 +126,11 @@ fn other(findings: Findings<'_>, outcome: Outcome) -> Verdict {
             .action("routes, security groups, and whether a proxy in between has a backend"),
         Outcome::Dns => Verdict::new(VerdictKind::Dns, "its name does not resolve")
             .action("the name, and this machine's resolver"),
+        Outcome::LocalLimit => {
+            Verdict::new(VerdictKind::LocalLimit, "nothing was sent to it: there is nothing left to dial with here")
+                .action("raise the limit of open files (ulimit -n; systemd: LimitNOFILE), or find what leaves them open: ls /proc/<pid>/fd")
+                .action("no local port: connections that are opened for every request hold theirs for a minute (ss -s: timewait)")
+        }
         Outcome::Denied => Verdict::new(
             VerdictKind::ProtectedMode,
             "protected mode lets nobody in from outside",

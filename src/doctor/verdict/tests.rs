@@ -79,7 +79,7 @@ impl Found {
             somaxconn: None,
         };
         let target = Target::parse("redis://10.0.0.1", &Access::default()).expect("a URL");
-        doctor.judge(&target.location(), &Dials::none(), Some(facts))
+        doctor.judge(&target.location(), &Dials::none(None), Some(facts))
     }
 }
 

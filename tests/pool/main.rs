@@ -12,6 +12,7 @@ mod waiting;
 
 mod acquire;
 mod aging;
+mod blocking;
 mod bounds;
 mod close;
 mod dirty;
@@ -21,6 +22,7 @@ mod health;
 mod leaks;
 mod proxy;
 mod schedule;
+mod stall;
 mod timeouts;
 
 use redis_guard::{GuardedPool, GuardedPoolBuilder};

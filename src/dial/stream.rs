@@ -93,8 +93,7 @@ fn keepalive(timeout: Duration) -> socket2::TcpKeepalive {
         target_os = "illumos",
         windows
     ))]
-    let keepalive =
-        keepalive.with_interval(whole(timeout / (2 * PROBES))).with_retries(PROBES);
+    let keepalive = keepalive.with_interval(whole(timeout / (2 * PROBES))).with_retries(PROBES);
     keepalive
 }
 
@@ -169,9 +168,6 @@ mod tests {
         let shortest = times(Duration::from_nanos(1)).await;
         assert_eq!(shortest, (seconds(1), seconds(1), 3, Some(Duration::from_millis(1))));
         let year = times(seconds(365 * 24 * 3600)).await;
-        assert_eq!(
-            year,
-            (LONGEST_KEEPALIVE, LONGEST_KEEPALIVE, 3, Some(LONGEST_USER_TIMEOUT))
-        );
+        assert_eq!(year, (LONGEST_KEEPALIVE, LONGEST_KEEPALIVE, 3, Some(LONGEST_USER_TIMEOUT)));
     }
 }

@@ -52,25 +52,24 @@ pub(super) async fn owed<T>(
             socket.blame(CloseReason::PoolClosed);
             return None;
         }
+        let period = node.settings().link_timeout;
+        if silent >= patience(node, round)
+            && (answered >= ANSWERED || node.replies.give_one_up(period, Instant::now()))
+        {
+            socket.blame(CloseReason::HealthCheck);
+            return None;
+        }
         if let Ok(reply) = timeout(round, &mut reply).await {
             return Some(reply);
         }
         let (before, own_before) = (heard, own);
         (heard, own) = (listener.count(), socket.answers());
-        if own != own_before {
+        if own == own_before {
+            silent = silent.saturating_add(round);
+            answered += u32::from(heard != before);
+        } else {
             // It works; it is only slow.
             (silent, answered) = (Duration::ZERO, 0);
-            continue;
-        }
-        silent = silent.saturating_add(round);
-        answered += u32::from(heard != before);
-        if silent < patience(node, round) {
-            continue;
-        }
-        let period = node.settings().link_timeout;
-        if answered >= ANSWERED || node.replies.give_one_up(period, Instant::now()) {
-            socket.blame(CloseReason::HealthCheck);
-            return None;
         }
     }
 }

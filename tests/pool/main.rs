@@ -20,6 +20,8 @@ mod events;
 mod full;
 mod health;
 mod leaks;
+mod link;
+mod pause;
 mod proxy;
 mod schedule;
 mod stall;

@@ -33,6 +33,7 @@ const POOL: &[&str] = &[
     "companion",
     "sockets",
     "replies",
+    "sweeps",
     "waiting",
     "context",
     "shared::in_flight",

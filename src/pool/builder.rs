@@ -401,7 +401,11 @@ impl GuardedPoolBuilder {
         let place = Arc::new(Place { target: Target::new(address), server });
         let resolver = topology(Arc::clone(&place));
         let context = Arc::new(Context::new(settings, &place.target.name));
-        let starters = Starters { dialer: dialer::run, maintenance: maintenance::run };
+        let starters = Starters {
+            dialer: dialer::run,
+            maintenance: maintenance::run,
+            check: maintenance::check_first,
+        };
         let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
         Ok(GuardedPool { handle: Handle::new(Arc::new(node)) })
     }

@@ -2,7 +2,7 @@
 //! was long idle, reports leaks and publishes metrics. No timer a lease, none a connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -44,8 +44,8 @@ async fn sweep(node: Arc<Node>) {
         ticks.tick().await;
         let now = Instant::now();
         let coarse = node.advance_coarse(now);
-        // What another pool has learned of the server is told, though nobody waits.
-        node.change(|_| ());
+        // And what another pool has learned of the server is told, though nobody waits.
+        node.change(|state| state.swept(now.into_std(), SystemTime::now()));
         close_expired(&node, now);
         close_idle(&node, coarse);
         check_idle(&node, coarse);
@@ -128,6 +128,11 @@ fn check_idle(node: &Arc<Node>, coarse: u64) {
     for connection in node.withdraw(doubtful) {
         tokio::spawn(check(Arc::clone(node), connection));
     }
+}
+
+/// What has to be asked before anybody is lent it.
+pub(super) fn check_first(node: Arc<Node>, connection: Connection) -> Task {
+    Box::pin(async move { drop(check(node, connection).await) })
 }
 
 /// PINGs a withdrawn connection, and puts it back, or closes it if it is [given up](owed); the round

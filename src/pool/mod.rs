@@ -13,6 +13,7 @@ mod node;
 mod replies;
 mod sockets;
 mod state;
+mod sweeps;
 mod waiting;
 
 mod acquire;

@@ -189,6 +189,9 @@ impl Node {
             if wakes.start_dialer && !self.spawn((self.starters.dialer)(Arc::clone(self))) {
                 self.lock().set_dialer(DialerTask::None);
             }
+            for connection in std::mem::take(&mut wakes.doubtful) {
+                self.spawn((self.starters.check)(Arc::clone(self), connection));
+            }
             drop(std::mem::take(&mut wakes.closing));
             match self.grant(std::mem::take(&mut wakes.granted)) {
                 Some(next) => {

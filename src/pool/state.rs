@@ -1,12 +1,14 @@
 //! What is behind a node's lock: the pure machines, the counts, and what follows from a change of them.
 
 use std::panic::Location;
+use std::time::SystemTime;
 
 use deadpool::managed::Object;
 use tokio::time::Instant;
 
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
+use super::sweeps::Sweeps;
 use super::waiting::{Answer, LeasePlace, Leased, Waiting};
 use super::watch::steering::Steering;
 use crate::dial::Notice;
@@ -23,6 +25,9 @@ pub(super) struct State {
     pub(super) store: Store,
     /// What is to be dropped once the lock is gone.
     closing: Vec<Connection>,
+    /// What is to be asked whether it works, once the lock is gone.
+    doubtful: Vec<Connection>,
+    sweeps: Sweeps,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     /// By account.
@@ -91,6 +96,8 @@ pub(super) struct Wakes {
     pub(super) refused: Vec<(Answer, Rejection)>,
     /// To be closed.
     pub(super) closing: Vec<Connection>,
+    /// To be asked whether they work, and put back.
+    pub(super) doubtful: Vec<Connection>,
     pub(super) start_dialer: bool,
     pub(super) wake_dialer: bool,
     pub(super) call_watch: bool,
@@ -113,6 +120,8 @@ impl State {
             ledger,
             store: Store::new(max_connections),
             closing: Vec::new(),
+            doubtful: Vec::new(),
+            sweeps: Sweeps::new(Instant::now().into_std(), SystemTime::now()),
             leases: Leases::default(),
             gate,
             tallies: Vec::new(),
@@ -137,6 +146,7 @@ impl State {
         let mut wakes = Wakes::default();
         self.serve(&mut wakes);
         wakes.closing = std::mem::take(&mut self.closing);
+        wakes.doubtful = std::mem::take(&mut self.doubtful);
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
         {
@@ -202,13 +212,23 @@ impl State {
         self.ledger.withdrawn(self.ledger.counts().idle);
     }
 
-    /// Takes a connection for the account if one is free for it now.
+    /// Takes the connection that the account was granted; `None` where all that is free has to be asked
+    /// first.
     pub(super) fn lease(
         &mut self,
         account: AccountId,
         location: &'static Location<'static>,
     ) -> Option<Leased> {
         if let Some(connection) = self.store.take() {
+            // deadpool has just read the clock.
+            let metrics = Object::metrics(&connection);
+            let now = metrics.recycled.unwrap_or(metrics.created);
+            if self.sweeps.are_late(now) {
+                self.store.put_back(connection);
+                self.ledger.released(account, true);
+                self.swept(now, SystemTime::now());
+                return None;
+            }
             let seat = self.leases.begin(account, location);
             connection.socket.lent_to(Some(seat));
             return Some(Leased { connection, place: LeasePlace { account, seat } });
@@ -303,6 +323,14 @@ impl State {
         let withdrawn = self.store.withdraw(usize::MAX, wanted);
         self.ledger.withdrawn(withdrawn.len());
         withdrawn
+    }
+
+    /// A sweep; if it comes late, whatever is idle has to be asked before it is lent.
+    pub(super) fn swept(&mut self, now: std::time::Instant, wall: SystemTime) {
+        if self.sweeps.swept(now, wall) {
+            let idle = self.withdraw(|_| true);
+            self.doubtful.extend(idle);
+        }
     }
 
     /// Closes whatever is idle.

@@ -32,7 +32,7 @@ use race::Reached;
 use tap::FirstBytes;
 
 pub(crate) use notice::Notice;
-pub(crate) use stream::Stream;
+pub(crate) use stream::{LINK_TIMEOUT, Stream};
 pub(crate) use tap::Tap;
 
 #[cfg(feature = "doctor")]
@@ -158,6 +158,8 @@ pub(crate) struct Dialer {
     /// No CLIENT command is sent: some proxies hang up at one.
     pub(crate) plain: bool,
     pub(crate) connect_timeout: Duration,
+    /// After how long a link that carries nothing is dead.
+    pub(crate) link_timeout: Duration,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
 }
@@ -317,16 +319,31 @@ impl Dialer {
                 trace.connected = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Connect))
             }
-            Address::Tcp { host, port } => connect(host, *port, reached, deadline, trace).await,
+            Address::Tcp { host, port } => {
+                self.connect(host, *port, reached, deadline, trace).await
+            }
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, tls } => {
-                let stream = connect(host, *port, reached, deadline, trace).await?;
+                let stream = self.connect(host, *port, reached, deadline, trace).await?;
                 let started = Instant::now();
                 let stream = by(deadline, tls.wrap(host, stream)).await;
                 trace.secured = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Handshake))
             }
         }
+    }
+
+    async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        reached: &LastReached,
+        deadline: Instant,
+        trace: &mut Trace,
+    ) -> Result<Stream, Failed> {
+        let stream = connect(host, port, reached, deadline, trace).await?;
+        stream.set_link_timeout(self.link_timeout).map_err(Failed::at(Stage::Connect))?;
+        Ok(stream)
     }
 
     /// Authenticates, selects the database, names the connection, and waits for one answer.

@@ -13,9 +13,19 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// Idle time before the kernel probes a silent peer: under the idle limits of common NATs and load
-/// balancers (AWS NLB 350 s, Azure 240 s), and Redis's own default is 300 s.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// After how long a link that carries nothing is dead, where nothing else is set. What a network gets
+/// over by itself (a route that changes, a machine that is moved) takes seconds, and five
+/// retransmissions fit into it; left alone, Linux takes 15 min to give up what was sent, and 2 h to ask
+/// on a connection that is idle.
+pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the kernel asks before it takes a silent peer for dead.
+const PROBES: u32 = 3;
+
+/// The longest that all systems take, for the times of keepalive and for the user timeout.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// An open socket, plain or under TLS.
 #[derive(Debug)]
@@ -30,14 +40,29 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Connects over TCP, with Nagle's algorithm off (a request is one write, and waiting for more
-    /// only adds latency) and keepalive on.
+    /// Connects over TCP, with Nagle's algorithm off: a request is one write, and waiting for more
+    /// only adds latency.
     pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<Self, RedisError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(Self::Tcp(stream))
+    }
+
+    /// Has the kernel close a connection over TCP whose peer has not acknowledged anything for so long.
+    ///
+    /// An idle one is asked (keepalive) after half of that, three times in the other half; in whole
+    /// seconds, as the systems count. That also keeps it known to NATs and load balancers, which forget
+    /// what is idle (AWS NLB after 350 s, Azure after 240 s). Where something was sent, keepalive waits
+    /// for the retransmissions to end, so `TCP_USER_TIMEOUT` bounds those, on systems that have it.
+    pub(crate) fn set_link_timeout(&self, timeout: Duration) -> Result<(), RedisError> {
+        let Self::Tcp(stream) = self else { return Ok(()) };
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_keepalive(&keepalive(timeout))?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(
+            timeout.clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT),
+        ))?;
+        Ok(())
     }
 
     #[cfg(unix)]
@@ -50,6 +75,26 @@ impl Stream {
         let unsupported = "this platform has no Unix sockets";
         Err(io::Error::new(io::ErrorKind::Unsupported, unsupported).into())
     }
+}
+
+fn keepalive(timeout: Duration) -> socket2::TcpKeepalive {
+    let whole = |time: Duration| {
+        Duration::from_secs(time.as_secs()).clamp(Duration::from_secs(1), LONGEST_KEEPALIVE)
+    };
+    let keepalive = socket2::TcpKeepalive::new().with_time(whole(timeout / 2));
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "macos",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "dragonfly",
+        target_os = "illumos",
+        windows
+    ))]
+    let keepalive = keepalive.with_interval(whole(timeout / (2 * PROBES))).with_retries(PROBES);
+    keepalive
 }
 
 /// Calls the same method on whichever stream it is.
@@ -90,5 +135,39 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Idle time, interval and number of keepalive, and the user timeout.
+    async fn times(timeout: Duration) -> (Duration, Duration, u32, Option<Duration>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = Stream::connect_tcp(listener.local_addr().unwrap()).await.unwrap();
+        stream.set_link_timeout(timeout).unwrap();
+        let Stream::Tcp(stream) = stream else { panic!("it is TCP") };
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        (
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+            socket.tcp_user_timeout().unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn the_kernel_is_told_how_long_a_link_may_be_silent() {
+        let seconds = Duration::from_secs;
+        let default = times(LINK_TIMEOUT).await;
+        assert_eq!(default, (seconds(15), seconds(5), 3, Some(LINK_TIMEOUT)));
+        let shortest = times(Duration::from_nanos(1)).await;
+        assert_eq!(shortest, (seconds(1), seconds(1), 3, Some(Duration::from_millis(1))));
+        let year = times(seconds(365 * 24 * 3600)).await;
+        assert_eq!(year, (LONGEST_KEEPALIVE, LONGEST_KEEPALIVE, 3, Some(LONGEST_USER_TIMEOUT)));
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::holders::Holders;
 use super::registry::Registry;
-use crate::dial::{self, Address, Certificates, Dialer, Trace};
+use crate::dial::{self, Address, Certificates, Dialer, LINK_TIMEOUT, Trace};
 use crate::policy::LONGEST;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
@@ -96,6 +96,7 @@ impl Target {
             client_name: CLIENT_NAME.to_owned(),
             plain: false,
             connect_timeout: access.timeout,
+            link_timeout: LINK_TIMEOUT,
             admits_loading: true,
         };
         let own = access.certificates.is_some();

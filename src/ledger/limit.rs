@@ -125,11 +125,14 @@ impl<W> Ledger<W> {
 
     /// What the callers made of it so far; the peak is that since the last look.
     pub(crate) fn load(&mut self) -> Load {
-        let peak = std::mem::replace(&mut self.peak, self.in_use + self.queued);
+        // What still waits for its last reply is no less needed than what is lent: a server that stalls
+        // must not look like callers who have gone.
+        let in_use = self.in_use.max(self.live.saturating_sub(self.idle));
+        let peak = std::mem::replace(&mut self.peak, in_use + self.queued).max(in_use);
         Load {
             arrivals: self.arrivals,
             acquired: self.acquired,
-            in_use: self.in_use,
+            in_use,
             waiting: self.queued,
             peak,
         }

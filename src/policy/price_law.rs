@@ -70,8 +70,9 @@ pub struct PriceLaw {
     /// Of the last step.
     saturation: f64,
     peers: f64,
-    /// When the server was observed last.
+    /// When the server was observed last, and when it was to be observed next.
     seen: Option<Instant>,
+    expected: Option<Instant>,
     blind: bool,
     next: Option<Instant>,
     rng: Rng,
@@ -89,6 +90,7 @@ impl PriceLaw {
             saturation: 1.0,
             peers: 1.0,
             seen: None,
+            expected: None,
             blind: false,
             next: None,
             rng: Rng::with_seed(seed),
@@ -150,12 +152,17 @@ impl PriceLaw {
         let (live, max) = (real(seen.live), real(self.max_connections));
         #[allow(clippy::cast_precision_loss, reason = "connections: far fewer than 2^52")]
         let (used, ceiling) = (seen.used as f64, seen.maxclients as f64);
-        let elapsed = self.seen.map_or(UNIT, |last| now.saturating_duration_since(last));
+        let since =
+            |until: Instant| self.seen.map_or(UNIT, |last| until.saturating_duration_since(last));
+        let elapsed = since(now);
+        // A price that is seen late, since the server stalled, say, was not the price all the time.
+        let priced = since(self.expected.map_or(now, |expected| expected.min(now)));
         let demand = real(seen.demand.min(self.max_connections));
         // By what we need, not by what we have: a newcomer would wait longest.
         self.peers = used / live.max(demand).max(1.0);
         (self.seen, self.blind) = (Some(now), false);
         self.rest(now, (self.peers * PER_MEMBER).clamp(INTERVALS[0], INTERVALS[1]));
+        self.expected = self.next;
 
         let e = elapsed.min(LONGEST).as_secs_f64() / UNIT.as_secs_f64();
         let saturation = used / ceiling;
@@ -178,7 +185,8 @@ impl PriceLaw {
             if hungry { live + gain.max(share) } else { live }
         } else {
             let gain = if hungry { gain * (1.0 - price) } else { 0.0 };
-            let loss = (1.0 - (1.0 - YIELD).powf(e)) * live * price;
+            let priced = priced.min(LONGEST).as_secs_f64() / UNIT.as_secs_f64();
+            let loss = (1.0 - (1.0 - YIELD).powf(priced)) * live * price;
             (live + gain - loss).max(live.min(KEPT * demand))
         };
         let spared = if saturation > TIGHT && !hungry { wanted.min(demand) } else { wanted };
@@ -280,6 +288,21 @@ mod tests {
         let idle = Signal { demand: 12, ..seen(8_000, 12, false) };
         assert_eq!(step(&Signal { live: 40, ..idle }), 12);
         assert_eq!(step(&Signal { used: 7_000, live: 40, ..idle }), 40);
+    }
+
+    #[test]
+    fn an_observation_that_comes_late_costs_no_more_than_one_that_comes_in_time() {
+        let (start, full) = (Instant::now(), seen(10_000, 50, true));
+        let after = |seconds| {
+            let mut law = PriceLaw::new(50, 7);
+            law.step(start, &full);
+            let due = law.due(50, true).expect("a full server is left in peace");
+            law.unseen(due);
+            law.step(due + Duration::from_secs(seconds), &full);
+            law.limit
+        };
+        assert_eq!((after(4), after(16)), (after(0), after(0)));
+        assert!(after(16) > 15, "{}: above what no price takes", after(16));
     }
 
     #[test]

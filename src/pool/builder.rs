@@ -13,7 +13,7 @@ use super::tasks::Starters;
 use super::topology::place::{Place, Resolve};
 use super::topology::single::Single;
 use super::{dialer, maintenance};
-use crate::dial::{Address, Dialer, Target};
+use crate::dial::{Address, Dialer, LINK_TIMEOUT, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::policy::{Budgets, Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
@@ -76,6 +76,7 @@ impl GuardedPoolBuilder {
                 max_connections: 16,
                 acquire_timeout: Duration::from_secs(1),
                 response_timeout: Duration::from_millis(500),
+                link_timeout: LINK_TIMEOUT,
                 leak_after: Duration::from_secs(30),
                 revoke_after: None,
                 idle_timeout: Duration::from_secs(5 * 60),
@@ -171,10 +172,28 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// How long a lease waits for a reply. Default 500 ms, as in redis-rs. More than zero. Commands that
-    /// block by design (BLPOP, XREAD BLOCK, WAIT, …) are exempt.
+    /// How long a command waits for its reply. Default 500 ms, as in redis-rs. More than zero. One that
+    /// blocks by design (BLPOP, XREAD BLOCK, WAIT, …) waits for its own timeout and this one; with a
+    /// timeout of 0 only the [link](Self::link_timeout) ends it.
+    ///
+    /// The connection of a command that was not answered is not closed for that: it is lent again once
+    /// the reply has come, and given up only after ten of these timeouts, if others are answered
+    /// meanwhile. While the server is full, or answers nobody, the link timeout counts instead.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// After how long a link that carries nothing is dead. Default 30 s: what a network gets over by
+    /// itself takes seconds, and five retransmissions fit into it, while Linux, left alone, takes 15 min to
+    /// give up what was sent and 2 h to ask on an idle connection. More than zero.
+    ///
+    /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
+    /// keepalive after half of it, with three probes in the other half, in whole seconds, and
+    /// `TCP_USER_TIMEOUT` on Linux. The connections of a server that is full, or that answers nobody, are
+    /// kept for so long while they are silent; after that one at a time is given up.
+    pub fn link_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.link_timeout = timeout;
         self
     }
 
@@ -393,6 +412,7 @@ impl GuardedPoolBuilder {
             client_name: self.client_name.unwrap_or_else(default_client_name),
             plain: self.plain_handshake,
             connect_timeout: self.connect_timeout,
+            link_timeout: settings.link_timeout,
             admits_loading: false,
         };
         let server = match self.own_gate {
@@ -412,7 +432,11 @@ impl GuardedPoolBuilder {
         let place = Arc::new(Place { target: Target::new(address), server });
         let resolver = topology(Arc::clone(&place));
         let context = Arc::new(Context::new(settings, &place.target.name));
-        let starters = Starters { dialer: dialer::run, maintenance: maintenance::run };
+        let starters = Starters {
+            dialer: dialer::run,
+            maintenance: maintenance::run,
+            check: maintenance::check_first,
+        };
         let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
         Ok(GuardedPool { handle: Handle::new(Arc::new(node)) })
     }
@@ -483,6 +507,7 @@ impl GuardedPoolBuilder {
         for (setter, time) in [
             ("connect_timeout", Some(self.connect_timeout)),
             ("response_timeout", Some(settings.response_timeout)),
+            ("link_timeout", Some(settings.link_timeout)),
             ("leak_after", Some(settings.leak_after)),
             ("revoke_after", settings.revoke_after),
             ("idle_timeout", Some(settings.idle_timeout)),

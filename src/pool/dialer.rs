@@ -319,6 +319,7 @@ fn connected(
     let now = Instant::now();
     let took = now.duration_since(started);
     let socket = node.open_socket(started, now);
+    node.replies.heard();
     let slot = node.change(|state| {
         state.dials[Outcome::Connected as usize] += 1;
         let room = state.ledger.connected(reserved);

@@ -1,6 +1,7 @@
 //! The lease: a connection in the hands of one caller.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use deadpool::managed::Object;
 
 use super::node::Node;
+use super::patience::owed;
 use super::residue::Residue;
 use super::state::State;
 use super::store::{Connection, Lent, Socket};
@@ -27,8 +29,9 @@ use crate::vocabulary::reply::within;
 ///
 /// **Timeouts.** A command that is not answered within
 /// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout) fails with an I/O error of the
-/// kind `TimedOut`; commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) wait for as long as
-/// they say themselves.
+/// kind `TimedOut`. Commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) have their own timeout
+/// besides; one that blocks for ever ends with the
+/// [link](crate::GuardedPoolBuilder::link_timeout).
 ///
 /// **What a lease leaves behind.** A connection on which keys are still watched, a transaction is
 /// open, or the session was changed (SELECT, AUTH, HELLO, CLIENT SETNAME, …) is brought back to
@@ -40,6 +43,10 @@ use crate::vocabulary::reply::within;
 ///
 /// Dropping the future of a command does not recall the command: the server may run it. The
 /// connection stays usable; it is lent again once the reply has come.
+///
+/// A command that blocks is the exception: given up, by a drop or a timeout, it might still take an item
+/// that nobody hears of. Its connection is closed at once, and whatever is sent on the lease after that
+/// fails, unsent, with an I/O error of the kind `BrokenPipe` that says so: acquire another lease.
 pub struct GuardedConnection {
     /// `Some` until the drop.
     held: Option<Held>,
@@ -105,12 +112,14 @@ impl GuardedConnection {
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
     pub(crate) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        self.residue.before(cmd);
-        let limit = self.limit(command::blocks(cmd));
-        let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
-        self.hear(reply.as_ref().map(std::slice::from_ref));
+        let sending = self.send()?;
+        let lease = &mut *sending.0;
+        lease.residue.before(cmd);
+        let limit = lease.limit(command::blocking_time(cmd));
+        let reply = within(limit, lease.held().connection.redis.send_packed_command(cmd)).await;
+        lease.hear(reply.as_ref().map(std::slice::from_ref));
         if !cmd.is_no_response() {
-            self.note(&reply, |residue| residue.after(cmd));
+            lease.note(&reply, |residue| residue.after(cmd));
         }
         reply
     }
@@ -121,18 +130,27 @@ impl GuardedConnection {
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
-        pipeline.cmd_iter().for_each(|cmd| self.residue.before(cmd));
-        let limit = self.limit(pipeline.cmd_iter().any(command::blocks));
-        let redis = &mut self.held().connection.redis;
+        let sending = self.send()?;
+        let lease = &mut *sending.0;
+        pipeline.cmd_iter().for_each(|cmd| lease.residue.before(cmd));
+        let mut times = pipeline.cmd_iter().map(command::blocking_time);
+        let blocking = times.try_fold(Duration::ZERO, |sum, time| Some(sum.saturating_add(time?)));
+        let limit = lease.limit(blocking);
+        let redis = &mut lease.held().connection.redis;
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
-        self.hear(replies.as_deref());
-        self.note(&replies, |residue| residue.after_pipeline(pipeline));
+        lease.hear(replies.as_deref());
+        lease.note(&replies, |residue| residue.after_pipeline(pipeline));
         replies
     }
 
-    /// How long to wait for a reply.
-    fn limit(&mut self, blocks: bool) -> Option<Duration> {
-        (!blocks).then_some(self.held().node.settings().response_timeout)
+    /// Something is about to be sent: an error where that cannot be any more.
+    fn send(&mut self) -> RedisResult<Sending<'_>> {
+        if self.residue.blocked { Err(given_up()) } else { Ok(Sending(self)) }
+    }
+
+    /// How long to wait for a reply that may come so late; `None` for ever.
+    fn limit(&mut self, blocking: Option<Duration>) -> Option<Duration> {
+        Some(blocking?.saturating_add(self.held().node.settings().response_timeout))
     }
 
     /// Every reply passes here, for what it says of the server.
@@ -155,12 +173,36 @@ impl GuardedConnection {
             Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
                 self.residue.poisoned = true;
             }
-            Ok(_) => answered(&mut self.residue),
-            Err(error) if error.code().is_some() => answered(&mut self.residue),
-            // Not sent, or not known to be.
-            Err(_) => {}
+            Err(error) if error.code().is_none() => {
+                // Not sent, or not known to be.
+            }
+            _ => {
+                answered(&mut self.residue);
+                self.held().node.replies.heard();
+            }
         }
     }
+}
+
+/// A lease whose command is on its way. If that blocks, and has not been answered when this is dropped, it
+/// might take an item for nobody: the connection is closed.
+struct Sending<'a>(&'a mut GuardedConnection);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if self.0.residue.blocked
+            && let Some(Held { connection, node, .. }) = &self.0.held
+        {
+            node.revoke(&connection.socket, CloseReason::Dirty);
+        }
+    }
+}
+
+/// What a caller hears who sends on a lease after its blocking command was given up.
+fn given_up() -> RedisError {
+    let why = "a blocking command on this lease was given up, and its connection closed, so that it takes \
+               nothing any more; nothing was sent: acquire another lease";
+    io::Error::new(io::ErrorKind::BrokenPipe, why).into()
 }
 
 impl ConnectionLike for GuardedConnection {
@@ -273,15 +315,17 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
         // was not sent before tells it from the reply to somebody else's question.
         let nonce = fastrand::u64(..).to_string();
         commands.cmd("PING").arg(&nonce);
-        let limit = Some(keeper.settings().response_timeout);
+        let socket = Arc::clone(&connection.socket);
         let sent = connection.redis.send_packed_commands(&commands, 0, commands.len());
-        let replies = within(limit, sent).await.unwrap_or_default();
+        let Some(replies) = owed(&keeper, &socket, sent).await else { return };
+        let replies = replies.unwrap_or_default();
         let ours = Value::BulkString(nonce.into_bytes());
         let failed = replies
             .iter()
             .enumerate()
             .any(|(at, reply)| matches!(reply, Value::ServerError(_)) && !naming.contains(&at));
         if !failed && replies.last() == Some(&ours) {
+            keeper.replies.heard();
             connection.socket.used(keeper.coarse_now());
             keeper.restore(connection);
         } else {

@@ -2,19 +2,20 @@
 //! was long idle, reports leaks and publishes metrics. No timer a lease, none a connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::context::Settings;
 use super::node::Node;
+use super::patience::owed;
 use super::status::publish;
 use super::store::{Connection, Socket};
 use super::tasks::Task;
 use super::watch;
 use crate::telemetry::status::CloseReason;
-use crate::vocabulary::reply::within;
+use crate::vocabulary::reply::unanswered;
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
 /// connections without a word, the common ones after minutes, careless ones after one.
@@ -48,7 +49,7 @@ async fn sweep(node: Arc<Node>) {
         let now = Instant::now();
         let coarse = node.advance_coarse(now);
         // What another pool has learned of the server is told, though nobody waits.
-        node.change(|_| ());
+        node.change(|state| state.swept(now.into_std(), SystemTime::now()));
         replace_expired(&node, &mut retry, now);
         close_idle(&node, coarse);
         check_idle(&node, coarse);
@@ -131,22 +132,30 @@ fn check_idle(node: &Arc<Node>, coarse: u64) {
     }
 }
 
-/// PINGs a withdrawn connection, and puts it back or closes it; the round trip.
+/// What has to be asked before anybody is lent it.
+pub(super) fn check_first(node: Arc<Node>, connection: Connection) -> Task {
+    Box::pin(async move { drop(check(node, connection).await) })
+}
+
+/// PINGs a withdrawn connection, and puts it back, or closes it if it is [given up](owed); the round
+/// trip.
 pub(super) async fn check(node: Arc<Node>, mut connection: Connection) -> RedisResult<Duration> {
     let started = Instant::now();
     let ping = redis::cmd("PING");
-    let limit = Some(node.settings().response_timeout);
+    let socket = Arc::clone(&connection.socket);
     // Any answer will do, an error too: the socket carries bytes both ways.
-    match within(limit, connection.redis.send_packed_command(&ping)).await {
-        Ok(_) => {
+    match owed(&node, &socket, connection.redis.send_packed_command(&ping)).await {
+        Some(Ok(_)) => {
+            node.replies.heard();
             connection.socket.checked(node.coarse_now());
             node.restore(connection);
             Ok(started.elapsed())
         }
-        Err(error) => {
+        Some(Err(error)) => {
             close(connection, CloseReason::HealthCheck);
             Err(error)
         }
+        None => Err(unanswered()),
     }
 }
 

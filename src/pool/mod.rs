@@ -11,14 +11,17 @@ mod companion;
 mod context;
 mod demotion;
 mod node;
+mod replies;
 mod sockets;
 mod state;
+mod sweeps;
 mod waiting;
 
 mod acquire;
 mod dialer;
 mod handle;
 mod lease;
+mod patience;
 mod pubsub;
 mod shared;
 mod slot;

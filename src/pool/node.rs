@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::companion::{self, Companion};
 use super::context::{Context, Settings, leak_of};
 use super::leaks::{Lease, Seat};
+use super::replies::Replies;
 use super::shared::lanes::Lanes;
 use super::sockets::Sockets;
 use super::state::{DialerTask, News, State, Wakes};
@@ -49,6 +50,7 @@ pub(super) struct Node {
     pub(super) lanes: Lanes,
     pub(super) mailbox: Mailbox,
     sockets: Sockets,
+    pub(super) replies: Replies,
     /// The dialer should look: a connection is wanted, an override, or the end.
     pub(super) dialer_wanted: Notify,
     /// A dial has ended, or the limit or the schedule has changed: who waits for the pool to be warm
@@ -90,6 +92,7 @@ impl Node {
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             place: ArcSwap::new(place),
             sockets: Sockets::default(),
+            replies: Replies::default(),
             dialer_wanted: Notify::new(),
             warmth_changed: Notify::new(),
             drained: Notify::new(),
@@ -186,6 +189,9 @@ impl Node {
             }
             if wakes.start_dialer && !self.spawn((self.starters.dialer)(Arc::clone(self))) {
                 self.lock().set_dialer(DialerTask::None);
+            }
+            for connection in std::mem::take(&mut wakes.doubtful) {
+                self.spawn((self.starters.check)(Arc::clone(self), connection));
             }
             drop(std::mem::take(&mut wakes.closing));
             match self.grant(std::mem::take(&mut wakes.granted)) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::Location;
+use std::time::SystemTime;
 
 use deadpool::managed::Object;
 use tokio::sync::oneshot;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::demotion::Demotion;
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
+use super::sweeps::Sweeps;
 use super::waiting::{Answer, LeasePlace, Leased, Succession, Waiting};
 use super::watch::steering::Steering;
 use crate::dial::Notice;
@@ -28,6 +30,9 @@ pub(super) struct State {
     closing: Vec<Connection>,
     /// The lanes that wait for the successor of their connection.
     successions: VecDeque<oneshot::Sender<Succession>>,
+    /// What is to be asked whether it works, once the lock is gone.
+    doubtful: Vec<Connection>,
+    sweeps: Sweeps,
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     pub(super) demotion: Demotion,
@@ -97,6 +102,8 @@ pub(super) struct Wakes {
     pub(super) refused: Vec<(Answer, Rejection)>,
     /// To be closed.
     pub(super) closing: Vec<Connection>,
+    /// To be asked whether they work, and put back.
+    pub(super) doubtful: Vec<Connection>,
     pub(super) start_dialer: bool,
     pub(super) wake_dialer: bool,
     pub(super) call_watch: bool,
@@ -120,6 +127,8 @@ impl State {
             store: Store::new(max_connections),
             closing: Vec::new(),
             successions: VecDeque::new(),
+            doubtful: Vec::new(),
+            sweeps: Sweeps::new(Instant::now().into_std(), SystemTime::now()),
             leases: Leases::default(),
             gate,
             demotion: Demotion::default(),
@@ -146,6 +155,7 @@ impl State {
         self.serve(&mut wakes);
         self.retire();
         wakes.closing = std::mem::take(&mut self.closing);
+        wakes.doubtful = std::mem::take(&mut self.doubtful);
         if self.ledger.counts().waiting > 0
             && let Some(rejection) = self.refusal()
         {
@@ -211,13 +221,23 @@ impl State {
         self.ledger.withdrawn(self.ledger.counts().idle);
     }
 
-    /// Takes a connection for the account if one is free for it now.
+    /// Takes the connection that the account was granted; `None` where all that is free has to be asked
+    /// first.
     pub(super) fn lease(
         &mut self,
         account: AccountId,
         location: &'static Location<'static>,
     ) -> Option<Leased> {
         if let Some(connection) = self.store.take() {
+            // deadpool has just read the clock.
+            let metrics = Object::metrics(&connection);
+            let now = metrics.recycled.unwrap_or(metrics.created);
+            if self.sweeps.are_late(now) {
+                self.store.put_back(connection);
+                self.ledger.released(account, true);
+                self.swept(now, SystemTime::now());
+                return None;
+            }
             let seat = self.leases.begin(account, location);
             connection.socket.lent_to(Some(seat));
             return Some(Leased { connection, place: LeasePlace { account, seat } });
@@ -315,6 +335,14 @@ impl State {
         let withdrawn = self.store.withdraw(usize::MAX, wanted);
         self.ledger.withdrawn(withdrawn.len());
         withdrawn
+    }
+
+    /// A sweep; if it comes late, whatever is idle has to be asked before it is lent.
+    pub(super) fn swept(&mut self, now: std::time::Instant, wall: SystemTime) {
+        if self.sweeps.swept(now, wall) {
+            let idle = self.withdraw(|_| true);
+            self.doubtful.extend(idle);
+        }
     }
 
     /// Closes whatever is idle.

@@ -7,14 +7,18 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
+use super::store::Connection;
+
 pub(super) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How the two tasks of an `N` are made. The node starts them, and they stand above it.
+/// How the tasks of an `N` are made. The node starts them, and they stand above it.
 pub(super) struct Starters<N> {
     /// Dials while a connection is wanted.
     pub(super) dialer: fn(N) -> Task,
     /// Sweeps and watches until the pool is closed and empty.
     pub(super) maintenance: fn(N) -> Task,
+    /// Asks a connection whether it works, and puts it back or closes it.
+    pub(super) check: fn(N, Connection) -> Task,
 }
 
 impl<N> fmt::Debug for Starters<N> {

@@ -10,7 +10,7 @@ use super::acquire::{NUDGE, late};
 use super::maintenance::check;
 use super::node::Node;
 use crate::telemetry::status::Health;
-use crate::vocabulary::reply::within;
+use crate::vocabulary::reply::{unanswered, within};
 use crate::{Error, Rejection};
 
 /// Dials until at least `wanted` connections are live; how many are then.
@@ -76,7 +76,10 @@ pub(super) async fn health(node: &Arc<Node>) -> Result<Health, Error> {
         // In a task, so that a caller who loses patience does not take the connection along.
         Some(connection) => {
             let check = tokio::spawn(check(Arc::clone(node), connection));
-            Some(check.await.map_err(|_| Rejection::Closed)??)
+            // The connection is waited for; the caller is not kept waiting for it.
+            let limit = node.settings().response_timeout;
+            let checked = tokio::time::timeout(limit, check).await.map_err(|_| unanswered())?;
+            Some(checked.map_err(|_| Rejection::Closed)??)
         }
         None => ping_lane(node).await?,
     };

@@ -1,10 +1,44 @@
 //! What a command does to the connection it is sent on.
 
+use std::time::Duration;
+
 use redis::{Arg, Cmd, Pipeline};
 
-/// True if the command may wait on the server for as long as it says itself.
-pub(crate) fn blocks(cmd: &Cmd) -> bool {
-    effect(cmd) == Effect::Blocks
+/// How long a command may wait on the server, by what it says itself: zero for those that do not block,
+/// `None` for one that waits for ever, or whose time we cannot read.
+pub(crate) fn blocking_time(cmd: &Cmd) -> Option<Duration> {
+    match effect(cmd) {
+        Effect::Blocks => own_timeout(cmd),
+        _ => Some(Duration::ZERO),
+    }
+}
+
+#[cold]
+fn own_timeout(cmd: &Cmd) -> Option<Duration> {
+    let args: Vec<&[u8]> = cmd
+        .args_iter()
+        .map(|arg| match arg {
+            Arg::Simple(bytes) => bytes,
+            _ => b"".as_slice(),
+        })
+        .collect();
+    let number = |at: usize| std::str::from_utf8(args.get(at)?).ok()?.parse::<f64>().ok();
+    let mut name = [0; LONGEST];
+    let seconds = match upper(args.first()?, &mut name)? {
+        b"BLMPOP" | b"BZMPOP" => number(1)?,
+        b"WAIT" => number(2)? / 1_000.0,
+        b"WAITAOF" => number(3)? / 1_000.0,
+        name @ (b"XREAD" | b"XREADGROUP") => {
+            // As below: a group may be called `block`.
+            let named = if name == b"XREAD" { 1 } else { 4 };
+            let options = args.get(named..)?;
+            let block = options.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))?;
+            number(named + block + 1)? / 1_000.0
+        }
+        _ => number(args.len().checked_sub(1)?)?,
+    };
+    // What is below zero the server refuses, and what is too large for a duration is for ever.
+    if seconds == 0.0 { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 /// Whether a command may go over a connection that others use at the same time.
@@ -164,19 +198,58 @@ fn upper<'a>(name: &[u8], buffer: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
 mod tests {
     use redis::cmd;
 
+    use std::time::Duration;
+
+    use super::{Effect, blocking_time, effect};
+
+    fn command(line: &str) -> redis::Cmd {
+        let mut words = line.split(' ');
+        let mut cmd = cmd(words.next().unwrap());
+        words.for_each(|word| {
+            cmd.arg(word);
+        });
+        cmd
+    }
+
     #[test]
     fn blocking_commands_are_known() {
-        let blocks = |line: &str| {
-            let mut words = line.split(' ');
-            let mut cmd = cmd(words.next().unwrap());
-            words.for_each(|word| {
-                cmd.arg(word);
-            });
-            super::blocks(&cmd)
-        };
+        let blocks = |line: &str| effect(&command(line)) == Effect::Blocks;
         assert!(blocks("BLPOP k 0") && blocks("XREAD BLOCK 0 STREAMS s $") && blocks("wait 1 0"));
         assert!(!blocks("XREAD STREAMS block 0") && !blocks("LPOP k"));
         assert!(blocks("XREADGROUP GROUP streams c BLOCK 0 STREAMS s >"));
         assert!(!blocks("XREADGROUP GROUP block c STREAMS s >"));
+    }
+
+    #[test]
+    fn they_say_how_long_they_wait() {
+        for (line, millis) in [
+            ("BLPOP a b 1.5", 1_500),
+            ("brpop 7 2", 2_000),
+            ("BLMOVE a b LEFT RIGHT 1e1", 10_000),
+            ("BRPOPLPUSH a b 3", 3_000),
+            ("BZPOPMIN 7 0.25", 250),
+            ("BLMPOP 4 1 k LEFT COUNT 9", 4_000),
+            ("bzmpop 0.5 1 k MIN", 500),
+            ("WAIT 1 70", 70),
+            ("WAITAOF 1 2 30", 30),
+            ("XREAD COUNT 5 block 40 STREAMS s 0", 40),
+            ("XREADGROUP GROUP g c COUNT 5 BLOCK 60 STREAMS s >", 60),
+            ("XREADGROUP GROUP block block BLOCK 80 STREAMS s >", 80),
+            ("GET k", 0),
+        ] {
+            let time = blocking_time(&command(line));
+            assert_eq!(time, Some(Duration::from_millis(millis)), "{line}");
+        }
+    }
+
+    #[test]
+    fn who_waits_for_ever_or_says_nothing_that_we_understand_has_no_limit() {
+        for line in ["BLPOP k 0", "BLPOP k 0.0", "WAIT 1 0", "XREAD BLOCK 0 STREAMS s $"]
+            .into_iter()
+            .chain(["BLPOP k inf", "BLPOP k nan", "BLPOP k 1e300", "BLPOP k -1", "BLPOP", "WAIT"])
+            .chain(["XREAD BLOCK", "BLMPOP", "BLPOP k 0x10"])
+        {
+            assert_eq!(blocking_time(&command(line)), None, "{line}");
+        }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Proxy {
 struct State {
     /// Nothing is forwarded any more, and nothing is closed.
     silent: watch::Sender<bool>,
+    /// Connections of an earlier generation are forgotten.
+    generation: watch::Sender<u64>,
     mute_new: AtomicBool,
     muted: AtomicUsize,
 }
@@ -55,6 +57,11 @@ impl Proxy {
         self.state.silent.send_replace(true);
     }
 
+    /// No byte passes any more on the connections that are open now; new ones work.
+    pub(crate) fn forget_all(&self) {
+        self.state.generation.send_modify(|generation| *generation += 1);
+    }
+
     pub(crate) fn speak_again(&self) {
         self.state.silent.send_replace(false);
     }
@@ -79,18 +86,22 @@ async fn accept(listener: TcpListener, port: u16, state: Arc<State>) {
         server.set_nodelay(true).unwrap();
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::spawn(forward(from_client, to_server, state.silent.subscribe()));
-        tokio::spawn(forward(from_server, to_client, state.silent.subscribe()));
+        tokio::spawn(forward(from_client, to_server, Arc::clone(&state)));
+        tokio::spawn(forward(from_server, to_client, Arc::clone(&state)));
     }
 }
 
 async fn forward(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut silent: watch::Receiver<bool>,
+    state: Arc<State>,
 ) {
+    let (mut silent, generation) = (state.silent.subscribe(), state.generation.subscribe());
     let mut bytes = [0; 4_096];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if generation.has_changed().unwrap_or(true) {
+            return std::future::pending().await;
+        }
         // What was read while it is silent is held back, as on a route that is down.
         if silent.wait_for(|silent| !silent).await.is_err() {
             return;

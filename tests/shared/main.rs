@@ -20,6 +20,7 @@ mod metrics;
 mod proxy;
 mod runtimes;
 mod same_answers;
+mod stall;
 mod table;
 
 use redis_guard::redis::{FromRedisValue, Value};

@@ -7,12 +7,7 @@ use tokio::sync::SemaphorePermit;
 use super::in_flight::InFlight;
 use super::lanes::Carrier;
 use crate::pool::node::Node;
-use crate::telemetry::status::CloseReason;
-
-/// A lane on which nothing at all was answered for so many response timeouts, with commands
-/// outstanding, is given up: 5 s with the default, so that one slow command on the server does not
-/// cost everybody their connection.
-const SILENCE: u32 = 10;
+use crate::pool::patience::owed;
 
 /// A command on its way. Given up before its reply has come, it keeps its place until then: a
 /// trailing PING is answered after it.
@@ -62,21 +57,16 @@ struct Unanswered {
 }
 
 impl Unanswered {
-    /// Waits until the server has answered, or closes a lane on which nothing comes any more: a
-    /// NAT that has forgotten it, say, which no side is told of.
+    /// Waits until the server has answered, or closes a lane on which nothing comes any more.
     async fn settle(self) {
         let mut redis = self.carrier.redis.clone();
         let ping = redis::cmd("PING");
-        let mut answer = std::pin::pin!(redis.send_packed_command(&ping));
-        let mut answers = self.carrier.socket.answers();
+        let socket = &self.carrier.socket;
         // An error means that the lane is gone, and its commands with it.
-        let silence = self.node.settings().response_timeout * SILENCE;
-        while tokio::time::timeout(silence, &mut answer).await.is_err() {
-            let before = std::mem::replace(&mut answers, self.carrier.socket.answers());
-            if answers == before {
-                self.node.revoke(&self.carrier.socket, CloseReason::HealthCheck);
-                return;
-            }
+        let given_up = owed(&self.node, socket, redis.send_packed_command(&ping)).await.is_none();
+        // A closed pool's lane ends with its last command.
+        if given_up && !self.node.is_closed() {
+            self.node.revoke(socket, socket.reason());
         }
     }
 }

@@ -279,6 +279,7 @@ impl SharedConnection {
             Ok(reply) if !request.is_answered() => Ok(reply),
             reply => {
                 flight.answered();
+                node.replies.heard();
                 Ok(reply?)
             }
         }

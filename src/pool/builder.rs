@@ -75,6 +75,7 @@ impl GuardedPoolBuilder {
                 max_connections: 16,
                 acquire_timeout: Duration::from_secs(1),
                 response_timeout: Duration::from_millis(500),
+                dead_after: Duration::from_secs(30),
                 leak_after: Duration::from_secs(30),
                 revoke_after: None,
                 idle_timeout: Duration::from_secs(5 * 60),
@@ -172,6 +173,15 @@ impl GuardedPoolBuilder {
     /// block by design (BLPOP, XREAD BLOCK, WAIT, …) are exempt.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
+        self
+    }
+
+    /// How long a link may stay silent before it is taken for dead. A subscriber that hears nothing sends a
+    /// PING after a quarter to half of this time; if no byte comes, its connection is replaced, and it hears
+    /// [`Gap`](crate::PubSubEvent::Gap) within this time. Default 30 s: longer than a server that works is
+    /// silent, and short beside the 15 min that TCP alone takes to give up. More than zero.
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.settings.dead_after = silence;
         self
     }
 
@@ -437,6 +447,7 @@ impl GuardedPoolBuilder {
         for (setter, time) in [
             ("connect_timeout", Some(self.connect_timeout)),
             ("response_timeout", Some(settings.response_timeout)),
+            ("dead_after", Some(settings.dead_after)),
             ("leak_after", Some(settings.leak_after)),
             ("revoke_after", settings.revoke_after),
             ("idle_timeout", Some(settings.idle_timeout)),

@@ -25,6 +25,7 @@ pub(super) struct Settings {
     pub(super) max_connections: usize,
     pub(super) acquire_timeout: Duration,
     pub(super) response_timeout: Duration,
+    pub(super) dead_after: Duration,
     pub(super) leak_after: Duration,
     pub(super) revoke_after: Option<Duration>,
     pub(super) idle_timeout: Duration,

@@ -23,6 +23,7 @@ use tree::Tree;
 
 /// The files of `src/pool/`, bottom to top. `mod.rs`, which only re-exports, comes after them all.
 const POOL: &[&str] = &[
+    "intake",
     "leaks",
     "residue",
     "store",
@@ -52,6 +53,7 @@ const POOL: &[&str] = &[
     "shared::keeper",
     "shared::flight",
     "shared",
+    "pubsub::silence",
     "pubsub",
     "watch::member",
     "watch",

@@ -190,7 +190,9 @@ impl GuardedPoolBuilder {
     ///
     /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
     /// keepalive after half of it, with three probes in the other half, in whole seconds, and
-    /// `TCP_USER_TIMEOUT` on Linux. The connections of a server that is full, or that answers nobody, are
+    /// `TCP_USER_TIMEOUT` on Linux. A subscriber that hears nothing sends a PING after a quarter to half of
+    /// it; if no byte comes, its connection is replaced, and it hears
+    /// [`Gap`](crate::PubSubEvent::Gap). The connections of a server that is full, or that answers nobody, are
     /// kept for so long while they are silent; after that one at a time is given up.
     pub fn link_timeout(mut self, timeout: Duration) -> Self {
         self.settings.link_timeout = timeout;

@@ -370,12 +370,13 @@ fn deliver(node: &Arc<Node>, reserved: Reserved, redis: PubSub, cell: SlotCell, 
     if let Some(signal) = cell.take_signal() {
         socket.set_ending(Ending::Signal(signal));
     }
+    let intake = cell.intake();
     cell.fill(slot);
     // Or else our copy keeps the slot when the socket is closed.
     drop(cell);
     socket.lent_to(Some(reserved.place.seat));
     let listening = Arc::clone(&socket);
-    let subscribed = Subscribed { redis, socket, place: reserved.place };
+    let subscribed = Subscribed { redis, intake, socket, place: reserved.place };
     let unclaimed = match reserved.waiting.answer {
         Answer::Subscriber(waiter) => waiter.send(Ok(subscribed)).err().and_then(Result::ok),
         Answer::Lease(_) => Some(subscribed),

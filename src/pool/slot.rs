@@ -3,11 +3,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::intake::Intake;
 use super::node::Node;
 use super::store::Socket;
 
@@ -41,6 +42,7 @@ struct Inner {
     slot: OnceLock<Slot>,
     /// Ends the stream; here until the dial has ended.
     signal: Mutex<Option<oneshot::Sender<()>>>,
+    intake: Arc<Intake>,
 }
 
 impl SlotCell {
@@ -48,7 +50,11 @@ impl SlotCell {
     pub(super) fn wrap<S>(&self, stream: S) -> SlottedStream<S> {
         let (signal, end) = oneshot::channel();
         *self.0.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
-        SlottedStream { stream, end, ended: false, _cell: self.clone() }
+        SlottedStream { stream, end, ended: false, cell: self.clone() }
+    }
+
+    pub(super) fn intake(&self) -> Arc<Intake> {
+        Arc::clone(&self.0.intake)
     }
 
     pub(super) fn take_signal(&self) -> Option<oneshot::Sender<()>> {
@@ -60,13 +66,14 @@ impl SlotCell {
     }
 }
 
-/// A stream that ends when it is told to, and whose slot is free once it is closed: the order of
+/// A stream that ends when it is told to, that is not read while too much waits for the subscriber,
+/// and whose slot is free once it is closed: the order of
 /// the fields is the order in which they are dropped.
 pub(super) struct SlottedStream<S> {
     stream: S,
     end: oneshot::Receiver<()>,
     ended: bool,
-    _cell: SlotCell,
+    cell: SlotCell,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for SlottedStream<S> {
@@ -78,11 +85,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlottedStream<S> {
         if !self.ended {
             self.ended = Pin::new(&mut self.end).poll(cx).is_ready();
         }
-        match self.ended {
+        if self.ended {
             // Nothing more: the driver takes that for the end of the connection.
-            true => Poll::Ready(Ok(())),
-            false => Pin::new(&mut self.stream).poll_read(cx, buf),
+            return Poll::Ready(Ok(()));
         }
+        let this = &mut *self;
+        let intake = &this.cell.0.intake;
+        ready!(intake.poll_room(cx));
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        intake.received(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use redis::aio::PubSub;
 use tokio::sync::oneshot;
 
+use super::intake::Intake;
 use super::leaks::Seat;
 use super::store::{Connection, Lent, Socket};
 use crate::Rejection;
@@ -53,6 +54,7 @@ pub(super) enum Succession {
 /// A subscriber's connection, and the place of its lease.
 pub(super) struct Subscribed {
     pub(super) redis: PubSub,
+    pub(super) intake: Arc<Intake>,
     pub(super) socket: Arc<Socket>,
     pub(super) place: LeasePlace,
 }

@@ -3,6 +3,8 @@
 
 #[path = "../watch/fake.rs"]
 mod fake;
+#[path = "../shared/proxy.rs"]
+mod forgetful;
 #[path = "../pool/proxy.rs"]
 mod proxy;
 #[path = "../support/mod.rs"]
@@ -12,9 +14,11 @@ mod waiting;
 #[path = "../watch/service.rs"]
 mod watch_service;
 
+mod dead;
 mod dropped;
 mod room;
 mod silent;
+mod unread;
 
 use std::time::Duration;
 

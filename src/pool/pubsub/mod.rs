@@ -1,16 +1,22 @@
 //! Subscribers: connections that hold a slot for as long as they listen.
 
+mod silence;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{self, Stream, StreamExt};
 use redis::aio::{PubSubSink, PubSubStream};
-use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
+use redis::{Msg, RedisError, RedisResult, ToRedisArgs, Value};
+use tokio::time::Instant;
 
+use self::silence::{Silence, Turn};
 use super::acquire::acquire_subscriber;
+use super::intake::Intake;
 use super::node::Node;
 use super::store::Socket;
 use super::waiting::{LeasePlace, Subscribed};
@@ -29,6 +35,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// connection is lost, [`next`](Self::next) gets another one through the gate, at the pace of the
 /// back-off, subscribes again, and says [`PubSubEvent::Gap`]. It ends when the pool is closed or
 /// the last [`GuardedPool`](crate::GuardedPool) is dropped.
+///
+/// - **Silence.** While `next` waits and nothing comes, the server is asked with a PING; where no byte comes
+///   for [`link_timeout`](crate::GuardedPoolBuilder::link_timeout), the connection counts as lost.
+/// - **Reading too slowly.** About 1 MiB of messages is held for a subscriber that does not call `next`. Then
+///   its socket is not read any more, and the server holds what follows, within its own
+///   `client-output-buffer-limit` for `pubsub`; past that it closes the connection, which is heard as a gap.
 pub struct GuardedPubSub {
     node: Arc<Node>,
     endpoint: Endpoint,
@@ -43,6 +55,8 @@ pub struct GuardedPubSub {
 struct Live {
     sink: PubSubSink,
     stream: PubSubStream,
+    intake: Arc<Intake>,
+    silence: Silence,
     socket: Arc<Socket>,
     place: LeasePlace,
     node: Arc<Node>,
@@ -57,6 +71,37 @@ impl Drop for Live {
         }
         self.socket.abort();
         self.node.end_lease(self.place);
+    }
+}
+
+impl Live {
+    /// The next message; `None` when the connection has ended, or is taken for dead.
+    async fn next(&mut self) -> Option<Msg> {
+        let link_timeout = self.node.settings().link_timeout;
+        loop {
+            // Here, because the channel is taken out of it: it would say that it is empty.
+            tokio::task::consume_budget().await;
+            let Self { stream, intake, .. } = self;
+            let message = poll_fn(|cx| {
+                intake.looks(cx);
+                let message = stream.poll_next_unpin(cx);
+                if message.is_pending() {
+                    intake.emptied();
+                }
+                message
+            });
+            tokio::select! {
+                biased;
+                message = tokio::task::unconstrained(message) => return message,
+                () = tokio::time::sleep_until(self.silence.turn_ends()) => {}
+            }
+            match self.silence.turn(self.intake.total(), Instant::now(), link_timeout) {
+                Turn::Heard => {}
+                // The first poll sends it, and that something was received is answer enough.
+                Turn::Ask => drop(self.sink.ping::<Value>().now_or_never()),
+                Turn::Dead => return None,
+            }
+        }
     }
 }
 
@@ -166,7 +211,7 @@ impl GuardedPubSub {
             return Some(Ok(PubSubEvent::Gap));
         }
         if let Some(live) = &mut self.live {
-            if let Some(message) = live.stream.next().await {
+            if let Some(message) = live.next().await {
                 return Some(Ok(PubSubEvent::Message(message)));
             }
             live.lost = true;
@@ -214,7 +259,10 @@ impl GuardedPubSub {
         ask: impl AsyncFnOnce(&mut PubSubSink) -> RedisResult<()>,
     ) -> Result<(), Error> {
         let limit = Some(self.node.settings().response_timeout);
-        let answer = within(limit, ask(self.ready().await?)).await;
+        let Live { sink, intake, .. } = self.ready().await?;
+        let room = intake.unbounded();
+        let answer = within(limit, ask(sink)).await;
+        drop(room);
         if answer.as_ref().is_err_and(RedisError::is_timeout) {
             self.live = None;
             return Err(silent().into());
@@ -223,7 +271,7 @@ impl GuardedPubSub {
     }
 
     /// Something to subscribe with.
-    async fn ready(&mut self) -> Result<&mut PubSubSink, Error> {
+    async fn ready(&mut self) -> Result<&mut Live, Error> {
         if let Some(live) = self.live.as_mut().filter(|live| !live.socket.is_alive()) {
             live.lost = true;
             self.live = None;
@@ -232,20 +280,18 @@ impl GuardedPubSub {
             self.connect().await?;
             self.gap = !self.channels.is_empty() || !self.patterns.is_empty();
         }
-        match &mut self.live {
-            Some(live) => Ok(&mut live.sink),
-            None => Err(Rejection::Closed.into()),
-        }
+        self.live.as_mut().ok_or_else(|| Rejection::Closed.into())
     }
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
         let node = &self.node;
         let (subscribed, waited) = acquire_subscriber(node, &self.endpoint, self.location).await?;
-        let Subscribed { redis, socket, place } = subscribed;
+        let Subscribed { redis, intake, socket, place } = subscribed;
         let (sink, stream) = redis.split();
         let node = Arc::clone(node);
-        let mut live = Live { sink, stream, socket, place, node, lost: false };
+        let silence = Silence::new(Instant::now(), node.settings().link_timeout);
+        let mut live = Live { sink, stream, intake, silence, socket, place, node, lost: false };
         self.node.context.metrics.waited(waited);
         let limit = self.node.settings().response_timeout;
         let subscribed =
@@ -261,11 +307,13 @@ async fn subscribe_again(
     channels: &BTreeSet<Vec<u8>>,
     patterns: &BTreeSet<Vec<u8>>,
 ) -> RedisResult<()> {
+    let Live { sink, intake, .. } = live;
+    let _room = intake.unbounded();
     if !channels.is_empty() {
-        live.sink.subscribe(channels).await?;
+        sink.subscribe(channels).await?;
     }
     if !patterns.is_empty() {
-        live.sink.psubscribe(patterns).await?;
+        sink.psubscribe(patterns).await?;
     }
     Ok(())
 }

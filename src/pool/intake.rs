@@ -1,0 +1,89 @@
+//! What a subscriber's connection has received, and how much of it waits for the subscriber.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+
+/// How many bytes may wait for a subscriber before its socket is not read any more. Enough for a burst
+/// of thousands of messages; beyond it the server holds them, whose own limit
+/// (`client-output-buffer-limit`, by default 32 MB, or 8 MB for 60 s) then ends the connection.
+const ROOM: usize = 1024 * 1024;
+
+/// Shared by a subscriber's stream, which the driver reads, and the subscriber, who takes messages.
+///
+/// redis-rs hands messages over by a channel without a bound. So the stream counts the bytes that were
+/// read since the subscriber last found the channel empty, and is not read past [`ROOM`]: the driver
+/// then wakes the subscriber, who empties the channel and lets it go on. A single message may be longer
+/// than that: the channel is empty while it arrives, so the driver goes on for as long as the subscriber
+/// waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    /// Bytes that were read since the channel was last empty.
+    waiting: AtomicUsize,
+    /// Bytes that were read in all.
+    received: AtomicU64,
+    /// The subscriber waits for an answer, which comes behind the messages.
+    unbounded: AtomicBool,
+    driver: AtomicWaker,
+    subscriber: AtomicWaker,
+}
+
+impl Intake {
+    /// Ready when the stream may be read.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        self.driver.register(cx.waker());
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        self.subscriber.wake();
+        Poll::Pending
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) < ROOM || self.unbounded.load(Ordering::SeqCst)
+    }
+
+    /// Notes what the driver has read.
+    pub(super) fn received(&self, bytes: usize) {
+        self.waiting.fetch_add(bytes, Ordering::SeqCst);
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes were received so far.
+    pub(super) fn total(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The subscriber is about to look for a message.
+    pub(super) fn looks(&self, cx: &Context<'_>) {
+        self.subscriber.register(cx.waker());
+    }
+
+    /// The subscriber has found the channel empty.
+    pub(super) fn emptied(&self) {
+        if self.waiting.swap(0, Ordering::SeqCst) >= ROOM {
+            self.driver.wake();
+        }
+    }
+
+    /// There is room for whatever comes until this is dropped, for an answer that comes behind it.
+    pub(super) fn unbounded(&self) -> Unbounded<'_> {
+        self.unbounded.store(true, Ordering::SeqCst);
+        self.driver.wake();
+        Unbounded(self)
+    }
+}
+
+/// See [`Intake::unbounded`].
+#[derive(Debug)]
+pub(super) struct Unbounded<'a>(&'a Intake);
+
+impl Drop for Unbounded<'_> {
+    fn drop(&mut self) {
+        self.0.unbounded.store(false, Ordering::SeqCst);
+    }
+}

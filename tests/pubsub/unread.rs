@@ -1,0 +1,162 @@
+//! A subscriber that does not read: its socket is not read either, so that the server's own limit holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis_guard::{GuardedPool, GuardedPubSub, PubSubEvent};
+
+use crate::support::{TestServer, unhurried};
+use crate::waiting::{soon, until};
+use crate::{closed, next, payload, publish};
+
+const MIB: usize = 1024 * 1024;
+
+async fn subscriber(server: &TestServer) -> (GuardedPool, GuardedPubSub) {
+    let pool = unhurried(server.url()).watch(false).build().unwrap();
+    let mut subscriber = pool.pubsub("orders").await.unwrap();
+    subscriber.subscribe("a").await.unwrap();
+    (pool, subscriber)
+}
+
+/// Publishes so many messages of so many bytes, each with its number in front, from a thread of its own.
+async fn flood(server: &Arc<TestServer>, messages: usize, bytes: usize) {
+    let server = Arc::clone(server);
+    let script = "local filler = string.rep('x', ARGV[2]) for i = 1, ARGV[1] do \
+                  redis.call('PUBLISH', 'a', i .. ' ' .. filler) end return 'OK'";
+    let publishing = tokio::task::spawn_blocking(move || {
+        // In parts, so that the server sends in between, and its buffers hold no more than they may.
+        for _ in 0..messages.div_ceil(PART) {
+            let (count, bytes) = (PART.min(messages).to_string(), bytes.to_string());
+            server.admin().text(&["EVAL", script, "0", &count, &bytes]);
+        }
+    });
+    soon("the flood", publishing).await.unwrap();
+}
+
+const PART: usize = 10;
+
+fn listeners(server: &TestServer) -> usize {
+    server.admin().client_list().iter().filter(|client| client["sub"] != "0").count()
+}
+
+/// How many messages come before the gap.
+async fn until_gap(subscriber: &mut GuardedPubSub) -> usize {
+    let mut messages = 0;
+    while let PubSubEvent::Message(_) = next(subscriber).await {
+        messages += 1;
+    }
+    messages
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_limit_ends_it_and_it_hears_gap() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (pool, mut subscriber) = subscriber(&server).await;
+
+    flood(&server, 100, MIB).await;
+
+    until("the server's limit", &pool, || listeners(&server) == 0).await;
+    let held = until_gap(&mut subscriber).await;
+    assert!(held < 50, "{held} MiB were held for it");
+    assert_eq!(publish(&server, "a", "after"), 1);
+    assert_eq!(payload(&mut subscriber).await, "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_gets_all_of_them_in_order() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (_pool, mut subscriber) = subscriber(&server).await;
+    let flooding = Arc::clone(&server);
+    let flooding = tokio::spawn(async move { flood(&flooding, 5_000, 2_000).await });
+
+    for at in 0..5_000 {
+        let text = payload(&mut subscriber).await;
+        let number: usize = text.split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(number, at % PART + 1);
+    }
+
+    flooding.await.unwrap();
+}
+
+/// It starts to read when what may be held for it is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_late_gets_all_of_them_in_order() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (_pool, mut subscriber) = subscriber(&server).await;
+
+    flood(&server, 5_000, 1_000).await;
+
+    for at in 0..5_000 {
+        let text = payload(&mut subscriber).await;
+        let number: usize = text.split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(number, at % PART + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_longer_than_what_is_held_arrives() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (_pool, mut subscriber) = subscriber(&server).await;
+    let flooding = Arc::clone(&server);
+    let flooding = tokio::spawn(async move { flood(&flooding, 1, 20 * MIB).await });
+
+    assert_eq!(payload(&mut subscriber).await.len(), 20 * MIB + 2);
+
+    flooding.await.unwrap();
+}
+
+/// The answer comes behind all the messages that nobody has taken yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_can_still_subscribe_and_unsubscribe() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (_pool, mut subscriber) = subscriber(&server).await;
+    flood(&server, 6, MIB).await;
+    assert!(listeners(&server) == 1);
+
+    soon("to subscribe", subscriber.subscribe("b")).await.unwrap();
+    soon("to unsubscribe", subscriber.unsubscribe("a")).await.unwrap();
+
+    for number in 1..=6 {
+        let text = payload(&mut subscriber).await;
+        assert!(text.starts_with(&format!("{number} x")), "{}", &text[..9]);
+    }
+    assert_eq!(publish(&server, "b", "still there"), 1);
+    assert_eq!(payload(&mut subscriber).await, "still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_it_gives_its_slot_back() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (pool, subscriber) = subscriber(&server).await;
+    flood(&server, 20, MIB).await;
+
+    drop(subscriber);
+
+    closed(&pool, 0).await;
+    until("the server's slot", &pool, || listeners(&server) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_closes_closes_it() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (pool, mut subscriber) = subscriber(&server).await;
+    flood(&server, 20, MIB).await;
+
+    soon("the close", pool.close()).await;
+
+    assert!(soon("the end", subscriber.next()).await.is_none());
+    assert_eq!(pool.status().live, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_never_stops_reading_slowly_loses_nothing_but_what_the_server_drops() {
+    let server = Arc::new(TestServer::start().unwrap());
+    let (_pool, mut subscriber) = subscriber(&server).await;
+    let flooding = Arc::clone(&server);
+    let flooding = tokio::spawn(async move { flood(&flooding, 40, MIB / 4).await });
+    for _ in 0..40 {
+        assert!(matches!(next(&mut subscriber).await, PubSubEvent::Message(_)));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    flooding.await.unwrap();
+}

@@ -38,11 +38,6 @@ impl Limit {
         self.in_force < self.max_connections
     }
 
-    /// Nobody but the pool itself limits it.
-    pub(super) fn is_ours(&self) -> bool {
-        self.share.is_none()
-    }
-
     fn update(&mut self) {
         // At least one, so that there is something to dial for.
         let frozen = self.frozen.map_or(usize::MAX, |frozen| frozen.max(1));

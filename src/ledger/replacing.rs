@@ -1,8 +1,8 @@
 //! The ledger's side of replacing connections that work: make before break.
 //!
 //! A connection that is to be replaced is closed once a successor has been dialed. The pool's own
-//! limit is no obstacle: where nobody else limits the pool and the server is known to have plenty of
-//! room, the successor may be one connection too many until its predecessor is closed. Where there is
+//! limit is no obstacle: where the server is known to have plenty of room that is not shared out by a
+//! fleet, the successor may be one connection too many until its predecessor is closed. Where there is
 //! no room for two, a predecessor is closed first, one at a time, and only while dials are known to work.
 
 use super::Ledger;
@@ -19,7 +19,7 @@ pub(super) struct Replacing {
     owed: bool,
     /// The last dial has failed, and it is not time to try again.
     put_off: bool,
-    /// The server is known to have plenty of room.
+    /// The server is known to have plenty of room, and nobody else was promised it.
     roomy: bool,
     /// Whether a successor would be any better, a dial has to show first.
     doubtful: bool,
@@ -47,7 +47,7 @@ impl<W> Ledger<W> {
         self.replacing.put_off = false;
     }
 
-    /// Whether the server is known to have plenty of room.
+    /// Whether the server is known to have plenty of room for whoever comes.
     pub(crate) fn set_roomy(&mut self, roomy: bool) {
         self.replacing.roomy = roomy;
     }
@@ -80,11 +80,13 @@ impl<W> Ledger<W> {
         self.shedding += 1;
     }
 
-    /// True if there is no room for a successor beside its predecessor, and none is being dialed.
+    /// True if there is no room for a successor beside its predecessor, and nothing under way that
+    /// would make some.
     pub(crate) fn must_close_first(&self) -> bool {
         let Replacing { outdated, ready, dialing, owed, put_off, doubtful, .. } = self.replacing;
-        let idle = outdated > 0 && ready == 0 && !dialing && !owed && !put_off && !doubtful;
-        idle && !self.is_frozen() && !self.has_room_for_two() && !self.is_over()
+        let nothing_under_way = ready == 0 && !dialing && !owed && self.shedding == 0;
+        let wanted = outdated > 0 && nothing_under_way && !put_off && !self.is_frozen();
+        wanted && !doubtful && !self.has_room_for_two() && !self.is_over()
     }
 
     /// A predecessor is closed before its successor is dialed.
@@ -105,8 +107,7 @@ impl<W> Ledger<W> {
 
     fn has_room_for_two(&self) -> bool {
         let Replacing { roomy, doubtful, .. } = self.replacing;
-        let beyond = doubtful || (roomy && self.limit.is_ours());
-        self.sockets() < self.limit.in_force() + usize::from(beyond)
+        self.sockets() < self.limit.in_force() + usize::from(roomy || doubtful)
     }
 
     /// A dial starts that nobody waits for.

@@ -86,6 +86,7 @@ impl GuardedConnection {
     /// Puts a shared connection's successor in its place; the old one, which others may still send on.
     pub(super) fn succeed(&mut self, successor: Connection) -> Connection {
         let held = self.held();
+        successor.socket.set_surplus(false);
         successor.socket.lent_to(Some(held.place.seat));
         let old = std::mem::replace(&mut *held.connection, successor);
         old.socket.lent_to(None);

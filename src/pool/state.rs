@@ -444,11 +444,14 @@ impl State {
         while self.ledger.has_successor()
             && let Some(lane) = self.successions.pop_front()
         {
+            // Until it has taken its place: it may still be dropped on the way.
+            connection.socket.set_surplus(true);
             match lane.send(Succession::Successor(connection)) {
                 Ok(()) => return self.ledger.retires(),
                 Err(Succession::Successor(unclaimed)) => connection = unclaimed,
                 Err(Succession::CloseFirst) => return,
             }
+            connection.socket.set_surplus(false);
         }
         self.restore(connection);
     }

@@ -329,9 +329,14 @@ impl Socket {
         self.blame(CloseReason::Limit);
     }
 
+    /// Whether it is the one that there may be too many.
+    pub(super) fn set_surplus(&self, surplus: bool) {
+        self.closing.store(if surplus { FOR_SHED } else { 0 }, Ordering::Relaxed);
+    }
+
     /// It is about to be closed, for its successor is there: until then there may be one too many.
     pub(super) fn retire(&self) {
-        self.closing.store(FOR_SHED, Ordering::Relaxed);
+        self.set_surplus(true);
         self.blame(CloseReason::Lifetime);
     }
 

@@ -26,6 +26,7 @@ mod limited;
 mod link;
 mod pause;
 mod proxy;
+mod replaced;
 mod schedule;
 mod stall;
 mod timeouts;

@@ -424,7 +424,8 @@ impl Watch {
             if seen.is_some() {
                 let roomy = saturation.is_some_and(|saturation| saturation < QUIET);
                 state.gate.set_roomy(roomy);
-                state.ledger.set_roomy(roomy);
+                // What a fleet shares out is somebody's to the last slot.
+                state.ledger.set_roomy(roomy && source != LimitedBy::FleetLease);
             }
             if let (false, Some(seen)) = (state.lost, seen) {
                 relent(state, seen, share, lost);

@@ -110,7 +110,6 @@ impl Node {
     }
 
     /// Where the last dial went, or the next one goes.
-    #[cfg(feature = "doctor")]
     pub(super) fn target(&self) -> crate::dial::Target {
         self.place.load().target.clone()
     }

@@ -202,8 +202,8 @@ impl Node {
             return;
         }
         let server = self.address();
-        if let Some((from, to)) = news.limit {
-            self.context.limit_changed(&server, from, to);
+        if let Some(change) = news.limit {
+            self.context.limit_changed(&server, change);
         }
         if let Some(transition) = news.transition {
             self.context.breaker_changed(&server, transition);

@@ -213,6 +213,12 @@ async fn a_server_that_does_not_answer_is_a_timeout_at_the_connect_timeout() {
 
             let took = begun.elapsed();
             assert_eq!(dials(&pool), [("timeout", 2)].into(), "{transport:?} {resp:?}");
+            let stage = match transport {
+                Transport::Tls => "connected, but the TLS handshake has had no answer",
+                Transport::Tcp | Transport::Unix => "the first commands have had no answer",
+            };
+            let said = pool.status().breaker.last_failure.unwrap().to_string();
+            assert!(said.contains(stage) && said.contains("connect timeout"), "{said}");
             assert!(took >= 2 * connect_timeout && took < AT_ONCE, "{took:?}");
             server.resume();
             ask_until_served(&pool).await;

@@ -14,8 +14,29 @@ pub(crate) enum Stage {
     Resolve,
     /// Waiting for the kernel to connect.
     Connect,
-    /// The socket is open: TLS, set-up commands, the first round trip.
+    /// The socket is open: TLS.
+    Tls,
+    /// Set-up commands, the first round trip.
     Handshake,
+}
+
+impl Stage {
+    const ALL: [Self; 4] = [Self::Resolve, Self::Connect, Self::Tls, Self::Handshake];
+
+    /// The stage that `stage as u8` is of.
+    pub(super) fn of(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// What has not come yet in this stage.
+    pub(super) const fn awaits(self) -> &'static str {
+        match self {
+            Self::Resolve => "the name has not been resolved",
+            Self::Connect => "nothing has answered the connect",
+            Self::Tls => "connected, but the TLS handshake has had no answer",
+            Self::Handshake => "connected, but the first commands have had no answer",
+        }
+    }
 }
 
 /// What an error line of the server means, or `None` where it says nothing about the connection.
@@ -93,8 +114,16 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
     if let Some(what) = io_error(error).and_then(local_limit) {
         return (Outcome::LocalLimit, format!("{what}: {error}"));
     }
+    // The system's own timeout has a number.
+    let ours = |error: &io::Error| {
+        error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+    };
+    let message = match io_error(error).is_some_and(ours) {
+        true => format!("{} within the connect timeout", stage.awaits()),
+        false => error.to_string(),
+    };
     match stage {
-        Stage::Resolve => (Outcome::Dns, error.to_string()),
+        Stage::Resolve => (Outcome::Dns, message),
         Stage::Connect if io_kind(error) == Some(io::ErrorKind::PermissionDenied) => (
             Outcome::Misconfigured,
             format!(
@@ -102,8 +131,8 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
                  firewall): {error}"
             ),
         ),
-        Stage::Connect => (of_connect_error(error), error.to_string()),
-        Stage::Handshake if heard.is_empty() && was_closed(error) => (
+        Stage::Connect => (of_connect_error(error), message),
+        Stage::Tls | Stage::Handshake if heard.is_empty() && was_closed(error) => (
             Outcome::SuspectedMaxClients,
             format!(
                 "accepted, then closed before the first reply ({error}): the server may be full \
@@ -111,7 +140,7 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
                  that knows no CLIENT (plain_handshake)"
             ),
         ),
-        Stage::Handshake => of_handshake_error(heard, error),
+        Stage::Tls | Stage::Handshake => of_handshake_error(heard, error, message),
     }
 }
 
@@ -241,7 +270,7 @@ pub(crate) const SPEAKS_HTTP: &str = "this port speaks HTTP, not Redis's protoco
 pub(crate) const HUNG_UP: &str = "closed in the middle of the handshake";
 const AT_A_COMMAND: &str = "a proxy that knows no CLIENT does so (plain_handshake)";
 
-fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
+fn of_handshake_error(heard: &[u8], error: &RedisError, message: String) -> (Outcome, String) {
     let timed_out = io_kind(error) == Some(io::ErrorKind::TimedOut);
     if heard.starts_with(b"HTTP/") {
         return (Outcome::Misconfigured, SPEAKS_HTTP.to_owned());
@@ -269,7 +298,7 @@ fn of_handshake_error(heard: &[u8], error: &RedisError) -> (Outcome, String) {
     let is_gibberish = matches!(error.kind(), ErrorKind::Parse) && !heard.is_empty();
     let message = match is_gibberish {
         true => format!("this is not Redis's protocol: {:?}", first_line(heard)),
-        false => error.to_string(),
+        false => message,
     };
     (outcome, message)
 }

@@ -16,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::vocabulary::words::host_and_port;
 use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
 use race::Reached;
@@ -113,9 +115,9 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port } => f.write_str(&host_and_port(host, *port)),
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            Self::Tls { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Tls { host, port, .. } => f.write_str(&host_and_port(host, *port)),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
@@ -127,26 +129,50 @@ pub(crate) struct Target {
     pub(crate) address: Address,
     /// The address as text, for messages.
     pub(crate) name: Arc<str>,
-    reached: LastReached,
+    progress: Arc<Progress>,
 }
 
 impl Target {
     pub(crate) fn new(address: Address) -> Self {
-        Self { name: address.to_string().into(), address, reached: LastReached::default() }
+        Self { name: address.to_string().into(), address, progress: Arc::default() }
     }
 }
 
-/// Of a name's addresses, the one that was connected to last: the next dial begins with it.
-#[derive(Clone, Debug, Default)]
-struct LastReached(Arc<Mutex<Option<Reached>>>);
+impl Target {
+    /// What a dial under way waits for, as the failure that it is to those who do not wait so long.
+    pub(crate) fn unanswered(&self) -> Option<DialFailure> {
+        let stage = Stage::of(self.progress.stage.load(Ordering::Relaxed))?;
+        let message = format!("{} yet", stage.awaits());
+        Some(DialFailure { server: Arc::clone(&self.name), outcome: Outcome::Timeout, message })
+    }
+}
 
-impl LastReached {
-    fn get(&self) -> Option<Reached> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// How far the dials of a target came.
+#[derive(Debug)]
+struct Progress {
+    /// Of a name's addresses, the one that was connected to last: the next dial begins with it.
+    reached: Mutex<Option<Reached>>,
+    /// The [`Stage`] that a dial came to last.
+    stage: AtomicU8,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { reached: Mutex::new(None), stage: AtomicU8::new(u8::MAX) }
+    }
+}
+
+impl Progress {
+    fn last_reached(&self) -> Option<Reached> {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, reached: Reached) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
+    fn reached(&self, reached: Reached) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
+    }
+
+    fn reach(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
     }
 }
 
@@ -289,6 +315,7 @@ impl Dialer {
         let result = match self.open(target, deadline, trace).await {
             Ok(stream) => {
                 let (tap, first_bytes) = Tap::new(stream);
+                target.progress.reach(Stage::Handshake);
                 let started = Instant::now();
                 let result = by(deadline, set_up(tap, first_bytes.clone())).await;
                 trace.answered = result.is_ok().then(|| started.elapsed());
@@ -311,24 +338,26 @@ impl Dialer {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Stream, Failed> {
-        let reached = &target.reached;
+        let progress = &target.progress;
         match &target.address {
             Address::Unix(path) => {
                 let started = Instant::now();
+                progress.reach(Stage::Connect);
                 let stream = by(deadline, Stream::connect_unix(path)).await;
                 trace.connected = stream.is_ok().then(|| started.elapsed());
                 stream.map_err(Failed::at(Stage::Connect))
             }
             Address::Tcp { host, port } => {
-                self.connect(host, *port, reached, deadline, trace).await
+                self.connect(host, *port, progress, deadline, trace).await
             }
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Address::Tls { host, port, tls } => {
-                let stream = self.connect(host, *port, reached, deadline, trace).await?;
+                let stream = self.connect(host, *port, progress, deadline, trace).await?;
                 let started = Instant::now();
+                progress.reach(Stage::Tls);
                 let stream = by(deadline, tls.wrap(host, stream)).await;
                 trace.secured = stream.is_ok().then(|| started.elapsed());
-                stream.map_err(Failed::at(Stage::Handshake))
+                stream.map_err(Failed::at(Stage::Tls))
             }
         }
     }
@@ -337,11 +366,11 @@ impl Dialer {
         &self,
         host: &str,
         port: u16,
-        reached: &LastReached,
+        progress: &Progress,
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Stream, Failed> {
-        let stream = connect(host, port, reached, deadline, trace).await?;
+        let stream = connect(host, port, progress, deadline, trace).await?;
         stream.set_link_timeout(self.link_timeout).map_err(Failed::at(Stage::Connect))?;
         Ok(stream)
     }
@@ -439,25 +468,27 @@ impl Dialer {
 async fn connect(
     host: &str,
     port: u16,
-    reached: &LastReached,
+    progress: &Progress,
     deadline: Instant,
     trace: &mut Trace,
 ) -> Result<Stream, Failed> {
     let started = Instant::now();
+    progress.reach(Stage::Resolve);
     let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
     let addresses = by(deadline, lookup).await.map_err(|error| {
         let error = socket_limit().map_or(error, RedisError::from);
         Failed::at(Stage::Resolve)(error)
     })?;
     trace.resolved = Some(started.elapsed());
-    let last = reached.get();
+    progress.reach(Stage::Connect);
+    let last = progress.last_reached();
     let addresses = race::ordered(addresses.collect(), last.map(|last| last.address));
     trace.addresses.clone_from(&addresses);
     let connecting = race::race(&addresses, last, deadline, &mut trace.silent, Stream::connect_tcp);
     match by(deadline, connecting).await {
         Ok((now, stream)) => {
             trace.connected = Some(now.took);
-            reached.set(now);
+            progress.reached(now);
             Ok(stream)
         }
         Err(error) => {

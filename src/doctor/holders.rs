@@ -27,6 +27,12 @@ pub struct Holders {
     pub clients: usize,
     /// Of those, idle for longer than `idle_after`, and neither blocked nor subscribed.
     pub idle: usize,
+    /// With a command within `idle_after`, and neither blocked nor subscribed.
+    #[serde(skip)]
+    pub(super) recent: usize,
+    /// Those whose socket is dead, which the server has not noticed. They are in no count but that of
+    /// `clients`, and of no source.
+    pub dead: usize,
     /// Those that were used when they were new and never since, for five seconds at least.
     pub abandoned: usize,
     /// Without a name.
@@ -119,6 +125,11 @@ impl Holders {
             if ours || client.is_replica() || client.is_master() {
                 continue;
             }
+            if client.is_dead() {
+                holders.clients += 1;
+                holders.dead += 1;
+                continue;
+            }
             let state = ClientState::of(client, idle_after);
             holders.add(client, &state);
             let text = |field: &Option<String>| field.as_deref().unwrap_or("-").to_owned();
@@ -161,6 +172,7 @@ impl Holders {
     fn add(&mut self, client: &Client, state: &ClientState) {
         self.clients += 1;
         self.idle += usize::from(state.idle);
+        self.recent += usize::from(state.recent);
         self.abandoned += usize::from(state.abandoned);
         self.unnamed += usize::from(client.name.is_none());
         self.subscribers += usize::from(state.subscriber);
@@ -207,6 +219,7 @@ impl Holder {
 struct ClientState {
     age: Option<u64>,
     idle: bool,
+    recent: bool,
     blocked: bool,
     subscriber: bool,
     young: bool,
@@ -218,6 +231,7 @@ impl ClientState {
         let (blocked, subscriber) = (client.is_blocked(), client.is_subscriber());
         let waits = blocked || subscriber || client.is_monitor();
         let idle = !waits && client.idle_seconds.is_some_and(|idle| idle >= idle_after.as_secs());
+        let recent = !waits && !idle && client.idle_seconds.is_some();
         let (age, last) = (client.age_seconds, client.idle_seconds);
         // Idle for nine tenths of its life, where a pool that takes turns uses its connections again.
         // Each number is a second short at most.
@@ -228,7 +242,7 @@ impl ClientState {
                 .zip(last)
                 .is_some_and(|(age, idle)| idle >= least && idle.saturating_add(1) >= most_of(age));
         let young = age.is_some_and(|age| age <= YOUNG_SECONDS);
-        Self { age, idle, blocked, subscriber, young, abandoned }
+        Self { age, idle, recent, blocked, subscriber, young, abandoned }
     }
 }
 

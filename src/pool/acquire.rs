@@ -255,7 +255,7 @@ pub(super) fn try_acquire(
                 None
             }
         };
-        let admission = admission.ok_or_else(|| late(state, Duration::ZERO));
+        let admission = admission.ok_or_else(|| late(node, state, Duration::ZERO));
         (account, admission, start_maintenance)
     });
     if start_maintenance {
@@ -273,7 +273,7 @@ fn reject_late(node: &Node, account: AccountId, since: Instant) -> Rejection {
         let state = node.lock();
         match state.ledger.is_exhausted(account) {
             true => exhausted(&state, account),
-            false => late(&state, since.elapsed()),
+            false => late(node, &state, since.elapsed()),
         }
     };
     node.reject(account, rejection)
@@ -287,7 +287,11 @@ fn exhausted(state: &State, account: AccountId) -> Rejection {
 }
 
 /// The refusal of a caller who has waited so long for whatever connection.
-pub(super) fn late(state: &State, waited: Duration) -> Rejection {
+pub(super) fn late(node: &Node, state: &State, waited: Duration) -> Rejection {
     let phase = if state.ledger.live() == 0 { Phase::Dial } else { Phase::Connection };
-    Rejection::AcquireTimeout { waited, phase, failure: state.gate.failure() }
+    let in_flight = || {
+        let dials = phase == Phase::Dial && state.ledger.counts().dialing > 0;
+        dials.then(|| node.target().unanswered()).flatten().map(Arc::new)
+    };
+    Rejection::AcquireTimeout { waited, phase, failure: state.gate.failure().or_else(in_flight) }
 }

@@ -14,7 +14,7 @@ use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::shielded;
-use crate::telemetry::status::{CloseReason, Leak};
+use crate::telemetry::status::{CloseReason, Leak, LimitedBy};
 use crate::vocabulary::DialFailure;
 use crate::{Endpoint, Rejection};
 
@@ -42,6 +42,14 @@ pub(super) struct Settings {
     pub(super) seed: u64,
 }
 
+/// A pool's limit before and now, and who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LimitChange {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) limited_by: LimitedBy,
+}
+
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
@@ -58,9 +66,14 @@ impl Context {
         &self.settings.name
     }
 
-    pub(super) fn limit_changed(&self, server: &Arc<str>, from: usize, to: usize) {
-        shielded(|| tracing::info!(pool = %self.name(), %server, from, to, "limit changed"));
-        self.events.send(Event::LimitChanged { server: Arc::clone(server), from, to });
+    pub(super) fn limit_changed(&self, server: &Arc<str>, change: LimitChange) {
+        let LimitChange { from, to, limited_by } = change;
+        shielded(|| {
+            let (pool, limited_by) = (self.name(), limited_by.as_str());
+            tracing::info!(%pool, %server, from, to, limited_by, "limit changed");
+        });
+        let server = Arc::clone(server);
+        self.events.send(Event::LimitChanged { server, from, to, limited_by });
     }
 
     pub(super) fn breaker_changed(&self, server: &Arc<str>, transition: Transition) {
@@ -129,10 +142,18 @@ impl Context {
         self.events.send(Event::FleetLost { server, reason });
     }
 
-    /// So many since the last time: a line a refusal would be a storm of its own.
-    pub(super) fn callers_refused(&self, server: &str, count: u64, last_failure: Option<&str>) {
+    /// So many since the last time, whose and why: a line a refusal would be a storm of its own.
+    pub(super) fn callers_refused(
+        &self,
+        server: &str,
+        count: u64,
+        refused: &str,
+        last_failure: Option<&str>,
+    ) {
         let pool = self.name();
-        shielded(|| tracing::warn!(%pool, server, count, last_failure, "callers were refused"));
+        shielded(|| {
+            tracing::warn!(%pool, server, count, refused, last_failure, "callers were refused");
+        });
     }
 
     /// `second`: of any clock; only the first refusal in each is remembered.

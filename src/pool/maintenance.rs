@@ -14,12 +14,18 @@ use super::status::publish;
 use super::store::{Connection, Socket};
 use super::tasks::Task;
 use super::watch;
+use crate::ledger::AccountId;
 use crate::telemetry::status::CloseReason;
+use crate::vocabulary::Reason;
 use crate::vocabulary::reply::unanswered;
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
 /// connections without a word, the common ones after minutes, careless ones after one.
 const CHECK_AFTER: Duration = Duration::from_secs(30);
+
+/// So many endpoints and reasons of refused callers are named in a line of the log, the most frequent
+/// ones.
+const REFUSALS_NAMED: usize = 8;
 
 /// How often everything is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -43,7 +49,7 @@ async fn look_after(running: Running) {
 async fn sweep(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(period(&node));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut refused, mut retry) = (0, Instant::now());
+    let (mut refused, mut retry) = (Vec::new(), Instant::now());
     loop {
         ticks.tick().await;
         let now = Instant::now();
@@ -177,18 +183,39 @@ fn find_leaks(node: &Arc<Node>, now: Instant) -> Duration {
     sweep.oldest
 }
 
-/// One line a sweep for all callers that were refused since the last one.
-fn report_refusals(node: &Node, before: &mut u64) {
-    let (total, failure) = {
+/// One line a sweep for all callers that were refused since the last one. `before`: how many each
+/// endpoint had had refused by then.
+fn report_refusals(node: &Node, before: &mut Vec<[u64; Reason::ALL.len()]>) {
+    let (mut refused, failure) = {
         let state = node.lock();
-        let total = state.tallies.iter().flat_map(|tally| tally.rejected).sum::<u64>();
-        (total, state.gate.failure())
+        before.resize(state.tallies.len(), [0; Reason::ALL.len()]);
+        let mut refused = Vec::new();
+        let tallies = state.tallies.iter().zip(before).enumerate();
+        for (account, (tally, before)) in tallies.filter(|(_, (now, old))| now.rejected != **old) {
+            let before = std::mem::replace(before, tally.rejected);
+            let new = Reason::ALL.into_iter().zip(tally.rejected.iter().zip(before));
+            let endpoint = state.ledger.account_name(AccountId(account));
+            refused.extend(
+                new.filter(|(_, (now, old))| *now > old)
+                    .map(|(reason, (now, old))| (now - old, endpoint.clone(), reason)),
+            );
+        }
+        (refused, state.gate.failure())
     };
-    let count = total - std::mem::replace(before, total);
-    if count > 0 {
-        let failure = failure.map(|failure| failure.to_string());
-        node.context.callers_refused(&node.address(), count, failure.as_deref());
+    if refused.is_empty() {
+        return;
     }
+    refused.sort_by_key(|(count, ..)| std::cmp::Reverse(*count));
+    let named = refused.iter().take(REFUSALS_NAMED);
+    let named =
+        named.map(|(count, endpoint, reason)| format!("{endpoint} {} {count}", reason.as_str()));
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if refused.len() > REFUSALS_NAMED {
+        named.push_str(", …");
+    }
+    let count = refused.iter().map(|(count, ..)| count).sum();
+    let failure = failure.map(|failure| failure.to_string());
+    node.context.callers_refused(&node.address(), count, &named, failure.as_deref());
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -113,7 +113,6 @@ impl Node {
     }
 
     /// Where the last dial went, or the next one goes.
-    #[cfg(feature = "doctor")]
     pub(super) fn target(&self) -> crate::dial::Target {
         self.place.load().target.clone()
     }
@@ -210,8 +209,8 @@ impl Node {
             return;
         }
         let server = self.address();
-        if let Some((from, to)) = news.limit {
-            self.context.limit_changed(&server, from, to);
+        if let Some(change) = news.limit {
+            self.context.limit_changed(&server, change);
         }
         if let Some(transition) = news.transition {
             self.context.breaker_changed(&server, transition);

@@ -8,6 +8,7 @@ use deadpool::managed::Object;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::context::LimitChange;
 use super::demotion::Demotion;
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
@@ -17,7 +18,7 @@ use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};
-use crate::telemetry::status::{CloseReason, RequestOutcome, Transitions};
+use crate::telemetry::status::{CloseReason, LimitedBy, RequestOutcome, Transitions};
 use crate::vocabulary::Reason;
 use crate::{BreakerState, Endpoint, Outcome, Rejection};
 
@@ -114,8 +115,7 @@ pub(super) struct Wakes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub(super) struct News {
-    /// The limit before and now.
-    pub(super) limit: Option<(usize, usize)>,
+    pub(super) limit: Option<LimitChange>,
     pub(super) transition: Option<Transition>,
 }
 
@@ -181,7 +181,9 @@ impl State {
         }
         let limit = self.ledger.counts().limit;
         if limit != self.announced && !self.heartbeat_in_flight {
-            wakes.news.limit = Some((std::mem::replace(&mut self.announced, limit), limit));
+            let from = std::mem::replace(&mut self.announced, limit);
+            let change = LimitChange { from, to: limit, limited_by: self.limited_by() };
+            wakes.news.limit = Some(change);
         }
         wakes
     }
@@ -547,6 +549,14 @@ impl State {
             self.tallies.resize_with(account.0 + 1, Tally::default);
         }
         &mut self.tallies[account.0]
+    }
+
+    /// Who set the limit.
+    pub(super) fn limited_by(&self) -> LimitedBy {
+        match self.ledger.frozen() {
+            Some(frozen) if self.ledger.counts().limit == frozen.max(1) => LimitedBy::Refused,
+            _ => self.steering.source,
+        }
     }
 
     pub(super) fn set_dialer(&mut self, dialer: DialerTask) {

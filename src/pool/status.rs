@@ -11,7 +11,7 @@ use super::state::{State, Tally};
 use crate::dial::Notice;
 use crate::server::{Seen, WatchStatus};
 use crate::telemetry::status::{
-    BreakerStatus, CloseReason, EndpointStatus, LimitedBy, RequestOutcome, Status, named,
+    BreakerStatus, CloseReason, EndpointStatus, RequestOutcome, Status, named,
 };
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome};
@@ -29,10 +29,7 @@ pub(super) fn status(node: &Node) -> Status {
         server: node.address(),
         max_connections: node.settings().max_connections,
         limit: counts.limit,
-        limited_by: match state.ledger.frozen() {
-            Some(frozen) if counts.limit == frozen.max(1) => LimitedBy::Refused,
-            _ => state.steering.source,
-        },
+        limited_by: state.limited_by(),
         watch,
         fleet: state.steering.fleet.clone(),
         live: counts.live,

@@ -36,7 +36,7 @@ pub(super) async fn warm_up(node: &Arc<Node>, wanted: usize) -> Result<usize, Re
         let (deadline, nudge) = (progressed + patience, now + NUDGE);
         let nothing = tokio::time::timeout_at(deadline.min(nudge), changed).await.is_err();
         if nothing && Instant::now() >= deadline {
-            return Err(late(&node.lock(), since.elapsed()));
+            return Err(late(node, &node.lock(), since.elapsed()));
         }
         if nothing {
             // The dialer may have ended with its runtime.
@@ -65,7 +65,7 @@ pub(super) async fn health(node: &Arc<Node>) -> Result<Health, Error> {
     let timeout = node.settings().acquire_timeout;
     match tokio::time::timeout(timeout, warm_up(node, 1)).await {
         Ok(live) => live?,
-        Err(_) => return Err(late(&node.lock(), timeout).into()),
+        Err(_) => return Err(late(node, &node.lock(), timeout).into()),
     };
     if node.lock().demotion.is_suspected() {
         let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);

@@ -40,9 +40,14 @@ pub struct Client {
     pub flags: String,
     /// Its last command: `cmd`. `NULL`, none yet, is `None`.
     pub command: Option<String>,
+    /// The channels, patterns and shard channels that it is subscribed to: `sub`, `psub` and `ssub`.
+    pub subscriptions: Option<u64>,
     /// Bytes of replies that it has yet to read: `omem`, and `obl` beside it.
     pub output_bytes: Option<u64>,
 }
+
+/// What the server says of the address of a socket that has no peer.
+pub(crate) const DEAD: &str = "?:0";
 
 impl ClientList {
     /// Parses the reply to CLIENT LIST.
@@ -74,7 +79,7 @@ impl Client {
         let mut client = Self::default();
         let mut known = false;
         for (field, value) in line.split_ascii_whitespace().filter_map(|it| it.split_once('=')) {
-            let add = |bytes: Option<u64>| Some(bytes?.saturating_add(number(value)?));
+            let add = |sum: Option<u64>| Some(sum?.saturating_add(number(value)?));
             match field {
                 "id" => client.id = number(value),
                 "addr" => client.address = text(value),
@@ -85,6 +90,9 @@ impl Client {
                 "idle" => client.idle_seconds = number(value),
                 "flags" => client.flags = value.to_owned(),
                 "cmd" => client.command = text(value).filter(|command| command != "NULL"),
+                "sub" | "psub" | "ssub" => {
+                    client.subscriptions = add(client.subscriptions.or(Some(0)));
+                }
                 "obl" | "omem" => {
                     client.output_bytes = add(client.output_bytes.or(Some(0)));
                 }
@@ -112,10 +120,18 @@ impl Client {
         self.has_flag('b')
     }
 
-    /// True where it is subscribed to something (flag `P`).
+    /// True where it is subscribed to something: flag `P`, or, from servers that know none, the number of
+    /// its subscriptions.
     #[must_use]
     pub fn is_subscriber(&self) -> bool {
-        self.has_flag('P')
+        self.has_flag('P') || self.subscriptions.is_some_and(|subscriptions| subscriptions > 0)
+    }
+
+    /// True where its socket is dead, and the server has not noticed: it has no peer any more, and
+    /// `addr` is `?:0`.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.address.as_deref() == Some(DEAD)
     }
 
     /// True for a replica's connection (flag `S`; a MONITOR has it too, beside `O`).
@@ -190,6 +206,28 @@ mod tests {
         assert!(client("S").is_replica() && !client("OS").is_replica());
         assert!(client("OS").is_monitor() && client("M").is_master());
         assert!(!client("").is_blocked(), "an empty field is no flag");
+    }
+
+    #[test]
+    fn subscribers_of_servers_without_the_flag_are_known_by_what_they_listen_to() {
+        let client = |line: &str| ClientList::parse(format!("{line}\n")).clients.remove(0);
+        for line in ["sub=1 psub=0", "sub=0 psub=2", "sub=0 psub=0 ssub=1", "flags=P"] {
+            assert!(client(line).is_subscriber(), "{line}");
+        }
+        for line in ["flags=N sub=0 psub=0 ssub=0", "flags=N sub=x", "flags=N"] {
+            assert!(!client(line).is_subscriber(), "{line}");
+        }
+        assert_eq!(client("sub=1 psub=2 ssub=4").subscriptions, Some(7));
+    }
+
+    #[test]
+    fn a_socket_without_a_peer_is_dead() {
+        let client = |line: &str| ClientList::parse(format!("{line}\n")).clients.remove(0);
+        assert!(client("addr=?:0").is_dead());
+        assert!(
+            !client("addr=10.0.0.7:52555").is_dead() && !client("addr=/run/redis.sock:0").is_dead()
+        );
+        assert!(!client("id=1").is_dead(), "unknown");
     }
 
     #[test]

@@ -45,6 +45,8 @@ use crate::dial::Address;
 use crate::policy::BreakerState;
 
 pub use breaker::BreakerHandle;
+#[cfg(feature = "doctor")]
+pub(crate) use clients::DEAD;
 pub use clients::{Client, ClientList};
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::server::ServerEvent;
-use crate::telemetry::status::{CloseReason, Leak};
+use crate::telemetry::status::{CloseReason, Leak, LimitedBy};
 use crate::vocabulary::DialFailure;
 use crate::{BreakerState, Endpoint, Rejection};
 
@@ -72,6 +72,8 @@ pub enum Event {
         from: usize,
         /// The limit now.
         to: usize,
+        /// Who set it.
+        limited_by: LimitedBy,
     },
     /// A live connection was closed.
     #[non_exhaustive]

@@ -80,6 +80,19 @@ pub enum LimitedBy {
     FleetLease,
 }
 
+impl LimitedBy {
+    /// The name, as in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxConnections => "max_connections",
+            Self::Refused => "refused",
+            Self::PriceLaw => "price_law",
+            Self::FleetLease => "fleet_lease",
+        }
+    }
+}
+
 /// A pool's place in its fleet.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]

@@ -76,7 +76,8 @@ pub enum Rejection {
         waited: Duration,
         /// What it was waiting for at the end.
         phase: Phase,
-        /// The last failed dial, if dials are failing now.
+        /// The last failed dial, if dials are failing now; before any has failed, what the one in flight
+        /// waits for.
         failure: Option<Arc<DialFailure>>,
     },
     /// No connection is live, and the last dial failed in a way that waiting does not mend (wrong

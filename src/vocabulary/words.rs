@@ -23,6 +23,15 @@ pub fn counted(number: impl TryInto<u64> + Copy, one: &str) -> String {
     format!("{} {one}{plural}", count(number))
 }
 
+/// `10.0.0.7:6379`, `[fe80::1]:6379`.
+#[must_use]
+pub fn host_and_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 /// `94.1 %`.
 #[must_use]
 pub fn percent(part: f64) -> String {
@@ -91,6 +100,12 @@ mod tests {
         assert_eq!(all, ["0", "999", "1,000", "12,000", "1,234,567"]);
         assert_eq!(counted(1_u64, "slot"), "1 slot");
         assert_eq!(counted(2_000_usize, "slot"), "2,000 slots");
+    }
+
+    #[test]
+    fn an_ipv6_address_before_a_port_is_in_brackets() {
+        let all = ["redis-1", "10.0.0.7", "fe80::1", "[::1]"].map(|host| host_and_port(host, 6379));
+        assert_eq!(all, ["redis-1:6379", "10.0.0.7:6379", "[fe80::1]:6379", "[::1]:6379"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) const SECRET: &str = "hunter2-Geheimnis";
 pub(crate) const OWN_NAME: &str = "redis-guard:doctor";
 
 /// Every check that there is, in the report's order.
-pub(crate) const CHECKS: [&str; 33] = [
+pub(crate) const CHECKS: [&str; 34] = [
     "reachability.url",
     "reachability.dns",
     "reachability.connect",
@@ -33,6 +33,7 @@ pub(crate) const CHECKS: [&str; 33] = [
     "capacity.churn",
     "holders.sources",
     "holders.idle",
+    "holders.dead",
     "holders.unnamed",
     "holders.blocked",
     "holders.pubsub",

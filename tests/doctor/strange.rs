@@ -67,6 +67,39 @@ fn client_list_with_fields_that_are_missing_or_unknown() {
     assert!(said.contains("could not be read") || said.contains("unreadable"), "{report}");
 }
 
+/// A server that has no flag for subscribers, full of them.
+#[test]
+fn subscribers_without_a_flag_are_no_clients_that_had_a_command() {
+    let (info, _) = real();
+    let info = info.replace("connected_clients:5", "connected_clients:49");
+    let listening = |nth: usize| {
+        let kind = ["sub=1 psub=0", "sub=0 psub=3", "sub=0 psub=0 ssub=1"][nth % 3];
+        format!("id={nth} addr=10.0.0.1:{nth} name=feed age=900 idle=2 flags=N {kind} cmd=ping\n")
+    };
+    let working = "id=90 addr=10.0.0.2:90 name=api age=900 idle=2 flags=N sub=0 psub=0 cmd=get\n";
+    let clients: String = (2..47).map(listening).chain([working.to_owned()]).collect();
+    let report = Doctor::of(&[&fake(&info, &clients).start().url()]).report();
+    let seen = report.is(2, "ceiling_too_low");
+    assert_eq!(seen.number("/holders/subscribers"), 45, "{report}");
+    let said = seen.says("ceiling_too_low");
+    assert!(
+        said.contains("1 of 46 clients had a command within 5 min, 45 subscribed"),
+        "{said}: {report}"
+    );
+}
+
+#[test]
+fn sockets_without_a_peer_are_dead_and_to_be_killed() {
+    let (info, clients) = real();
+    let dead = "id=91 addr=?:0 name=api age=9000 idle=9000 flags=N cmd=get\n".repeat(2);
+    let report = Doctor::of(&[&fake(&info, &(clients + &dead)).start().url()]).report();
+    let seen = report.server(0);
+    seen.level("warning", &["holders.dead"]).shows("holders.dead", 2);
+    let fix = seen.check("holders.dead").fix.unwrap();
+    assert!(fix.contains("CLIENT KILL ADDR '?:0'"), "{fix}");
+    assert_eq!(seen.number("/holders/idle"), 0, "they are told once: {report}");
+}
+
 #[test]
 fn client_list_that_is_an_error() {
     let (info, _) = real();

@@ -107,12 +107,22 @@ async fn a_caller_that_waited_in_vain_for_a_dial_hears_so() {
     let pool = builder.build().unwrap();
 
     let error = soon("the timeout", pool.acquire("test")).await.unwrap_err();
+    let subscriber = soon("the timeout", pool.pubsub("test")).await.unwrap_err();
+    let get = pool.shared("test").send(redis::cmd("GET").arg("key")).await.unwrap_err();
 
     let Some(Rejection::AcquireTimeout { phase, .. }) = error.rejection() else {
         panic!("{error:?}")
     };
     assert_eq!(*phase, Phase::Dial);
     assert_eq!(pool.status().dialing, 1, "the dial goes on");
+    // Which server, and how far the dial has come.
+    let stage = format!(
+        "redis at {} [timeout]: connected, but the first commands have had no answer yet",
+        server.address()
+    );
+    for told in [error.to_string(), subscriber.to_string(), get.to_string()] {
+        assert!(told.contains(&stage), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A name of two addresses, one of which drops packets.
 #![cfg(target_os = "linux")]
 
-use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ const FAR_LESS: Duration = Duration::from_secs(25);
 
 /// A listener that nobody accepts from, with its backlog full: the kernel drops every further SYN.
 struct Silent {
+    address: SocketAddr,
     _listener: Socket,
     _waiting: Vec<TcpStream>,
 }
@@ -28,15 +29,48 @@ struct Silent {
 impl Silent {
     fn at(address: SocketAddr) -> std::io::Result<Self> {
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        listener.set_only_v6(true)?;
+        if address.is_ipv6() {
+            listener.set_only_v6(true)?;
+        }
         listener.bind(&address.into())?;
         listener.listen(0)?;
+        let address = listener.local_addr()?.as_socket().unwrap();
         let mut waiting = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
             waiting.push(stream);
         }
-        Ok(Self { _listener: listener, _waiting: waiting })
+        Ok(Self { address, _listener: listener, _waiting: waiting })
     }
+}
+
+#[tokio::test]
+async fn the_first_timeout_of_a_silent_host_names_it_and_the_stage() {
+    let silent = Silent::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = silent.address;
+    let builder =
+        unhurried(format!("redis://{address}")).acquire_timeout(Duration::from_millis(20));
+    let pool = builder.build().unwrap();
+
+    let told = soon("the timeout", pool.acquire("test")).await.unwrap_err().to_string();
+
+    let stage = format!("redis at {address} [timeout]: nothing has answered the connect yet");
+    assert!(told.contains(&stage), "{told}");
+}
+
+#[tokio::test]
+async fn an_ipv6_address_is_shown_in_brackets() {
+    let server = TestServer::builder().arg("bind", "127.0.0.1 -::1").start().unwrap();
+    let shown = format!("[::1]:{}", server.port());
+    let pool = unhurried(format!("redis://{shown}")).build().unwrap();
+    if TcpStream::connect(&shown).is_err() {
+        return eprintln!("skipped: this machine has no IPv6");
+    }
+    soon("a lease", pool.acquire("test")).await.unwrap();
+    assert_eq!(&*pool.status().server, shown.as_str());
+    server.stop();
+    let failed = unhurried(format!("redis://{shown}")).own_gate(true).build().unwrap();
+    let told = soon("a failure", failed.warm_up(1)).await.unwrap_err().to_string();
+    assert!(told.contains(&format!("redis at {shown} [refused]")), "{told}");
 }
 
 #[tokio::test]

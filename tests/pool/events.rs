@@ -15,7 +15,9 @@ fn word(event: &Event) -> String {
         Event::BreakerChanged { from, to, .. } => format!("{from} → {to}"),
         Event::Connected { live, .. } => format!("connected, {live} live"),
         Event::DialFailed { failure, .. } => failure.outcome.to_string(),
-        Event::LimitChanged { from, to, .. } => format!("limit {from} → {to}"),
+        Event::LimitChanged { from, to, limited_by, .. } => {
+            format!("limit {from} → {to} by {}", limited_by.as_str())
+        }
         Event::ConnectionClosed { reason, .. } => format!("closed: {}", reason.as_str()),
         Event::Rejected { rejection, .. } => format!("rejected: {}", rejection.reason()),
         other => format!("{other:?}"),
@@ -45,7 +47,7 @@ async fn an_outage_reads_as_a_story() {
     pool.acquire("test").await.unwrap_err();
     assert_eq!(
         words(&mut events, "rejected: breaker_open").await,
-        ["limit 8 → 1", "max_clients", "closed → open", "rejected: breaker_open"]
+        ["limit 8 → 1 by refused", "max_clients", "closed → open", "rejected: breaker_open"]
     );
     // Those who were refused want the probe.
     assert_eq!(
@@ -59,7 +61,7 @@ async fn an_outage_reads_as_a_story() {
         [
             "rejected: breaker_open",
             "open → half_open",
-            "limit 1 → 8",
+            "limit 1 → 8 by max_connections",
             "half_open → closed",
             "connected, 1 live"
         ]

@@ -1,6 +1,6 @@
 //! Log lines, as a subscriber gets them.
 
-use redis_guard::Backoff;
+use redis_guard::{Backoff, redis};
 
 use crate::support::log::Log;
 use crate::waiting::{HANG, until};
@@ -71,8 +71,12 @@ async fn refused_callers_are_one_warning_a_sweep_with_their_number_and_the_serve
     for _ in 0..1_000 {
         pool.acquire("test").await.unwrap_err();
     }
+    pool.shared("cart").send(redis::cmd("GET").arg("k")).await.unwrap_err();
 
-    until("the line", &pool, || !log.lines("callers were refused").is_empty()).await;
+    until("the line", &pool, || {
+        log.lines("callers were refused").iter().any(|line| line.contains("cart"))
+    })
+    .await;
 
     let port = format!("127.0.0.1:{}", server.port());
     let lines = log.lines("callers were refused");
@@ -81,7 +85,11 @@ async fn refused_callers_are_one_warning_a_sweep_with_their_number_and_the_serve
         lines.len(),
         &["WARN", "pool=shop", &port, "max number of clients reached"],
     );
-    assert!(lines.len() <= 3, "{} lines for a thousand refusals", lines.len());
+    let all = lines.join("\n");
+    for whose in ["test breaker_open ", "cart breaker_open 1"] {
+        assert!(all.contains(whose), "endpoint, reason and number: {all}");
+    }
+    assert!(lines.len() <= 4, "{} lines for a thousand refusals", lines.len());
 }
 
 #[tokio::test]

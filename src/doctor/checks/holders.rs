@@ -6,6 +6,7 @@ use crate::doctor::facts::{Facts, Info};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::unused::{self, Unused};
+use crate::server::DEAD;
 use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
 
 /// Hundredths of the slots that are the cause of slots running out: without them there would be room
@@ -21,9 +22,10 @@ const MANY_YOUNG: usize = 10;
 /// Names that a list in one line has.
 const NAMED_AT_MOST: usize = 3;
 
-const IDS: [&str; 8] = [
+const IDS: [&str; 9] = [
     "holders.sources",
     "holders.idle",
+    "holders.dead",
     "holders.unnamed",
     "holders.blocked",
     "holders.pubsub",
@@ -40,6 +42,7 @@ pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     vec![
         sources(findings, facts, holders),
         idle(findings, facts, holders),
+        dead(findings, facts, holders),
         unnamed(holders),
         blocked(findings, facts, holders),
         subscribers(holders),
@@ -167,6 +170,23 @@ fn idle(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
             "until the pools are smaller, or close what is idle themselves",
         )),
     }
+}
+
+/// A server may keep a socket whose peer is gone, and then it holds its slot for ever.
+fn dead(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
+    let check = Check::new("holders.dead", "no client whose socket has no peer any more");
+    if holders.dead == 0 {
+        return check.ok("none");
+    }
+    let level = match is_cause(holders.dead, are_under_pressure(facts), ceiling(facts)) {
+        true => level_by_pressure(facts),
+        false => Level::Warning,
+    };
+    let evidence = format!("{} with addr={DEAD}: dead sockets", counted(holders.dead, "client"));
+    check.with(level, evidence).fix(with_comment(
+        findings.redis_cli(&format!("CLIENT KILL ADDR '{DEAD}'")),
+        "nobody is at the other end; tcp-keepalive finds them where it is on",
+    ))
 }
 
 fn unnamed(holders: &Holders) -> Check {

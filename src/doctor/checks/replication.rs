@@ -4,7 +4,7 @@ use super::{Findings, skip_all, with_comment};
 use crate::doctor::facts::{Facts, Info};
 use crate::doctor::report::{Check, Level};
 use crate::server::{Role, ServerSnapshot};
-use crate::vocabulary::words::{bytes, clean, count, counted, seconds};
+use crate::vocabulary::words::{bytes, clean, count, counted, host_and_port, seconds};
 
 /// Replicas acknowledge every second: ten of them in a row were missed.
 const LATE_SECONDS: u64 = 10;
@@ -53,7 +53,7 @@ fn link(findings: Findings<'_>, info: &Info) -> Check {
     let check = Check::new("replication.link", "the link to the master is up");
     let snapshot = &info.seen.snapshot;
     let host: String = info.field("master_host").unwrap_or_else(|| "?".to_owned());
-    let master = format!("{}:{}", clean(&host), info.field("master_port").unwrap_or(0_u16));
+    let master = host_and_port(&clean(&host), info.field("master_port").unwrap_or(0));
     match (snapshot.master_link_up, snapshot.master_sync_in_progress) {
         (Some(true), _) => check.ok(format!("up, to {master}")),
         (Some(false), Some(true)) => {

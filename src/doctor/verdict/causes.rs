@@ -157,12 +157,21 @@ pub(super) fn ceiling_too_low(
     };
     let mut verdict = Verdict::new(VerdictKind::CeilingTooLow, summary).reason(slots(info));
     if let (Some(holders), None) = (holders, lowered) {
-        verdict = verdict.reason(format!(
+        let mut used = format!(
             "{} of {} had a command within {}",
-            count(holders.clients - holders.idle),
+            count(holders.recent),
             counted(holders.clients, "client"),
             span(findings.options.idle_after)
-        ));
+        );
+        // They hold their slots whether there is anything for them or not.
+        for (waiting, words) in
+            [(holders.blocked, "in a blocking command"), (holders.subscribers, "subscribed")]
+        {
+            if waiting > 0 {
+                used.push_str(&format!(", {} {words}", count(waiting)));
+            }
+        }
+        verdict = verdict.reason(used);
         let most = checks::named(&holders.all_sources);
         verdict = verdict.reason(format!("most are held by {most}"));
         if holders.abandoned > 0 {

@@ -54,7 +54,7 @@ pub(super) async fn pick(
         match tokio::time::timeout_at(deadline, line.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break Rejection::Closed,
-            Err(_) => break late(&node.lock(), timeout),
+            Err(_) => break late(node, &node.lock(), timeout),
         }
         let news = line.borrow_and_update().clone();
         if let Some(carrier) = news.carrier() {

@@ -22,6 +22,7 @@ const MAXIMA: [usize; 3] = [3, 5, 8];
 const STEPS: usize = 10_000;
 const WORKERS: u64 = 12;
 const TROUBLES: usize = 3;
+const STALL: Duration = Duration::from_millis(500);
 
 /// Held for writing while this process starts another. Between fork and exec the child has our
 /// sockets too, so one that we close meanwhile stays open, and the server goes on counting it.
@@ -44,6 +45,8 @@ enum Trouble {
     Faults,
     /// Others take all its slots, and give them back.
     Full,
+    /// It stands still for longer than anybody waits for a reply.
+    Stall,
 }
 
 /// What the tasks of one random run share.
@@ -151,9 +154,11 @@ async fn work(run: Arc<Run>, seed: u64) {
                 let text = rng.u64(..).to_string();
                 let echoed = echo(&mut held[at].connection, &text).await;
                 // A killed connection may say so; a wrong reply it must not give.
-                let said = echoed
-                    .as_ref()
-                    .map_or(run.trouble == Trouble::Faults, |echoed| *echoed == text);
+                let said = match &echoed {
+                    Ok(echoed) => *echoed == text,
+                    Err(error) if run.trouble == Trouble::Stall => error.is_timeout(),
+                    Err(_) => run.trouble == Trouble::Faults,
+                };
                 assert!(said, "ECHO {text} was answered with {echoed:?}");
             }
             (96..98, _) if run.trouble == Trouble::Faults => run.kill_one(&mut rng),
@@ -192,6 +197,9 @@ fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
     for (endpoint, budget) in ENDPOINTS {
         builder = builder.endpoint(endpoint, budget);
     }
+    if trouble == Trouble::Stall {
+        builder = builder.response_timeout(STALL / 2);
+    }
     let pool = builder.build().unwrap();
     let run = Run {
         trouble,
@@ -215,6 +223,11 @@ async fn make_trouble(run: Arc<Run>) {
         }
         tokio::task::block_in_place(|| match run.trouble {
             Trouble::None => {}
+            Trouble::Stall => {
+                run.server.pause();
+                std::thread::sleep(STALL);
+                run.server.resume();
+            }
             Trouble::Faults => forking(|| run.server.restart()).unwrap(),
             Trouble::Full => {
                 occupants = match occupants.take() {
@@ -263,6 +276,11 @@ async fn and_ten_thousand_while_others_take_the_servers_slots_and_give_them_back
     random_steps(Trouble::Full).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_ten_thousand_while_the_server_stalls() {
+    random_steps(Trouble::Stall).await;
+}
+
 async fn random_steps(trouble: Trouble) {
     let (run, seed) = random_run(trouble);
     let watcher = tokio::task::spawn_blocking({
@@ -285,6 +303,10 @@ async fn random_steps(trouble: Trouble) {
     assert!(acquired > 500, "only {acquired} were served");
     let named = sockets(&run.server, &run.name).unwrap();
     assert_eq!(named, run.pool.status().live, "every socket has its name again");
+    if run.trouble == Trouble::Stall {
+        let closed = run.pool.status().connections_closed;
+        assert_eq!(closed.get("health_check").copied().unwrap_or_default(), 0, "{closed:?}");
+    }
     soon("close", run.pool.close()).await;
     assert_eq!(run.pool.status().live, 0);
     until("an empty CLIENT LIST", &run.pool, || sockets(&run.server, &run.name) == Some(0)).await;

@@ -127,6 +127,7 @@ fn every_duration_beyond_all_use_is_reported_by_name() {
         ("acquire_timeout", of(URL).acquire_timeout(long)),
         ("connect_timeout", of(URL).connect_timeout(long)),
         ("response_timeout", of(URL).response_timeout(long)),
+        ("link_timeout", of(URL).link_timeout(long)),
         ("leak_after", of(URL).leak_after(long)),
         ("revoke_after", of(URL).revoke_after(long)),
         ("idle_timeout", of(URL).idle_timeout(long)),
@@ -264,6 +265,7 @@ fn every_duration_of_zero_is_reported_by_name() {
     let builders = [
         ("connect_timeout", of(URL).connect_timeout(zero)),
         ("response_timeout", of(URL).response_timeout(zero)),
+        ("link_timeout", of(URL).link_timeout(zero)),
         ("leak_after", of(URL).leak_after(zero)),
         ("revoke_after", of(URL).revoke_after(zero)),
         ("idle_timeout", of(URL).idle_timeout(zero)),

@@ -307,7 +307,6 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
         let ours = Value::BulkString(nonce.into_bytes());
         let failed = replies.iter().any(|reply| matches!(reply, Value::ServerError(_)));
         if !failed && replies.last() == Some(&ours) {
-            keeper.replies.heard();
             connection.socket.used(keeper.coarse_now());
             keeper.restore(connection);
         } else {

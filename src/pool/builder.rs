@@ -189,7 +189,8 @@ impl GuardedPoolBuilder {
     ///
     /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
     /// keepalive after half of it, with three probes in the other half, in whole seconds, and
-    /// `TCP_USER_TIMEOUT` on Linux. A silent connection of a server that is full is kept for so long, too; see
+    /// `TCP_USER_TIMEOUT` on Linux; from the last byte that came, or, where something is sent meanwhile,
+    /// from then. A silent connection of a server that is full is kept for so long, too; see
     /// [`response_timeout`](Self::response_timeout).
     pub fn link_timeout(mut self, timeout: Duration) -> Self {
         self.settings.link_timeout = timeout;

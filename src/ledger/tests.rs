@@ -56,6 +56,26 @@ fn an_endpoint_at_its_max_does_not_block_the_one_behind_it() {
 }
 
 #[test]
+fn what_still_waits_for_its_last_reply_is_needed() {
+    let mut ledger = stocked(3, 3, &[]);
+    let a = ledger.account(&"a".into());
+    for _ in 0..2 {
+        assert_eq!(ledger.acquire(a), Admission::Granted);
+    }
+    ledger.load();
+    // They have come back, and not into the store.
+    ledger.released(a, false);
+    ledger.released(a, false);
+    let load = ledger.load();
+    assert_eq!((load.in_use, load.peak), (2, 2));
+    ledger.restored();
+    ledger.restored();
+    ledger.load();
+    let load = ledger.load();
+    assert_eq!((load.in_use, load.peak), (0, 0));
+}
+
+#[test]
 fn a_reserve_is_kept_for_its_endpoint() {
     let mut ledger = stocked(4, 4, &[("checkout", Budget::max(3).reserve(2))]);
     let (checkout, other) = (ledger.account(&"checkout".into()), ledger.account(&"x".into()));

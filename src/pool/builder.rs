@@ -177,8 +177,10 @@ impl GuardedPoolBuilder {
     /// timeout of 0 only the [link](Self::link_timeout) ends it.
     ///
     /// The connection of a command that was not answered is not closed for that: it is lent again once
-    /// the reply has come, and given up only after ten of these timeouts, if others are answered
-    /// meanwhile. While the server is full, or answers nobody, the link timeout counts instead.
+    /// the reply has come. It is given up after ten of these timeouts if others are answered meanwhile;
+    /// where nobody is, one is given up in each link timeout, so that a new one shows whether the server
+    /// is there. While the server is known to be full, or the last dial failed, the link timeout counts
+    /// instead of the ten.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.settings.response_timeout = timeout;
         self
@@ -190,10 +192,11 @@ impl GuardedPoolBuilder {
     ///
     /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
     /// keepalive after half of it, with three probes in the other half, in whole seconds, and
-    /// `TCP_USER_TIMEOUT` on Linux. A subscriber that hears nothing sends a PING after a quarter to half of
-    /// it; if no byte comes, its connection is replaced, and it hears
-    /// [`Gap`](crate::PubSubEvent::Gap). The connections of a server that is full, or that answers nobody, are
-    /// kept for so long while they are silent; after that one at a time is given up.
+    /// `TCP_USER_TIMEOUT` on Linux; from the last byte that came, or, where something is sent meanwhile,
+    /// from then. A subscriber that hears nothing sends a PING after a quarter to half of it; if no byte
+    /// comes, its connection is replaced, and it hears [`Gap`](crate::PubSubEvent::Gap). A silent
+    /// connection of a server that is full is kept for so long, too; see
+    /// [`response_timeout`](Self::response_timeout).
     pub fn link_timeout(mut self, timeout: Duration) -> Self {
         self.settings.link_timeout = timeout;
         self

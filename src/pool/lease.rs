@@ -326,7 +326,6 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
             .enumerate()
             .any(|(at, reply)| matches!(reply, Value::ServerError(_)) && !naming.contains(&at));
         if !failed && replies.last() == Some(&ours) {
-            keeper.replies.heard();
             connection.socket.used(keeper.coarse_now());
             keeper.restore(connection);
         } else {

@@ -152,7 +152,6 @@ pub(super) async fn check(node: Arc<Node>, mut connection: Connection) -> RedisR
     // Any answer will do, an error too: the socket carries bytes both ways.
     match owed(&node, &socket, connection.redis.send_packed_command(&ping)).await {
         Some(Ok(_)) => {
-            node.replies.heard();
             connection.socket.checked(node.coarse_now());
             node.restore(connection);
             Ok(started.elapsed())

@@ -39,6 +39,18 @@ pub(super) async fn owed<T>(
     socket: &Socket,
     reply: impl Future<Output = RedisResult<T>>,
 ) -> Option<RedisResult<T>> {
+    let reply = wait(node, socket, reply).await;
+    if matches!(reply, Some(Ok(_))) {
+        node.replies.heard();
+    }
+    reply
+}
+
+async fn wait<T>(
+    node: &Node,
+    socket: &Socket,
+    reply: impl Future<Output = RedisResult<T>>,
+) -> Option<RedisResult<T>> {
     let round = node.settings().response_timeout;
     let mut reply = pin!(reply);
     let mut own = socket.answers();

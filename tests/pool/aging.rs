@@ -47,7 +47,7 @@ async fn a_connection_in_use_is_not_idle() {
 
     next_close(&mut events).await;
 
-    assert_eq!(clients(&server), 1);
+    until("the server has noticed", &pool, || clients(&server) == 1).await;
     assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
 }
 

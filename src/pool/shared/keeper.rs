@@ -1,5 +1,6 @@
 //! The keepers of lanes: one task a lane, which replaces its connection when that dies; callers wait
-//! for the keeper, they never dial (single flight).
+//! for the keeper, they never dial (single flight). One that the server closes while nobody uses it is
+//! replaced for the next caller: a server with a `timeout` would close the replacement, too, and so on.
 //!
 //! A lane is a lease like any other, taken from the pool's own budget under [`Endpoint::LANES`] and
 //! dialed behind the same gate.
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::lanes::{Carrier, Lane, Line};
@@ -16,11 +18,17 @@ use crate::ledger::AccountId;
 use crate::pool::acquire::{acquire_as, late};
 use crate::pool::lease::GuardedConnection;
 use crate::pool::node::Node;
+use crate::pool::store::Socket;
 use crate::telemetry::status::CloseReason;
 use crate::{Budget, Endpoint, Rejection};
 
 /// How long an old lane is kept when it could not be replaced at the end of its lifetime.
 const EXPIRY_RETRY: Duration = Duration::from_secs(30);
+
+/// A lane that was used so lately, by the coarse clock's milliseconds, is missed at once when the server
+/// closes it. More than two ticks of that clock, and short beside the `timeout` of a server, which is minutes
+/// where it is set.
+const LATELY: u64 = 3_000;
 
 /// A lane to send on.
 pub(super) enum Pick {
@@ -120,7 +128,18 @@ impl Keeper {
 
     fn put_up(&self, mut lease: GuardedConnection) -> Carried {
         let (redis, socket) = lease.share();
-        Carried { carrier: self.lane().put_up(redis, socket), lease: Some(lease) }
+        let carrier = self.lane().put_up(redis, socket);
+        // Whoever wanted it until now has it.
+        let _ = self.lane().wanted.notified().now_or_never();
+        Carried { carrier, lease: Some(lease) }
+    }
+
+    /// Waits until a caller wants the lane, or the pool is closed.
+    async fn wanted(&self) {
+        tokio::select! {
+            () = self.lane().wanted.notified() => {}
+            () = self.node.closed() => {}
+        }
     }
 }
 
@@ -168,31 +187,41 @@ async fn keep(keeper: Keeper) {
     let node = &keeper.node;
     while !node.is_closed() {
         match lease(node).await {
-            Ok(lease) => carry(&keeper, keeper.put_up(lease)).await,
-            Err(rejection) => {
-                keeper.lane().line.send_replace(Line::Refused(rejection));
-                // Nobody dials for nobody: the next attempt is for the next caller.
-                tokio::select! {
-                    () = keeper.lane().wanted.notified() => {}
-                    () = node.closed() => {}
+            Ok(lease) => {
+                if carry(&keeper, keeper.put_up(lease)).await {
+                    continue;
                 }
             }
+            Err(rejection) => {
+                keeper.lane().line.send_replace(Line::Refused(rejection));
+            }
         }
+        // Nobody dials for nobody: the next attempt is for the next caller.
+        keeper.wanted().await;
     }
 }
 
+/// Whether a lane's connection that has died is to be replaced at once: unless the server closed it and
+/// nobody has used it lately.
+fn is_missed(node: &Node, socket: &Socket) -> bool {
+    let used = socket.answers() > 0 || socket.in_flight() > 0;
+    let idle_for = node.coarse_now().saturating_sub(socket.used_at());
+    socket.reason() != CloseReason::Peer || (used && idle_for < LATELY)
+}
+
 /// Lets the lane run over its connection until that dies or the pool is closed; at the end of its
-/// lifetime it is replaced before it is closed, where there is room for two.
-async fn carry(keeper: &Keeper, mut carried: Carried) {
+/// lifetime it is replaced before it is closed, where there is room for two. Whether the last one is to be
+/// replaced at once.
+async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
     let node = &keeper.node;
-    let reason = loop {
+    let (missed, reason) = loop {
         let socket = Arc::clone(&carried.carrier.socket);
         tokio::select! {
-            () = node.closed() => break CloseReason::PoolClosed,
+            () = node.closed() => break (false, CloseReason::PoolClosed),
             () = socket.until(|socket| socket.is_expired()) => {}
         }
         if !socket.is_alive() {
-            break CloseReason::Peer;
+            break (is_missed(node, &socket), CloseReason::Peer);
         }
         let may_expire = node.lock().may_expire();
         let successor = if may_expire { lease(node).await.ok() } else { None };
@@ -201,7 +230,7 @@ async fn carry(keeper: &Keeper, mut carried: Carried) {
             node.spawn(old.drain(Arc::clone(node), CloseReason::Lifetime));
         } else if node.lock().ledger.is_at_max() {
             // No room for two: the callers wait for the dial.
-            break CloseReason::Lifetime;
+            break (true, CloseReason::Lifetime);
         } else {
             // The server has no slot for another one, and this one works.
             let over = async {
@@ -216,4 +245,5 @@ async fn carry(keeper: &Keeper, mut carried: Carried) {
     carried.carrier.retire();
     keeper.lane().line.send_replace(Line::Down);
     node.spawn(carried.drain(Arc::clone(node), reason));
+    missed
 }

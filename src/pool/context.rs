@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::leaks::Lease;
@@ -38,6 +39,8 @@ pub(super) struct Settings {
     pub(super) adaptive_limit: bool,
     pub(super) min_limit: usize,
     pub(super) fleet: Option<Fleet>,
+    /// Where the pool's tasks and the drivers of its connections run, instead of where its callers do.
+    pub(super) runtime: Option<Handle>,
     pub(super) seed: u64,
 }
 

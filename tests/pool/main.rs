@@ -20,6 +20,7 @@ mod full;
 mod health;
 mod leaks;
 mod proxy;
+mod runtimes;
 mod schedule;
 mod timeouts;
 

@@ -90,6 +90,7 @@ impl GuardedPoolBuilder {
                 min_limit: FLOOR,
                 fleet: None,
                 role: Role::Master,
+                runtime: None,
                 seed: 0,
             },
             connect_timeout: Duration::from_secs(2),
@@ -345,6 +346,34 @@ impl GuardedPoolBuilder {
     /// [watch](Self::watch). Default: of none.
     pub fn fleet(mut self, fleet: Fleet) -> Self {
         self.settings.fleet = Some(fleet);
+        self
+    }
+
+    /// The runtime on which the pool's connections live, and its background work runs. Default: that of
+    /// whichever caller they were dialed for; when it ends they are closed, also under a caller on another
+    /// runtime, whose command then fails with an I/O error. One runtime a process needs no more. Where
+    /// several use one pool (a pool in a `static` and a runtime a thread, or a runtime a `#[tokio::test]`),
+    /// give it one that outlives them and that runs by itself, so a multi-threaded one, with I/O and time
+    /// enabled:
+    ///
+    /// ```
+    /// use std::sync::LazyLock;
+    ///
+    /// use redis_guard::GuardedPool;
+    /// use tokio::runtime::{Builder, Runtime};
+    ///
+    /// static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    ///     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    /// });
+    /// static POOL: LazyLock<GuardedPool> = LazyLock::new(|| {
+    ///     let pool = GuardedPool::builder("redis://127.0.0.1/").runtime(RUNTIME.handle().clone());
+    ///     pool.build().expect("settings that are right")
+    /// });
+    /// ```
+    ///
+    /// Once it has been shut down, the pool dials no more, and its callers wait for the acquire timeout.
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.settings.runtime = Some(runtime);
         self
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::leaks::Lease;
@@ -39,6 +40,8 @@ pub(super) struct Settings {
     pub(super) min_limit: usize,
     pub(super) fleet: Option<Fleet>,
     pub(super) role: Role,
+    /// Where the pool's tasks and the drivers of its connections run, instead of where its callers do.
+    pub(super) runtime: Option<Handle>,
     pub(super) seed: u64,
 }
 

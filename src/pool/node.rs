@@ -98,7 +98,7 @@ impl Node {
             drained: Notify::new(),
             closed: watch::Sender::new(false),
             starters,
-            runtime: Runtime::default(),
+            runtime: Runtime::new(settings.runtime.clone()),
             companion: companion::nobody(),
             epoch: Instant::now(),
             coarse: AtomicU64::new(0),

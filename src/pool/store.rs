@@ -174,7 +174,8 @@ pub(super) struct Socket {
     closing: AtomicU8,
     /// It is dead, or to be replaced.
     changed: Notify,
-    /// Coarse time (milliseconds since the pool was built) of its last return.
+    /// Coarse time (milliseconds since the pool was built) of its last return, or of the last command of
+    /// those who share it.
     used_at: AtomicU64,
     /// Coarse time of the last PING that it answered while it was idle.
     checked_at: AtomicU64,
@@ -243,7 +244,7 @@ impl Socket {
         Seat::of_mark(self.seat.load(Ordering::Relaxed))
     }
 
-    /// Notes the end of a lease.
+    /// Notes the end of a lease, or a command of one of those who share the connection.
     pub(super) fn used(&self, now: u64) {
         self.used_at.store(now, Ordering::Relaxed);
     }

@@ -27,16 +27,30 @@ impl<N> fmt::Debug for Starters<N> {
     }
 }
 
-/// The runtime that was last seen.
-#[derive(Debug, Default)]
-pub(super) struct Runtime(Mutex<Option<Handle>>);
+/// Where tasks run.
+#[derive(Debug)]
+pub(super) struct Runtime {
+    /// The pool's own.
+    own: Option<Handle>,
+    /// The one that was last seen.
+    last: Mutex<Option<Handle>>,
+}
 
 impl Runtime {
-    /// Spawns on this thread's runtime, or on the last one that was seen: a lease may be dropped on a
-    /// thread that is in none. False, and the task is dropped, if there is none.
+    pub(super) fn new(own: Option<Handle>) -> Self {
+        Self { own, last: Mutex::new(None) }
+    }
+
+    /// Spawns on the pool's own runtime; where it has none, on this thread's, or on the last one that was
+    /// seen: a lease may be dropped on a thread that is in none. False, and the task is dropped, if there
+    /// is none.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        if let Some(own) = &self.own {
+            drop(own.spawn(task));
+            return true;
+        }
         let runtime = {
-            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             if let Ok(current) = Handle::try_current() {
                 *last = Some(current);
             }

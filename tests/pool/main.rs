@@ -27,6 +27,7 @@ mod link;
 mod pause;
 mod proxy;
 mod replaced;
+mod runtimes;
 mod schedule;
 mod stall;
 mod timeouts;

@@ -17,6 +17,7 @@ mod watch_service;
 mod dead;
 mod dropped;
 mod room;
+mod runtimes;
 mod silent;
 mod unread;
 

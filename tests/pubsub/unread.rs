@@ -53,11 +53,13 @@ async fn the_servers_limit_ends_it_and_it_hears_gap() {
     let server = Arc::new(TestServer::start().unwrap());
     let (pool, mut subscriber) = subscriber(&server).await;
 
-    flood(&server, 100, MIB).await;
+    server.admin().text(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 8mb 8mb 60"]);
+
+    flood(&server, 40, MIB).await;
 
     until("the server's limit", &pool, || listeners(&server) == 0).await;
     let held = until_gap(&mut subscriber).await;
-    assert!(held < 50, "{held} MiB were held for it");
+    assert!(held < 30, "{held} MiB were held for it");
     assert_eq!(publish(&server, "a", "after"), 1);
     assert_eq!(payload(&mut subscriber).await, "after");
 }
@@ -67,9 +69,9 @@ async fn whoever_reads_gets_all_of_them_in_order() {
     let server = Arc::new(TestServer::start().unwrap());
     let (_pool, mut subscriber) = subscriber(&server).await;
     let flooding = Arc::clone(&server);
-    let flooding = tokio::spawn(async move { flood(&flooding, 5_000, 2_000).await });
+    let flooding = tokio::spawn(async move { flood(&flooding, 2_000, 2_000).await });
 
-    for at in 0..5_000 {
+    for at in 0..2_000 {
         let text = payload(&mut subscriber).await;
         let number: usize = text.split(' ').next().unwrap().parse().unwrap();
         assert_eq!(number, at % PART + 1);
@@ -84,9 +86,9 @@ async fn whoever_reads_late_gets_all_of_them_in_order() {
     let server = Arc::new(TestServer::start().unwrap());
     let (_pool, mut subscriber) = subscriber(&server).await;
 
-    flood(&server, 5_000, 1_000).await;
+    flood(&server, 2_000, 2_000).await;
 
-    for at in 0..5_000 {
+    for at in 0..2_000 {
         let text = payload(&mut subscriber).await;
         let number: usize = text.split(' ').next().unwrap().parse().unwrap();
         assert_eq!(number, at % PART + 1);
@@ -98,9 +100,9 @@ async fn a_message_longer_than_what_is_held_arrives() {
     let server = Arc::new(TestServer::start().unwrap());
     let (_pool, mut subscriber) = subscriber(&server).await;
     let flooding = Arc::clone(&server);
-    let flooding = tokio::spawn(async move { flood(&flooding, 1, 20 * MIB).await });
+    let flooding = tokio::spawn(async move { flood(&flooding, 1, 4 * MIB).await });
 
-    assert_eq!(payload(&mut subscriber).await.len(), 20 * MIB + 2);
+    assert_eq!(payload(&mut subscriber).await.len(), 4 * MIB + 2);
 
     flooding.await.unwrap();
 }
@@ -111,7 +113,6 @@ async fn it_can_still_subscribe_and_unsubscribe() {
     let server = Arc::new(TestServer::start().unwrap());
     let (_pool, mut subscriber) = subscriber(&server).await;
     flood(&server, 6, MIB).await;
-    assert!(listeners(&server) == 1);
 
     soon("to subscribe", subscriber.subscribe("b")).await.unwrap();
     soon("to unsubscribe", subscriber.unsubscribe("a")).await.unwrap();
@@ -128,7 +129,7 @@ async fn it_can_still_subscribe_and_unsubscribe() {
 async fn dropped_it_gives_its_slot_back() {
     let server = Arc::new(TestServer::start().unwrap());
     let (pool, subscriber) = subscriber(&server).await;
-    flood(&server, 20, MIB).await;
+    flood(&server, 6, MIB).await;
 
     drop(subscriber);
 
@@ -140,7 +141,7 @@ async fn dropped_it_gives_its_slot_back() {
 async fn a_pool_that_closes_closes_it() {
     let server = Arc::new(TestServer::start().unwrap());
     let (pool, mut subscriber) = subscriber(&server).await;
-    flood(&server, 20, MIB).await;
+    flood(&server, 6, MIB).await;
 
     soon("the close", pool.close()).await;
 
@@ -149,7 +150,7 @@ async fn a_pool_that_closes_closes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_never_stops_reading_slowly_loses_nothing_but_what_the_server_drops() {
+async fn whoever_reads_slowly_gets_all_that_the_server_holds_for_it() {
     let server = Arc::new(TestServer::start().unwrap());
     let (_pool, mut subscriber) = subscriber(&server).await;
     let flooding = Arc::clone(&server);

@@ -13,6 +13,7 @@ mod death;
 mod dialects;
 mod exclusive;
 mod full;
+mod idle;
 mod in_flight;
 mod lanes;
 mod lifetime;

@@ -82,6 +82,7 @@ mod tests {
     fn death_is_told_within_the_time() {
         let connected = Instant::now();
         let mut silence = Silence::new(connected, DEAD_AFTER);
+        // The last byte came just after the connect.
         let died = loop {
             let now = silence.turn_ends();
             if silence.turn(1, now, DEAD_AFTER) == Turn::Dead {

@@ -27,6 +27,7 @@ impl<'a> Flight<'a> {
         permit: SemaphorePermit<'a>,
     ) -> Self {
         carrier.socket.sent();
+        carrier.socket.used(node.coarse_now());
         Self { node, in_flight, carrier, permit: Some(permit) }
     }
 

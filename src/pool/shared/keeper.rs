@@ -1,5 +1,6 @@
 //! The keepers of lanes: one task a lane, which replaces its connection when that dies; callers wait
-//! for the keeper, they never dial (single flight).
+//! for the keeper, they never dial (single flight). One that the server closes while nobody uses it is
+//! replaced for the next caller: a server with a `timeout` would close the replacement, too, and so on.
 //!
 //! A lane is a lease like any other, taken from the pool's own budget under [`Endpoint::LANES`] and
 //! dialed behind the same gate.
@@ -8,6 +9,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::lanes::{Carrier, Lane, Line};
@@ -15,10 +17,15 @@ use crate::ledger::AccountId;
 use crate::pool::acquire::{acquire_as, late};
 use crate::pool::lease::GuardedConnection;
 use crate::pool::node::Node;
-use crate::pool::store::Connection;
+use crate::pool::store::{Connection, Socket};
 use crate::pool::waiting::Succession;
 use crate::telemetry::status::CloseReason;
 use crate::{Budget, Endpoint, Rejection};
+
+/// A lane that was used so lately, by the coarse clock's milliseconds, is missed at once when the server
+/// closes it. More than two ticks of that clock, and short beside the `timeout` of a server, which is minutes
+/// where it is set.
+const LATELY: u64 = 3_000;
 
 /// A lane to send on.
 pub(super) enum Pick {
@@ -118,7 +125,18 @@ impl Keeper {
 
     fn put_up(&self, mut lease: GuardedConnection) -> Carried {
         let (redis, socket) = lease.share();
-        Carried { carrier: self.lane().put_up(redis, socket), lease: Some(lease) }
+        let carrier = self.lane().put_up(redis, socket);
+        // Whoever wanted it until now has it.
+        let _ = self.lane().wanted.notified().now_or_never();
+        Carried { carrier, lease: Some(lease) }
+    }
+
+    /// Waits until a caller wants the lane, or the pool is closed.
+    async fn wanted(&self) {
+        tokio::select! {
+            () = self.lane().wanted.notified() => {}
+            () = self.node.closed() => {}
+        }
     }
 }
 
@@ -186,43 +204,54 @@ async fn keep(keeper: Keeper) {
     let node = &keeper.node;
     while !node.is_closed() {
         match lease(node).await {
-            Ok(lease) => carry(&keeper, keeper.put_up(lease)).await,
-            Err(rejection) => {
-                keeper.lane().line.send_replace(Line::Refused(rejection));
-                // Nobody dials for nobody: the next attempt is for the next caller.
-                tokio::select! {
-                    () = keeper.lane().wanted.notified() => {}
-                    () = node.closed() => {}
+            Ok(lease) => {
+                if carry(&keeper, keeper.put_up(lease)).await {
+                    continue;
                 }
             }
+            Err(rejection) => {
+                keeper.lane().line.send_replace(Line::Refused(rejection));
+            }
         }
+        // Nobody dials for nobody: the next attempt is for the next caller.
+        keeper.wanted().await;
     }
 }
 
+/// Whether a lane's connection that has died is to be replaced at once: unless the server closed it and
+/// nobody has used it lately.
+fn is_missed(node: &Node, socket: &Socket) -> bool {
+    let used = socket.answers() > 0 || socket.in_flight() > 0;
+    let idle_for = node.coarse_now().saturating_sub(socket.used_at());
+    socket.reason() != CloseReason::Peer || (used && idle_for < LATELY)
+}
+
 /// Lets the lane run over its connection until that dies or the pool is closed; one that is to be
-/// replaced is so before it is closed, where there is room for two.
-async fn carry(keeper: &Keeper, mut carried: Carried) {
+/// replaced is so before it is closed, where there is room for two. Whether the last one is to be
+/// replaced at once.
+async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
     let node = &keeper.node;
-    let reason = loop {
+    let (missed, reason) = loop {
         let socket = Arc::clone(&carried.carrier.socket);
         tokio::select! {
-            () = node.closed() => break CloseReason::PoolClosed,
+            () = node.closed() => break (false, CloseReason::PoolClosed),
             () = socket.until(|socket| socket.is_outdated()) => {}
         }
         if !socket.is_alive() {
-            break CloseReason::Peer;
+            break (is_missed(node, &socket), CloseReason::Peer);
         }
         tokio::select! {
-            () = node.closed() => break CloseReason::PoolClosed,
-            () = socket.until(|_| false) => break CloseReason::Peer,
+            () = node.closed() => break (false, CloseReason::PoolClosed),
+            () = socket.until(|_| false) => break (is_missed(node, &socket), CloseReason::Peer),
             succession = node.succession() => match succession {
                 Succession::Successor(successor) => carried.succeed(keeper, successor),
                 // The callers wait for the dial.
-                Succession::CloseFirst => break CloseReason::Lifetime,
+                Succession::CloseFirst => break (true, CloseReason::Lifetime),
             },
         }
     };
     carried.carrier.retire();
     keeper.lane().line.send_replace(Line::Down);
     node.spawn(carried.drain(Arc::clone(node), reason));
+    missed
 }

@@ -40,6 +40,7 @@ const POOL: &[&str] = &[
     "watch::steering",
     "state",
     "node",
+    "credentials",
     "slot",
     "dialer",
     "lease",

@@ -13,6 +13,8 @@ use super::tasks::Starters;
 use super::topology::place::{Place, Resolve};
 use super::topology::single::Single;
 use super::{dialer, maintenance};
+#[cfg(feature = "credentials")]
+use crate::dial::Provider;
 use crate::dial::{Address, Dialer, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
@@ -39,6 +41,8 @@ pub struct GuardedPoolBuilder {
     seed: Option<u64>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
     certificates: Option<redis::TlsCertificates>,
+    #[cfg(feature = "credentials")]
+    credentials_provider: Option<Provider>,
 }
 
 impl GuardedPool {
@@ -98,6 +102,8 @@ impl GuardedPoolBuilder {
             seed: None,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             certificates: None,
+            #[cfg(feature = "credentials")]
+            credentials_provider: None,
         }
     }
 
@@ -323,6 +329,25 @@ impl GuardedPoolBuilder {
         self
     }
 
+    /// Where the pool's credentials come from, and come anew when they change: short-lived tokens, say,
+    /// such as redis-rs's `EntraIdCredentialsProvider` gives (its feature `entra-id`). Default: those of
+    /// the URL, until [`set_credentials`](GuardedPool::set_credentials) changes them.
+    ///
+    /// Nothing is dialed before the provider has given some; if it fails first, callers hear why. It is
+    /// followed from the first use of the pool on. What new credentials do to those who are connected:
+    /// see [`set_credentials`](GuardedPool::set_credentials). If the provider fails later, the pool goes
+    /// on with the last ones and says [`Event::CredentialsFailed`](crate::Event::CredentialsFailed); a
+    /// stream that ends is subscribed to again after a second.
+    #[cfg(feature = "credentials")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+    pub fn credentials_provider<P>(mut self, provider: P) -> Self
+    where
+        P: redis::StreamingCredentialsProvider + 'static,
+    {
+        self.credentials_provider = Some(Provider(Arc::new(provider)));
+        self
+    }
+
     /// Seeds the jitter, for tests that must repeat. Default: random. Of pools that share a schedule
     /// the first one's counts.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -358,12 +383,11 @@ impl GuardedPoolBuilder {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut settings = self.settings;
         settings.seed = seed;
-        let dial = Dialer {
-            redis: info.redis_settings().clone(),
-            client_name: self.client_name.unwrap_or_else(default_client_name),
-            connect_timeout: self.connect_timeout,
-            admits_loading: false,
-        };
+        let client_name = self.client_name.unwrap_or_else(default_client_name);
+        let redis = info.redis_settings().clone();
+        let dial = Dialer::new(redis, client_name, self.connect_timeout);
+        #[cfg(feature = "credentials")]
+        let dial = dial.provided(self.credentials_provider);
         let server = match self.own_gate {
             true => Server::alone(&address.to_string(), seed),
             false => Server::shared(&address, seed),

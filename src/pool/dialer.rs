@@ -23,7 +23,7 @@ use super::tasks::Task;
 use super::topology::place::Place;
 use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
-use crate::dial::{Dialed, Driver};
+use crate::dial::{Dialed, Driver, Login};
 use crate::server::gate::{Approval, Decision};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::DialFailure;
@@ -115,6 +115,9 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
     if let Some(step) = other_than_dial(&mut node.lock(), idle) {
         return step;
     }
+    if node.dialer.awaits_credentials() {
+        return Step::Wait;
+    }
     let place = tokio::select! {
         place = node.resolver.resolve() => place,
         () = node.closed() => return Step::WaitUntil(Instant::now()),
@@ -169,7 +172,8 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
         Decision::Dial(approval) => {
             let reserved = state.dial_started();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
-            Step::Dial(Attempt { node, place, approval: Some(approval), reserved })
+            let login = node.dialer.login();
+            Step::Dial(Attempt { node, place, login, approval: Some(approval), reserved })
         }
         decision => step_of(decision),
     };
@@ -183,6 +187,7 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
 struct Attempt {
     node: Arc<Node>,
     place: Arc<Place>,
+    login: Arc<Login>,
     /// `None` once it has ended.
     approval: Option<Approval>,
     /// The one waiter that it is for, if that is a subscriber.
@@ -203,12 +208,12 @@ impl Attempt {
     }
 
     async fn dial(&self) -> Result<Product, DialFailure> {
-        let (dialer, target) = (&self.node.dialer, &self.place.target);
+        let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
         if self.reserved.is_none() {
-            return dialer.dial(target).await.map(Product::Connection);
+            return dialer.dial(target, login).await.map(Product::Connection);
         }
         let cell = SlotCell::default();
-        let redis = dialer.dial_pubsub(target, |stream| cell.wrap(stream)).await?;
+        let redis = dialer.dial_pubsub(target, login, |stream| cell.wrap(stream)).await?;
         Ok(Product::PubSub(redis, cell))
     }
 
@@ -216,16 +221,29 @@ impl Attempt {
         let Some(approval) = self.approval.take() else {
             return;
         };
+        let is_current = self.node.dialer.is_current(&self.login);
+        if !is_current && result.as_ref().is_err_and(|failure| failure.outcome == Outcome::Auth) {
+            // Given up: there are other credentials by now.
+            self.approval = Some(approval);
+            return;
+        }
         let (node, reserved) = (&self.node, self.reserved.take());
         match (result, reserved) {
             (Ok(product), reserved) => {
                 let (slot, took) = connected(node, approval, reserved.is_some(), started);
                 match (product, reserved) {
                     (Product::PubSub(redis, cell), Some(reserved)) => {
+                        if !is_current {
+                            slot.socket.outdate();
+                        }
                         deliver(node, reserved, redis, cell, slot);
                     }
                     (Product::Connection(dialed), _) => {
                         let connection = open(slot, dialed);
+                        if !is_current {
+                            connection.socket.ask_to_authenticate();
+                        }
+                        node.authenticate(&connection.redis, &connection.socket);
                         if node.is_at(&self.place) {
                             node.mailbox.pass(&connection);
                             node.opened(connection);

@@ -106,6 +106,7 @@ impl GuardedConnection {
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
     pub(crate) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        self.authenticate();
         self.residue.before(cmd);
         let limit = self.limit(command::blocks(cmd));
         let reply = within(limit, self.held().connection.redis.send_packed_command(cmd)).await;
@@ -122,6 +123,7 @@ impl GuardedConnection {
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
+        self.authenticate();
         pipeline.cmd_iter().for_each(|cmd| self.residue.before(cmd));
         let limit = self.limit(pipeline.cmd_iter().any(command::blocks));
         let redis = &mut self.held().connection.redis;
@@ -129,6 +131,15 @@ impl GuardedConnection {
         self.hear(replies.as_deref());
         self.note(&replies, |residue| residue.after_pipeline(pipeline));
         replies
+    }
+
+    /// Takes on credentials that have changed, unless the session is the holder's own by now.
+    fn authenticate(&mut self) {
+        let residue = self.residue;
+        let Held { connection, node, .. } = self.held();
+        if connection.socket.is_to_authenticate() && residue.is_clean() {
+            node.authenticate(&connection.redis, &connection.socket);
+        }
     }
 
     /// How long to wait for a reply.
@@ -178,7 +189,7 @@ impl ConnectionLike for GuardedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.held.as_ref().map_or(0, |held| held.node.dialer.redis.db())
+        self.held.as_ref().map_or(0, |held| held.node.dialer.db())
     }
 }
 
@@ -209,6 +220,9 @@ enum End {
 fn end(Held { connection, place, node }: Held, residue: Residue, shared: bool) {
     // deadpool reads the clock when it hands out; that is the start.
     node.context.metrics.used(|| Object::metrics(&connection).last_used());
+    if connection.socket.is_to_authenticate() && residue.is_clean() {
+        node.authenticate(&connection.redis, &connection.socket);
+    }
     connection.socket.lent_to(None);
     let mut state = node.lock();
     let end = end_of(&mut state, &connection.socket, residue, shared);
@@ -263,7 +277,9 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
     let task = async move {
         let mut commands = redis::pipe();
         if residue.needs_reset() {
-            reset_commands(&mut commands, &keeper.dialer.redis, &keeper.dialer.client_name);
+            connection.socket.authenticates();
+            let login = keeper.dialer.login();
+            reset_commands(&mut commands, &login.redis, &keeper.dialer.client_name);
         }
         // Replies come in order, so once this one is there no other is outstanding. A number that
         // was not sent before tells it from the reply to somebody else's question.
@@ -276,6 +292,7 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
         let failed = replies.iter().any(|reply| matches!(reply, Value::ServerError(_)));
         if !failed && replies.last() == Some(&ours) {
             connection.socket.used(keeper.coarse_now());
+            keeper.authenticate(&connection.redis, &connection.socket);
             keeper.restore(connection);
         } else {
             connection.socket.blame(CloseReason::Dirty);

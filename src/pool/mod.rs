@@ -9,6 +9,7 @@ mod topology;
 
 mod companion;
 mod context;
+mod credentials;
 mod node;
 mod sockets;
 mod state;

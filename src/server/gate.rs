@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Server;
 use super::schedule::Answer;
 use crate::policy::{Backoff, Breaker, BreakerState};
-use crate::vocabulary::DialFailure;
+use crate::vocabulary::{DialFailure, Outcome};
 
 pub(crate) use super::schedule::DialPolicy;
 
@@ -136,6 +136,13 @@ impl Gate {
         let previous = self.own.as_ref().map_or(Duration::ZERO, |own| own.delay);
         let delay = backoff.delay(self.own_failures, previous, &mut self.rng);
         self.own = Some(OwnFailure { failure, delay, next_dial: now + delay });
+    }
+
+    /// A refusal of the credentials before says nothing of those that are used from now on.
+    pub(crate) fn credentials_changed(&mut self) {
+        if self.own.as_ref().is_some_and(|own| own.failure.outcome == Outcome::Auth) {
+            (self.own, self.own_failures) = (None, 0);
+        }
     }
 
     /// How many we are is known, counted in pools like this one.

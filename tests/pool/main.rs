@@ -14,6 +14,7 @@ mod acquire;
 mod aging;
 mod bounds;
 mod close;
+mod credentials;
 mod dirty;
 mod events;
 mod full;

@@ -45,6 +45,7 @@ const POOL: &[&str] = &[
     "state",
     "node",
     "patience",
+    "credentials",
     "slot",
     "dialer",
     "lease",

@@ -1,6 +1,7 @@
 //! Dialing: from an address to an authenticated connection, or to what the server said instead.
 
 mod classify;
+mod login;
 mod notice;
 mod race;
 mod stream;
@@ -16,10 +17,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError, Value,
@@ -33,6 +35,7 @@ use classify::{Stage, classify, refusal};
 use race::Reached;
 use tap::FirstBytes;
 
+pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
 pub(crate) use tap::Tap;
@@ -178,7 +181,7 @@ impl Progress {
 
 /// Dials servers.
 pub(crate) struct Dialer {
-    pub(crate) redis: RedisConnectionInfo,
+    login: ArcSwap<Login>,
     /// For CLIENT SETNAME, so that an operator finds us in CLIENT LIST.
     pub(crate) client_name: String,
     /// No CLIENT command is sent: some proxies hang up at one.
@@ -188,6 +191,22 @@ pub(crate) struct Dialer {
     pub(crate) link_timeout: Duration,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
+    #[cfg(feature = "credentials")]
+    pub(crate) provider: Option<Provider>,
+    /// Nothing is to be dialed before the provider has given any.
+    awaits_credentials: AtomicBool,
+}
+
+/// Who says what to log in with.
+#[cfg(feature = "credentials")]
+#[derive(Clone)]
+pub(crate) struct Provider(pub(crate) Arc<dyn redis::StreamingCredentialsProvider>);
+
+#[cfg(feature = "credentials")]
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Provider")
+    }
 }
 
 impl fmt::Debug for Dialer {
@@ -243,14 +262,67 @@ impl Failed {
 }
 
 impl Dialer {
+    pub(crate) fn new(
+        redis: RedisConnectionInfo,
+        client_name: String,
+        connect_timeout: Duration,
+    ) -> Self {
+        Self {
+            login: ArcSwap::from_pointee(Login::new(redis)),
+            client_name,
+            connect_timeout,
+            plain: false,
+            link_timeout: LINK_TIMEOUT,
+            admits_loading: false,
+            #[cfg(feature = "credentials")]
+            provider: None,
+            awaits_credentials: AtomicBool::new(false),
+        }
+    }
+
+    /// Dials nothing before the provider has given credentials.
+    #[cfg(feature = "credentials")]
+    pub(crate) fn provided(mut self, provider: Option<Provider>) -> Self {
+        self.awaits_credentials = AtomicBool::new(provider.is_some());
+        self.provider = provider;
+        self
+    }
+
+    /// What to log in with.
+    pub(crate) fn login(&self) -> Arc<Login> {
+        self.login.load_full()
+    }
+
+    pub(crate) fn is_current(&self, login: &Arc<Login>) -> bool {
+        Arc::ptr_eq(&self.login.load(), login)
+    }
+
+    pub(crate) fn db(&self) -> i64 {
+        self.login.load().redis.db()
+    }
+
+    pub(crate) fn awaits_credentials(&self) -> bool {
+        self.awaits_credentials.load(Ordering::Acquire)
+    }
+
+    /// Logs in with these from now on; false if nothing changes.
+    pub(crate) fn set_credentials(&self, username: Option<&str>, password: &str) -> bool {
+        let before = self.login();
+        let changed = !before.has(username, password);
+        if changed {
+            self.login.store(Arc::new(before.with(username, password)));
+        }
+        self.awaits_credentials.swap(false, Ordering::AcqRel) || changed
+    }
+
     /// Dials once. Of a name's addresses the first that answers is taken; the others' sockets are closed
     /// before a byte is sent.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the socket.
-    pub(crate) async fn dial(&self, target: &Target) -> Result<Dialed, DialFailure> {
-        self.dial_traced(target, &mut Trace::default()).await
+    pub(crate) async fn dial(&self, target: &Target, login: &Login) -> Result<Dialed, DialFailure> {
+        self.dial_traced(target, login, &mut Trace::default()).await
     }
 
     /// Whether the server of a connection that was just dialed is a replica. One that does not say what it
@@ -277,9 +349,11 @@ impl Dialer {
     pub(crate) async fn dial_traced(
         &self,
         target: &Target,
+        login: &Login,
         trace: &mut Trace,
     ) -> Result<Dialed, DialFailure> {
-        self.attempt(target, trace, |tap, first_bytes| self.set_up(tap, first_bytes)).await
+        let set_up = |tap, first_bytes| self.set_up(login, tap, first_bytes);
+        self.attempt(target, login, trace, set_up).await
     }
 
     /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
@@ -290,14 +364,15 @@ impl Dialer {
     pub(crate) async fn dial_pubsub<W>(
         &self,
         target: &Target,
+        login: &Login,
         wrap: impl FnOnce(Tap<Stream>) -> W,
     ) -> Result<PubSub, DialFailure>
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.attempt(target, &mut Trace::default(), |mut tap, _ear| async move {
-            self.greet(&mut tap).await?;
-            PubSub::new(&self.redis, wrap(tap)).await
+        self.attempt(target, login, &mut Trace::default(), |mut tap, _ear| async move {
+            self.greet(login, &mut tap).await?;
+            PubSub::new(&login.redis, wrap(tap)).await
         })
         .await
     }
@@ -305,6 +380,7 @@ impl Dialer {
     async fn attempt<T, F>(
         &self,
         target: &Target,
+        login: &Login,
         trace: &mut Trace,
         set_up: impl FnOnce(Tap<Stream>, FirstBytes) -> F,
     ) -> Result<T, DialFailure>
@@ -326,7 +402,7 @@ impl Dialer {
         };
         result.map_err(|failed| {
             let (outcome, message) = classify(failed.stage, &failed.heard, &failed.error);
-            let message = self.redact(message);
+            let message = login.redact(message);
             DialFailure { server: Arc::clone(&target.name), outcome, message }
         })
     }
@@ -378,13 +454,14 @@ impl Dialer {
     /// Authenticates, selects the database, names the connection, and waits for one answer.
     async fn set_up(
         &self,
+        login: &Login,
         tap: Tap<Stream>,
         first_bytes: FirstBytes,
     ) -> Result<Dialed, RedisError> {
         // Response timeouts are the lease's: it knows which commands block.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&self.redis, tap, config).await?;
+            MultiplexedConnection::new_with_config(&login.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
         let mut hello = redis::pipe();
         self.name(&mut hello);
@@ -419,10 +496,10 @@ impl Dialer {
 
     /// Authenticates and names a connection that is to become a subscriber's, whose driver can send
     /// nothing but subscriptions, and waits for the answers: one line each.
-    async fn greet(&self, tap: &mut Tap<Stream>) -> Result<(), RedisError> {
+    async fn greet(&self, login: &Login, tap: &mut Tap<Stream>) -> Result<(), RedisError> {
         let mut greeting = redis::pipe();
-        if let Some(password) = self.redis.password() {
-            greeting.cmd("AUTH").arg(self.redis.username()).arg(password);
+        if let Some(password) = login.redis.password() {
+            greeting.cmd("AUTH").arg(login.redis.username()).arg(password);
         }
         self.name(&mut greeting);
         greeting.cmd("PING");
@@ -447,20 +524,6 @@ impl Dialer {
         if !self.plain {
             pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
         }
-    }
-
-    /// Makes a message fit for a log line: without the password, without the arguments that some
-    /// servers echo of a command they do not know (AUTH's are the password, perhaps cut short),
-    /// on one line and of bounded length.
-    fn redact(&self, message: String) -> String {
-        const LONGEST: usize = 256;
-        let said = message.split("with args beginning with").next().unwrap_or_default();
-        let said = said.trim_end_matches([',', ' ']);
-        let said = match self.redis.password() {
-            Some(password) if !password.is_empty() => said.replace(password, "***"),
-            _ => said.to_owned(),
-        };
-        said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
     }
 }
 

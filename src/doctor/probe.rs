@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::holders::Holders;
 use super::registry::Registry;
-use crate::dial::{self, Address, Certificates, Dialer, LINK_TIMEOUT, Trace};
+use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::policy::LONGEST;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
@@ -91,14 +91,8 @@ impl Target {
         if let (None, Some(password)) = (redis.password(), &access.password) {
             redis = redis.set_password(password);
         }
-        let dialer = Dialer {
-            redis,
-            client_name: CLIENT_NAME.to_owned(),
-            plain: false,
-            connect_timeout: access.timeout,
-            link_timeout: LINK_TIMEOUT,
-            admits_loading: true,
-        };
+        let mut dialer = Dialer::new(redis, CLIENT_NAME.to_owned(), access.timeout);
+        dialer.admits_loading = true;
         let own = access.certificates.is_some();
         Ok(Self { at: dial::Target::new(address), dialer, has_own_authority: own })
     }
@@ -156,7 +150,7 @@ impl Location {
             }
             Address::Unix(path) => format!("redis-cli -s {}", quoted(&path.to_string_lossy())),
         };
-        if let Some(user) = dialer.redis.username() {
+        if let Some(user) = dialer.login().redis.username() {
             redis_cli.push_str(&format!(" --user {}", quoted(user)));
         }
         Self {
@@ -223,7 +217,7 @@ impl Probe {
         target: &Target,
         trace: &mut Trace,
     ) -> Result<Self, DialFailure> {
-        let dialed = target.dialer.dial_traced(&target.at, trace).await?;
+        let dialed = target.dialer.dial_traced(&target.at, &target.dialer.login(), trace).await?;
         let mut probe = Self::over(dialed.connection, target.dialer.connect_timeout);
         probe.driver = Some(tokio::spawn(dialed.driver).abort_handle());
         Ok(probe)

@@ -263,6 +263,11 @@ impl<W> Ledger<W> {
         max < self.limit.in_force() && self.accounts[account.0].in_use >= max
     }
 
+    /// True while the account holds its `max`.
+    pub(crate) fn holds_its_max(&self, account: AccountId) -> bool {
+        self.accounts[account.0].in_use >= self.account_max(account)
+    }
+
     /// Queues a waiter behind the others of its account, or gives it back if the queue is full.
     pub(crate) fn enqueue(&mut self, account: AccountId, waiter: W) -> Result<Ticket, W> {
         if self.queued >= self.queue_limit {

@@ -13,6 +13,8 @@ use super::tasks::Starters;
 use super::topology::place::{Place, Resolve};
 use super::topology::single::Single;
 use super::{dialer, maintenance};
+#[cfg(feature = "credentials")]
+use crate::dial::Provider;
 use crate::dial::{Address, Dialer, LINK_TIMEOUT, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
@@ -40,6 +42,8 @@ pub struct GuardedPoolBuilder {
     seed: Option<u64>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
     certificates: Option<redis::TlsCertificates>,
+    #[cfg(feature = "credentials")]
+    credentials_provider: Option<Provider>,
 }
 
 impl GuardedPool {
@@ -103,6 +107,8 @@ impl GuardedPoolBuilder {
             seed: None,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             certificates: None,
+            #[cfg(feature = "credentials")]
+            credentials_provider: None,
         }
     }
 
@@ -402,6 +408,25 @@ impl GuardedPoolBuilder {
         self
     }
 
+    /// Where the pool's credentials come from, and come anew when they change: short-lived tokens, say,
+    /// such as redis-rs's `EntraIdCredentialsProvider` gives (its feature `entra-id`). Default: those of
+    /// the URL, until [`set_credentials`](GuardedPool::set_credentials) changes them.
+    ///
+    /// Nothing is dialed before the provider has given some; if it fails first, callers hear why. It is
+    /// followed from the first use of the pool on. What new credentials do to those who are connected:
+    /// see [`set_credentials`](GuardedPool::set_credentials). If the provider fails later, the pool goes
+    /// on with the last ones and says [`Event::CredentialsFailed`](crate::Event::CredentialsFailed); a
+    /// stream that ends is subscribed to again after a second.
+    #[cfg(feature = "credentials")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+    pub fn credentials_provider<P>(mut self, provider: P) -> Self
+    where
+        P: redis::StreamingCredentialsProvider + 'static,
+    {
+        self.credentials_provider = Some(Provider(Arc::new(provider)));
+        self
+    }
+
     /// Seeds the jitter, for tests that must repeat. Default: random. Of pools that share a schedule
     /// the first one's counts.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -441,14 +466,11 @@ impl GuardedPoolBuilder {
         if self.plain_handshake {
             redis = redis.set_skip_set_lib_name();
         }
-        let dial = Dialer {
-            redis,
-            client_name: self.client_name.unwrap_or_else(default_client_name),
-            plain: self.plain_handshake,
-            connect_timeout: self.connect_timeout,
-            link_timeout: settings.link_timeout,
-            admits_loading: false,
-        };
+        let client_name = self.client_name.unwrap_or_else(default_client_name);
+        let mut dial = Dialer::new(redis, client_name, self.connect_timeout);
+        (dial.plain, dial.link_timeout) = (self.plain_handshake, settings.link_timeout);
+        #[cfg(feature = "credentials")]
+        let dial = dial.provided(self.credentials_provider);
         let server = match self.own_gate {
             true => Server::alone(&address.to_string(), seed),
             false => Server::shared(&address, seed),

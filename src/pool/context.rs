@@ -139,6 +139,12 @@ impl Context {
         self.events.send(Event::WatchLost { server, reason });
     }
 
+    pub(super) fn credentials_failed(&self, server: Arc<str>, reason: String) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, %server, reason, "new credentials have failed"));
+        self.events.send(Event::CredentialsFailed { server, reason });
+    }
+
     pub(super) fn registry_lost(&self, server: Arc<str>, reason: String) {
         let pool = self.name();
         shielded(|| tracing::warn!(%pool, %server, reason, "the fleet's registry is lost"));

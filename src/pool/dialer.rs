@@ -23,7 +23,7 @@ use super::tasks::Task;
 use super::topology::place::Place;
 use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
-use crate::dial::{Dialed, Driver};
+use crate::dial::{Dialed, Driver, Login};
 use crate::server::gate::{Approval, Decision};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::DialFailure;
@@ -115,6 +115,9 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
     if let Some(step) = other_than_dial(&mut node.lock(), idle) {
         return step;
     }
+    if node.dialer.awaits_credentials() {
+        return Step::Wait;
+    }
     let place = tokio::select! {
         place = node.resolver.resolve() => place,
         () = node.closed() => return Step::WaitUntil(Instant::now()),
@@ -174,7 +177,9 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
             };
             let reserved = state.dial_started();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
-            Step::Dial(Attempt { node, place, approval: Some(approval), reserved, role })
+            let login = node.dialer.login();
+            let approval = Some(approval);
+            Step::Dial(Attempt { node, place, login, approval, reserved, role })
         }
         decision => step_of(decision),
     };
@@ -188,6 +193,7 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
 struct Attempt {
     node: Arc<Node>,
     place: Arc<Place>,
+    login: Arc<Login>,
     /// `None` once it has ended.
     approval: Option<Approval>,
     /// The one waiter that it is for, if that is a subscriber.
@@ -224,9 +230,9 @@ impl Attempt {
     }
 
     async fn dial(&self) -> Result<Product, DialFailure> {
-        let (dialer, target) = (&self.node.dialer, &self.place.target);
+        let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
         if self.reserved.is_none() {
-            let mut dialed = dialer.dial(target).await?;
+            let mut dialed = dialer.dial(target, login).await?;
             let is_replica = match self.role {
                 Role::Taken => None,
                 _ => Some(dialer.is_replica(&mut dialed, target).await?),
@@ -241,7 +247,7 @@ impl Attempt {
             return Ok(Product::Connection { dialed, is_replica });
         }
         let cell = SlotCell::default();
-        let redis = dialer.dial_pubsub(target, |stream| cell.wrap(stream)).await?;
+        let redis = dialer.dial_pubsub(target, login, |stream| cell.wrap(stream)).await?;
         Ok(Product::PubSub(redis, cell))
     }
 
@@ -249,12 +255,21 @@ impl Attempt {
         let Some(approval) = self.approval.take() else {
             return;
         };
+        let is_current = self.node.dialer.is_current(&self.login);
+        if !is_current && result.as_ref().is_err_and(|failure| failure.outcome == Outcome::Auth) {
+            // Given up: there are other credentials by now.
+            self.approval = Some(approval);
+            return;
+        }
         let (node, reserved) = (&self.node, self.reserved.take());
         match (result, reserved) {
             (Ok(product), reserved) => {
                 let (slot, took) = connected(node, approval, reserved.is_some(), started);
                 match (product, reserved) {
                     (Product::PubSub(redis, cell), Some(reserved)) => {
+                        if !is_current {
+                            slot.socket.outdate();
+                        }
                         deliver(node, reserved, redis, cell, slot);
                     }
                     (Product::Connection { dialed, is_replica }, _) => {
@@ -262,6 +277,10 @@ impl Attempt {
                         if is_replica == Some(true) {
                             connection.socket.outdate();
                         }
+                        if !is_current {
+                            connection.socket.ask_to_authenticate();
+                        }
+                        node.authenticate(&connection.redis, &connection.socket);
                         if node.is_at(&self.place) {
                             node.mailbox.pass(&connection);
                             node.opened(connection);

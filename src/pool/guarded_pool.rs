@@ -220,6 +220,25 @@ impl GuardedPool {
         warm::health(&self.handle.node).await
     }
 
+    /// Logs in with other credentials from now on; `username`: `None` for the default user. Needs no
+    /// runtime.
+    ///
+    /// New dials use them at once, and a dial that the old ones were refused for is made again. Nothing
+    /// is closed that works: idle connections and lanes authenticate again at once (`AUTH`), a lease
+    /// before its next command, or when it comes back if the session is its holder's own just then (a
+    /// transaction is open). A subscriber, which cannot, gets another connection before it leaves the
+    /// one that it has, see [`GuardedPubSub`].
+    ///
+    /// Credentials that the server refuses cost no live connection either: they go on as they were, and
+    /// [`Event::CredentialsFailed`](crate::Event::CredentialsFailed) says why. Dials fail until they are
+    /// corrected, on this pool's own slow schedule (1 s, doubling up to 30 s).
+    ///
+    /// To change a password without a gap, let the server know both for a while (`ACL SETUSER app >new`,
+    /// then this, then `ACL SETUSER app <old`).
+    pub fn set_credentials(&self, username: Option<&str>, password: &str) {
+        self.handle.node.set_credentials(username, password);
+    }
+
     /// The pool at this moment. Takes the pool's lock for a few microseconds.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -115,6 +115,7 @@ impl GuardedConnection {
     pub(crate) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
+        lease.authenticate();
         lease.residue.before(cmd);
         let limit = lease.limit(command::blocking_time(cmd));
         let reply = within(limit, lease.held().connection.redis.send_packed_command(cmd)).await;
@@ -133,6 +134,7 @@ impl GuardedConnection {
     ) -> RedisResult<Vec<Value>> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
+        lease.authenticate();
         pipeline.cmd_iter().for_each(|cmd| lease.residue.before(cmd));
         let mut times = pipeline.cmd_iter().map(command::blocking_time);
         let blocking = times.try_fold(Duration::ZERO, |sum, time| Some(sum.saturating_add(time?)));
@@ -147,6 +149,15 @@ impl GuardedConnection {
     /// Something is about to be sent: an error where that cannot be any more.
     fn send(&mut self) -> RedisResult<Sending<'_>> {
         if self.residue.blocked { Err(given_up()) } else { Ok(Sending(self)) }
+    }
+
+    /// Takes on credentials that have changed, unless the session is the holder's own by now.
+    fn authenticate(&mut self) {
+        let residue = self.residue;
+        let Held { connection, node, .. } = self.held();
+        if connection.socket.is_to_authenticate() && residue.is_clean() {
+            node.authenticate(&connection.redis, &connection.socket);
+        }
     }
 
     /// How long to wait for a reply that may come so late; `None` for ever.
@@ -221,7 +232,7 @@ impl ConnectionLike for GuardedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.held.as_ref().map_or(0, |held| held.node.dialer.redis.db())
+        self.held.as_ref().map_or(0, |held| held.node.dialer.db())
     }
 }
 
@@ -252,6 +263,9 @@ enum End {
 fn end(Held { connection, place, node }: Held, residue: Residue, shared: bool) {
     // deadpool reads the clock when it hands out; that is the start.
     node.context.metrics.used(|| Object::metrics(&connection).last_used());
+    if connection.socket.is_to_authenticate() && residue.is_clean() {
+        node.authenticate(&connection.redis, &connection.socket);
+    }
     connection.socket.lent_to(None);
     let mut state = node.lock();
     let end = end_of(&mut state, &connection.socket, residue, shared);
@@ -307,7 +321,8 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
         let mut commands = redis::pipe();
         let mut naming = 0..0;
         if residue.needs_reset() {
-            reset_commands(&mut commands, &keeper.dialer.redis);
+            connection.socket.authenticates();
+            reset_commands(&mut commands, &keeper.dialer.login().redis);
             naming.start = commands.len();
             keeper.dialer.name(&mut commands);
             naming.end = commands.len();
@@ -327,6 +342,7 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
             .any(|(at, reply)| matches!(reply, Value::ServerError(_)) && !naming.contains(&at));
         if !failed && replies.last() == Some(&ours) {
             connection.socket.used(keeper.coarse_now());
+            keeper.authenticate(&connection.redis, &connection.socket);
             keeper.restore(connection);
         } else {
             connection.socket.blame(CloseReason::Dirty);

@@ -43,7 +43,11 @@ pub(super) fn run(node: Arc<Node>) -> Task {
 
 async fn look_after(running: Running) {
     let node = &running.0;
-    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)));
+    let follow = async {
+        #[cfg(feature = "credentials")]
+        super::credentials::follow(Arc::clone(node)).await;
+    };
+    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)), follow);
 }
 
 async fn sweep(node: Arc<Node>) {
@@ -58,6 +62,7 @@ async fn sweep(node: Arc<Node>) {
         node.change(|state| state.swept(now.into_std(), SystemTime::now()));
         replace_expired(&node, &mut retry, now);
         close_idle(&node, coarse);
+        node.authenticate_free();
         check_idle(&node, coarse);
         let oldest = find_leaks(&node, now);
         publish(&node, oldest);

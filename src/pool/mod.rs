@@ -10,6 +10,7 @@ mod topology;
 
 mod companion;
 mod context;
+mod credentials;
 mod demotion;
 mod node;
 mod replies;

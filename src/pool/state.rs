@@ -427,6 +427,12 @@ impl State {
         false
     }
 
+    /// Whether the holder of this place may have another one beside it for a while, by its budget, and
+    /// dials work.
+    pub(super) fn may_have_another(&self, place: LeasePlace) -> bool {
+        self.dials_work() && !self.ledger.holds_its_max(place.account)
+    }
+
     /// A lane waits for the successor of its connection.
     pub(super) fn await_succession(&mut self) -> oneshot::Receiver<Succession> {
         let (sender, succession) = oneshot::channel();

@@ -114,6 +114,25 @@ impl Store {
         self.pool.manager().ready().push(connection);
     }
 
+    /// Copies of the idle connections that `wanted` picks, to send on.
+    pub(super) fn copies(
+        &self,
+        wanted: impl Fn(&Socket) -> bool,
+    ) -> Vec<(MultiplexedConnection, Arc<Socket>)> {
+        let mut copies = Vec::new();
+        let mut copy = |connection: &Connection| {
+            if wanted(&connection.socket) {
+                copies.push((connection.redis.clone(), Arc::clone(&connection.socket)));
+            }
+        };
+        self.pool.retain(|connection, _| {
+            copy(connection);
+            true
+        });
+        self.pool.manager().ready().iter().for_each(copy);
+        copies
+    }
+
     /// Takes idle connections out that `wanted` picks, at most `most`, coldest first.
     pub(super) fn withdraw(
         &self,
@@ -166,6 +185,8 @@ pub(super) struct Socket {
     idle: AtomicBool,
     /// Why it is being closed, once it is; the first reason counts.
     reason: AtomicU8,
+    /// To log in with credentials that have changed.
+    to_authenticate: AtomicBool,
     /// To be replaced: closed once it has a successor.
     outdated: AtomicBool,
     /// To be closed when it comes back, whether or not it has one.
@@ -200,6 +221,7 @@ impl Socket {
             alive: AtomicBool::new(true),
             idle: AtomicBool::new(false),
             reason: AtomicU8::new(CloseReason::Peer as u8),
+            to_authenticate: AtomicBool::new(false),
             outdated: AtomicBool::new(false),
             expired: AtomicBool::new(false),
             closing: AtomicU8::new(0),
@@ -281,6 +303,20 @@ impl Socket {
     /// When it last showed that it works.
     pub(super) fn heard_at(&self) -> u64 {
         self.used_at().max(self.checked_at.load(Ordering::Relaxed))
+    }
+
+    /// It is to log in with credentials that have changed.
+    pub(super) fn ask_to_authenticate(&self) {
+        self.to_authenticate.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_to_authenticate(&self) -> bool {
+        self.to_authenticate.load(Ordering::Relaxed)
+    }
+
+    /// It is about to, with the latest ones.
+    pub(super) fn authenticates(&self) {
+        self.to_authenticate.swap(false, Ordering::AcqRel);
     }
 
     /// It is to be replaced, make before break.

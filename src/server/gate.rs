@@ -143,6 +143,13 @@ impl Gate {
         self.own = Some(OwnFailure { failure, delay, next_dial: now + delay });
     }
 
+    /// A refusal of the credentials before says nothing of those that are used from now on.
+    pub(crate) fn credentials_changed(&mut self) {
+        if self.own.as_ref().is_some_and(|own| own.failure.outcome == Outcome::Auth) {
+            (self.own, self.own_failures) = (None, 0);
+        }
+    }
+
     /// How many we are is known, counted in pools like this one.
     pub fn fleet_of(&mut self, members: usize) {
         self.server.fleet_of(members);

@@ -126,6 +126,15 @@ pub enum Event {
         /// How many members it has.
         members: usize,
     },
+    /// The server refused new credentials on a live connection, which goes on as it was, or their
+    /// provider failed. Told once for all connections.
+    #[non_exhaustive]
+    CredentialsFailed {
+        /// The server.
+        server: Arc<str>,
+        /// Why, in the server's words or the provider's, without the password.
+        reason: String,
+    },
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]
     Missed {

@@ -16,6 +16,7 @@ mod aging;
 mod blocking;
 mod bounds;
 mod close;
+mod credentials;
 mod demotion;
 mod dirty;
 mod events;

@@ -12,6 +12,7 @@ use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{self, Stream, StreamExt};
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{Msg, RedisError, RedisResult, ToRedisArgs, Value};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::silence::{Silence, Turn};
@@ -28,6 +29,10 @@ use crate::{Endpoint, Error, Rejection};
 /// refused the subscription.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a connection that is to be replaced is left alone when no other one was to be had: it
+/// works.
+const REPLACE_RETRY: Duration = Duration::from_secs(30);
+
 /// A subscriber, made by [`GuardedPool::pubsub`](crate::GuardedPool::pubsub).
 ///
 /// It holds one connection, dialed through the same gate as all others, that counts in its
@@ -41,6 +46,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// - **Reading too slowly.** About 1 MiB of messages is held for a subscriber that does not call `next`. Then
 ///   its socket is not read any more, and the server holds what follows, within its own
 ///   `client-output-buffer-limit` for `pubsub`; past that it closes the connection, which is heard as a gap.
+///
+/// **A connection that works and is to be replaced**, because the pool's credentials have changed,
+/// is left only once its successor has subscribed: no message is missed, so there is no `Gap`, but
+/// what is published in that moment may come twice. The successor needs a second place in the endpoint's
+/// budget meanwhile; without one, the connection stays for as long as it works.
 pub struct GuardedPubSub {
     node: Arc<Node>,
     endpoint: Endpoint,
@@ -50,7 +60,16 @@ pub struct GuardedPubSub {
     patterns: BTreeSet<Vec<u8>>,
     /// The connection was replaced while nobody listened.
     gap: bool,
+    /// The connection that is to follow the one that is to be replaced, on its way.
+    successor: Option<Succession>,
+    /// When that is tried again.
+    retry: Instant,
+    /// A connection that was replaced, and what it has brought until then.
+    left: Option<Live>,
 }
+
+/// Comes when it has subscribed, and its predecessor is not subscribed any more.
+type Succession = oneshot::Receiver<Live>;
 
 struct Live {
     sink: PubSubSink,
@@ -133,7 +152,18 @@ impl GuardedPubSub {
         location: &'static Location<'static>,
     ) -> Self {
         let (channels, patterns) = (BTreeSet::new(), BTreeSet::new());
-        Self { node, endpoint, location, live: None, channels, patterns, gap: false }
+        Self {
+            node,
+            endpoint,
+            location,
+            live: None,
+            channels,
+            patterns,
+            gap: false,
+            successor: None,
+            retry: Instant::now(),
+            left: None,
+        }
     }
 
     pub(super) async fn connected(mut self) -> Result<Self, Error> {
@@ -210,13 +240,10 @@ impl GuardedPubSub {
         if std::mem::take(&mut self.gap) {
             return Some(Ok(PubSubEvent::Gap));
         }
-        if let Some(live) = &mut self.live {
-            if let Some(message) = live.next().await {
-                return Some(Ok(PubSubEvent::Message(message)));
-            }
-            live.lost = true;
-            self.live = None;
+        if let Some(message) = self.message().await {
+            return Some(Ok(PubSubEvent::Message(message)));
         }
+        self.lose();
         self.reconnect().await
     }
 
@@ -258,6 +285,11 @@ impl GuardedPubSub {
         &mut self,
         ask: impl AsyncFnOnce(&mut PubSubSink) -> RedisResult<()>,
     ) -> Result<(), Error> {
+        if let Some(successor) = &mut self.successor {
+            // What changes is for the one that is going to be listened to.
+            let succession = successor.await;
+            self.succeed(succession);
+        }
         let limit = Some(self.node.settings().response_timeout);
         let Live { sink, intake, .. } = self.ready().await?;
         let room = intake.unbounded();
@@ -272,9 +304,8 @@ impl GuardedPubSub {
 
     /// Something to subscribe with.
     async fn ready(&mut self) -> Result<&mut Live, Error> {
-        if let Some(live) = self.live.as_mut().filter(|live| !live.socket.is_alive()) {
-            live.lost = true;
-            self.live = None;
+        if self.live.as_ref().is_some_and(|live| !live.socket.is_alive()) {
+            self.lose();
         }
         if self.live.is_none() {
             self.connect().await?;
@@ -285,21 +316,132 @@ impl GuardedPubSub {
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
-        let node = &self.node;
-        let (subscribed, waited) = acquire_subscriber(node, &self.endpoint, self.location).await?;
-        let Subscribed { redis, intake, socket, place } = subscribed;
-        let (sink, stream) = redis.split();
-        let node = Arc::clone(node);
-        let silence = Silence::new(Instant::now(), node.settings().link_timeout);
-        let mut live = Live { sink, stream, intake, silence, socket, place, node, lost: false };
-        self.node.context.metrics.waited(waited);
-        let limit = self.node.settings().response_timeout;
-        let subscribed =
-            tokio::time::timeout(limit, subscribe_again(&mut live, &self.channels, &self.patterns));
-        subscribed.await.unwrap_or_else(|_| Err(silent()))?;
+        let (node, endpoint) = (Arc::clone(&self.node), self.endpoint.clone());
+        let live = open(node, endpoint, self.location, &self.channels, &self.patterns).await?;
         self.live = Some(live);
         Ok(())
     }
+
+    /// The connection has ended.
+    fn lose(&mut self) {
+        if let Some(mut live) = self.live.take() {
+            live.lost = true;
+        }
+        self.successor = None;
+    }
+
+    /// The next message of the connection; `None` once it has ended. One that is to be replaced is so
+    /// meanwhile.
+    async fn message(&mut self) -> Option<Msg> {
+        loop {
+            if let Some(left) = &mut self.left {
+                // Whatever a task may do in one go: what is not taken now is lost.
+                let rest = tokio::task::unconstrained(left.stream.next());
+                if let Some(Some(message)) = rest.now_or_never() {
+                    return Some(message);
+                }
+                self.left = None;
+            }
+            self.look_for_successor();
+            let live = self.live.as_mut()?;
+            let socket = Arc::clone(&live.socket);
+            let outdated = socket.is_outdated();
+            let look_again = async {
+                match outdated {
+                    true => tokio::time::sleep_until(self.retry).await,
+                    false => socket.until(Socket::is_outdated).await,
+                }
+            };
+            let following = self.successor.is_some();
+            let succession = async {
+                match &mut self.successor {
+                    Some(successor) => successor.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = live.next() => return message,
+                succession = succession => self.succeed(succession),
+                () = look_again, if !following && socket.is_alive() => {}
+            }
+        }
+    }
+
+    /// Starts to replace a connection that is to be replaced, where there is a place for another one
+    /// and dials work.
+    fn look_for_successor(&mut self) {
+        let Some(live) = &self.live else { return };
+        let due = live.socket.is_outdated() && Instant::now() >= self.retry;
+        if !due || self.successor.is_some() || self.left.is_some() {
+            return;
+        }
+        self.retry = Instant::now() + REPLACE_RETRY;
+        if !self.node.lock().may_have_another(live.place) {
+            return;
+        }
+        let (node, endpoint, location) =
+            (Arc::clone(&self.node), self.endpoint.clone(), self.location);
+        let (channels, patterns) = (self.channels.clone(), self.patterns.clone());
+        let (mut sink, intake) = (live.sink.clone(), Arc::clone(&live.intake));
+        let (sender, successor) = oneshot::channel();
+        self.successor = Some(successor);
+        self.node.spawn(async move {
+            let limit = node.settings().response_timeout;
+            let Ok(successor) = open(node, endpoint, location, &channels, &patterns).await else {
+                return;
+            };
+            // Once that is answered, all that it has brought is there to be read.
+            let _room = intake.unbounded();
+            let left = unsubscribe(&mut sink, &channels, &patterns);
+            let _ = tokio::time::timeout(limit, left).await;
+            // A subscriber that is gone drops it.
+            drop(sender.send(successor));
+        });
+    }
+
+    fn succeed(&mut self, successor: Result<Live, oneshot::error::RecvError>) {
+        self.successor = None;
+        if let Ok(successor) = successor {
+            self.left = self.live.replace(successor);
+            if let Some(left) = &self.left {
+                left.socket.blame(CloseReason::Lifetime);
+            }
+        }
+    }
+}
+
+/// Gets a connection through the gate, and subscribes.
+async fn open(
+    node: Arc<Node>,
+    endpoint: Endpoint,
+    location: &'static Location<'static>,
+    channels: &BTreeSet<Vec<u8>>,
+    patterns: &BTreeSet<Vec<u8>>,
+) -> Result<Live, Error> {
+    let (subscribed, waited) = acquire_subscriber(&node, &endpoint, location).await?;
+    let Subscribed { redis, intake, socket, place } = subscribed;
+    let (sink, stream) = redis.split();
+    node.context.metrics.waited(waited);
+    let limit = node.settings().response_timeout;
+    let silence = Silence::new(Instant::now(), node.settings().link_timeout);
+    let mut live = Live { sink, stream, intake, silence, socket, place, node, lost: false };
+    let subscribed = tokio::time::timeout(limit, subscribe_again(&mut live, channels, patterns));
+    subscribed.await.unwrap_or_else(|_| Err(silent()))?;
+    Ok(live)
+}
+
+async fn unsubscribe(
+    sink: &mut PubSubSink,
+    channels: &BTreeSet<Vec<u8>>,
+    patterns: &BTreeSet<Vec<u8>>,
+) -> RedisResult<()> {
+    if !channels.is_empty() {
+        sink.unsubscribe(channels).await?;
+    }
+    if !patterns.is_empty() {
+        sink.punsubscribe(patterns).await?;
+    }
+    Ok(())
 }
 
 async fn subscribe_again(

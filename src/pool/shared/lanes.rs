@@ -129,6 +129,11 @@ impl Lanes {
         self.lanes.iter().find_map(|lane| lane.line.borrow().carrier())
     }
 
+    /// The connections of the lanes that are up.
+    pub(in crate::pool) fn carriers(&self) -> Vec<Arc<Carrier>> {
+        self.lanes.iter().filter_map(|lane| lane.line.borrow().carrier()).collect()
+    }
+
     /// The connection of a lane, if it is up.
     pub(super) fn carrier(&self, lane: usize) -> Option<Arc<Carrier>> {
         self.lanes.get(lane)?.line.borrow().carrier()

@@ -332,6 +332,6 @@ impl ConnectionLike for SharedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.pool.node.dialer.redis.db()
+        self.pool.node.dialer.db()
     }
 }

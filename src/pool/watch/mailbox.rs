@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use futures_util::future::{MaybeDone, maybe_done};
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::{Notify, oneshot};
 
@@ -55,7 +56,7 @@ impl Mailbox {
             && let Some((commands, sender)) = self.pending().take()
         {
             // Where the watch is gone, the answer is for nobody.
-            let _ = sender.send(PendingReply::send(connection, commands));
+            let _ = sender.send(PendingReply::send(&connection.redis, commands));
         }
     }
 
@@ -73,8 +74,8 @@ impl Mailbox {
 pub(in crate::pool) struct PendingReply(Pin<Box<MaybeDone<RedisFuture<'static, Vec<Value>>>>>);
 
 impl PendingReply {
-    pub(super) fn send(connection: &Connection, commands: Pipeline) -> Self {
-        let mut redis = connection.redis.clone();
+    pub(in crate::pool) fn send(redis: &MultiplexedConnection, commands: Pipeline) -> Self {
+        let mut redis = redis.clone();
         let reply: RedisFuture<'static, Vec<Value>> =
             Box::pin(async move { redis.send_packed_commands(&commands, 0, commands.len()).await });
         let mut pending = Box::pin(maybe_done(reply));
@@ -84,7 +85,7 @@ impl PendingReply {
         Self(pending)
     }
 
-    pub(super) async fn answer(mut self) -> RedisResult<Vec<Value>> {
+    pub(in crate::pool) async fn answer(mut self) -> RedisResult<Vec<Value>> {
         self.0.as_mut().await;
         self.0.as_mut().take_output().unwrap_or_else(|| Err(unanswered()))
     }

@@ -277,7 +277,11 @@ impl Watch {
 
     fn heard_info(&mut self, question: Question, reply: RedisResult<Value>, now: Instant) {
         // Bytes: a path or a name in it may be in whatever encoding.
-        let info = reply.and_then(|reply| Ok(from_redis_value::<Vec<u8>>(reply)?));
+        let info = reply.and_then(|reply| match reply {
+            // In RESP3, which redis-rs takes for text only.
+            Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
+            reply => Ok(from_redis_value::<Vec<u8>>(reply)?),
+        });
         match info {
             Ok(info) => {
                 self.denied_until = None;
@@ -473,7 +477,7 @@ fn relent(state: &mut super::state::State, seen: &Seen, share: Option<usize>, lo
 /// Sends on a connection that nobody has.
 fn send_on_idle(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingReply> {
     let connection = node.withdraw_one()?;
-    let reply = PendingReply::send(&connection, commands.clone());
+    let reply = PendingReply::send(&connection.redis, commands.clone());
     node.restore(connection);
     Some(reply)
 }
@@ -492,7 +496,7 @@ async fn send_on_next(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingRe
     // One may have come back before it could know.
     if let Some(connection) = node.withdraw_one() {
         let sent = node.mailbox.take_back();
-        let reply = sent.map(|commands| PendingReply::send(&connection, commands));
+        let reply = sent.map(|commands| PendingReply::send(&connection.redis, commands));
         node.restore(connection);
         if reply.is_some() {
             return reply;

@@ -173,7 +173,9 @@ impl GuardedPoolBuilder {
     }
 
     /// How long one dial may take, from the name lookup to the first answer. Default 2 s: a lost
-    /// SYN is sent again after 1 s, and the second one gets its chance. More than zero.
+    /// SYN is sent again after 1 s, and the second one gets its chance. More than zero. Where the name has
+    /// several addresses and one is silent, the next is tried beside it after 250 ms (RFC 8305), and the
+    /// next dial begins with the one that answered.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis_guard::{CloseReason, GuardedPool, redis};
+use redis_guard::{CloseReason, GuardedConnection, GuardedPool, redis};
 use tokio::time::{Instant, sleep};
 
 use crate::proxy::Proxy;
@@ -25,12 +25,25 @@ async fn all_time_out(pool: &GuardedPool, leases: usize) {
     soon("the timeouts", join_all(leases)).await;
 }
 
+/// The lease gives its own replies. A busy machine may need more than one response timeout for one.
+async fn answers(lease: &mut GuardedConnection, text: &str) {
+    let answered = async {
+        loop {
+            match echo(lease, text).await {
+                Ok(reply) => break reply,
+                Err(error) => assert!(error.is_timeout(), "{error}"),
+            }
+        }
+    };
+    assert_eq!(soon("an answer", answered).await, text);
+}
+
 /// Everything that is live is idle, and answers.
 async fn all_answer(pool: &GuardedPool, connections: usize) {
     until("rest", pool, || pool.status().idle == connections).await;
     let leases = join_all((0..connections).map(|_| pool.acquire("test"))).await;
     for (nth, lease) in leases.into_iter().enumerate() {
-        assert_eq!(echo(&mut lease.unwrap(), &nth.to_string()).await.unwrap(), nth.to_string());
+        answers(&mut lease.unwrap(), &nth.to_string()).await;
     }
 }
 
@@ -127,8 +140,7 @@ async fn connections_that_are_silent_alone_are_closed() {
 
     println!("eight forgotten connections were closed after {:?}", begun.elapsed());
     assert_eq!(pool.status().connections_closed.get(CloseReason::HealthCheck.as_str()), Some(&8));
-    let mut lease = pool.acquire("test").await.unwrap();
-    assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
+    answers(&mut crate::support::ask_until_served(&pool).await, "hello").await;
 }
 
 /// A command that is not answered is waited for in the background, also of one that changes the
@@ -150,8 +162,9 @@ async fn what_was_not_answered_before_the_stall_is_cleaned_after_it() {
     server.resume();
 
     let mut lease = soon("the next lease", pool.acquire("test")).await.unwrap();
-    let info: String = cmd("CLIENT INFO").query_async(&mut lease).await.unwrap();
-    assert!(info.contains(" db=0 "), "{info}");
+    answers(&mut lease, "hello").await;
+    let ours = server.admin().client_list().into_iter().find(|client| client["cmd"] == "echo");
+    assert_eq!(ours.unwrap()["db"], "0");
     assert_eq!(closed(&pool), 0);
 }
 

@@ -1,10 +1,11 @@
 //! A pool that is used from several runtimes, one after the other and at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis_guard::redis::AsyncCommands;
 use redis_guard::{Error, GuardedPool, Rejection};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 use crate::support::{TestServer, dials, impatient};
 use crate::{pair, pair_with};

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use redis_guard::{CloseReason, Event, Events};
+use redis_guard::{Event, Events};
 use tokio::time::sleep;
 
 use crate::support::dials;
-use crate::waiting::{let_pass, next, next_close, swept, until};
+use crate::waiting::{let_pass, next, swept, until};
 use crate::{ask, connections, kill, lane_id, lanes, pair_with};
 
 /// How long a dial for nobody would have to begin; it takes less than a millisecond.
@@ -53,24 +53,4 @@ async fn one_that_was_in_use_is_replaced_once() {
     assert_eq!((dials(&pool), connections(&server)), ([("connected", 2)].into(), 0));
     let _: String = ask(&mut handle, "PING").await;
     assert_eq!(dials(&pool), [("connected", 3)].into());
-}
-
-#[tokio::test]
-async fn a_servers_timeout_costs_one_dial_for_nobody_at_most() {
-    let (server, pool) = pair_with(|builder| builder.watch(false));
-    server.admin().text(&["CONFIG", "SET", "timeout", "1"]);
-    let mut handle = pool.shared("search");
-    let _: String = ask(&mut handle, "PING").await;
-    let mut events = pool.events();
-
-    until("the lane to be gone for good", &pool, || {
-        !lanes(&pool)[0].up && pool.status().live + pool.status().dialing == 0
-    })
-    .await;
-
-    assert_eq!(next_close(&mut events).await, CloseReason::Peer);
-    sleep(Duration::from_secs(1)).await;
-    let dialed = dials(&pool)["connected"];
-    assert!(dialed <= 2 && pool.status().live < 2, "{dialed} dials");
-    let _: String = ask(&mut handle, "PING").await;
 }

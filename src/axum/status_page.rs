@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 /// `the_page_runs_its_own_script_and_style_and_nothing_else` says what they have to be.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-LZGFsnBqA4/OkoHrsEom5zL6GLt7Amy4ulRhCE6APGI='; \
-    script-src 'sha256-oixYcsGp/XmkxEHvSmyhSSz8b0qoJMnj89CBYUX003k='; \
+    script-src 'sha256-Pj65HHM7tCveVX9VdpfJM/mwpDQKK3MZbX0E1uWB4t0='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

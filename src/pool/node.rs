@@ -404,7 +404,6 @@ impl Node {
     /// Replaces every connection whose dial started before then, make before break and at the gate's
     /// pace: idle ones, leases when they come back, lanes and subscribers. None is closed before its
     /// successor is there, as far as there is room for two, and none while dials fail.
-    #[allow(dead_code, reason = "used by what follows")]
     pub(super) fn replace_opened_before(self: &Arc<Self>, before: Instant) {
         self.sockets.outdate_before(before);
         self.change(|state| state.ledger.retry_successors());

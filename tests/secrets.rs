@@ -98,6 +98,38 @@ async fn until_published(recorder: &DebuggingRecorder) -> String {
 }
 
 #[tokio::test]
+async fn credentials_that_change_and_are_refused_tell_no_secret() {
+    let server = TestServer::builder().acl_user("alice", "first").start().unwrap();
+    let url = format!("redis://alice:first@127.0.0.1:{}", server.port());
+    // No longer than it takes to be refused.
+    let builder = impatient(&url).acquire_timeout(Duration::from_millis(500));
+    let said = everything_said(builder, |pool| async move {
+        let mut said = Said::default();
+        let mut events = pool.events();
+        let mut connection = ask_until_served(&pool).await;
+        // Unknown yet.
+        pool.set_credentials(Some("alice"), SECRET);
+        let _: () = redis::cmd("PING").query_async(&mut connection).await.unwrap();
+        while let Some(event) = events.next().await {
+            said.debug("an event", &event);
+            if matches!(event, redis_guard::Event::CredentialsFailed { .. }) {
+                break;
+            }
+        }
+        let second = pool.pubsub("test").await.unwrap_err();
+        said.error(&second);
+        let password = format!(">{SECRET}");
+        server.admin().text(&["ACL", "SETUSER", "alice", "resetpass", &password]);
+        pool.set_credentials(Some("alice"), "another");
+        pool.set_credentials(Some("alice"), SECRET);
+        said.debug("a subscriber", &pool.pubsub("test").await.unwrap());
+        said.debug("the connection", &connection);
+        said
+    });
+    said.await.has_no_secret();
+}
+
+#[tokio::test]
 async fn a_pool_that_serves_tells_no_secret() {
     let server = TestServer::builder().acl_user("alice", SECRET).start().unwrap();
     for (transport, resp) in [(Transport::Tcp, Resp::Resp2), (Transport::Unix, Resp::Resp3)] {

@@ -295,8 +295,13 @@ impl GuardedPoolBuilder {
     }
 
     /// A connection older than this, ± 10 % at random so that a fleet does not redial together, is
-    /// closed once nobody holds it. Default 30 min, so that a fleet spreads over new replicas and
-    /// DNS changes in that time. More than zero. Put off while the server is full.
+    /// replaced once nobody holds it. Default 30 min, so that a fleet spreads over new replicas and
+    /// DNS changes in that time. More than zero.
+    ///
+    /// Its successor is dialed first. At the pool's limit that is one connection too many for a
+    /// moment, if the watch says that the server is less than half full and the pool is in no fleet;
+    /// otherwise one at a time is closed, and then dialed. Put off while the server is full, and while
+    /// dials fail: then one is tried every 30 s, and what works stays. Subscribers have no lifetime.
     pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
         self.settings.max_lifetime = lifetime;
         self

@@ -283,7 +283,8 @@ pub enum CloseReason {
     Peer,
     /// Idle for longer than `idle_timeout`.
     Idle,
-    /// Older than `max_lifetime`.
+    /// Replaced although it worked: older than `max_lifetime`, or a subscriber's whose credentials have
+    /// changed.
     Lifetime,
     /// It did not answer the PING that a long-idle connection gets.
     HealthCheck,

@@ -50,7 +50,7 @@ impl Load {
                 let mut shared = pool.shared("shared");
                 while !stop.load(Ordering::Relaxed) {
                     let set = cmd("SET key value");
-                    if number % 2 == 0 {
+                    if number < 4 {
                         let mut lease = pool.acquire("leases").await.unwrap();
                         set.exec_async(&mut lease).await.unwrap();
                         let mut both = redis::pipe();

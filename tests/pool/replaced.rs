@@ -6,7 +6,9 @@ use std::time::Duration;
 use redis_guard::{CloseReason, Event, GuardedPool, GuardedPoolBuilder, LimitedBy};
 
 use crate::support::{TestServer, impatient};
-use crate::waiting::{at_rest, clients, echo, id, let_pass, next, next_close, soon, swept, until};
+use crate::waiting::{
+    at_rest, clients, cmd, echo, id, let_pass, next, next_close, soon, swept, until,
+};
 
 const LIFETIME: Duration = Duration::from_secs(10);
 /// How long a pool lets a failed dial be before it tries again for nobody.
@@ -45,6 +47,19 @@ fn retired(pool: &GuardedPool) -> u64 {
     pool.status().connections_closed.get("lifetime").copied().unwrap_or_default()
 }
 
+/// Lets time pass until it is so: a dial that has failed puts off the next one.
+async fn later(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        let_pass(PUT_OFF).await;
+        for _ in 0..50 {
+            if is_so() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn while_dials_fail_no_old_connection_is_closed() {
     let (server, pool) = pair(8, |builder| builder);
@@ -66,12 +81,11 @@ async fn while_dials_fail_no_old_connection_is_closed() {
     assert!(failed(&pool) <= 8, "{}", failed(&pool));
 
     rotate(&server, "first");
-    let_pass(PUT_OFF).await;
-    until("all replaced", &pool, || {
+    let never_less = || {
         assert!(pool.status().live >= 4, "{:#?}", pool.status());
         retired(&pool) == 4
-    })
-    .await;
+    };
+    soon("all replaced", later(never_less)).await;
     at_rest(&pool, &server).await;
     assert!(ids(&server).is_disjoint(&before));
     assert_eq!(pool.status().live, 4);
@@ -91,6 +105,31 @@ async fn while_dials_fail_an_old_lease_that_comes_back_is_lent_again() {
     let mut again = pool.acquire("test").await.unwrap();
     assert_eq!(id(&mut again).await, first);
     assert_eq!(echo(&mut again, "hello").await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn while_dials_fail_an_old_lane_is_kept() {
+    for connections in [1, 4] {
+        let (server, pool) = pair(connections, |builder| builder);
+        let mut shared = pool.shared("test");
+        let lane: u64 = cmd("CLIENT ID").query_async(&mut shared).await.unwrap();
+        let watched = || pool.status().limited_by == LimitedBy::PriceLaw;
+        until("the server seen", &pool, watched).await;
+        rotate(&server, "second");
+
+        let_pass(LIFETIME + LIFETIME / 5).await;
+        until("a failed dial", &pool, || failed(&pool) == 1).await;
+
+        for _ in 0..20 {
+            let now: u64 = cmd("CLIENT ID").query_async(&mut shared).await.unwrap();
+            assert_eq!(now, lane);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        rotate(&server, "first");
+        soon("its successor", later(|| retired(&pool) == 1)).await;
+        let now: u64 = cmd("CLIENT ID").query_async(&mut shared).await.unwrap();
+        assert_ne!(now, lane);
+    }
 }
 
 /// What stands in the way is only the pool's own limit, and the server has room.
@@ -153,8 +192,7 @@ async fn without_a_watch_a_pool_at_its_limit_closes_one_at_a_time_until_a_dial_f
     assert_eq!((pool.status().live, retired(&pool)), (3, 1));
 
     rotate(&server, "first");
-    let_pass(PUT_OFF).await;
-    until("all replaced", &pool, || pool.status().live == 4 && retired(&pool) >= 4).await;
+    soon("all replaced", later(|| pool.status().live == 4 && retired(&pool) >= 4)).await;
 }
 
 /// Leases that come back all the time, with nothing idle to close.

@@ -233,3 +233,14 @@ async fn a_pool_that_nobody_has_used_knows_nothing_and_opens_nothing() {
     assert!(pool.watch().worst().is_none());
     assert_eq!(pool.status().live, 0);
 }
+
+/// Where INFO is a verbatim string.
+#[tokio::test]
+async fn a_pool_that_speaks_resp3_sees_its_server() {
+    let server = TestServer::start().unwrap();
+    let url = format!("redis://127.0.0.1:{}?protocol=resp3", server.port());
+    let pool = unhurried(url).build().unwrap();
+    pool.warm_up(1).await.unwrap();
+
+    until("INFO", &pool, || pool.status().watch.observation.is_some()).await;
+}

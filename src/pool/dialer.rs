@@ -274,25 +274,10 @@ impl Attempt {
                     }
                     (Product::Connection { dialed, is_replica }, _) => {
                         let connection = open(slot, dialed);
-                        if is_replica == Some(true) {
-                            connection.socket.outdate();
-                        }
                         if !is_current {
                             connection.socket.ask_to_authenticate();
                         }
-                        node.authenticate(&connection.redis, &connection.socket);
-                        if node.is_at(&self.place) {
-                            node.mailbox.pass(&connection);
-                            node.opened(connection);
-                        } else {
-                            // The server has moved meanwhile.
-                            connection.socket.blame(CloseReason::Lifetime);
-                        }
-                        match is_replica {
-                            Some(true) => node.opened_replica(),
-                            Some(false) => node.found_primary(started),
-                            None => {}
-                        }
+                        self.opened(connection, is_replica, started);
                     }
                     (Product::PubSub(..), None) => {
                         unreachable!("a subscriber is dialed only for its waiter")
@@ -302,6 +287,27 @@ impl Attempt {
                 node.context.connected(Arc::clone(&self.place.target.name), took, live);
             }
             (Err(failure), reserved) => failed(node, approval, reserved, failure),
+        }
+    }
+
+    /// A connection was dialed that is for whoever comes first.
+    fn opened(&self, connection: Connection, is_replica: Option<bool>, started: Instant) {
+        let node = &self.node;
+        if is_replica == Some(true) {
+            connection.socket.outdate();
+        }
+        node.authenticate(&connection.redis, &connection.socket);
+        if node.is_at(&self.place) {
+            node.mailbox.pass(&connection);
+            node.opened(connection);
+        } else {
+            // The server has moved meanwhile.
+            connection.socket.blame(CloseReason::Lifetime);
+        }
+        match is_replica {
+            Some(true) => node.opened_replica(),
+            Some(false) => node.found_primary(started),
+            None => {}
         }
     }
 }

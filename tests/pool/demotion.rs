@@ -1,10 +1,11 @@
 //! A primary that is demoted and lives on as a replica: it closes nothing, and refuses every write.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis_guard::redis::{RedisResult, ServerErrorKind};
 use redis_guard::server::Role;
-use redis_guard::{AsyncCommands, GuardedPool, GuardedPoolBuilder, SharedConnection};
+use redis_guard::{AsyncCommands, GuardedPool, GuardedPoolBuilder, PubSubEvent, SharedConnection};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Name, TestServer, dials, unhurried};
@@ -127,6 +128,34 @@ async fn shared_handles_do_too() {
 
     until("the lane", &pair.pool, || clients(&pair.old) == 0).await;
     set(&mut shared).await.unwrap();
+}
+
+/// A replica passes on what is published to its primary, so nothing need be missed on the way.
+#[tokio::test]
+async fn subscribers_move_too() {
+    let pair = Pair::new().await;
+    let mut subscriber = soon("a subscriber", pair.pool.pubsub("numbers")).await.unwrap();
+    subscriber.subscribe("numbers").await.unwrap();
+    pair.write().await.unwrap();
+    let listening = tokio::spawn(async move {
+        let mut heard = BTreeSet::new();
+        while !heard.contains("the last one") {
+            match subscriber.next().await.expect("the pool is open").unwrap() {
+                PubSubEvent::Message(message) => heard.insert(message.get_payload().unwrap()),
+                event => panic!("{event:?}"),
+            };
+        }
+        heard
+    });
+
+    pair.fail_over();
+    until_written(&pair).await;
+    until("the rest", &pair.pool, || clients(&pair.old) == 0).await;
+    let published = pair.new.admin().text(&["PUBLISH", "numbers", "the last one"]);
+
+    assert_eq!(published, "1");
+    let heard: BTreeSet<String> = soon("the message", listening).await.unwrap();
+    assert_eq!(heard.len(), 1);
 }
 
 /// Reads alone say nothing; the watch does.

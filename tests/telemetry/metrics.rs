@@ -154,6 +154,11 @@ async fn an_outage_leaves_every_metric_of_the_readme_with_unit_and_description()
     let pool = builder(&server).build().unwrap();
 
     live_through_an_outage(&server, &pool).await;
+    // The watch may have had no connection to ask over until now.
+    let watched = |samples: &Samples| {
+        samples.names(MetricKind::Gauge).contains("redis_guard_server_used_connections")
+    };
+    published(&pool, &snapshotter, watched).await;
     soon("close", pool.close()).await;
 
     let samples = Samples::take(&snapshotter);

@@ -155,26 +155,26 @@ fn enter(
     let granted = !state.ledger.is_closed() && state.ledger.acquire(account) == Admission::Granted;
     // One that was free concerns nobody else.
     let leased = if granted { state.lease(account, location) } else { None };
-    let (entry, wakes) = match leased {
-        Some(leased) => (Ok(Entry::Leased(leased)), None),
-        None => {
-            let entry = queue_or_refuse(&mut state, account, location).map(Entry::Queued);
-            (entry, Some(state.settle()))
+    if let Some(leased) = leased {
+        drop(state);
+        if start_maintenance {
+            node.start_maintenance();
         }
-    };
+        return Ok((account, Entry::Leased(leased)));
+    }
+    let queued = queue_or_refuse(&mut state, account, location);
     // Its account's, for there is a bound on how many names are told apart.
-    let endpoint = entry.is_err().then(|| state.ledger.account_name(account).clone());
+    let endpoint = queued.is_err().then(|| state.ledger.account_name(account).clone());
+    let wakes = state.settle();
     drop(state);
     if start_maintenance {
         node.start_maintenance();
     }
-    if let Some(wakes) = wakes {
-        node.wake(wakes);
-    }
-    if let (Err(rejection), Some(endpoint)) = (&entry, endpoint) {
+    node.wake(wakes);
+    if let (Err(rejection), Some(endpoint)) = (&queued, endpoint) {
         node.announce_rejection(&endpoint, rejection);
     }
-    Ok((account, entry?))
+    Ok((account, Entry::Queued(queued?)))
 }
 
 fn queue_or_refuse(

@@ -164,9 +164,12 @@ impl Node {
     }
 
     /// Carries out what follows from a change, and tells of it.
+    #[inline]
     pub(super) fn wake(self: &Arc<Self>, wakes: Wakes) {
-        let news = self.carry_out(wakes);
-        self.tell(news);
+        if !wakes.is_nothing() {
+            let news = self.carry_out(wakes);
+            self.tell(news);
+        }
     }
 
     /// Carries out what follows from a change; what there is to tell of.

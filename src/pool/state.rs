@@ -119,6 +119,26 @@ pub(super) struct News {
     pub(super) transition: Option<Transition>,
 }
 
+impl Wakes {
+    /// Nothing follows, as after most refusals.
+    #[inline]
+    pub(super) fn is_nothing(&self) -> bool {
+        let Self { granted, refused, closing, doubtful, .. } = self;
+        let nobody = granted.is_empty() && refused.is_empty();
+        let nothing = nobody && closing.is_empty() && doubtful.is_empty();
+        nothing
+            && !(self.start_dialer || self.wake_dialer || self.call_watch)
+            && self.news.is_none()
+    }
+}
+
+impl News {
+    #[inline]
+    fn is_none(&self) -> bool {
+        self.limit.is_none() && self.transition.is_none()
+    }
+}
+
 impl State {
     pub(super) fn new(ledger: Ledger<Waiting>, max_connections: usize, gate: Gate) -> Self {
         let announced = ledger.counts().limit;

@@ -4,6 +4,7 @@
 //! What is the pool's own: an operator's override, and failures of its credentials or configuration.
 //! They neither open nor delay the others.
 
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,18 @@ pub struct Gate {
     rng: Rng,
     /// The state that [`take_transition`](Self::take_transition) told of last.
     announced: BreakerState,
+    next: RefCell<NextDial>,
+}
+
+/// What a caller who is refused is told of the schedule.
+#[derive(Default)]
+struct NextDial {
+    /// The change of the schedule after which this was so.
+    as_of: Option<u64>,
+    due: Option<Instant>,
+    /// A dial is in flight, which takes about that long.
+    probing: Option<Duration>,
+    failure: Option<Arc<DialFailure>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +133,7 @@ impl Gate {
             own_failures: 0,
             rng: Rng::with_seed(seed),
             announced: BreakerState::Closed,
+            next: RefCell::default(),
         }
     }
 
@@ -129,6 +143,7 @@ impl Gate {
         let id = server.attach();
         std::mem::replace(&mut self.server, server).detach(std::mem::replace(&mut self.id, id));
         (self.own, self.own_failures) = (None, 0);
+        self.next = RefCell::default();
     }
 
     /// The place of the server could not be found: this pool backs off as after a failed dial.
@@ -325,16 +340,31 @@ impl Gate {
                 failure: self.failure(),
             };
         }
-        // Under one lock, for this is on the path of every refusal.
-        let (due, probing, failure) = self.server.look(|schedule| {
-            let probe = || self.policy.backoff(schedule.members()).base();
-            let probing = schedule.is_dialing().then(probe);
-            (schedule.due(self.id), probing, schedule.failure().cloned())
-        });
         let left = |due: Instant| due.saturating_duration_since(now);
-        let shared = due.map(left).unwrap_or_default().min(probing.unwrap_or(Duration::MAX));
         let own = self.own.as_ref().map(|own| left(own.next_dial)).unwrap_or_default();
-        Verdict::Refuse { retry_after: shared.max(own), failure: self.worst(failure) }
+        let next = self.next_dial();
+        let shared = next.due.map(left).unwrap_or_default();
+        let shared = shared.min(next.probing.unwrap_or(Duration::MAX));
+        Verdict::Refuse { retry_after: shared.max(own), failure: self.worst(next.failure.clone()) }
+    }
+
+    /// The next dial by the schedule, which is looked at only if it has changed: this is on the path of
+    /// every refusal.
+    fn next_dial(&self) -> RefMut<'_, NextDial> {
+        let mut next = self.next.borrow_mut();
+        // Read first: a change that comes after it is seen the next time.
+        let changes = self.server.changes();
+        if next.as_of != Some(changes) {
+            *next = self.server.look(|schedule| NextDial {
+                as_of: Some(changes),
+                due: schedule.due(self.id),
+                probing: schedule
+                    .is_dialing()
+                    .then(|| self.policy.backoff(schedule.members()).base()),
+                failure: schedule.failure().cloned(),
+            });
+        }
+        next
     }
 
     /// Time to the next dial, or to the end of the one in flight. Where the breaker is forced

@@ -71,6 +71,8 @@ pub(crate) struct Server {
     state: AtomicU8,
     era: AtomicU64,
     calm: AtomicBool,
+    /// How often the schedule has changed, so that what was read of it can be kept until it does again.
+    changes: AtomicU64,
     /// Pools that are attached, and those there have been.
     pools: AtomicUsize,
     ids: AtomicU64,
@@ -110,6 +112,7 @@ impl Server {
             state: AtomicU8::new(BreakerState::Closed as u8),
             era: AtomicU64::new(0),
             calm: AtomicBool::new(true),
+            changes: AtomicU64::new(0),
             pools: AtomicUsize::new(0),
             ids: AtomicU64::new(NOBODY + 1),
             watched: Mutex::new(Watched::new(seed)),
@@ -157,6 +160,7 @@ impl Server {
         self.state.store(schedule.state() as u8, Ordering::Relaxed);
         self.era.store(schedule.era(), Ordering::Relaxed);
         self.calm.store(schedule.is_calm(), Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Release);
         drop(schedule);
         if wakes {
             self.schedule_changed.notify_waiters();
@@ -183,6 +187,11 @@ impl Server {
 
     fn era(&self) -> u64 {
         self.era.load(Ordering::Relaxed)
+    }
+
+    /// How often the schedule has changed so far.
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     fn is_calm(&self) -> bool {

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 /// After how long a link that carries nothing is dead, where nothing else is set. What a network gets
-/// over by itself (a route that changes, a machine that is moved) takes seconds, and five
-/// retransmissions fit into it; left alone, Linux takes 15 min to give up what was sent, and 2 h to ask
+/// over by itself (a route that changes, a machine that is moved) takes seconds, and six
+/// retransmissions fit into half of it; left alone, Linux takes 15 min to give up what was sent, and 2 h to ask
 /// on a connection that is idle.
 pub(crate) const LINK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,14 +53,15 @@ impl Stream {
     /// An idle one is asked (keepalive) after half of that, three times in the other half; in whole
     /// seconds, as the systems count. That also keeps it known to NATs and load balancers, which forget
     /// what is idle (AWS NLB after 350 s, Azure after 240 s). Where something was sent, keepalive waits
-    /// for the retransmissions to end, so `TCP_USER_TIMEOUT` bounds those, on systems that have it.
+    /// for the retransmissions to end, so `TCP_USER_TIMEOUT` bounds those, on systems that have it: to
+    /// half of the time as well, for they may begin when the link has been dead for the other half.
     pub(crate) fn set_link_timeout(&self, timeout: Duration) -> Result<(), RedisError> {
         let Self::Tcp(stream) = self else { return Ok(()) };
         let socket = socket2::SockRef::from(stream);
         socket.set_tcp_keepalive(&keepalive(timeout))?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         socket.set_tcp_user_timeout(Some(
-            timeout.clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT),
+            (timeout / 2).clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT),
         ))?;
         Ok(())
     }
@@ -165,7 +166,7 @@ mod tests {
     async fn the_kernel_is_told_how_long_a_link_may_be_silent() {
         let seconds = Duration::from_secs;
         let default = times(LINK_TIMEOUT).await;
-        assert_eq!(default, (seconds(15), seconds(5), 3, Some(LINK_TIMEOUT)));
+        assert_eq!(default, (seconds(15), seconds(5), 3, Some(LINK_TIMEOUT / 2)));
         let shortest = times(Duration::from_nanos(1)).await;
         assert_eq!(shortest, (seconds(1), seconds(1), 3, Some(Duration::from_millis(1))));
         let year = times(seconds(365 * 24 * 3600)).await;

@@ -448,7 +448,7 @@ async fn a_replica_where_a_primary_is_wanted_is_dialed_again_within_half_a_secon
     for _ in 0..20 {
         fail(&mut gates[0], Outcome::Replica, now);
         assert_eq!(gates[0].verdict(now), Verdict::Wait);
-        assert!(matches!(gates[1].held_back(now), None));
+        assert!(gates[1].held_back(now).is_none());
         let next = due(&mut gates[0], now);
         assert!(next > now && next <= now + Duration::from_millis(500));
         now = next;

@@ -438,6 +438,7 @@ impl Dialer {
         }
     }
 
+    /// Connects to the first of the name's addresses that answers; see [`race`].
     async fn connect(
         &self,
         host: &str,
@@ -446,9 +447,32 @@ impl Dialer {
         deadline: Instant,
         trace: &mut Trace,
     ) -> Result<Stream, Failed> {
-        let stream = connect(host, port, progress, deadline, trace).await?;
-        stream.set_link_timeout(self.link_timeout).map_err(Failed::at(Stage::Connect))?;
-        Ok(stream)
+        let started = Instant::now();
+        progress.reach(Stage::Resolve);
+        let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
+        let addresses = by(deadline, lookup).await.map_err(|error| {
+            let error = socket_limit().map_or(error, RedisError::from);
+            Failed::at(Stage::Resolve)(error)
+        })?;
+        trace.resolved = Some(started.elapsed());
+        progress.reach(Stage::Connect);
+        let last = progress.last_reached();
+        let addresses = race::ordered(addresses.collect(), last.map(|last| last.address));
+        trace.addresses.clone_from(&addresses);
+        let connecting =
+            race::race(&addresses, last, deadline, &mut trace.silent, Stream::connect_tcp);
+        match by(deadline, connecting).await {
+            Ok((now, stream)) => {
+                trace.connected = Some(now.took);
+                stream.set_link_timeout(self.link_timeout).map_err(Failed::at(Stage::Connect))?;
+                progress.reached(now);
+                Ok(stream)
+            }
+            Err(error) => {
+                let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
+                Err(Failed::at(stage)(error))
+            }
+        }
     }
 
     /// Authenticates, selects the database, names the connection, and waits for one answer.
@@ -523,40 +547,6 @@ impl Dialer {
     pub(crate) fn name(&self, pipe: &mut redis::Pipeline) {
         if !self.plain {
             pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
-        }
-    }
-}
-
-/// Connects to the first of the name's addresses that answers; see [`race`].
-async fn connect(
-    host: &str,
-    port: u16,
-    progress: &Progress,
-    deadline: Instant,
-    trace: &mut Trace,
-) -> Result<Stream, Failed> {
-    let started = Instant::now();
-    progress.reach(Stage::Resolve);
-    let lookup = async { Ok(tokio::net::lookup_host((host, port)).await?) };
-    let addresses = by(deadline, lookup).await.map_err(|error| {
-        let error = socket_limit().map_or(error, RedisError::from);
-        Failed::at(Stage::Resolve)(error)
-    })?;
-    trace.resolved = Some(started.elapsed());
-    progress.reach(Stage::Connect);
-    let last = progress.last_reached();
-    let addresses = race::ordered(addresses.collect(), last.map(|last| last.address));
-    trace.addresses.clone_from(&addresses);
-    let connecting = race::race(&addresses, last, deadline, &mut trace.silent, Stream::connect_tcp);
-    match by(deadline, connecting).await {
-        Ok((now, stream)) => {
-            trace.connected = Some(now.took);
-            progress.reached(now);
-            Ok(stream)
-        }
-        Err(error) => {
-            let stage = if addresses.is_empty() { Stage::Resolve } else { Stage::Connect };
-            Err(Failed::at(stage)(error))
         }
     }
 }

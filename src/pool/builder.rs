@@ -196,15 +196,15 @@ impl GuardedPoolBuilder {
     }
 
     /// After how long a link that carries nothing is dead. Default 30 s: what a network gets over by
-    /// itself takes seconds, and six retransmissions fit into half of it, while Linux, left alone, takes 15 min to
-    /// give up what was sent and 2 h to ask on an idle connection. More than zero.
+    /// itself takes seconds, and six retransmissions fit into half of it, while Linux, left alone, takes
+    /// 15 min to give up what was sent and 2 h to ask on an idle connection. More than zero.
     ///
     /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
     /// keepalive after half of it, with three probes in the other half, in whole seconds, and
-    /// `TCP_USER_TIMEOUT` on Linux, half of it. A subscriber that hears nothing sends a PING after a quarter to half of it; if no byte
-    /// comes, its connection is replaced, and it hears [`Gap`](crate::PubSubEvent::Gap). A silent
-    /// connection of a server that is full is kept for so long, too; see
-    /// [`response_timeout`](Self::response_timeout).
+    /// `TCP_USER_TIMEOUT` on Linux, half of it. A subscriber that hears nothing sends a PING after a
+    /// quarter to half of it; if no byte comes, its connection is replaced, and it hears
+    /// [`Gap`](crate::PubSubEvent::Gap). A silent connection of a server that is full is kept for so long,
+    /// too; see [`response_timeout`](Self::response_timeout).
     pub fn link_timeout(mut self, timeout: Duration) -> Self {
         self.settings.link_timeout = timeout;
         self

@@ -170,16 +170,16 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     }
     let step = match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
-            let role = match state.demotion.is_suspected() {
-                true if state.ledger.next_is_successor() => Role::MustBePrimary,
-                true => Role::Asked,
-                false => Role::Taken,
+            let role_check = match state.demotion.is_suspected() {
+                true if state.ledger.next_is_successor() => RoleCheck::RequirePrimary,
+                true => RoleCheck::Ask,
+                false => RoleCheck::Skip,
             };
             let reserved = state.dial_started();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
             let login = node.dialer.login();
             let approval = Some(approval);
-            Step::Dial(Attempt { node, place, login, approval, reserved, role })
+            Step::Dial(Attempt { node, place, login, approval, reserved, role_check })
         }
         decision => step_of(decision),
     };
@@ -198,18 +198,18 @@ struct Attempt {
     approval: Option<Approval>,
     /// The one waiter that it is for, if that is a subscriber.
     reserved: Option<Reserved>,
-    role: Role,
+    role_check: RoleCheck,
 }
 
 /// What a dial wants to know of the server's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum RoleCheck {
     /// Nothing: it was not heard to be a replica.
-    Taken,
+    Skip,
     /// Which it is. A replica serves reads, and somebody waits.
-    Asked,
+    Ask,
     /// A successor of what is open to a replica must not be one as well.
-    MustBePrimary,
+    RequirePrimary,
 }
 
 /// What a dial brings.
@@ -233,11 +233,11 @@ impl Attempt {
         let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
         if self.reserved.is_none() {
             let mut dialed = dialer.dial(target, login).await?;
-            let is_replica = match self.role {
-                Role::Taken => None,
+            let is_replica = match self.role_check {
+                RoleCheck::Skip => None,
                 _ => Some(dialer.is_replica(&mut dialed, target).await?),
             };
-            if self.role == Role::MustBePrimary && is_replica == Some(true) {
+            if self.role_check == RoleCheck::RequirePrimary && is_replica == Some(true) {
                 return Err(DialFailure {
                     server: Arc::clone(&target.name),
                     outcome: Outcome::Replica,

@@ -283,8 +283,8 @@ pub enum CloseReason {
     Peer,
     /// Idle for longer than `idle_timeout`.
     Idle,
-    /// Replaced although it worked: older than `max_lifetime`, or a subscriber's whose credentials have
-    /// changed.
+    /// Replaced although it worked: older than `max_lifetime`, opened before its server became a replica,
+    /// or a subscriber's whose credentials have changed.
     Lifetime,
     /// It did not answer the PING that a long-idle connection gets.
     HealthCheck,

@@ -454,3 +454,23 @@ async fn a_replica_where_a_primary_is_wanted_is_dialed_again_within_half_a_secon
         now = next;
     }
 }
+
+/// What was read of the schedule is kept until it changes, whoever changes it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_tells_of_the_last_failure_whichever_pool_it_met() {
+    let (mut gates, now) = (gates(2), Instant::now());
+    fail(&mut gates[0], Outcome::MaxClients, now);
+    let first = due(&mut gates[0], now);
+    assert_eq!(refused_for(&gates[1], now), Some(first - now));
+    assert_eq!(refused_for(&gates[1], first), Some(Duration::ZERO));
+
+    fail(&mut gates[0], Outcome::Timeout, first);
+
+    let second = due(&mut gates[0], first);
+    assert!(second > first);
+    let Verdict::Refuse { retry_after, failure } = gates[1].verdict(first) else {
+        panic!("the breaker is open")
+    };
+    assert_eq!(retry_after, second - first);
+    assert_eq!(failure.map(|failure| failure.outcome), Some(Outcome::Timeout));
+}

@@ -240,7 +240,7 @@ impl Attempt {
             if self.role_check == RoleCheck::RequirePrimary && is_replica == Some(true) {
                 return Err(DialFailure {
                     server: Arc::clone(&target.name),
-                    outcome: Outcome::Replica,
+                    outcome: Outcome::WrongRole,
                     message: "it is a replica, which takes no writes".to_owned(),
                 });
             }
@@ -268,7 +268,7 @@ impl Attempt {
                 match (product, reserved) {
                     (Product::PubSub(redis, cell), Some(reserved)) => {
                         if !is_current {
-                            slot.socket.outdate();
+                            slot.socket.outdate(CloseReason::Replaced);
                         }
                         deliver(node, reserved, redis, cell, slot);
                     }
@@ -294,7 +294,7 @@ impl Attempt {
     fn opened(&self, connection: Connection, is_replica: Option<bool>, started: Instant) {
         let node = &self.node;
         if is_replica == Some(true) {
-            connection.socket.outdate();
+            connection.socket.outdate(CloseReason::Replaced);
         }
         node.authenticate(&connection.redis, &connection.socket);
         if node.is_at(&self.place) {
@@ -302,7 +302,7 @@ impl Attempt {
             node.opened(connection);
         } else {
             // The server has moved meanwhile.
-            connection.socket.blame(CloseReason::Lifetime);
+            connection.socket.blame(CloseReason::Replaced);
         }
         match is_replica {
             Some(true) => node.opened_replica(),
@@ -365,7 +365,7 @@ fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, fail
         state.ledger.void_share();
         state.lost = true;
         let gone = reserved.map(|reserved| state.dial_failed(reserved));
-        if failure.outcome == Outcome::Replica && state.demotion.is_urgent(now) {
+        if failure.outcome == Outcome::WrongRole && state.demotion.is_urgent(now) {
             // The gate has the pace.
             state.ledger.retry_successors();
         }

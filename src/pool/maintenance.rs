@@ -101,7 +101,7 @@ fn period(node: &Node) -> Duration {
 /// likes. `retry`: when the next successor is dialed while dials fail, for nobody waits for it.
 fn replace_expired(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
     let expired = |socket: &&Arc<Socket>| socket.expires <= now && !socket.is_subscriber();
-    node.sockets().iter().filter(expired).for_each(|socket| socket.outdate());
+    node.sockets().iter().filter(expired).for_each(|socket| socket.outdate(CloseReason::Lifetime));
     if now >= *retry || node.lock().gate.failure().is_none() {
         *retry = now + REPLACE_RETRY;
         node.lock().ledger.retry_successors();

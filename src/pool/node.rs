@@ -140,7 +140,7 @@ impl Node {
         self.change(|state| {
             state.gate.move_to(Arc::clone(&place.server));
             state.ledger.thaw();
-            state.close_idle(CloseReason::Lifetime);
+            state.close_idle(CloseReason::Replaced);
         });
         self.sockets().iter().for_each(|socket| socket.expire());
         self.count_outdated();

@@ -420,7 +420,7 @@ impl State {
         if let Some(connection) = self.store.withdraw(1, Socket::is_outdated).pop() {
             self.ledger.withdrawn(1);
             self.ledger.closes_first();
-            connection.socket.blame(CloseReason::Lifetime);
+            connection.socket.blame_age();
             self.closing.push(connection);
             return;
         }
@@ -441,7 +441,7 @@ impl State {
         }
         if self.dials_work() && self.ledger.must_close_first() {
             self.ledger.closes_first();
-            socket.blame(CloseReason::Lifetime);
+            socket.blame_age();
             return true;
         }
         false

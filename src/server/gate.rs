@@ -214,7 +214,7 @@ impl Gate {
     pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
         let Approval { generation, server } = approval;
         let own = match failure.outcome {
-            Outcome::Replica => Some(PROMOTION),
+            Outcome::WrongRole => Some(PROMOTION),
             outcome => outcome.is_permanent().then_some(SLOW),
         };
         if let Some(backoff) = own {
@@ -320,7 +320,7 @@ impl Gate {
         match (self.state(), &self.own) {
             (BreakerState::Open | BreakerState::HalfOpen, _) => self.refuse(now),
             // The next dial is soon, and may find the primary.
-            (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::Replica => {
+            (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::WrongRole => {
                 Verdict::Wait
             }
             (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {

@@ -283,9 +283,11 @@ pub enum CloseReason {
     Peer,
     /// Idle for longer than `idle_timeout`.
     Idle,
-    /// Replaced although it worked: older than `max_lifetime`, opened before its server became a replica,
-    /// or a subscriber's whose credentials have changed.
+    /// Older than `max_lifetime`.
     Lifetime,
+    /// It worked, but its server is not the one any more: it was opened before that became a replica, or
+    /// before the sentinels named another; or it is a subscriber's whose credentials have changed.
+    Replaced,
     /// It did not answer the PING that a long-idle connection gets.
     HealthCheck,
     /// A lease left it in a state that could not be reset.
@@ -306,6 +308,7 @@ impl CloseReason {
         Self::Peer,
         Self::Idle,
         Self::Lifetime,
+        Self::Replaced,
         Self::HealthCheck,
         Self::Dirty,
         Self::Revoked,
@@ -321,6 +324,7 @@ impl CloseReason {
             Self::Peer => "peer",
             Self::Idle => "idle",
             Self::Lifetime => "lifetime",
+            Self::Replaced => "replaced",
             Self::HealthCheck => "health_check",
             Self::Dirty => "dirty",
             Self::Revoked => "revoked",

@@ -446,7 +446,7 @@ async fn a_pool_that_was_passed_over_stands_in_nobodys_way_any_more() {
 async fn a_replica_where_a_primary_is_wanted_is_dialed_again_within_half_a_second() {
     let (mut gates, mut now) = (gates(2), Instant::now());
     for _ in 0..20 {
-        fail(&mut gates[0], Outcome::Replica, now);
+        fail(&mut gates[0], Outcome::WrongRole, now);
         assert_eq!(gates[0].verdict(now), Verdict::Wait);
         assert!(gates[1].held_back(now).is_none());
         let next = due(&mut gates[0], now);

@@ -8,6 +8,7 @@ use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::context::Settings;
+use super::moving;
 use super::node::Node;
 use super::patience::owed;
 use super::status::publish;
@@ -47,7 +48,8 @@ async fn look_after(running: Running) {
         #[cfg(feature = "credentials")]
         super::credentials::follow(Arc::clone(node)).await;
     };
-    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)), follow);
+    let place = moving::follow(Arc::clone(node));
+    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)), follow, place);
 }
 
 async fn sweep(node: Arc<Node>) {

@@ -29,9 +29,15 @@ impl Sockets {
     }
 
     /// A new one, until [`remove`](Self::remove). `opened`: when its dial started. `used`: coarse time.
-    pub(super) fn add(&self, opened: Instant, expires: Instant, used: u64) -> Arc<Socket> {
+    pub(super) fn add(
+        &self,
+        server: Arc<str>,
+        opened: Instant,
+        expires: Instant,
+        used: u64,
+    ) -> Arc<Socket> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let socket = Arc::new(Socket::new(id, opened, expires, used));
+        let socket = Arc::new(Socket::new(id, server, opened, expires, used));
         let mut open = self.open();
         if open.outdated.is_some_and(|before| opened < before) {
             socket.outdate(CloseReason::Replaced);

@@ -178,6 +178,8 @@ impl Drop for Owned {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) id: u64,
+    /// The server that it is connected to.
+    pub(super) server: Arc<str>,
     /// While it is in the store it is marked dead under the pool's lock only, so that nobody is granted
     /// what is dead.
     alive: AtomicBool,
@@ -215,9 +217,16 @@ const FOR_SHED: u8 = 1;
 const FOR_ROOM: u8 = 2;
 
 impl Socket {
-    pub(super) fn new(id: u64, opened: Instant, expires: Instant, used: u64) -> Self {
+    pub(super) fn new(
+        id: u64,
+        server: Arc<str>,
+        opened: Instant,
+        expires: Instant,
+        used: u64,
+    ) -> Self {
         Self {
             id,
+            server,
             alive: AtomicBool::new(true),
             idle: AtomicBool::new(false),
             reason: AtomicU8::new(CloseReason::Peer as u8),
@@ -323,6 +332,13 @@ impl Socket {
     pub(super) fn outdate(&self, why: CloseReason) {
         if self.outdated.swap(1 + why as u8, Ordering::Relaxed) == 0 {
             self.changed.notify_waiters();
+        }
+    }
+
+    /// It is not to be replaced after all, unless for its age.
+    pub(super) fn keep(&self, now: Instant) {
+        if !self.is_expired() && self.expires > now {
+            self.outdated.store(0, Ordering::Relaxed);
         }
     }
 

@@ -235,6 +235,7 @@ fn gates(pools: usize) -> Vec<Gate> {
     let policy = DialPolicy {
         backoff: None,
         breaker: Breaker::default(),
+        first_backoff: Backoff::default().base(),
         connect_timeout: Duration::from_secs(2),
     };
     (0..pools).map(|_| Gate::new(Arc::clone(&server), policy, 7)).collect()
@@ -338,6 +339,7 @@ async fn the_longest_back_off_and_the_most_impatient_breaker_of_those_that_wait_
         let policy = DialPolicy {
             backoff: Some(Backoff::without_jitter(cap, cap)),
             breaker: Breaker::default().failures(failures),
+            first_backoff: Backoff::default().base(),
             connect_timeout: Duration::from_secs(2),
         };
         Gate::new(Arc::clone(&server), policy, 7)

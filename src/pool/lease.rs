@@ -301,7 +301,7 @@ fn end_of(state: &mut State, socket: &Socket, residue: Residue, shared: bool) ->
         socket.blame(if shared { CloseReason::Dropped } else { CloseReason::Dirty });
         End::Close
     } else if socket.is_outdated() && (state.retires(socket) || socket.is_expired()) {
-        socket.blame(CloseReason::Lifetime);
+        socket.blame_age();
         End::Close
     } else if state.ledger.shed() {
         socket.shed();

@@ -246,7 +246,10 @@ async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
             succession = node.succession() => match succession {
                 Succession::Successor(successor) => carried.succeed(keeper, successor),
                 // The callers wait for the dial.
-                Succession::CloseFirst => break (true, CloseReason::Lifetime),
+                Succession::CloseFirst => {
+                    socket.blame_age();
+                    break (true, socket.reason());
+                }
             },
         }
     };

@@ -1,6 +1,7 @@
 //! Topologies: where the server of a node is.
 
 pub(super) mod place;
+pub(super) mod sentinel;
 pub(super) mod single;
 
 #[cfg(test)]

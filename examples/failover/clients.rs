@@ -8,11 +8,14 @@ use std::time::Duration;
 use deadpool_redis::sentinel::{Config, Pool, SentinelNodeConnectionInfo, SentinelServerType};
 use deadpool_redis::{PoolError, RedisConnectionInfo, Runtime, TimeoutType};
 use futures_util::future::try_join_all;
-use redis::{AsyncCommands as _, ErrorKind};
+use redis::{AsyncCommands as _, Cmd, ErrorKind};
+use redis_guard::{GuardedPool, SharedConnection};
 
 use crate::Failure;
-use crate::sentinel::MASTER;
 use crate::set::{PASSWORD, USER};
+
+/// What the sentinels call the master.
+const MASTER: &str = "mymaster";
 
 /// How long a caller waits for a connection, where the client lets one say so.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -125,17 +128,73 @@ impl Contender for BareDeadpool {
     }
 }
 
-fn reason(error: &dyn Display) -> String {
-    error.to_string()
+/// redis-guard, with leases of its own connections.
+#[derive(Clone)]
+pub(crate) struct Guard(GuardedPool);
+
+impl Contender for Guard {
+    const NAME: &'static str = "redis-guard";
+    const TERMS: &'static str = "1 s to wait for a connection; its own: 2 s to connect, 0.5 s for a reply";
+
+    fn open(sentinels: &[String], nth: usize, size: usize) -> Result<Self, Failure> {
+        let pool = GuardedPool::sentinel(sentinels.iter().map(String::as_str), MASTER)
+            .connect_as(format!("redis://{USER}:{PASSWORD}@any"))
+            .name(format!("guard-{nth}"))
+            .max_connections(size)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .build()?;
+        Ok(Self(pool))
+    }
+
+    async fn warm_up(&mut self, size: usize) -> Result<(), Failure> {
+        self.0.warm_up(size).await?;
+        Ok(())
+    }
+
+    async fn write(&mut self, key: &str) -> Result<(), String> {
+        let mut connection = self.0.get().await.map_err(|error| reason(&error))?;
+        connection.set(key, 1).await.map_err(|error| reason(&error))
+    }
+
+    fn dialed(&self) -> Dialed {
+        let dials = self.0.status().dials;
+        let all: u64 = dials.values().sum();
+        let of = |outcome| dials.get(outcome).copied().unwrap_or(0);
+        Dialed { refused: of("refused"), failed: all - of("connected") }
+    }
 }
 
+/// redis-guard, with the connection that everybody shares.
 #[derive(Clone)]
-pub(crate) struct Nobody;
-impl Contender for Nobody {
-    const NAME: &'static str = "nobody";
-    const TERMS: &'static str = "";
-    fn open(_: &[String], _: usize, _: usize) -> Result<Self, Failure> { Ok(Self) }
-    async fn warm_up(&mut self, _: usize) -> Result<(), Failure> { Ok(()) }
-    async fn write(&mut self, _: &str) -> Result<(), String> { Err("nobody".into()) }
-    fn dialed(&self) -> Dialed { Dialed::default() }
+pub(crate) struct GuardShared {
+    pool: Guard,
+    connection: SharedConnection,
+}
+
+impl Contender for GuardShared {
+    const NAME: &'static str = "redis-guard-shared";
+    const TERMS: &'static str = Guard::TERMS;
+
+    fn open(sentinels: &[String], nth: usize, size: usize) -> Result<Self, Failure> {
+        let pool = Guard::open(sentinels, nth, size)?;
+        Ok(Self { connection: pool.0.shared("failover"), pool })
+    }
+
+    async fn warm_up(&mut self, _: usize) -> Result<(), Failure> {
+        let () = self.connection.ping().await?;
+        Ok(())
+    }
+
+    async fn write(&mut self, key: &str) -> Result<(), String> {
+        let set = self.connection.send(&Cmd::set(key, 1)).await;
+        set.map(drop).map_err(|error| reason(&error))
+    }
+
+    fn dialed(&self) -> Dialed {
+        self.pool.dialed()
+    }
+}
+
+fn reason(error: &dyn Display) -> String {
+    error.to_string()
 }

@@ -13,7 +13,8 @@ use crate::clients::Contender;
 use crate::outcome::Run;
 use crate::report;
 use crate::run::{Record, Sample, Scenario, Times, Write};
-use crate::set::{Set, Word};
+use crate::sentinel::Switch;
+use crate::set::Set;
 
 /// Each task sends a write this often.
 const PACE: Duration = Duration::from_millis(10);
@@ -35,7 +36,7 @@ pub(crate) async fn drive<C: Contender>(mut set: Set, args: &Args) -> Result<Run
     let mut pools = (0..args.pools)
         .map(|nth| C::open(&urls, nth, POOL_SIZE))
         .collect::<Result<Vec<_>, Failure>>()?;
-    set.master().await?;
+    set.master();
     for pool in &mut pools {
         let ready = pool.warm_up(POOL_SIZE).await;
         ready.map_err(|e| format!("{}: cannot connect at all: {e}", C::NAME))?;
@@ -52,7 +53,7 @@ pub(crate) async fn drive<C: Contender>(mut set: Set, args: &Args) -> Result<Run
     }
     let samples = driver.samples;
     let writes = service.stop().await?;
-    let kept = set.keys(set.master().await?)?;
+    let kept = set.keys(set.master())?;
 
     let record = Record { pools: args.pools, writes, samples, scenarios };
     let run = Run::new(C::NAME, C::TERMS, &record, &kept);
@@ -72,21 +73,16 @@ impl<C: Contender> Driver<'_, C> {
     async fn scenario(&mut self, scenario: Scenario) -> Result<Times, Failure> {
         let began = self.since();
         self.watch_for(CALM).await?;
-        let old = self.set.master().await?;
-        // Nothing of an earlier failover.
-        self.set.words();
+        let old = self.set.master();
+        let said = self.set.words_since(0).len();
         let struck = self.since();
         match scenario {
-            Scenario::Planned => self.set.fail_over().await?,
+            Scenario::Planned => self.set.fail_over(),
             Scenario::Frozen => self.set.freeze(old),
             Scenario::Killed => self.set.kill(old),
         }
-        let mut words = Vec::new();
-        self.watch_until("the sentinels to name a new master", |set| {
-            words.extend(set.words());
-            !words.is_empty()
-        })
-        .await?;
+        let word = |set: &Set| !set.words_since(said).is_empty();
+        self.watch_until("the sentinels to name a new master", word).await?;
         let mut woke = None;
         match scenario {
             Scenario::Killed => self.watch_for(AFTER_DEATH).await?,
@@ -100,8 +96,8 @@ impl<C: Contender> Driver<'_, C> {
                 self.watch_for(AFTERWARDS).await?;
             }
         }
-        words.extend(self.set.words());
-        let at = |word: &Word| word.at - self.started;
+        let words = self.set.words_since(said);
+        let at = |word: &Switch| word.at - self.started;
         Ok(Times {
             scenario,
             began,
@@ -122,7 +118,7 @@ impl<C: Contender> Driver<'_, C> {
     async fn watch_until(
         &mut self,
         what: &str,
-        mut is_so: impl FnMut(&mut Set) -> bool,
+        is_so: impl Fn(&Set) -> bool,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + LIMIT;
         let mut ticks = interval(LOOK);

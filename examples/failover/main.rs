@@ -60,6 +60,7 @@ use std::process::ExitCode;
 
 use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 mod args;
 mod chart;
@@ -69,15 +70,16 @@ mod outcome;
 mod promises;
 mod report;
 mod run;
-mod sentinel;
 mod set;
 
-/// Starts a redis-server for us; the integration tests use the same.
+/// Starts servers and sentinels for us; the integration tests use the same.
+#[path = "../../tests/support/sentinel.rs"]
+mod sentinel;
 #[path = "../../tests/support/server.rs"]
 mod server;
 
 use args::{Args, Command};
-use clients::BareDeadpool;
+use clients::{BareDeadpool, Guard, GuardShared};
 use drive::drive;
 use outcome::Run;
 use set::Set;
@@ -127,12 +129,15 @@ async fn compare(args: &Args) -> Result<(), Failure> {
     }
     eprintln!("{}", report::introduction(args));
 
-    let set = || Set::start(args.quick);
-    let (first, second) = tokio::try_join!(set(), set())?;
-    // A new client: a `Contender` in clients.rs, a set, and a line here.
-    let runs: [Run; 2] = [
-        drive::<clients::Nobody>(first, args).await?,
-        drive::<BareDeadpool>(second, args).await?,
+    // All at once, and each in its turn. A new client: a `Contender` in clients.rs, one set more, and
+    // a line here.
+    let quick = args.quick;
+    let set = || async move { spawn_blocking(move || Set::start(quick)).await? };
+    let (first, second, third) = tokio::try_join!(set(), set(), set())?;
+    let runs: [Run; 3] = [
+        drive::<BareDeadpool>(first, args).await?,
+        drive::<Guard>(second, args).await?,
+        drive::<GuardShared>(third, args).await?,
     ];
 
     println!("{}", report::text(args, &runs));

@@ -1,49 +1,40 @@
-//! A master, two replicas and three sentinels, and what is done to them.
+//! A master, two replicas and three sentinels, and what they count of the clients.
 
 use std::collections::HashSet;
-use std::time::Duration;
-
-use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
-use crate::sentinel::{MASTER, Sentinel};
-use crate::server::{Reply, TestServer, poll};
+use crate::sentinel::{SentinelSet, Switch, Switches};
+use crate::server::{Reply, TestServer};
 
-/// The user the clients log in as. Sentinels and replicas do not log in, so that whatever is counted
-/// under this name is the clients'.
+/// The user the clients log in as. Sentinels and replicas do not log in, and we use another one: what
+/// is counted under this name is the clients'.
 pub(crate) const USER: &str = "app";
 pub(crate) const PASSWORD: &str = "secret";
 
-/// Replicas found, sentinels acquainted, an old master turned into a replica: far more than it takes.
-const LIMIT: Duration = Duration::from_secs(40);
-const TICK: Duration = Duration::from_millis(20);
+/// How often sentinels speak to each other. For four times as long an old master may say that it is
+/// one still, before they turn it into a replica. Their own default, and for those in a hurry.
+const PUBLISH_MS: u32 = 2_000;
+const PUBLISH_QUICK_MS: u32 = 500;
 
 pub(crate) struct Set {
-    servers: Vec<Server>,
-    sentinels: Vec<Sentinel>,
+    // Before the processes they listen to.
+    switches: Switches,
+    set: SentinelSet,
+    servers: Vec<Seen>,
     /// Connections each sentinel had accepted before there was a client: the others', and ours.
     before: Vec<u64>,
-    words: mpsc::UnboundedReceiver<Word>,
 }
 
-/// `+switch-master`, as a sentinel said it.
+/// A data server.
 #[derive(Clone, Copy)]
-pub(crate) struct Word {
-    /// Whose it is, counted from 0.
-    pub(crate) sentinel: usize,
-    pub(crate) at: Instant,
-}
-
-struct Server {
-    process: TestServer,
+struct Seen {
     at_work: bool,
-    /// As last seen: a dead server tells nothing, a stopped one later.
+    /// Dials of the clients that it has accepted, as last seen: a dead one tells nothing, a stopped
+    /// one later.
     accepted: u64,
 }
 
-/// What the servers counted of the clients under test.
+/// What is counted of the clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     /// Dials that the data servers accepted, since the start.
@@ -57,210 +48,130 @@ pub(crate) struct Counts {
 }
 
 impl Set {
-    pub(crate) async fn start(quick: bool) -> Result<Self, Failure> {
-        let (servers, sentinels) = tokio::task::spawn_blocking(move || processes(quick)).await??;
-        let words = listen(&sentinels).await?;
-        let before = sentinels.iter().map(received).collect::<Result<_, _>>()?;
-        Ok(Self { servers, sentinels, before, words })
+    /// Starts everything, and returns when everybody knows everybody.
+    pub(crate) fn start(quick: bool) -> Result<Self, Failure> {
+        let set = SentinelSet::builder()
+            .server(TestServer::builder().acl_user(USER, PASSWORD))
+            .sentinel(TestServer::builder().acl_user(USER, PASSWORD))
+            .publish_period_ms(if quick { PUBLISH_QUICK_MS } else { PUBLISH_MS })
+            .start()?;
+        let switches = set.switches();
+        let servers = vec![Seen { at_work: true, accepted: 0 }; set.servers().len()];
+        let before = sentinels(&set).map(received).collect::<Result<_, _>>()?;
+        Ok(Self { switches, set, servers, before })
     }
 
     pub(crate) fn sentinel_urls(&self) -> Vec<String> {
-        let url = |s: &Sentinel| format!("redis://{USER}:{PASSWORD}@127.0.0.1:{}", s.port);
-        self.sentinels.iter().map(url).collect()
+        let url = |port| format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}");
+        sentinels(&self.set).map(|sentinel| url(sentinel.port())).collect()
     }
 
-    /// The master, as the sentinels have it, once they agree and have a replica to promote.
-    pub(crate) async fn master(&self) -> Result<usize, Failure> {
-        let agreed = async {
-            loop {
-                if let Some(master) = self.agreed_master() {
-                    return master;
-                }
-                sleep(TICK).await;
-            }
-        };
-        Ok(timeout(LIMIT, agreed).await.map_err(|_| "the sentinels do not agree on a master")?)
-    }
-
-    fn agreed_master(&self) -> Option<usize> {
-        let ports: HashSet<_> = self.sentinels.iter().map(master_port).collect();
-        let [Some(port)] = ports.into_iter().collect::<Vec<_>>()[..] else { return None };
-        let master = self.servers.iter().position(|server| server.process.port() == port)?;
-        let others = self.servers.iter().enumerate().filter(|(nth, _)| *nth != master);
-        let follow = others
-            .filter(|(_, server)| server.at_work)
-            .all(|(_, server)| server.replication().contains("master_link_status:up"));
-        follow.then_some(master)
+    /// The master, once all agree on it and follow it.
+    pub(crate) fn master(&self) -> usize {
+        self.set.until_whole();
+        self.set.master()
     }
 
     /// Asks a sentinel for a failover, as an operator does before maintenance.
-    pub(crate) async fn fail_over(&self) -> Result<(), Failure> {
-        let mut last = None;
-        let asking = async {
-            // A sentinel that has not heard of its replicas lately has none to promote: in a moment.
-            while let Err(failure) = self.sentinels[0].command(&["SENTINEL", "FAILOVER", MASTER]) {
-                last = Some(failure);
-                sleep(TICK).await;
-            }
-        };
-        match (timeout(LIMIT, asking).await, last) {
-            (Err(_), Some(failure)) => Err(failure),
-            _ => Ok(()),
-        }
+    pub(crate) fn fail_over(&self) {
+        self.set.fail_over();
     }
 
     /// `kill -9`.
-    pub(crate) fn kill(&mut self, nth: usize) {
-        self.servers[nth].count();
-        self.servers[nth].at_work = false;
-        self.servers[nth].process.crash();
+    pub(crate) fn kill(&mut self, server: usize) {
+        self.lose(server);
+        self.set.server(server).crash();
     }
 
     /// SIGSTOP: the kernel still accepts connections, nobody answers.
-    pub(crate) fn freeze(&mut self, nth: usize) {
-        self.servers[nth].count();
-        self.servers[nth].at_work = false;
-        self.servers[nth].process.pause();
+    pub(crate) fn freeze(&mut self, server: usize) {
+        self.lose(server);
+        self.set.server(server).pause();
     }
 
     /// SIGCONT.
-    pub(crate) fn wake(&mut self, nth: usize) {
-        self.servers[nth].process.resume();
-        self.servers[nth].at_work = true;
+    pub(crate) fn wake(&mut self, server: usize) {
+        self.set.server(server).resume();
+        self.servers[server].at_work = true;
     }
 
-    pub(crate) fn follows(&self, nth: usize) -> bool {
-        self.servers[nth].replication().contains("master_link_status:up")
+    /// Whether it is a replica that is in step with its master.
+    pub(crate) fn follows(&self, server: usize) -> bool {
+        let replication = text(self.set.server(server), &["INFO", "replication"]);
+        replication.is_some_and(|info| info.contains("master_link_status:up"))
     }
 
-    /// What the sentinels have said since we last asked.
-    pub(crate) fn words(&mut self) -> Vec<Word> {
-        std::iter::from_fn(|| self.words.try_recv().ok()).collect()
+    /// What the sentinels have said since so many words.
+    pub(crate) fn words_since(&self, count: usize) -> Vec<Switch> {
+        self.switches.heard().split_off(count)
     }
 
     pub(crate) fn counts(&mut self) -> Result<Counts, Failure> {
-        let slots = self.servers.iter_mut().map(Server::count).max().unwrap_or(0);
-        let accepted = self.servers.iter().map(|server| server.accepted).sum();
-        let mut counts = Counts { accepted, slots, ..Counts::default() };
-        for (sentinel, before) in self.sentinels.iter().zip(&self.before) {
+        let slots = (0..self.servers.len()).map(|server| self.look_at(server)).max();
+        let mut counts = Counts {
+            accepted: self.servers.iter().map(|server| server.accepted).sum(),
+            slots: slots.unwrap_or(0),
+            ..Counts::default()
+        };
+        for (sentinel, before) in sentinels(&self.set).zip(&self.before) {
             counts.sentinel_dials += received(sentinel)?.saturating_sub(*before);
-            let clients = sentinel.command(&["CLIENT", "LIST"])?.text();
-            counts.sentinel_slots = counts.sentinel_slots.max(connections(&clients));
+            counts.sentinel_slots = counts.sentinel_slots.max(connections(sentinel));
         }
         Ok(counts)
     }
 
-    /// Everything that was written and is still there.
-    pub(crate) fn keys(&self, nth: usize) -> Result<HashSet<String>, Failure> {
-        match self.servers[nth].process.admin().command(&["KEYS", "*"])? {
+    /// Everything that was written and that this server has.
+    pub(crate) fn keys(&self, server: usize) -> Result<HashSet<String>, Failure> {
+        match self.set.server(server).admin().command(&["KEYS", "*"])? {
             Reply::Array(keys) => Ok(keys.iter().map(Reply::text).collect()),
             other => Err(format!("KEYS: {}", other.text()).into()),
         }
     }
-}
 
-impl Server {
-    /// Remembers how many dials of the clients it has accepted; returns how many connections they
-    /// hold.
-    fn count(&mut self) -> u64 {
-        if !self.at_work {
-            return 0;
+    /// Takes in how many dials it has accepted; returns how many connections the clients hold there.
+    fn look_at(&mut self, server: usize) -> u64 {
+        let Seen { at_work: true, accepted } = &mut self.servers[server] else { return 0 };
+        let server = self.set.server(server);
+        // Every dial logs in once. There is no answer where a sentinel has just closed all connections
+        // of a demoted server, ours too.
+        if let Some(stats) = text(server, &["INFO", "commandstats"])
+            && let Some(logins) = field(&stats, "cmdstat_auth:calls=")
+        {
+            *accepted = logins;
         }
-        // Every dial logs in once. Where there is no answer, a sentinel has just closed all of a
-        // demoted server's connections, ours too.
-        if let Some(stats) = self.text(&["INFO", "commandstats"]) {
-            let calls = stats.lines().find_map(|line| {
-                line.strip_prefix("cmdstat_auth:calls=")?.split(',').next()?.parse().ok()
-            });
-            self.accepted = calls.unwrap_or(self.accepted);
-        }
-        connections(&self.text(&["CLIENT", "LIST"]).unwrap_or_default())
+        connections(server)
     }
 
-    fn replication(&self) -> String {
-        self.text(&["INFO", "replication"]).unwrap_or_default()
-    }
-
-    fn text(&self, words: &[&str]) -> Option<String> {
-        self.process.admin().command(words).ok().map(|reply| reply.text())
+    /// The last look at it.
+    fn lose(&mut self, server: usize) {
+        self.look_at(server);
+        self.servers[server].at_work = false;
     }
 }
 
-/// Starts everything, and returns when everybody knows everybody.
-fn processes(quick: bool) -> Result<(Vec<Server>, Vec<Sentinel>), Failure> {
-    let server = || {
-        TestServer::builder().acl_user(USER, PASSWORD).arg("repl-diskless-sync-delay", "0")
-    };
-    let master = server().start()?;
-    let of = format!("127.0.0.1 {}", master.port());
-    let port = master.port();
-    let replicas = [server().arg("replicaof", &of).start()?, server().arg("replicaof", &of).start()?];
-    let servers = [master].into_iter().chain(replicas);
-    let servers = servers.map(|process| Server { process, at_work: true, accepted: 0 }).collect();
-
-    let sentinels = (0..3).map(|_| Sentinel::start(port)).collect::<Result<Vec<_>, _>>()?;
-    // How often they look whether a server is up. With their usual second they take a new master for
-    // dead that they have not reached within the time we give them. Before Redis 7 it is what it is.
-    for sentinel in &sentinels {
-        let _ = sentinel.command(&["SENTINEL", "DEBUG", "PING-PERIOD", "200"]);
-    }
-    if quick {
-        // How often they speak to each other, of which four times is how long an old master may say
-        // that it is one still; and how often they look.
-        let faster = ["SENTINEL", "DEBUG", "PUBLISH-PERIOD", "500", "INFO-PERIOD", "500"];
-        for sentinel in &sentinels {
-            sentinel.command(&faster).map_err(|e| format!("--quick needs Redis 7: {e}"))?;
-        }
-    }
-    let acquainted = || sentinels.iter().all(|sentinel| knows_all(sentinel)).then_some(());
-    poll(LIMIT, acquainted).ok_or("the sentinels do not find each other")?;
-    Ok((servers, sentinels))
-}
-
-fn knows_all(sentinel: &Sentinel) -> bool {
-    let Ok(Reply::Array(fields)) = sentinel.command(&["SENTINEL", "MASTER", MASTER]) else { return false };
-    let fields: Vec<_> = fields.iter().map(Reply::text).collect();
-    let is = |name: &str, value: &str| fields.chunks(2).any(|field| field == [name, value]);
-    is("flags", "master") && is("num-slaves", "2") && is("num-other-sentinels", "2")
-        // They have connected to it, too: later is to come nobody but the clients.
-        && sentinel.command(&["CLIENT", "LIST"]).is_ok_and(|clients| {
-            clients.text().lines().filter(|line| line.contains(" name=sentinel-")).count() == 2
-        })
-}
-
-fn master_port(sentinel: &Sentinel) -> Option<u16> {
-    match sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]) {
-        Ok(Reply::Array(address)) => address.last()?.text().parse().ok(),
-        _ => None,
-    }
-}
-
-/// How many of a `CLIENT LIST` are the clients'.
-fn connections(list: &str) -> u64 {
-    let user = format!(" user={USER} ");
-    list.lines().filter(|line| line.contains(&user)).count() as u64
+fn sentinels(set: &SentinelSet) -> impl Iterator<Item = &TestServer> {
+    (0..set.sentinels().len()).map(|nth| set.sentinel(nth))
 }
 
 /// Connections that a sentinel has accepted so far, whoever's.
-fn received(sentinel: &Sentinel) -> Result<u64, Failure> {
-    let info = sentinel.command(&["INFO", "stats"])?.text();
-    let count = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
-    Ok(count.ok_or("INFO has no total_connections_received")?.trim().parse()?)
+fn received(sentinel: &TestServer) -> Result<u64, Failure> {
+    let stats = text(sentinel, &["INFO", "stats"]).ok_or("a sentinel does not answer")?;
+    let count = field(&stats, "total_connections_received:");
+    Ok(count.ok_or("INFO has no total_connections_received")?)
 }
 
-/// Subscribes to `+switch-master` at each of them.
-async fn listen(sentinels: &[Sentinel]) -> Result<mpsc::UnboundedReceiver<Word>, Failure> {
-    let (say, words) = mpsc::unbounded_channel();
-    for (nth, sentinel) in sentinels.iter().enumerate() {
-        let mut subscriber = redis::Client::open(("127.0.0.1", sentinel.port))?.get_async_pubsub().await?;
-        subscriber.subscribe("+switch-master").await?;
-        let say = say.clone();
-        tokio::spawn(async move {
-            let mut messages = subscriber.into_on_message();
-            while messages.next().await.is_some() {
-                let _ = say.send(Word { sentinel: nth, at: Instant::now() });
-            }
-        });
-    }
-    Ok(words)
+/// How many connections the clients hold.
+fn connections(server: &TestServer) -> u64 {
+    let user = format!(" user={USER} ");
+    let list = text(server, &["CLIENT", "LIST"]).unwrap_or_default();
+    list.lines().filter(|client| client.contains(&user)).count() as u64
+}
+
+fn field(info: &str, name: &str) -> Option<u64> {
+    let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split(',').next()?.trim().parse().ok()
+}
+
+fn text(server: &TestServer, command: &[&str]) -> Option<String> {
+    server.admin().command(command).ok().map(|reply| reply.text())
 }

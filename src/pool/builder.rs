@@ -63,6 +63,9 @@ enum Topology {
     Sentinel(SentinelSettings),
 }
 
+/// Where a pool begins, and who says where it goes on.
+type Start = (Arc<Place>, Box<dyn Resolve>);
+
 impl GuardedPool {
     /// Starts a pool for a URL, a [`redis::ConnectionInfo`] or whatever else redis-rs takes.
     ///
@@ -483,7 +486,7 @@ impl GuardedPoolBuilder {
     }
 
     /// Where the pool begins, and who says where it goes on; or everything that is wrong.
-    fn place(&self, seed: u64) -> Result<(Arc<Place>, Box<dyn Resolve>), Vec<String>> {
+    fn place(&self, seed: u64) -> Result<Start, Vec<String>> {
         let mut problems = self.problems();
         let address = self.address().map_err(|problem| problems.push(problem));
         match &self.topology {

@@ -8,8 +8,8 @@ usage: failover [--svg PATH] [--json PATH] [--quick] [--tasks N] [--pools N]
 
   --svg PATH    where to draw the chart (default target/failover.svg)
   --json PATH   write the numbers there, too
-  --quick       sentinels that turn an old master into a replica after one second instead of
-                eight: about a minute instead of two
+  --quick       sentinels that make an old master a replica after two seconds instead of
+                eight: a minute instead of a minute and a half
   --tasks N     sources of writes, each sending one every 10 ms (default 64)
   --pools N     pools of 8 connections the tasks are spread over (default 4)
   --help        this text

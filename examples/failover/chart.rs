@@ -35,6 +35,9 @@ const DIALED: RGBColor = RGBColor(0xc2, 0x41, 0x0c);
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
+/// The parts of a bar: each its colour, and from where to where it goes.
+type Parts = Vec<(RGBColor, Range<f64>)>;
+
 /// One failover, for all clients: where it stands, and its seconds from the sentinels' word.
 struct Column {
     scenario: Scenario,
@@ -47,7 +50,7 @@ struct Row {
     height: u32,
     seconds: bool,
     scale: Range<f64>,
-    parts: fn(&Bar) -> Vec<(RGBColor, Range<f64>)>,
+    parts: fn(&Bar) -> Parts,
 }
 
 pub(crate) fn draw(path: &Path, args: &Args, runs: &[Run]) -> Result<(), Failure> {
@@ -156,12 +159,12 @@ fn counts(root: &Area<'_>, columns: &[Column], run: &Run, top: u32) -> Result<()
     Ok(())
 }
 
-fn writes(bar: &Bar) -> Vec<(RGBColor, Range<f64>)> {
+fn writes(bar: &Bar) -> Parts {
     let (kept, lost) = (float(bar.kept), float(bar.lost));
     vec![(KEPT, 0.0..kept), (LOST, kept..kept + lost), (FAILED, -float(bar.failed)..0.0)]
 }
 
-fn dials(bar: &Bar) -> Vec<(RGBColor, Range<f64>)> {
+fn dials(bar: &Bar) -> Parts {
     vec![(DIALED, 0.0..float(bar.dials))]
 }
 
@@ -201,9 +204,13 @@ fn panel(area: &Area<'_>, column: &Column, row: &Row, outcome: &Outcome) -> Resu
         }
     }
     let times = &outcome.times;
-    for (at, colour) in [(Some(times.struck), FAINT), (Some(times.word), INK), (times.woke, FAINT)] {
+    for (at, colour) in [(Some(times.struck), FAINT), (Some(times.word), INK), (times.woke, FAINT)]
+    {
         if let Some(x) = at.map(|at| seconds(times, at)) {
-            panel.draw_series([PathElement::new([(x, row.scale.start), (x, row.scale.end)], colour)])?;
+            panel.draw_series([PathElement::new(
+                [(x, row.scale.start), (x, row.scale.end)],
+                colour,
+            )])?;
         }
     }
     if first {

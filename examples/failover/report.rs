@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Args, POOL_SIZE};
 use crate::outcome::{Outcome, Run};
 use crate::run::Scenario;
+use crate::set::Counts;
 
 /// What is about to happen.
 pub(crate) fn introduction(args: &Args) -> String {
@@ -90,53 +91,68 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
         args.pools, args.tasks
     )?;
     for (nth, scenario) in Scenario::ALL.into_iter().enumerate() {
-        writeln!(
-            out,
-            "{:<24}{:>16}{:>12}{:>12}{:>9}{:>9}{:>12}{:>9}{:>12}",
-            scenario.title(),
-            "writes, failed",
-            "no write",
+        let columns = [
+            "writes",
+            "failed",
+            "longest gap",
             "back (1)",
             "lost (2)",
             "dials",
             "failed (3)",
             "slots",
-            "sentinels"
-        )?;
+            "sentinels (4)",
+        ];
+        line(out, scenario.title(), &columns.map(str::to_owned))?;
         for (run, outcome) in runs.iter().filter_map(|run| Some((run, run.scenarios.get(nth)?))) {
-            row(out, run.name, outcome)?;
+            line(out, run.name, &columns_of(outcome))?;
         }
         writeln!(out)?;
     }
+    out.write_str(NOTES)?;
     for run in runs {
-        writeln!(out, "{}: {}", run.name, run.terms)?;
+        writeln!(out, "\n{}: {}", run.name, run.terms)?;
+        let Counts { accepted, sentinel_dials, .. } = run.to_start;
         writeln!(
             out,
-            "{:<26}its connections cost {} dials, and {} to the sentinels",
-            "", run.to_start.accepted, run.to_start.sentinel_dials
+            "  to connect at first: {accepted} dials, and {sentinel_dials} to sentinels"
         )?;
         for outcome in &run.scenarios {
             if let Some(told) = &outcome.told {
-                writeln!(out, "{:<26}{}: {told}", "", outcome.times.scenario.title())?;
+                writeln!(out, "  {}, most callers heard: {told}", outcome.times.scenario.title())?;
             }
         }
     }
     Ok(())
 }
 
-fn row(out: &mut String, name: &str, outcome: &Outcome) -> std::fmt::Result {
-    writeln!(
-        out,
-        "{name:<24}{:>16}{:>12}{:>12}{:>9}{:>9}{:>12}{:>9}{:>12}",
-        format!("{} {}", thousands(outcome.requests), thousands(outcome.failed)),
+const NOTES: &str = "\
+longest gap: without an acknowledged write, whoever's
+(1) from the first sentinel's word to the first write that the new master has, on the pool that was last
+(2) acknowledged after that word, and the new master does not have it
+(3) dials that came to nothing, and the most in one second; deadpool-redis does not count them: at least
+(4) dials to sentinels, and the most connections that one of them held
+";
+
+fn columns_of(outcome: &Outcome) -> [String; 9] {
+    [
+        thousands(outcome.requests),
+        thousands(outcome.failed),
         pretty(outcome.longest_gap),
         outcome.writes_back.map_or_else(|| "never".to_owned(), pretty),
-        format!("{} +{}", thousands(outcome.lost_before), thousands(outcome.lost)),
+        thousands(outcome.lost),
         thousands(outcome.dials()),
-        format!("{} /{}", thousands(outcome.dialed.failed), thousands(outcome.failed_in_a_second)),
-        outcome.slots_peak,
-        format!("{} {}", outcome.sentinel_dials, outcome.sentinel_slots_peak)
-    )
+        format!("{}, {}", thousands(outcome.dialed.failed), thousands(outcome.failed_in_a_second)),
+        thousands(outcome.slots_peak),
+        format!("{}, {}", outcome.sentinel_dials, outcome.sentinel_slots_peak),
+    ]
+}
+
+fn line(out: &mut String, name: &str, columns: &[String; 9]) -> std::fmt::Result {
+    write!(out, "{name:<24}")?;
+    for (column, width) in columns.iter().zip([9, 9, 13, 11, 10, 8, 15, 7, 15]) {
+        write!(out, "{column:>width$}")?;
+    }
+    writeln!(out)
 }
 
 pub(crate) fn json(args: &Args, runs: &[Run]) -> Value {

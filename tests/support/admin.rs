@@ -212,7 +212,8 @@ impl Connection {
         }
     }
 
-    fn read_reply(&mut self) -> io::Result<Reply> {
+    /// Reads one reply, or what is published.
+    pub(crate) fn read_reply(&mut self) -> io::Result<Reply> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let Some(line) = line.strip_suffix("\r\n") else {

@@ -29,14 +29,15 @@ pub(super) struct Ports {
 /// Starts the process and waits until the answer to a `PING` is one that `ready` likes.
 pub(super) fn launch(
     program: &str,
-    open_files: Option<u32>,
+    settings: &TestServerBuilder,
     dir: &Path,
     admin: &Admin,
     ready: &dyn Fn(&Reply) -> bool,
 ) -> Result<Child, StartError> {
     let log = File::create(dir.join("redis.log"))?;
-    let mut child = command(program, open_files)
+    let mut child = command(program, settings.open_files)
         .arg(dir.join("redis.conf"))
+        .args(settings.sentinel.then_some("--sentinel"))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -63,7 +64,8 @@ pub(super) fn launch(
 fn command(program: &str, open_files: Option<u32>) -> Command {
     let Some(limit) = open_files else { return Command::new(program) };
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -n \"$1\" && exec \"$0\" \"$2\"", program, &limit.to_string()]);
+    let script = "ulimit -n \"$1\" && shift && exec \"$0\" \"$@\"";
+    shell.args(["-c", script, program, &limit.to_string()]);
     shell
 }
 
@@ -114,6 +116,17 @@ pub(super) fn write_config(
         line(name, value);
     }
     fs::write(dir.join("redis.conf"), config)?;
+    Ok(())
+}
+
+/// The files of [`write_certificates`].
+const CERTIFICATES: [&str; 3] = ["ca.pem", "server.pem", "server.key"];
+
+/// Takes over another server's key and certificate: they are made for the address, not for the port.
+pub(super) fn copy_certificates(from: &Path, dir: &Path) -> Result<(), StartError> {
+    for file in CERTIFICATES {
+        fs::copy(from.join(file), dir.join(file))?;
+    }
     Ok(())
 }
 
@@ -181,7 +194,7 @@ pub(super) fn kill(child: &mut Child) {
 }
 
 /// A word for `redis.conf`.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod log;
 pub(crate) mod name;
+pub(crate) mod sentinel;
 pub(crate) mod server;
 #[cfg(feature = "tls-rustls")]
 pub(crate) mod tls_proxy;
@@ -21,6 +22,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) use self::cluster::{Cluster, pair};
 pub(crate) use self::crowd::{Crowd, Storm};
 pub(crate) use self::name::Name;
+pub(crate) use self::sentinel::{SentinelSet, SentinelSetBuilder, Switch, Switches};
 pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 

@@ -16,6 +16,7 @@ mod occupants;
 
 use std::env;
 use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,8 +25,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use launch::{
-    Ports, START_LIMIT, free_ports, kill, launch, major_version, signal, write_certificates,
-    write_config,
+    Ports, START_LIMIT, copy_certificates, free_ports, kill, launch, major_version, signal,
+    write_certificates, write_config,
 };
 
 #[allow(
@@ -34,7 +35,7 @@ use launch::{
 )]
 pub(crate) use self::{
     admin::{Admin, Connection, Reply, poll},
-    launch::StartError,
+    launch::{StartError, quoted},
     occupants::{OCCUPANT_PREFIX, Occupants},
 };
 
@@ -264,9 +265,11 @@ impl TestServer {
         ready: impl Fn(&Reply) -> bool,
     ) -> Result<(), StartError> {
         self.stop();
-        write_config(&self.settings, self.dir.path(), self.ports, extra)?;
-        let limit = self.settings.open_files;
-        let launch = || launch(&self.program, limit, self.dir.path(), &self.admin, &ready);
+        // A sentinel keeps what it has learned in its configuration.
+        if !self.settings.sentinel {
+            write_config(&self.settings, self.dir.path(), self.ports, extra)?;
+        }
+        let launch = || launch(&self.program, &self.settings, self.dir.path(), &self.admin, &ready);
         // Somebody else may hold the port for a moment.
         let child = poll(START_LIMIT, || match launch() {
             Err(StartError::PortTaken) => None,
@@ -296,7 +299,9 @@ pub(crate) struct TestServerBuilder {
     password: Option<String>,
     users: Vec<(String, String)>,
     tls: bool,
+    certificates: Option<PathBuf>,
     cluster: bool,
+    sentinel: bool,
     open_files: Option<u32>,
     args: Vec<(String, String)>,
 }
@@ -323,6 +328,19 @@ impl TestServerBuilder {
     /// A second port, with TLS, and a certificate for `localhost` and `127.0.0.1`.
     pub(crate) fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// TLS, with the key and the certificate of another server: who trusts that one trusts this one.
+    pub(crate) fn tls_of(mut self, server: &TestServer) -> Self {
+        self.certificates = Some(server.dir.path().to_owned());
+        self.tls(true)
+    }
+
+    /// A sentinel; see [`SentinelSet`](super::SentinelSet). It keeps what it has learned over a
+    /// restart.
+    pub(crate) fn sentinel(mut self, sentinel: bool) -> Self {
+        self.sentinel = sentinel;
         self
     }
 
@@ -357,15 +375,20 @@ impl TestServerBuilder {
             settings.args.insert(0, ("enable-debug-command".to_owned(), "yes".to_owned()));
         }
         let dir = tempfile::Builder::new().prefix("redis-guard-").tempdir()?;
-        let ca_pem = settings.tls.then(|| write_certificates(dir.path())).transpose()?;
+        let ca_pem = match &settings.certificates {
+            Some(from) => {
+                copy_certificates(from, dir.path())?;
+                Some(fs::read_to_string(from.join("ca.pem"))?)
+            }
+            None => settings.tls.then(|| write_certificates(dir.path())).transpose()?,
+        };
         let socket = dir.path().join("redis.sock");
         let admin = Admin::new(socket.clone(), settings.password.clone());
         let mut ports = free_ports()?;
         let mut tries = PORT_TRIES;
         let child = loop {
             write_config(&settings, dir.path(), ports, &[])?;
-            let limit = settings.open_files;
-            match launch(&program, limit, dir.path(), &admin, &|reply| !reply.is_error()) {
+            match launch(&program, &settings, dir.path(), &admin, &|reply| !reply.is_error()) {
                 Err(StartError::PortTaken) if tries > 0 => tries -= 1,
                 launched => break launched?,
             }

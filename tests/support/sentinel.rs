@@ -1,0 +1,542 @@
+//! A master with its replicas, and the sentinels that watch them.
+#![allow(dead_code, reason = "every test uses its own part of the support code")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::server::{
+    Admin, Auth, Connection, Reply, Resp, StartError, TestServer, TestServerBuilder, Transport,
+    poll, quoted,
+};
+
+const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+const QUORUM: usize = 2;
+/// How long a server is silent before a sentinel takes it for down.
+const DOWN_AFTER_MS: u32 = 400;
+const FAILOVER_TIMEOUT_MS: u32 = 3_000;
+
+/// A running set, killed on drop.
+///
+/// Each of the servers may be stopped, paused, killed and started again on its own.
+#[derive(Debug)]
+pub(crate) struct SentinelSet {
+    // Before the servers: they are not to move a master whose set is on its way out.
+    sentinels: Vec<TestServer>,
+    servers: Vec<TestServer>,
+    settings: SentinelSetBuilder,
+}
+
+/// What a [`SentinelSet`] is started with. Every setter may be left out.
+#[derive(Clone, Debug)]
+pub(crate) struct SentinelSetBuilder {
+    name: String,
+    replicas: usize,
+    sentinels: usize,
+    server: TestServerBuilder,
+    sentinel: TestServerBuilder,
+    server_password: Option<String>,
+    sentinel_password: Option<String>,
+    tls: bool,
+    publish_period_ms: u32,
+}
+
+impl Default for SentinelSetBuilder {
+    fn default() -> Self {
+        Self {
+            name: "mymaster".to_owned(),
+            replicas: 2,
+            sentinels: 3,
+            server: TestServer::builder(),
+            sentinel: TestServer::builder(),
+            server_password: None,
+            sentinel_password: None,
+            tls: false,
+            publish_period_ms: 200,
+        }
+    }
+}
+
+impl SentinelSetBuilder {
+    /// The master's name; `mymaster` otherwise.
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Two otherwise.
+    pub(crate) fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Three otherwise.
+    pub(crate) fn sentinels(mut self, sentinels: usize) -> Self {
+        self.sentinels = sentinels;
+        self
+    }
+
+    /// Other settings for the master and its replicas; not their password.
+    pub(crate) fn server(mut self, server: TestServerBuilder) -> Self {
+        self.server = server;
+        self
+    }
+
+    /// Other settings for the sentinels; not their password.
+    pub(crate) fn sentinel(mut self, sentinel: TestServerBuilder) -> Self {
+        self.sentinel = sentinel;
+        self
+    }
+
+    /// What the master and the replicas ask for.
+    pub(crate) fn server_password(mut self, password: &str) -> Self {
+        self.server_password = Some(password.to_owned());
+        self
+    }
+
+    /// What the sentinels ask for.
+    pub(crate) fn sentinel_password(mut self, password: &str) -> Self {
+        self.sentinel_password = Some(password.to_owned());
+        self
+    }
+
+    /// Everybody speaks TLS to everybody, and the sentinels name the TLS ports.
+    pub(crate) fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// How often sentinels publish what they know; 200 ms otherwise. A server that comes back as a
+    /// second master stays one for at least four times as long.
+    pub(crate) fn publish_period_ms(mut self, period: u32) -> Self {
+        self.publish_period_ms = period;
+        self
+    }
+
+    /// Starts everything, and returns when all know each other.
+    ///
+    /// # Errors
+    /// See [`TestServerBuilder::start`].
+    ///
+    /// # Panics
+    /// If they do not know each other within a minute.
+    #[track_caller]
+    pub(crate) fn start(self) -> Result<SentinelSet, StartError> {
+        let mut set = SentinelSet { sentinels: Vec::new(), servers: Vec::new(), settings: self };
+        for _ in 0..=set.settings.replicas {
+            let server = set.server_settings().start()?;
+            set.servers.push(server);
+        }
+        // Sentinels look for replicas every ten seconds only.
+        let online = || (online(&set.servers[0]) == set.settings.replicas).then_some(());
+        poll(WHOLE_LIMIT, online).expect("the replicas should follow their master");
+        for _ in 0..set.settings.sentinels {
+            let sentinel = set.sentinel_settings().start()?;
+            set.hurry(&sentinel);
+            set.sentinels.push(sentinel);
+        }
+        set.until_whole();
+        Ok(set)
+    }
+}
+
+impl SentinelSet {
+    pub(crate) fn builder() -> SentinelSetBuilder {
+        SentinelSetBuilder::default()
+    }
+
+    /// A master, two replicas, three sentinels.
+    ///
+    /// # Errors
+    /// See [`TestServerBuilder::start`].
+    ///
+    /// # Panics
+    /// See [`SentinelSetBuilder::start`].
+    #[track_caller]
+    pub(crate) fn start() -> Result<Self, StartError> {
+        Self::builder().start()
+    }
+
+    /// The master's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// The sentinels' URLs, with their password if they have one.
+    pub(crate) fn sentinels(&self) -> Vec<String> {
+        self.sentinels.iter().map(|sentinel| self.url(sentinel, Transport::Tcp)).collect()
+    }
+
+    /// The same over TLS.
+    pub(crate) fn tls_sentinels(&self) -> Vec<String> {
+        self.sentinels.iter().map(|sentinel| self.url(sentinel, Transport::Tls)).collect()
+    }
+
+    /// The first master is number 0.
+    pub(crate) fn server(&self, index: usize) -> &TestServer {
+        &self.servers[index]
+    }
+
+    pub(crate) fn servers(&self) -> &[TestServer] {
+        &self.servers
+    }
+
+    pub(crate) fn sentinel(&self, index: usize) -> &TestServer {
+        &self.sentinels[index]
+    }
+
+    /// A server as a pool names it, and as the sentinels do.
+    pub(crate) fn address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.port_of(&self.servers[index]))
+    }
+
+    /// The master's number, once all sentinels that run say the same.
+    ///
+    /// # Panics
+    /// If they do not within a minute.
+    #[track_caller]
+    pub(crate) fn master(&self) -> usize {
+        let master = poll(WHOLE_LIMIT, || self.agreed());
+        master.unwrap_or_else(|| panic!("the sentinels do not agree: {}", self.views()))
+    }
+
+    /// The number of some server that runs and is not the master.
+    #[track_caller]
+    pub(crate) fn replica(&self) -> usize {
+        let master = self.master();
+        let mut indexes = 0..self.servers.len();
+        let replica = indexes.find(|&index| index != master && self.servers[index].pid().is_some());
+        replica.expect("a replica should run")
+    }
+
+    /// Makes a sentinel move the master to one of its replicas. Returns when it has begun.
+    ///
+    /// # Panics
+    /// If it does not begin within a minute.
+    #[track_caller]
+    pub(crate) fn fail_over(&self) {
+        let sentinel = self.running_sentinels().next().expect("a sentinel should run");
+        let mut said = None;
+        let begun = poll(WHOLE_LIMIT, || {
+            said = sentinel.admin().command(&["SENTINEL", "FAILOVER", self.name()]).ok();
+            said.as_ref().is_some_and(|said| !said.is_error()).then_some(())
+        });
+        begun.unwrap_or_else(|| panic!("no failover has begun: {said:?}"));
+    }
+
+    /// The new master's number, once all sentinels that run say that it is not `old`.
+    ///
+    /// # Panics
+    /// If they do not within a minute.
+    #[track_caller]
+    pub(crate) fn moved_from(&self, old: usize) -> usize {
+        let new = poll(WHOLE_LIMIT, || self.agreed().filter(|&new| new != old));
+        new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()))
+    }
+
+    /// Returns when the servers and sentinels that run know each other: one is the master and all
+    /// others are its replicas, in the sentinels' eyes and in their own. Not while one is paused.
+    ///
+    /// # Panics
+    /// If that is not so within a minute.
+    #[track_caller]
+    pub(crate) fn until_whole(&self) {
+        let whole = poll(WHOLE_LIMIT, || self.is_whole().then_some(()));
+        whole.unwrap_or_else(|| panic!("the set is not whole: {}", self.views()));
+    }
+
+    /// Starts a sentinel again that was stopped or killed. It knows what it knew.
+    ///
+    /// # Errors
+    /// See [`TestServer::restart`].
+    pub(crate) fn restart_sentinel(&self, index: usize) -> Result<(), StartError> {
+        self.sentinels[index].restart()?;
+        self.hurry(&self.sentinels[index]);
+        Ok(())
+    }
+
+    /// One more master under a name of its own, for all sentinels that run. It must outlive the
+    /// set.
+    ///
+    /// # Panics
+    /// If a sentinel refuses it, or does not see it within a minute.
+    #[track_caller]
+    pub(crate) fn also_watch(&self, name: &str, master: &TestServer) {
+        let (port, quorum) = (self.port_of(master).to_string(), QUORUM.to_string());
+        let (down, failover) = (DOWN_AFTER_MS.to_string(), FAILOVER_TIMEOUT_MS.to_string());
+        for sentinel in self.running_sentinels() {
+            let admin = sentinel.admin();
+            admin.text(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum]);
+            admin.text(&["SENTINEL", "SET", name, "down-after-milliseconds", &down]);
+            admin.text(&["SENTINEL", "SET", name, "failover-timeout", &failover]);
+            if let Some(password) = master.password() {
+                admin.text(&["SENTINEL", "SET", name, "auth-pass", password]);
+            }
+        }
+        let others = (self.running_sentinels().count() - 1).to_string();
+        let seen = poll(WHOLE_LIMIT, || {
+            let knows = |sentinel: &TestServer| {
+                let state = fields(sentinel.admin(), &["SENTINEL", "MASTER", name]);
+                state.is_some_and(|state| {
+                    state["flags"] == "master" && state["num-other-sentinels"] == others
+                })
+            };
+            self.running_sentinels().all(knows).then_some(())
+        });
+        seen.unwrap_or_else(|| panic!("the sentinels should see {name}"));
+    }
+
+    /// Who is connected over TCP but replicas, a replica's master and sentinels: the pools. `None`
+    /// while the server is away.
+    pub(crate) fn clients(server: &TestServer) -> Option<Vec<HashMap<String, String>>> {
+        server.pid()?;
+        let Ok(Reply::Text(list)) = server.admin().command(&["CLIENT", "LIST"]) else {
+            return None;
+        };
+        let parsed = list.lines().map(|line| {
+            let fields = line.split(' ').filter_map(|field| field.split_once('='));
+            fields.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        });
+        let ours = |client: &HashMap<String, String>| {
+            // A replica, a master, a Unix socket.
+            !client["flags"].contains(['S', 'M', 'U']) && !client["name"].starts_with("sentinel-")
+        };
+        Some(parsed.filter(ours).collect())
+    }
+
+    /// How often a failover of any master has been published since.
+    ///
+    /// # Panics
+    /// If a sentinel that runs does not answer.
+    #[track_caller]
+    pub(crate) fn switches(&self) -> Switches {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        for (index, sentinel) in self.sentinels.iter().enumerate() {
+            if sentinel.pid().is_none() {
+                continue;
+            }
+            let password = self.settings.sentinel_password.as_deref();
+            let opened = Connection::open(sentinel.socket_path(), password);
+            let mut connection = opened.expect("the sentinel should take one more");
+            connection.expect(&["SUBSCRIBE", "+switch-master"]).expect("a subscription");
+            let heard = Arc::clone(&heard);
+            // Ends with the sentinel.
+            std::thread::spawn(move || listen(index, connection, &heard));
+        }
+        Switches { heard }
+    }
+
+    fn running_sentinels(&self) -> impl Iterator<Item = &TestServer> {
+        self.sentinels.iter().filter(|sentinel| sentinel.pid().is_some())
+    }
+
+    fn port_of(&self, server: &TestServer) -> u16 {
+        if self.settings.tls { server.tls_port() } else { server.port() }
+    }
+
+    fn url(&self, sentinel: &TestServer, transport: Transport) -> String {
+        let password = self.settings.sentinel_password.as_deref();
+        let auth = password.map_or(Auth::None, Auth::Password);
+        sentinel.url_with(transport, Resp::Resp2, auth, 0)
+    }
+
+    /// What all sentinels that run say, if it is the same.
+    fn agreed(&self) -> Option<usize> {
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name()];
+        let said = |sentinel: &TestServer| {
+            let reply = sentinel.admin().command(&question).ok()?.text();
+            let port: u16 = reply.lines().nth(1)?.parse().ok()?;
+            self.servers.iter().position(|server| self.port_of(server) == port)
+        };
+        let mut words = self.running_sentinels().map(said);
+        let first = words.next()??;
+        words.all(|word| word == Some(first)).then_some(first)
+    }
+
+    fn is_whole(&self) -> bool {
+        let Some(master) = self.agreed() else { return false };
+        let running =
+            |servers: &[TestServer]| servers.iter().filter(|server| server.pid().is_some()).count();
+        if self.servers[master].pid().is_none() {
+            return false;
+        }
+        let (replicas, sentinels) = (running(&self.servers) - 1, running(&self.sentinels));
+        let port = self.port_of(&self.servers[master]).to_string();
+        let name = self.name();
+        online(&self.servers[master]) == replicas
+            && self.running_sentinels().all(|sentinel| {
+                let admin = sentinel.admin();
+                let well = |list: &str, is: &dyn Fn(&HashMap<String, String>) -> bool| {
+                    let listed = all_fields(admin, &["SENTINEL", list, name]);
+                    listed.into_iter().filter(is).count()
+                };
+                let replica = |fields: &HashMap<String, String>| {
+                    fields["flags"] == "slave"
+                        && fields["master-link-status"] == "ok"
+                        && fields["master-port"] == port
+                };
+                let other = |fields: &HashMap<String, String>| fields["flags"] == "sentinel";
+                fields(admin, &["SENTINEL", "MASTER", name])
+                    .is_some_and(|fields| fields["flags"] == "master")
+                    && well("REPLICAS", &replica) == replicas
+                    && well("SENTINELS", &other) == sentinels - 1
+            })
+    }
+
+    /// For the message of a test that has failed.
+    fn views(&self) -> String {
+        let view = |sentinel: &TestServer| {
+            let master = fields(sentinel.admin(), &["SENTINEL", "MASTER", self.name()]);
+            let replicas = all_fields(sentinel.admin(), &["SENTINEL", "REPLICAS", self.name()]);
+            format!("{master:#?}\n{replicas:#?}\n")
+        };
+        self.running_sentinels().map(view).collect()
+    }
+
+    fn server_settings(&self) -> TestServerBuilder {
+        let mut settings = self.settings.server.clone().arg("repl-diskless-sync-delay", "0");
+        if let Some(password) = &self.settings.server_password {
+            // The master may be a replica one day.
+            settings = settings.password(password).arg("masterauth", &quoted(password));
+        }
+        settings = self.with_tls(settings);
+        match self.servers.first() {
+            Some(master) => {
+                settings.arg("replicaof", &format!("127.0.0.1 {}", self.port_of(master)))
+            }
+            None => settings,
+        }
+    }
+
+    fn sentinel_settings(&self) -> TestServerBuilder {
+        let Self { servers, settings, .. } = self;
+        let name = &settings.name;
+        let port = self.port_of(&servers[0]);
+        let quorum = QUORUM.min(settings.sentinels);
+        let mut sentinel = settings
+            .sentinel
+            .clone()
+            .sentinel(true)
+            .arg("sentinel monitor", &format!("{name} 127.0.0.1 {port} {quorum}"))
+            .arg("sentinel down-after-milliseconds", &format!("{name} {DOWN_AFTER_MS}"))
+            .arg("sentinel failover-timeout", &format!("{name} {FAILOVER_TIMEOUT_MS}"))
+            .arg("sentinel parallel-syncs", &format!("{name} 1"));
+        if let Some(password) = &settings.server_password {
+            sentinel = sentinel.arg("sentinel auth-pass", &format!("{name} {}", quoted(password)));
+        }
+        if let Some(password) = &settings.sentinel_password {
+            sentinel = sentinel.password(password).arg("sentinel sentinel-pass", &quoted(password));
+        }
+        self.with_tls(sentinel)
+    }
+
+    fn with_tls(&self, settings: TestServerBuilder) -> TestServerBuilder {
+        if !self.settings.tls {
+            return settings;
+        }
+        let settings = match self.servers.first() {
+            Some(first) => settings.tls_of(first),
+            None => settings.tls(true),
+        };
+        settings.arg("tls-replication", "yes")
+    }
+
+    /// Shorter times than an operator has them, so that a test does not wait for ten seconds until
+    /// a sentinel looks again.
+    fn hurry(&self, sentinel: &TestServer) {
+        let publish = self.settings.publish_period_ms.to_string();
+        for (name, value) in [
+            ("info-period", "500"),
+            ("ping-period", "100"),
+            ("ask-period", "100"),
+            ("publish-period", publish.as_str()),
+            // A sentinel that has stood still trusts itself again after half a minute.
+            ("tilt-period", "1000"),
+            ("min-link-reconnect-period", "1000"),
+        ] {
+            sentinel.admin().text(&["SENTINEL", "DEBUG", name, value]);
+        }
+    }
+}
+
+/// What the sentinels have published of masters that moved.
+#[derive(Debug)]
+pub(crate) struct Switches {
+    heard: Arc<Mutex<Vec<Switch>>>,
+}
+
+/// One `+switch-master` of one sentinel.
+#[derive(Clone, Debug)]
+pub(crate) struct Switch {
+    pub(crate) at: Instant,
+    /// The number of the sentinel.
+    pub(crate) sentinel: usize,
+    pub(crate) master: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+}
+
+impl Switches {
+    pub(crate) fn heard(&self) -> Vec<Switch> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first of this master.
+    pub(crate) fn first(&self, master: &str) -> Option<Switch> {
+        self.heard().into_iter().find(|switch| switch.master == master)
+    }
+}
+
+fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>>) {
+    loop {
+        let message = match connection.read_reply() {
+            Ok(Reply::Array(message)) => message,
+            Ok(_) => continue,
+            // Nothing has been published for as long as a reply may take.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
+        let at = Instant::now();
+        let text = message.last().map(Reply::text).unwrap_or_default();
+        let words: Vec<&str> = text.split(' ').collect();
+        if let [master, from, from_port, to, to_port] = words[..] {
+            heard.lock().unwrap_or_else(PoisonError::into_inner).push(Switch {
+                at,
+                sentinel,
+                master: master.to_owned(),
+                from: format!("{from}:{from_port}"),
+                to: format!("{to}:{to_port}"),
+            });
+        }
+    }
+}
+
+fn online(master: &TestServer) -> usize {
+    let reply = master.admin().command(&["INFO", "replication"]);
+    reply.map_or(0, |reply| reply.text().matches("state=online").count())
+}
+
+/// The fields of one thing a sentinel knows.
+fn fields(sentinel: &Admin, question: &[&str]) -> Option<HashMap<String, String>> {
+    match sentinel.command(question).ok()? {
+        Reply::Array(items) => Some(paired(&items)),
+        _ => None,
+    }
+}
+
+/// The fields of each thing in a list.
+fn all_fields(sentinel: &Admin, question: &[&str]) -> Vec<HashMap<String, String>> {
+    let Ok(Reply::Array(list)) = sentinel.command(question) else { return Vec::new() };
+    let each = list.iter().filter_map(|item| match item {
+        Reply::Array(items) => Some(paired(items)),
+        _ => None,
+    });
+    each.collect()
+}
+
+fn paired(items: &[Reply]) -> HashMap<String, String> {
+    let pairs = items.chunks_exact(2).map(|pair| (pair[0].text(), pair[1].text()));
+    pairs.collect()
+}

@@ -64,6 +64,9 @@ impl ServerReport {
         if let Some(role) = self.snapshot.as_ref().and_then(|snapshot| snapshot.role) {
             write!(f, " · {}", format!("{role:?}").to_ascii_lowercase())?;
         }
+        if let Some(sentinel) = &self.sentinel {
+            write!(f, " · {} of the sentinel {}", sentinel.master, clean(&sentinel.named_by))?;
+        }
         if let Some(uptime) = self.uptime_seconds {
             write!(f, " · up {}", seconds(uptime))?;
         }

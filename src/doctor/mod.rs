@@ -56,7 +56,7 @@ use checks::Findings;
 use facts::{Dials, Facts};
 use local::OwnFiles;
 use probe::Location;
-use sentinel::{Examined, Set, Word, follow};
+use sentinel::{Examined, Set, follow};
 
 use crate::policy::LONGEST;
 use crate::sizing::wide;
@@ -248,7 +248,7 @@ impl Doctor {
             watched_masters: facts
                 .as_ref()
                 .and_then(|facts| facts.sentinel.as_ref())
-                .map(Word::names),
+                .map(WatchedMaster::of),
             holders: facts.and_then(|facts| facts.holders.ok()),
             snapshot,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::holders::Holders;
-use super::sentinel::SentinelReport;
+use super::sentinel::{SentinelReport, WatchedMaster};
 use crate::server::{Product, ServerSnapshot};
 use crate::vocabulary::serialize::{maybe_seconds, seconds};
 
@@ -59,8 +59,8 @@ pub struct ServerReport {
     pub snapshot: Option<ServerSnapshot>,
     /// Of a master that a sentinel led to: what the sentinels say of it.
     pub sentinel: Option<SentinelReport>,
-    /// Of a sentinel: the masters that it watches, by name.
-    pub watched_masters: Option<Vec<String>>,
+    /// Of a sentinel: the masters that it watches.
+    pub watched_masters: Option<Vec<WatchedMaster>>,
 }
 
 /// One check: what was seen, what it was held against, what would mend it.

@@ -49,7 +49,7 @@ fn a_sentinel_leads_to_its_master_and_all_is_well() {
     let (sentinel, master) = (report.server(0), report.server(1));
     assert_eq!(sentinel.verdict(), "nothing_wrong", "{report}");
     sentinel.level("ok", &["sentinel.watched"]);
-    assert_eq!(*told(&sentinel, "/watched_masters/0"), "mymaster");
+    assert_eq!(*told(&sentinel, "/watched_masters/0/name"), "mymaster");
     assert_eq!(*told(&sentinel, "/sentinel"), Value::Null);
 
     assert_eq!(master.json["server"], *set.address(0), "{report}");

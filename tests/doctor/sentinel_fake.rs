@@ -1,6 +1,9 @@
 //! Sentinels that say what a real one cannot be made to say.
 
-use std::time::{Duration, Instant};
+use std::slice;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::fake::{Fake, FakeBuilder, array, bulk};
 use crate::run::Doctor;
@@ -124,7 +127,7 @@ fn another_server_than_the_sentinels_mean_answers_under_the_address() {
     let said = [("quorum", "1"), ("num-other-sentinels", "0"), ("runid", "bbbbbbbbbbbbbbbb")];
     let said = instance("mymaster", &address(&answers), "master", &said);
     let fake = Fake::builder()
-        .reply("SENTINEL MASTERS", array(&[said.clone()]))
+        .reply("SENTINEL MASTERS", array(slice::from_ref(&said)))
         .reply("SENTINEL MASTER", said)
         .info("redis_mode:sentinel\r\n")
         .start();

@@ -100,12 +100,6 @@ pub(super) struct Word {
     pub(super) in_tilt: bool,
 }
 
-impl Word {
-    pub(super) fn names(&self) -> Vec<String> {
-        self.listed.iter().map(|(name, _)| clean(name)).collect()
-    }
-}
-
 /// A master that the sentinel of a URL watches.
 pub(super) struct Master {
     pub(super) name: String,

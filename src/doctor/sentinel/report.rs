@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{Look, Named, Peer, Set};
+use super::{Look, Named, Peer, Set, Word};
 use crate::server::Role;
-use crate::vocabulary::words::clean;
+use crate::vocabulary::words::{clean, host_and_port};
 
-/// A master that a sentinel watches, as its INFO says.
+/// A master that a sentinel watches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatchedMaster {
@@ -19,6 +19,12 @@ pub struct WatchedMaster {
 }
 
 impl WatchedMaster {
+    /// Its address, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        host_and_port(&clean(&self.host), self.port)
+    }
+
     /// Of INFO; `None` where it is no sentinel's.
     pub(in crate::doctor) fn all(info: &str) -> Option<Vec<Self>> {
         let field =
@@ -37,6 +43,15 @@ impl WatchedMaster {
             Some(Self { name: part("name")?.to_owned(), host, port })
         };
         Some(fields().filter_map(of).collect())
+    }
+
+    pub(in crate::doctor) fn of(word: &Word) -> Vec<Self> {
+        let of = |(name, Named { host, port }): &(String, Named)| Self {
+            name: clean(name),
+            host: clean(host),
+            port: *port,
+        };
+        word.listed.iter().map(of).collect()
     }
 }
 

@@ -175,7 +175,7 @@ impl Doctor {
                 let examined = urls.iter().flatten();
                 Box::pin(follow(examined, servers, &self.options)).await
             }
-            // There is nothing wrong with them that the URLs do not have too.
+            // It was looked at when it was given.
             Err(_) => Vec::new(),
         };
         let of_urls = urls.into_iter().enumerate().map(|(at, examined)| match examined {

@@ -55,7 +55,7 @@ impl fmt::Display for Named {
 pub(super) struct Instance(HashMap<String, String>);
 
 impl Instance {
-    fn parse(reply: Value) -> RedisResult<Self> {
+    pub(super) fn parse(reply: Value) -> RedisResult<Self> {
         let fields: HashMap<Vec<u8>, Value> = from_redis_value(reply)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let fields = fields.into_iter().map(|(name, value)| Ok((text(name), text_of(value)?)));

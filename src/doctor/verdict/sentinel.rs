@@ -19,7 +19,9 @@ fn of(check: &Check) -> Option<Verdict> {
             VerdictKind::SentinelsDisagree,
             "the sentinels do not name the same master: clients write to different servers",
         ),
-        "sentinel.quorum" => (VerdictKind::NoFailover, "too few sentinels to fail over now"),
+        "sentinel.quorum" => {
+            (VerdictKind::NoFailover, "the sentinels could not authorise a failover now")
+        }
         "sentinel.replicas" => (VerdictKind::NoFailover, "there is no replica to fail over to"),
         "sentinel.addresses" => (
             VerdictKind::AnnouncedUnreachable,

@@ -131,6 +131,9 @@ impl SentinelReport {
 }
 
 fn slots(used: Option<u64>, ceiling: Option<u64>) -> String {
+    if used.is_none() && ceiling.is_none() {
+        return UNKNOWN.to_owned();
+    }
     let known = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
     format!("{} of {}", known(used), known(ceiling))
 }

@@ -12,6 +12,8 @@ mod dial;
 
 pub mod server;
 
+mod sentinel;
+
 mod fleet;
 
 mod telemetry;
@@ -46,7 +48,7 @@ pub use server::{BreakerHandle, WatchStatus};
 pub use telemetry::event::{Event, Events, RecentEvent};
 pub use telemetry::status::{
     BreakerStatus, CallsStatus, CloseReason, EndpointStatus, FleetStatus, GuardStatus, Health,
-    LaneStatus, Leak, LimitedBy, Status,
+    LaneStatus, Leak, LimitedBy, SentinelServerStatus, SentinelStatus, Status,
 };
 pub use vocabulary::{BuildError, Class, DialFailure, Endpoint, Error, Outcome, Phase, Rejection};
 

@@ -29,6 +29,8 @@ const POOL: &[&str] = &[
     "store",
     "tasks",
     "topology::place",
+    "topology::sentinel",
+    "topology::settings",
     "topology::single",
     "topology",
     "companion",
@@ -46,6 +48,7 @@ const POOL: &[&str] = &[
     "node",
     "patience",
     "credentials",
+    "moving",
     "slot",
     "dialer",
     "lease",
@@ -64,6 +67,7 @@ const POOL: &[&str] = &[
     "guarded_pool",
     "face",
     "builder",
+    "builder::sentinel",
 ];
 
 #[test]

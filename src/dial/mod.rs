@@ -25,6 +25,7 @@ use arc_swap::ArcSwap;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError, Value,
+    parse_redis_value_async,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
@@ -126,6 +127,18 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// Another one that is spoken to alike.
+    pub(crate) fn at(&self, host: &str, port: u16) -> Self {
+        let host = host.to_owned();
+        match self {
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Self::Tls { tls, .. } => Self::Tls { host, port, tls: tls.clone() },
+            Self::Tcp { .. } | Self::Unix(_) => Self::Tcp { host, port },
+        }
+    }
+}
+
 /// What to dial.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -138,6 +151,12 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn new(address: Address) -> Self {
         Self { name: address.to_string().into(), address, progress: Arc::default() }
+    }
+
+    /// A server that is not found yet, by whatever name it has.
+    pub(crate) fn unknown(name: &str) -> Self {
+        let address = Address::Tcp { host: String::new(), port: 0 };
+        Self { name: name.into(), address, progress: Arc::default() }
     }
 }
 
@@ -325,19 +344,16 @@ impl Dialer {
         self.dial_traced(target, login, &mut Trace::default()).await
     }
 
-    /// Whether the server of a connection that was just dialed is a replica. One that does not say what it
-    /// is is none: its user may not ask, or it is a proxy.
+    /// Whether the server of a connection that was just dialed is a replica; `None` of one that does not
+    /// say: its user may not ask, or it is a proxy.
     pub(crate) async fn is_replica(
         &self,
         dialed: &mut Dialed,
         target: &Target,
-    ) -> Result<bool, DialFailure> {
+    ) -> Result<Option<bool>, DialFailure> {
         let deadline = Instant::now() + self.connect_timeout;
         match by(deadline, dialed.ask(&redis::cmd("ROLE"))).await {
-            Ok(Value::Array(role)) => {
-                Ok(role.first() == Some(&Value::BulkString(b"slave".to_vec())))
-            }
-            Ok(_) => Ok(false),
+            Ok(reply) => Ok(is_replicas(&reply)),
             Err(error) => {
                 let (outcome, message) = classify(Stage::Handshake, &[], &error);
                 Err(DialFailure { server: Arc::clone(&target.name), outcome, message })
@@ -353,10 +369,11 @@ impl Dialer {
         trace: &mut Trace,
     ) -> Result<Dialed, DialFailure> {
         let set_up = |tap, first_bytes| self.set_up(login, tap, first_bytes);
-        self.attempt(target, login, trace, set_up).await
+        self.attempt(target, login, self.connect_timeout, trace, set_up).await
     }
 
-    /// Dials once for a subscriber, whose socket is wrapped by `wrap`.
+    /// Dials once for a subscriber, whose socket is wrapped by `wrap`. `asks_role`: also whether the server
+    /// is a replica; see [`is_replica`](Self::is_replica).
     ///
     /// # Cancel safety
     ///
@@ -365,29 +382,56 @@ impl Dialer {
         &self,
         target: &Target,
         login: &Login,
+        asks_role: bool,
         wrap: impl FnOnce(Tap<Stream>) -> W,
-    ) -> Result<PubSub, DialFailure>
+    ) -> Result<(PubSub, Option<bool>), DialFailure>
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.attempt(target, login, &mut Trace::default(), |mut tap, _ear| async move {
+        let set_up = |mut tap, _| async move {
             self.greet(login, &mut tap).await?;
-            PubSub::new(&login.redis, wrap(tap)).await
-        })
-        .await
+            let mut is_replica = None;
+            if asks_role {
+                tap.write_all(&redis::cmd("ROLE").get_packed_command()).await?;
+                tap.flush().await?;
+                let mut decoder = Default::default();
+                is_replica = is_replicas(&parse_redis_value_async(&mut decoder, &mut tap).await?);
+            }
+            Ok((PubSub::new(&login.redis, wrap(tap)).await?, is_replica))
+        };
+        self.attempt(target, login, self.connect_timeout, &mut Trace::default(), set_up).await
+    }
+
+    /// Dials once, logs in, and leaves what is spoken then to the caller; within so much time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the socket.
+    pub(crate) async fn open_within(
+        &self,
+        target: &Target,
+        login: &Login,
+        time: Duration,
+    ) -> Result<Tap<Stream>, DialFailure> {
+        let set_up = |mut tap, _| async move {
+            self.greet(login, &mut tap).await?;
+            Ok(tap)
+        };
+        self.attempt(target, login, time, &mut Trace::default(), set_up).await
     }
 
     async fn attempt<T, F>(
         &self,
         target: &Target,
         login: &Login,
+        time: Duration,
         trace: &mut Trace,
         set_up: impl FnOnce(Tap<Stream>, FirstBytes) -> F,
     ) -> Result<T, DialFailure>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = Instant::now() + time;
         let result = match self.open(target, deadline, trace).await {
             Ok(stream) => {
                 let (tap, first_bytes) = Tap::new(stream);
@@ -572,6 +616,18 @@ pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnection
 fn socket_limit() -> Option<io::Error> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
     socket.err().filter(|error| classify::local_limit(error).is_some())
+}
+
+/// Whether a reply to ROLE is a replica's.
+fn is_replicas(reply: &Value) -> Option<bool> {
+    match reply {
+        Value::Array(role) => match role.first()? {
+            Value::BulkString(name) if name == b"slave" => Some(true),
+            Value::BulkString(name) if name == b"master" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn closed() -> RedisError {

@@ -97,8 +97,9 @@ impl<W> Ledger<W> {
 
     /// Whether a successor should be dialed now.
     pub(super) fn wants_successor(&self) -> bool {
-        let Replacing { outdated, ready, dialing, owed, put_off, .. } = self.replacing;
-        if self.closed || dialing || put_off || self.is_frozen() {
+        let Replacing { outdated, ready, dialing, owed, put_off, doubtful, .. } = self.replacing;
+        // What is doubted may not be what refuses.
+        if self.closed || dialing || put_off || (self.is_frozen() && !doubtful) {
             return false;
         }
         let owed = owed && self.sockets() < self.limit.in_force();

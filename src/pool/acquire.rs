@@ -290,8 +290,12 @@ fn exhausted(state: &State, account: AccountId) -> Rejection {
 pub(super) fn late(node: &Node, state: &State, waited: Duration) -> Rejection {
     let phase = if state.ledger.live() == 0 { Phase::Dial } else { Phase::Connection };
     let in_flight = || {
-        let dials = phase == Phase::Dial && state.ledger.counts().dialing > 0;
-        dials.then(|| node.target().unanswered()).flatten().map(Arc::new)
+        let in_flight = match state.ledger.counts().dialing {
+            _ if phase != Phase::Dial => None,
+            0 => node.resolver.unanswered(),
+            _ => node.target().unanswered(),
+        };
+        in_flight.map(Arc::new)
     };
     Rejection::AcquireTimeout { waited, phase, failure: state.gate.failure().or_else(in_flight) }
 }

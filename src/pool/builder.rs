@@ -1,9 +1,11 @@
 //! The builder: collects settings, then checks all of them at once.
 
+mod sentinel;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use super::context::{Context, Settings};
 use super::guarded_pool::GuardedPool;
@@ -11,14 +13,17 @@ use super::handle::Handle;
 use super::node::Node;
 use super::tasks::Starters;
 use super::topology::place::{Place, Resolve};
+use super::topology::sentinel::Sentinel;
+use super::topology::settings::SentinelSettings;
 use super::topology::single::Single;
 use super::{dialer, maintenance};
 #[cfg(feature = "credentials")]
 use crate::dial::Provider;
-use crate::dial::{Address, Dialer, LINK_TIMEOUT, Target};
+use crate::dial::{Address, Certificates, Dialer, LINK_TIMEOUT, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::policy::{Budgets, Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
+use crate::sentinel::{FIRST_BACKOFF, Sentinels};
 use crate::server::gate::{DialPolicy, Gate};
 use crate::server::{Role, Server};
 use crate::vocabulary::BuildError;
@@ -30,7 +35,11 @@ use crate::{Backoff, Breaker, Budget, Endpoint};
 #[derive(Debug)]
 #[must_use = "call `build` to get the pool"]
 pub struct GuardedPoolBuilder {
+    /// Where the server is, or how those are spoken to that sentinels name.
     info: Result<ConnectionInfo, String>,
+    topology: Topology,
+    /// Setters that say nothing about this topology.
+    misplaced: Vec<&'static str>,
     settings: Settings,
     connect_timeout: Duration,
     queue_limit: Option<usize>,
@@ -46,6 +55,17 @@ pub struct GuardedPoolBuilder {
     credentials_provider: Option<Provider>,
 }
 
+/// Who says where the server is.
+#[derive(Debug)]
+enum Topology {
+    /// The URL.
+    Single,
+    Sentinel(SentinelSettings),
+}
+
+/// Where a pool begins, and who says where it goes on.
+type Start = (Arc<Place>, Box<dyn Resolve>);
+
 impl GuardedPool {
     /// Starts a pool for a URL, a [`redis::ConnectionInfo`] or whatever else redis-rs takes.
     ///
@@ -55,15 +75,32 @@ impl GuardedPool {
         GuardedPoolBuilder::new(params)
     }
 
-    /// Starts a pool from deadpool-redis's configuration: its URL or connection, `max_size`, and
-    /// the `wait` and `create` timeouts.
-    pub fn from_config(config: deadpool_redis::Config) -> GuardedPoolBuilder {
-        GuardedPoolBuilder::from_config(config)
+    /// Starts a pool from deadpool-redis's configuration, be it of one server
+    /// ([`deadpool_redis::Config`]) or of sentinels ([`deadpool_redis::sentinel::Config`]): its URLs or
+    /// connections, `max_size`, and the `wait` and `create` timeouts.
+    pub fn from_config(config: impl Into<GuardedPoolBuilder>) -> GuardedPoolBuilder {
+        config.into()
     }
 
     /// Starts a pool for the server of a [`redis::Client`].
     pub fn from_client(client: &redis::Client) -> GuardedPoolBuilder {
         GuardedPoolBuilder::new(client.get_connection_info().clone())
+    }
+}
+
+/// A pool from deadpool-redis's configuration: its URL or connection, `max_size`, and the `wait` and
+/// `create` timeouts.
+impl From<deadpool_redis::Config> for GuardedPoolBuilder {
+    fn from(config: deadpool_redis::Config) -> Self {
+        let deadpool_redis::Config { url, connection, pool } = config;
+        let info = match (url, connection) {
+            (Some(url), None) => url.into_connection_info().map_err(|error| error.to_string()),
+            (None, connection) => Ok(connection.unwrap_or_default().into()),
+            (Some(_), Some(_)) => {
+                Err("the deadpool-redis configuration has both a url and a connection".to_owned())
+            }
+        };
+        Self::from_info(info).with_pool_config(pool)
     }
 }
 
@@ -75,6 +112,8 @@ impl GuardedPoolBuilder {
     fn from_info(info: Result<ConnectionInfo, String>) -> Self {
         Self {
             info,
+            topology: Topology::Single,
+            misplaced: Vec::new(),
             settings: Settings {
                 name: "default".to_owned(),
                 max_connections: 16,
@@ -112,26 +151,17 @@ impl GuardedPoolBuilder {
         }
     }
 
-    pub(super) fn from_config(config: deadpool_redis::Config) -> Self {
-        let deadpool_redis::Config { url, connection, pool } = config;
-        let info = match (url, connection) {
-            (Some(url), None) => url.into_connection_info().map_err(|error| error.to_string()),
-            (None, connection) => Ok(connection.unwrap_or_default().into()),
-            (Some(_), Some(_)) => {
-                Err("the deadpool-redis configuration has both a url and a connection".to_owned())
-            }
-        };
-        let mut builder = Self::from_info(info);
+    fn with_pool_config(mut self, pool: Option<deadpool_redis::PoolConfig>) -> Self {
         if let Some(pool) = pool {
-            builder.settings.max_connections = pool.max_size;
+            self.settings.max_connections = pool.max_size;
             if let Some(wait) = pool.timeouts.wait {
-                builder.settings.acquire_timeout = wait;
+                self.settings.acquire_timeout = wait;
             }
             if let Some(create) = pool.timeouts.create {
-                builder.connect_timeout = create;
+                self.connect_timeout = create;
             }
         }
-        builder
+        self
     }
 
     /// The pool's name: the `pool` label of its metrics and logs. Default `default`. Not empty, and
@@ -240,7 +270,8 @@ impl GuardedPoolBuilder {
     /// [`RetryPolicy`](crate::tower::RetryPolicy).
     ///
     /// [`Role::Replica`], for a pool that reads from replicas, takes READONLY for an answer like any
-    /// other, and so does [`Role::ActiveReplica`].
+    /// other, and so does [`Role::ActiveReplica`]. Of a pool of [sentinels](GuardedPool::sentinel) the role
+    /// says which server is asked for: the master, or one of its replicas.
     pub fn role(mut self, role: Role) -> Self {
         self.settings.role = role;
         self
@@ -449,50 +480,77 @@ impl GuardedPoolBuilder {
     /// beyond its bound, a reserve above its max, reserves above the total, an invalid, reserved or
     /// repeated endpoint name.
     pub fn build(self) -> Result<GuardedPool, BuildError> {
-        self.build_with(|place| Box::new(Single(place)))
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let (place, resolver) = self.place(seed).map_err(BuildError::new)?;
+        Ok(self.build_at(place, resolver, seed))
     }
 
-    /// Makes the pool, whose servers `topology` knows, given the one that was configured.
-    pub(super) fn build_with(
-        self,
-        topology: impl FnOnce(Arc<Place>) -> Box<dyn Resolve>,
-    ) -> Result<GuardedPool, BuildError> {
+    /// Where the pool begins, and who says where it goes on; or everything that is wrong.
+    fn place(&self, seed: u64) -> Result<Start, Vec<String>> {
         let mut problems = self.problems();
-        let address = self.address().unwrap_or_else(|problem| {
-            problems.push(problem);
-            None
-        });
-        let (Some(address), Ok(info), []) = (address, &self.info, problems.as_slice()) else {
-            return Err(BuildError::new(problems));
-        };
-        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
-        let mut settings = self.settings;
+        let address = self.address().map_err(|problem| problems.push(problem));
+        match &self.topology {
+            Topology::Single => {
+                let (Ok(address), []) = (address, &*problems) else { return Err(problems) };
+                let server = match self.own_gate {
+                    true => Server::alone(&address.to_string(), seed),
+                    false => Server::shared(&address, seed),
+                };
+                let place = Arc::new(Place::new(Target::new(address), server));
+                Ok((Arc::clone(&place), Box::new(Single(place))))
+            }
+            Topology::Sentinel(settings) => {
+                let sentinels = settings.targets(self.certificates());
+                let sentinels = sentinels.map_err(|more| problems.extend(more));
+                let (Ok(address), Ok(sentinels), []) = (address, sentinels, &*problems) else {
+                    return Err(problems);
+                };
+                let name = settings.client_name.clone();
+                let name = name.unwrap_or_else(|| self.name_for_clients());
+                // Each sentinel has a login of its own.
+                let nobody = RedisConnectionInfo::default();
+                let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
+                dialer.plain = self.plain_handshake;
+                dialer.link_timeout = self.settings.link_timeout;
+                let set = Sentinels::shared(sentinels, dialer, seed);
+                let (master, role) = (&*settings.master, self.settings.role);
+                let resolver = Sentinel::new(set, master, role, address, self.own_gate, seed);
+                let server = Server::alone(master, seed);
+                let place = Arc::new(Place::new(Target::unknown(master), server));
+                Ok((place, Box::new(resolver)))
+            }
+        }
+    }
+
+    /// Makes the pool, whose server `resolver` knows.
+    pub(super) fn build_at(
+        self,
+        place: Arc<Place>,
+        resolver: Box<dyn Resolve>,
+        seed: u64,
+    ) -> GuardedPool {
+        let client_name = self.name_for_clients();
+        let Self { mut settings, info, plain_handshake, connect_timeout, .. } = self;
         settings.seed = seed;
-        let mut redis = info.redis_settings().clone();
-        if self.plain_handshake {
+        let mut redis = info.map(|info| info.redis_settings().clone()).unwrap_or_default();
+        if plain_handshake {
             redis = redis.set_skip_set_lib_name();
         }
-        let client_name = self.client_name.unwrap_or_else(default_client_name);
-        let mut dial = Dialer::new(redis, client_name, self.connect_timeout);
-        (dial.plain, dial.link_timeout) = (self.plain_handshake, settings.link_timeout);
+        let mut dial = Dialer::new(redis, client_name, connect_timeout);
+        (dial.plain, dial.link_timeout) = (plain_handshake, settings.link_timeout);
         #[cfg(feature = "credentials")]
         let dial = dial.provided(self.credentials_provider);
-        let server = match self.own_gate {
-            true => Server::alone(&address.to_string(), seed),
-            false => Server::shared(&address, seed),
+        let first_backoff = match self.topology {
+            Topology::Single => Backoff::default().base(),
+            Topology::Sentinel(_) => FIRST_BACKOFF,
         };
-        let policy = DialPolicy {
-            backoff: self.backoff,
-            breaker: self.breaker,
-            connect_timeout: self.connect_timeout,
-        };
+        let (backoff, breaker) = (self.backoff, self.breaker);
+        let policy = DialPolicy { backoff, first_backoff, breaker, connect_timeout };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
         });
         let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
-        let gate = Gate::new(Arc::clone(&server), policy, seed);
-        let place = Arc::new(Place { target: Target::new(address), server });
-        let resolver = topology(Arc::clone(&place));
+        let gate = Gate::new(Arc::clone(&place.server), policy, seed);
         let context = Arc::new(Context::new(settings, &place.target.name));
         let starters = Starters {
             dialer: dialer::run,
@@ -500,7 +558,18 @@ impl GuardedPoolBuilder {
             check: maintenance::check_first,
         };
         let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
-        Ok(GuardedPool { handle: Handle::new(Arc::new(node)) })
+        GuardedPool { handle: Handle::new(Arc::new(node)) }
+    }
+
+    fn certificates(&self) -> Option<&Certificates> {
+        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+        return self.certificates.as_ref();
+        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+        None
+    }
+
+    fn name_for_clients(&self) -> String {
+        self.client_name.clone().unwrap_or_else(default_client_name)
     }
 
     /// Everything that is wrong with the settings, apart from the address.
@@ -529,6 +598,15 @@ impl GuardedPoolBuilder {
         problems.policy("fleet", settings.fleet.as_ref().and_then(Fleet::problem));
         if settings.fleet.is_some() && !settings.watch {
             problems.add("fleet: it beats over the watch, which is off");
+        }
+        if settings.fleet.is_some() && settings.role == Role::Replica {
+            problems.add("fleet: its registry is written to, and a replica takes no writes");
+        }
+        if let Topology::Sentinel(sentinels) = &self.topology {
+            sentinels.check(&mut problems);
+        }
+        for setter in &self.misplaced {
+            problems.add(format!("{setter}: the pool has a server of its own, and no sentinels"));
         }
         problems.into_vec()
     }
@@ -583,17 +661,17 @@ impl GuardedPoolBuilder {
         problems.time_or_zero("drain_timeout", settings.drain_timeout);
     }
 
-    /// Where to dial; `None` if the URL was no URL.
-    fn address(&self) -> Result<Option<Address>, String> {
-        let info = match &self.info {
-            Ok(info) => info,
-            Err(problem) => return Err(format!("the URL is not usable: {problem}")),
-        };
-        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-        let certificates = self.certificates.as_ref();
-        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-        let certificates = None;
-        Address::new(info.addr(), certificates).map(Some)
+    /// Where to dial, or how.
+    fn address(&self) -> Result<Address, String> {
+        let info =
+            self.info.as_ref().map_err(|problem| format!("the URL is not usable: {problem}"))?;
+        let address = Address::new(info.addr(), self.certificates())?;
+        match (&self.topology, &address) {
+            (Topology::Sentinel(_), Address::Unix(_)) => {
+                Err("connect_as: no sentinel names a Unix socket".to_owned())
+            }
+            _ => Ok(address),
+        }
     }
 }
 

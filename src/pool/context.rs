@@ -85,8 +85,14 @@ impl Context {
         self.events.send(Event::BreakerChanged { server: Arc::clone(server), from, to });
     }
 
-    pub(super) fn moved(&self, from: &str, to: &str) {
-        shielded(|| tracing::warn!(pool = %self.name(), from, to, "the server has moved"));
+    /// Sentinels say that the server is elsewhere, and it says so itself. `master`: the name of the master,
+    /// if it is one.
+    pub(super) fn moved(&self, master: Option<&str>, from: Arc<str>, to: Arc<str>) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, master, %from, %to, "the server is another one now"));
+        if let Some(master) = master {
+            self.events.send(Event::MasterChanged { master: master.to_owned(), from, to });
+        }
     }
 
     pub(super) fn demoted(&self, server: &str) {

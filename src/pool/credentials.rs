@@ -11,6 +11,7 @@ use super::node::Node;
 use super::store::Socket;
 use super::watch::mailbox::PendingReply;
 use crate::dial::Login;
+use crate::telemetry::status::CloseReason;
 use crate::vocabulary::reply::within;
 
 impl Node {
@@ -22,7 +23,7 @@ impl Node {
         for socket in self.sockets() {
             match socket.is_subscriber() {
                 // It can send nothing but subscriptions: it gets another connection.
-                true => socket.outdate(),
+                true => socket.outdate(CloseReason::Replaced),
                 false => socket.ask_to_authenticate(),
             }
         }

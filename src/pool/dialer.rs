@@ -20,10 +20,11 @@ use super::slot::{Slot, SlotCell};
 use super::state::{DialerTask, News, Reserved, State};
 use super::store::{Connection, Ending, Owned, Socket};
 use super::tasks::Task;
-use super::topology::place::Place;
+use super::topology::place::{Doubt, Place};
 use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
 use crate::dial::{Dialed, Driver, Login};
+use crate::server::Role;
 use crate::server::gate::{Approval, Decision};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::DialFailure;
@@ -58,7 +59,8 @@ async fn dial_while_wanted(mut running: Running) {
         // Callers hear what another pool of the process has learned of the server.
         node.change(|_| ());
         node.warmth_changed.notify_waiters();
-        let due = match next_step(&node, dials.is_empty()).await {
+        let idle = dials.is_empty();
+        let due = match beside(&mut dials, next_step(&node, idle)).await {
             Step::Dial(attempt) => {
                 // One that panics takes none of the others along; it is told of where it is dropped.
                 let run = AssertUnwindSafe(attempt.run()).catch_unwind();
@@ -88,6 +90,18 @@ async fn dial_while_wanted(mut running: Running) {
         if node.is_closed() {
             // Nobody needs them any more; each takes itself out of the books.
             dials = Dials::new();
+        }
+    }
+}
+
+/// Goes on with the dials while it waits for something else.
+async fn beside<T>(dials: &mut Dials, other: impl Future<Output = T>) -> T {
+    let mut other = pin!(other);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut other => return result,
+            Some(()) = dials.next() => {}
         }
     }
 }
@@ -126,7 +140,7 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
         Ok(place) => {
             if !node.is_at(&place) {
                 // The schedule there is another one: look again.
-                node.move_to(place);
+                node.head_for(place);
                 return Step::WaitUntil(Instant::now());
             }
             ask(node, &place, idle)
@@ -161,6 +175,10 @@ fn step_of(decision: Decision) -> Step {
 /// Asks the gate for a dial.
 fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     let mut state = node.lock();
+    if !state.gate.is_at(&place.server) {
+        // It has moved meanwhile: look again.
+        return Step::WaitUntil(Instant::now());
+    }
     if state.ledger.live() > 0 && !state.ledger.is_frozen() && state.gate.is_refused() {
         // One refusal is enough for every pool of the process.
         state.heard_refusal();
@@ -170,10 +188,13 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     }
     let step = match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
-            let role_check = match state.demotion.is_suspected() {
-                true if state.ledger.next_is_successor() => RoleCheck::RequirePrimary,
-                true => RoleCheck::Ask,
-                false => RoleCheck::Skip,
+            let role_check = match (place.claim(), state.demotion.is_suspected()) {
+                (Some(role), _) => RoleCheck::Require(role),
+                (None, true) if state.ledger.next_is_successor() => {
+                    RoleCheck::Require(Role::Master)
+                }
+                (None, true) => RoleCheck::Ask,
+                (None, false) => RoleCheck::Skip,
             };
             let reserved = state.dial_started();
             let (node, place) = (Arc::clone(node), Arc::clone(place));
@@ -208,50 +229,68 @@ enum RoleCheck {
     Skip,
     /// Which it is. A replica serves reads, and somebody waits.
     Ask,
-    /// A successor of what is open to a replica must not be one as well.
-    RequirePrimary,
+    /// That it is this: somebody said so, or it is for a successor of what is open to a replica.
+    Require(Role),
+}
+
+impl RoleCheck {
+    /// What is wrong with a server that says of itself whether it is a replica.
+    fn problem(self, is_replica: Option<bool>) -> Option<&'static str> {
+        match (self, is_replica?) {
+            (Self::Require(Role::Master), true) => Some("it is a replica, which takes no writes"),
+            (Self::Require(Role::Replica), false) => {
+                Some("it is a primary, and this pool reads from replicas")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a dial brings.
 enum Product {
-    Connection {
-        dialed: Dialed,
-        /// The server says that it is a replica; `None` if it was not asked.
-        is_replica: Option<bool>,
-    },
+    Connection(Dialed),
     PubSub(PubSub, SlotCell),
 }
 
 impl Attempt {
     async fn run(self) {
         let started = Instant::now();
-        let result = self.dial().await;
-        self.ended(result, started);
-    }
-
-    async fn dial(&self) -> Result<Product, DialFailure> {
-        let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
-        if self.reserved.is_none() {
-            let mut dialed = dialer.dial(target, login).await?;
-            let is_replica = match self.role_check {
-                RoleCheck::Skip => None,
-                _ => Some(dialer.is_replica(&mut dialed, target).await?),
-            };
-            if self.role_check == RoleCheck::RequirePrimary && is_replica == Some(true) {
-                return Err(DialFailure {
-                    server: Arc::clone(&target.name),
-                    outcome: Outcome::Replica,
-                    message: "it is a replica, which takes no writes".to_owned(),
-                });
-            }
-            return Ok(Product::Connection { dialed, is_replica });
+        let dialed = tokio::select! {
+            dialed = self.dial() => Some(dialed),
+            // Dropped: it takes itself out of the books.
+            () = self.node.left(&self.place) => None,
+        };
+        if let Some(result) = dialed {
+            self.ended(result, started);
         }
-        let cell = SlotCell::default();
-        let redis = dialer.dial_pubsub(target, login, |stream| cell.wrap(stream)).await?;
-        Ok(Product::PubSub(redis, cell))
     }
 
-    fn ended(mut self, result: Result<Product, DialFailure>, started: Instant) {
+    /// What the dial brings, and whether the server is a replica, if that was asked, and it says so.
+    async fn dial(&self) -> Result<(Product, Option<bool>), DialFailure> {
+        let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
+        let asks = self.role_check != RoleCheck::Skip;
+        let (product, is_replica) = if self.reserved.is_none() {
+            let mut dialed = dialer.dial(target, login).await?;
+            let is_replica =
+                if asks { dialer.is_replica(&mut dialed, target).await? } else { None };
+            (Product::Connection(dialed), is_replica)
+        } else {
+            let cell = SlotCell::default();
+            let dialed = dialer.dial_pubsub(target, login, asks, |stream| cell.wrap(stream));
+            let (redis, is_replica) = dialed.await?;
+            (Product::PubSub(redis, cell), is_replica)
+        };
+        match self.role_check.problem(is_replica) {
+            None => Ok((product, is_replica)),
+            Some(problem) => Err(DialFailure {
+                server: Arc::clone(&target.name),
+                outcome: Outcome::WrongRole,
+                message: problem.to_owned(),
+            }),
+        }
+    }
+
+    fn ended(mut self, result: Result<(Product, Option<bool>), DialFailure>, started: Instant) {
         let Some(approval) = self.approval.take() else {
             return;
         };
@@ -262,39 +301,42 @@ impl Attempt {
             return;
         }
         let (node, reserved) = (&self.node, self.reserved.take());
-        match (result, reserved) {
-            (Ok(product), reserved) => {
-                let (slot, took) = connected(node, approval, reserved.is_some(), started);
-                match (product, reserved) {
-                    (Product::PubSub(redis, cell), Some(reserved)) => {
-                        if !is_current {
-                            slot.socket.outdate();
-                        }
-                        deliver(node, reserved, redis, cell, slot);
-                    }
-                    (Product::Connection { dialed, is_replica }, _) => {
-                        let connection = open(slot, dialed);
-                        if !is_current {
-                            connection.socket.ask_to_authenticate();
-                        }
-                        self.opened(connection, is_replica, started);
-                    }
-                    (Product::PubSub(..), None) => {
-                        unreachable!("a subscriber is dialed only for its waiter")
-                    }
+        let (product, is_replica) = match result {
+            Ok(dialed) => dialed,
+            Err(failure) => return failed(node, &self.place, approval, reserved, failure),
+        };
+        let server = &self.place.target.name;
+        let (slot, took) = connected(node, server, approval, reserved.is_some(), started);
+        match (product, reserved) {
+            (Product::PubSub(redis, cell), Some(reserved)) => {
+                if !is_current {
+                    slot.socket.outdate(CloseReason::Replaced);
                 }
-                let live = node.lock().ledger.live();
-                node.context.connected(Arc::clone(&self.place.target.name), took, live);
+                deliver(node, reserved, redis, cell, slot);
             }
-            (Err(failure), reserved) => failed(node, approval, reserved, failure),
+            (Product::Connection(dialed), _) => {
+                let connection = open(slot, dialed);
+                if !is_current {
+                    connection.socket.ask_to_authenticate();
+                }
+                self.opened(connection, is_replica, started);
+            }
+            (Product::PubSub(..), None) => {
+                unreachable!("a subscriber is dialed only for its waiter")
+            }
         }
+        if node.is_at(&self.place) {
+            node.arrived(&self.place);
+        }
+        let live = node.lock().ledger.live();
+        node.context.connected(Arc::clone(server), took, live);
     }
 
     /// A connection was dialed that is for whoever comes first.
     fn opened(&self, connection: Connection, is_replica: Option<bool>, started: Instant) {
         let node = &self.node;
-        if is_replica == Some(true) {
-            connection.socket.outdate();
+        if is_replica == Some(true) && self.role_check == RoleCheck::Ask {
+            connection.socket.outdate(CloseReason::Replaced);
         }
         node.authenticate(&connection.redis, &connection.socket);
         if node.is_at(&self.place) {
@@ -302,12 +344,13 @@ impl Attempt {
             node.opened(connection);
         } else {
             // The server has moved meanwhile.
-            connection.socket.blame(CloseReason::Lifetime);
+            connection.socket.blame(CloseReason::Replaced);
         }
-        match is_replica {
-            Some(true) => node.opened_replica(),
-            Some(false) => node.found_primary(started),
-            None => {}
+        match (self.role_check, is_replica) {
+            (RoleCheck::Skip | RoleCheck::Require(Role::Replica), _) => {}
+            (_, Some(true)) => node.opened_replica(),
+            // One that does not say what it is is no replica.
+            (_, _) => node.found_primary(started),
         }
     }
 }
@@ -323,10 +366,13 @@ impl Drop for Attempt {
             let server = Arc::clone(&self.place.target.name);
             let message = "the dial panicked".to_owned();
             let failure = DialFailure { server, outcome: Outcome::Other, message };
-            return failed(node, approval, reserved, failure);
+            return failed(node, &self.place, approval, reserved, failure);
         }
         let _gone = node.change(|state| {
             state.ledger.dial_failed(false);
+            if state.moves.is_under_way() {
+                state.ledger.retry_successors();
+            }
             state.gate.abandoned(approval, Instant::now());
             reserved.map(|reserved| state.dial_failed(reserved))
         });
@@ -337,13 +383,14 @@ impl Drop for Attempt {
 /// The dial has succeeded: from here on the socket counts as live, until its slot is dropped.
 fn connected(
     node: &Arc<Node>,
+    server: &Arc<str>,
     approval: Approval,
     reserved: bool,
     started: Instant,
 ) -> (Slot, std::time::Duration) {
     let now = Instant::now();
     let took = now.duration_since(started);
-    let socket = node.open_socket(started, now);
+    let socket = node.open_socket(Arc::clone(server), started, now);
     node.replies.heard();
     let slot = node.change(|state| {
         state.dials[Outcome::Connected as usize] += 1;
@@ -355,8 +402,17 @@ fn connected(
     (slot, took)
 }
 
-fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, failure: DialFailure) {
+fn failed(
+    node: &Arc<Node>,
+    place: &Place,
+    approval: Approval,
+    reserved: Option<Reserved>,
+    failure: DialFailure,
+) {
     let failure = Arc::new(failure);
+    if let Some(doubt) = doubt(failure.outcome) {
+        node.resolver.doubt(place, doubt);
+    }
     let now = Instant::now();
     let (next_dial_in, wakes, _gone) = {
         let mut state = node.lock();
@@ -365,7 +421,9 @@ fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, fail
         state.ledger.void_share();
         state.lost = true;
         let gone = reserved.map(|reserved| state.dial_failed(reserved));
-        if failure.outcome == Outcome::Replica && state.demotion.is_urgent(now) {
+        let looks_for_primary =
+            failure.outcome == Outcome::WrongRole && state.demotion.is_urgent(now);
+        if looks_for_primary || state.moves.is_under_way() {
             // The gate has the pace.
             state.ledger.retry_successors();
         }
@@ -378,6 +436,15 @@ fn failed(node: &Arc<Node>, approval: Approval, reserved: Option<Reserved>, fail
     node.tell(News { limit, transition: None });
     node.context.dial_failed(failure, next_dial_in);
     node.tell(News { limit: None, transition });
+}
+
+/// What a failed dial says of the place of the server; of one that answers with an error nothing.
+fn doubt(outcome: Outcome) -> Option<Doubt> {
+    match outcome {
+        Outcome::WrongRole => Some(Doubt::WrongRole),
+        Outcome::LocalLimit | Outcome::MaxClients | Outcome::Loading => None,
+        outcome => (!outcome.is_permanent()).then_some(Doubt::Unreachable),
+    }
 }
 
 /// Starts the connection's driver.

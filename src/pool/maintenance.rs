@@ -8,6 +8,7 @@ use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::context::Settings;
+use super::moving;
 use super::node::Node;
 use super::patience::owed;
 use super::status::publish;
@@ -47,7 +48,8 @@ async fn look_after(running: Running) {
         #[cfg(feature = "credentials")]
         super::credentials::follow(Arc::clone(node)).await;
     };
-    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)), follow);
+    let place = moving::follow(Arc::clone(node));
+    tokio::join!(sweep(Arc::clone(node)), watch::run(Arc::clone(node)), follow, place);
 }
 
 async fn sweep(node: Arc<Node>) {
@@ -101,7 +103,7 @@ fn period(node: &Node) -> Duration {
 /// likes. `retry`: when the next successor is dialed while dials fail, for nobody waits for it.
 fn replace_expired(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
     let expired = |socket: &&Arc<Socket>| socket.expires <= now && !socket.is_subscriber();
-    node.sockets().iter().filter(expired).for_each(|socket| socket.outdate());
+    node.sockets().iter().filter(expired).for_each(|socket| socket.outdate(CloseReason::Lifetime));
     if now >= *retry || node.lock().gate.failure().is_none() {
         *retry = now + REPLACE_RETRY;
         node.lock().ledger.retry_successors();

@@ -29,6 +29,7 @@ mod shared;
 mod slot;
 
 mod maintenance;
+mod moving;
 mod status;
 mod warm;
 mod watch;

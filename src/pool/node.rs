@@ -4,7 +4,7 @@
 //! The rule that keeps it simple: change the state under the lock, collect whom that concerns, let
 //! go of the lock, then wake them. Nothing is awaited or woken under it, and no connection dropped.
 //!
-//! **Lock order**: the state, then the server's schedule or what is known of it, then the store's. The
+//! **Lock order**: `moving`, the state, then the server's schedule or what is known of it, then the store's. The
 //! other locks here are leaves: nothing is locked under them.
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ use super::sockets::Sockets;
 use super::state::{DialerTask, News, State, Wakes};
 use super::store::{Connection, Socket};
 use super::tasks::{Runtime, Starters};
-use super::topology::place::{Place, Resolve};
+use super::topology::place::{Doubt, Place, Resolve};
 use super::waiting::{Answer, LeasePlace, Leased, Subscribed, Succession, Waiting};
 use super::watch::mailbox::Mailbox;
 use crate::dial::{Dialer, Notice};
@@ -42,8 +42,12 @@ pub(super) struct Node {
     pub(super) context: Arc<Context>,
     pub(super) dialer: Dialer,
     pub(super) resolver: Box<dyn Resolve>,
-    /// Where the last dial went.
-    place: ArcSwap<Place>,
+    /// Where the last dial went, or the next one goes.
+    pub(super) place: ArcSwap<Place>,
+    /// Held while the server moves, before any other lock.
+    pub(super) moving: Mutex<()>,
+    /// `place` is another one.
+    pub(super) moved: Notify,
     /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
     /// await, and an async one would cost more than what it guards.
     state: Mutex<State>,
@@ -91,6 +95,8 @@ impl Node {
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             place: ArcSwap::new(place),
+            moving: Mutex::new(()),
+            moved: Notify::new(),
             sockets: Sockets::default(),
             replies: Replies::default(),
             dialer_wanted: Notify::new(),
@@ -119,7 +125,7 @@ impl Node {
 
     /// Whether the server is there.
     pub(super) fn is_at(&self, place: &Place) -> bool {
-        self.place.load().target.name == place.target.name
+        Arc::ptr_eq(&self.place.load().server, &place.server)
     }
 
     pub(super) fn server(&self) -> Arc<Server> {
@@ -129,23 +135,6 @@ impl Node {
     /// The server's address, without credentials.
     pub(super) fn address(&self) -> Arc<str> {
         Arc::clone(&self.place.load().target.name)
-    }
-
-    /// The server is elsewhere from now on: dials go there, by its schedule, and what is open to the
-    /// one before is closed as it comes back.
-    pub(super) fn move_to(self: &Arc<Self>, place: Arc<Place>) {
-        let before = self.place.swap(Arc::clone(&place));
-        self.context.moved(&before.target.name, &place.target.name);
-        // What is idle is of no use to anybody; what is lent is closed when it comes back.
-        self.change(|state| {
-            state.gate.move_to(Arc::clone(&place.server));
-            state.ledger.thaw();
-            state.close_idle(CloseReason::Lifetime);
-        });
-        self.sockets().iter().for_each(|socket| socket.expire());
-        self.count_outdated();
-        self.dialer_wanted.notify_one();
-        self.mailbox.attention.notify_one();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -363,6 +352,7 @@ impl Node {
             return;
         }
         let now = Instant::now();
+        self.resolver.doubt(&self.place.load(), Doubt::Lost);
         let replaces = self.change(|state| {
             let replaces = state.demotion.suspect(now);
             state.ledger.doubt_successors(state.demotion.is_suspected());
@@ -382,11 +372,15 @@ impl Node {
 
     /// A dial that began then has found a primary.
     pub(super) fn found_primary(self: &Arc<Self>, dialed: Instant) {
-        self.change(|state| {
+        let was_suspected = self.change(|state| {
+            let was_suspected = state.demotion.is_suspected();
             state.demotion.found_primary(Instant::now());
-            state.ledger.doubt_successors(false);
+            state.ledger.doubt_successors(state.moves.is_under_way());
+            was_suspected
         });
-        self.replace_opened_before(dialed);
+        if was_suspected {
+            self.replace_opened_before(dialed);
+        }
     }
 
     /// The server refused somebody else's connection: it is full.
@@ -398,10 +392,15 @@ impl Node {
     }
 
     /// A new socket, to be counted by [`State`] as live.
-    pub(super) fn open_socket(&self, dialed: Instant, now: Instant) -> Arc<Socket> {
+    pub(super) fn open_socket(
+        &self,
+        server: Arc<str>,
+        dialed: Instant,
+        now: Instant,
+    ) -> Arc<Socket> {
         // ± 10 %, so that a fleet that was started together does not redial together.
         let lifetime = self.settings().max_lifetime.mul_f64(0.9 + 0.2 * fastrand::f64());
-        self.sockets.add(dialed, now + lifetime, self.coarse_now())
+        self.sockets.add(server, dialed, now + lifetime, self.coarse_now())
     }
 
     /// Replaces every connection whose dial started before then, make before break and at the gate's
@@ -445,11 +444,16 @@ impl Node {
     /// A connection's socket is closed; called by the last thing the driver's task drops.
     pub(super) fn socket_closed(self: &Arc<Self>, socket: &Socket) {
         self.sockets.remove(socket);
-        let lease = self.change(|state| state.socket_closed(socket));
+        let place = self.place.load();
+        let here = place.target.name == socket.server;
+        if here && socket.reason().is_loss() {
+            self.resolver.doubt(&place, Doubt::Lost);
+        }
+        let lease = self.change(|state| state.socket_closed(socket, here));
         self.warmth_changed.notify_waiters();
         self.drained.notify_waiters();
         self.report_resolved(lease.as_ref());
-        self.context.closed(self.address(), socket.reason());
+        self.context.closed(Arc::clone(&socket.server), socket.reason());
     }
 
     /// Closes the socket under whoever holds the connection.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::store::Socket;
+use crate::telemetry::status::CloseReason;
 
 /// Changed when a connection opens or closes.
 #[derive(Debug, Default)]
@@ -28,12 +29,18 @@ impl Sockets {
     }
 
     /// A new one, until [`remove`](Self::remove). `opened`: when its dial started. `used`: coarse time.
-    pub(super) fn add(&self, opened: Instant, expires: Instant, used: u64) -> Arc<Socket> {
+    pub(super) fn add(
+        &self,
+        server: Arc<str>,
+        opened: Instant,
+        expires: Instant,
+        used: u64,
+    ) -> Arc<Socket> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let socket = Arc::new(Socket::new(id, opened, expires, used));
+        let socket = Arc::new(Socket::new(id, server, opened, expires, used));
         let mut open = self.open();
         if open.outdated.is_some_and(|before| opened < before) {
-            socket.outdate();
+            socket.outdate(CloseReason::Replaced);
         }
         open.sockets.insert(id, Arc::clone(&socket));
         socket
@@ -44,7 +51,7 @@ impl Sockets {
         let mut open = self.open();
         open.outdated = open.outdated.max(Some(before));
         let old = open.sockets.values().filter(|socket| socket.opened < before);
-        old.for_each(|socket| socket.outdate());
+        old.for_each(|socket| socket.outdate(CloseReason::Replaced));
     }
 
     pub(super) fn remove(&self, socket: &Socket) {

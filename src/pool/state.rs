@@ -13,6 +13,7 @@ use super::demotion::Demotion;
 use super::leaks::{Lease, Leases};
 use super::store::{Connection, DEAD_LEASES, Socket, Store};
 use super::sweeps::Sweeps;
+use super::topology::place::Moves;
 use super::waiting::{Answer, LeasePlace, Leased, Succession, Waiting};
 use super::watch::steering::Steering;
 use crate::dial::Notice;
@@ -37,6 +38,7 @@ pub(super) struct State {
     pub(super) leases: Leases,
     pub(super) gate: Gate,
     pub(super) demotion: Demotion,
+    pub(super) moves: Moves,
     /// By account.
     pub(super) tallies: Vec<Tally>,
     pub(super) dials: [u64; Outcome::ALL.len()],
@@ -152,6 +154,7 @@ impl State {
             leases: Leases::default(),
             gate,
             demotion: Demotion::default(),
+            moves: Moves::default(),
             tallies: Vec::new(),
             dials: [0; Outcome::ALL.len()],
             closed: [0; CloseReason::ALL.len()],
@@ -285,13 +288,14 @@ impl State {
     }
 
     /// A socket is closed. The lease that ended with it, if one did: a budget counts sockets, so its
-    /// place is free, as far as the store has room for leases that nobody lets go of.
-    pub(super) fn socket_closed(&mut self, socket: &Socket) -> Option<Lease> {
+    /// place is free, as far as the store has room for leases that nobody lets go of. `here`: it was one of
+    /// the server that dials go to, of which the others say nothing.
+    pub(super) fn socket_closed(&mut self, socket: &Socket, here: bool) -> Option<Lease> {
         let (reason, closed) = (socket.reason(), socket.closed());
         self.bury(socket);
         self.ledger.died(closed);
         self.closed[reason as usize] += 1;
-        if matches!(reason, CloseReason::Peer | CloseReason::HealthCheck | CloseReason::Dirty) {
+        if here && reason.is_loss() {
             // Not by our doing, or on a connection that broke.
             self.ledger.void_share();
             self.lost = true;
@@ -309,9 +313,9 @@ impl State {
             }
         }
         let now = Instant::now();
-        if reason == CloseReason::Peer {
+        if here && reason == CloseReason::Peer {
             self.gate.disconnected(now);
-        } else if self.ledger.has_spare_slot() {
+        } else if here && self.ledger.has_spare_slot() {
             self.gate.allow_free_dial();
         }
         if self.ledger.live() == 0 {
@@ -367,9 +371,9 @@ impl State {
         }
     }
 
-    /// Closes whatever is idle.
-    pub(super) fn close_idle(&mut self, reason: CloseReason) {
-        let idle = self.withdraw(|_| true);
+    /// Closes what is idle, and `wanted` picks.
+    pub(super) fn close_idle(&mut self, reason: CloseReason, wanted: impl FnMut(&Socket) -> bool) {
+        let idle = self.withdraw(wanted);
         idle.iter().for_each(|connection| connection.socket.blame(reason));
         self.closing.extend(idle);
     }
@@ -420,7 +424,7 @@ impl State {
         if let Some(connection) = self.store.withdraw(1, Socket::is_outdated).pop() {
             self.ledger.withdrawn(1);
             self.ledger.closes_first();
-            connection.socket.blame(CloseReason::Lifetime);
+            connection.socket.blame_age();
             self.closing.push(connection);
             return;
         }
@@ -441,7 +445,7 @@ impl State {
         }
         if self.dials_work() && self.ledger.must_close_first() {
             self.ledger.closes_first();
-            socket.blame(CloseReason::Lifetime);
+            socket.blame_age();
             return true;
         }
         false

@@ -11,7 +11,7 @@ use super::state::{State, Tally};
 use crate::dial::Notice;
 use crate::server::{Seen, WatchStatus};
 use crate::telemetry::status::{
-    BreakerStatus, CloseReason, EndpointStatus, RequestOutcome, Status, named,
+    BreakerStatus, CloseReason, EndpointStatus, RequestOutcome, SentinelStatus, Status, named,
 };
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome};
@@ -22,8 +22,16 @@ pub(super) fn status(node: &Node) -> Status {
     let suspected = node.lock().leases.suspected();
     let leaks = suspected.iter().map(|lease| node.leak(lease, now)).collect();
     let watch = watch_status(node, now);
+    let sentinels = node.resolver.sentinels();
     let state = node.lock();
     let counts = state.ledger.counts();
+    let sentinel = sentinels.map(|seen| SentinelStatus {
+        master: seen.master.to_string(),
+        sentinels: seen.sentinels,
+        since: state.moves.since.map(|since| now.saturating_duration_since(since)),
+        moves: state.moves.count,
+        trouble: seen.trouble,
+    });
     Status {
         pool: node.context.name().to_owned(),
         server: node.address(),
@@ -32,6 +40,7 @@ pub(super) fn status(node: &Node) -> Status {
         limited_by: state.limited_by(),
         watch,
         fleet: state.steering.fleet.clone(),
+        sentinel,
         live: counts.live,
         idle: counts.idle,
         in_use: counts.in_use,

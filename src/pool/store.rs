@@ -178,6 +178,8 @@ impl Drop for Owned {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) id: u64,
+    /// The server that it is connected to.
+    pub(super) server: Arc<str>,
     /// While it is in the store it is marked dead under the pool's lock only, so that nobody is granted
     /// what is dead.
     alive: AtomicBool,
@@ -187,8 +189,8 @@ pub(super) struct Socket {
     reason: AtomicU8,
     /// To log in with credentials that have changed.
     to_authenticate: AtomicBool,
-    /// To be replaced: closed once it has a successor.
-    outdated: AtomicBool,
+    /// To be replaced, closed once it has a successor, and why; zero if it is not.
+    outdated: AtomicU8,
     /// To be closed when it comes back, whether or not it has one.
     expired: AtomicBool,
     /// For whose sake it is being closed.
@@ -215,14 +217,21 @@ const FOR_SHED: u8 = 1;
 const FOR_ROOM: u8 = 2;
 
 impl Socket {
-    pub(super) fn new(id: u64, opened: Instant, expires: Instant, used: u64) -> Self {
+    pub(super) fn new(
+        id: u64,
+        server: Arc<str>,
+        opened: Instant,
+        expires: Instant,
+        used: u64,
+    ) -> Self {
         Self {
             id,
+            server,
             alive: AtomicBool::new(true),
             idle: AtomicBool::new(false),
             reason: AtomicU8::new(CloseReason::Peer as u8),
             to_authenticate: AtomicBool::new(false),
-            outdated: AtomicBool::new(false),
+            outdated: AtomicU8::new(0),
             expired: AtomicBool::new(false),
             closing: AtomicU8::new(0),
             changed: Notify::new(),
@@ -320,14 +329,21 @@ impl Socket {
     }
 
     /// It is to be replaced, make before break.
-    pub(super) fn outdate(&self) {
-        if !self.outdated.swap(true, Ordering::Relaxed) {
+    pub(super) fn outdate(&self, why: CloseReason) {
+        if self.outdated.swap(1 + why as u8, Ordering::Relaxed) == 0 {
             self.changed.notify_waiters();
         }
     }
 
+    /// It is not to be replaced after all, unless for its age.
+    pub(super) fn keep(&self, now: Instant) {
+        if !self.is_expired() && self.expires > now {
+            self.outdated.store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn is_outdated(&self) -> bool {
-        self.outdated.load(Ordering::Relaxed)
+        self.outdated.load(Ordering::Relaxed) > 0
     }
 
     /// True if it is to be replaced by one that is dialed for that: it is not closed yet, and no
@@ -340,7 +356,7 @@ impl Socket {
     /// It is not to be lent again: closed when it comes back.
     pub(super) fn expire(&self) {
         self.expired.store(true, Ordering::Relaxed);
-        self.outdate();
+        self.outdate(CloseReason::Replaced);
     }
 
     pub(super) fn is_expired(&self) -> bool {
@@ -374,7 +390,7 @@ impl Socket {
     /// It is about to be closed, for its successor is there: until then there may be one too many.
     pub(super) fn retire(&self) {
         self.set_surplus(true);
-        self.blame(CloseReason::Lifetime);
+        self.blame_age();
     }
 
     /// It is about to be closed so that another can be dialed.
@@ -399,10 +415,14 @@ impl Socket {
             self.reason.compare_exchange(peer, reason as u8, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// It is about to be closed because it is outdated.
+    pub(super) fn blame_age(&self) {
+        let why = self.outdated.load(Ordering::Relaxed).checked_sub(1).and_then(reason_of);
+        self.blame(why.unwrap_or(CloseReason::Lifetime));
+    }
+
     pub(super) fn reason(&self) -> CloseReason {
-        let reason = self.reason.load(Ordering::Relaxed);
-        let known = CloseReason::ALL.iter().copied().find(|known| *known as u8 == reason);
-        known.unwrap_or(CloseReason::Peer)
+        reason_of(self.reason.load(Ordering::Relaxed)).unwrap_or(CloseReason::Peer)
     }
 
     pub(super) fn set_ending(&self, ending: Ending) {
@@ -427,6 +447,10 @@ impl Socket {
     fn ending(&self) -> MutexGuard<'_, Option<Ending>> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn reason_of(number: u8) -> Option<CloseReason> {
+    CloseReason::ALL.iter().copied().find(|reason| *reason as u8 == number)
 }
 
 /// How a socket is closed from outside.

@@ -23,10 +23,11 @@ pub(crate) use super::schedule::DialPolicy;
 /// configuration). Somebody has to change something, so a dial every half minute is enough.
 const SLOW: Backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::from_secs(30));
 
-/// Back-off while the server is a replica and the pool wants a primary: its name may move at any
-/// moment, and writes are to be back within a second of that.
-const PROMOTION: Backoff =
-    Backoff::equal_jitter(Duration::from_millis(50), Duration::from_millis(500));
+/// The cap of the back-off while the server is a replica and the pool wants a primary, in first
+/// back-offs, and at most: its name may move at any moment, and writes are to be back within a second
+/// of that.
+const PROMOTION: u32 = 10;
+const LONGEST_PROMOTION: Duration = Duration::from_secs(1);
 
 /// One pool's gate at one server.
 pub struct Gate {
@@ -60,6 +61,8 @@ struct OwnFailure {
     failure: Arc<DialFailure>,
     delay: Duration,
     next_dial: Instant,
+    /// It was not dialed: nobody knew where the server is.
+    unresolved: bool,
 }
 
 /// An operator's override.
@@ -120,7 +123,9 @@ impl Gate {
         seed: u64,
     ) -> Self {
         let server = Server::alone("", seed);
-        Self::new(server, DialPolicy { backoff, breaker, connect_timeout }, seed)
+        let first_backoff = Backoff::default().base();
+        let policy = DialPolicy { backoff, first_backoff, breaker, connect_timeout };
+        Self::new(server, policy, seed)
     }
 
     pub(crate) fn new(server: Arc<Server>, policy: DialPolicy, seed: u64) -> Self {
@@ -139,23 +144,43 @@ impl Gate {
 
     /// Stands before another server from now on. What failed at the one before says nothing of it; an
     /// override stays.
+    /// As many are expected there as were at the one before.
     pub(crate) fn move_to(&mut self, server: Arc<Server>) {
+        let members = self.server.look(|schedule| schedule.members());
         let id = server.attach();
+        if members > 0 && server.look(|schedule| schedule.members()) == 0 {
+            server.change(|schedule| schedule.fleet_of(members));
+        }
         std::mem::replace(&mut self.server, server).detach(std::mem::replace(&mut self.id, id));
         (self.own, self.own_failures) = (None, 0);
         self.next = RefCell::default();
     }
 
+    /// Whether it stands before that server.
+    pub(crate) fn is_at(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.server, server)
+    }
+
     /// The place of the server could not be found: this pool backs off as after a failed dial.
     pub(crate) fn unresolved(&mut self, failure: Arc<DialFailure>, now: Instant) {
         self.own_failed(failure, self.backoff(), now);
+        if let Some(own) = &mut self.own {
+            own.unresolved = true;
+        }
+    }
+
+    /// The place of the server may be known by now.
+    pub(crate) fn resolved(&mut self) {
+        if self.own.as_ref().is_some_and(|own| own.unresolved) {
+            (self.own, self.own_failures) = (None, 0);
+        }
     }
 
     fn own_failed(&mut self, failure: Arc<DialFailure>, backoff: Backoff, now: Instant) {
         self.own_failures = self.own_failures.saturating_add(1);
         let previous = self.own.as_ref().map_or(Duration::ZERO, |own| own.delay);
         let delay = backoff.delay(self.own_failures, previous, &mut self.rng);
-        self.own = Some(OwnFailure { failure, delay, next_dial: now + delay });
+        self.own = Some(OwnFailure { failure, delay, next_dial: now + delay, unresolved: false });
     }
 
     /// A refusal of the credentials before says nothing of those that are used from now on.
@@ -214,7 +239,11 @@ impl Gate {
     pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
         let Approval { generation, server } = approval;
         let own = match failure.outcome {
-            Outcome::Replica => Some(PROMOTION),
+            Outcome::WrongRole => {
+                let first = self.policy.first_backoff;
+                let cap = (first * PROMOTION).min(LONGEST_PROMOTION);
+                Some(Backoff::equal_jitter(first, cap))
+            }
             outcome => outcome.is_permanent().then_some(SLOW),
         };
         if let Some(backoff) = own {
@@ -320,7 +349,7 @@ impl Gate {
         match (self.state(), &self.own) {
             (BreakerState::Open | BreakerState::HalfOpen, _) => self.refuse(now),
             // The next dial is soon, and may find the primary.
-            (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::Replica => {
+            (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::WrongRole => {
                 Verdict::Wait
             }
             (BreakerState::Closed, Some(own)) if self.forced.is_none() && own.next_dial > now => {

@@ -63,6 +63,8 @@ pub(super) const NOBODY: u64 = 0;
 pub(crate) struct DialPolicy {
     /// `None`: the default one, whose cap follows the size of the fleet.
     pub(crate) backoff: Option<Backoff>,
+    /// The base of the default one.
+    pub(crate) first_backoff: Duration,
     pub(crate) breaker: Breaker,
     pub(crate) connect_timeout: Duration,
 }
@@ -74,7 +76,7 @@ impl DialPolicy {
             let default = Backoff::default();
             let members = u32::try_from(members).unwrap_or(u32::MAX);
             let cap = CAP_PER_MEMBER.saturating_mul(members).clamp(default.cap(), LONGEST_CAP);
-            Backoff::equal_jitter(default.base(), cap)
+            Backoff::equal_jitter(self.first_backoff, cap)
         })
     }
 }

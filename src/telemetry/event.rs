@@ -135,6 +135,17 @@ pub enum Event {
         /// Why, in the server's words or the provider's, without the password.
         reason: String,
     },
+    /// The sentinels have named another master, which says itself that it is one: from here on nothing goes
+    /// to the one before.
+    #[non_exhaustive]
+    MasterChanged {
+        /// The master's name, as the sentinels know it.
+        master: String,
+        /// The server before.
+        from: Arc<str>,
+        /// The server now.
+        to: Arc<str>,
+    },
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]
     Missed {

@@ -54,6 +54,8 @@ pub struct Status {
     pub watch: WatchStatus,
     /// The fleet that shares the server's slots, if the pool is a member of one.
     pub fleet: Option<FleetStatus>,
+    /// The sentinels that say where the server is, if the pool has any.
+    pub sentinel: Option<SentinelStatus>,
     /// The lanes that [`shared`](crate::GuardedPool::shared) handles use; empty until the first
     /// one is used.
     pub lanes: Vec<LaneStatus>,
@@ -114,6 +116,37 @@ pub struct FleetStatus {
     pub repaired: u64,
     /// Why the last heartbeat failed, if it did.
     pub trouble: Option<String>,
+}
+
+/// A pool's sentinels, and what they have said; see
+/// [`GuardedPool::sentinel`](crate::GuardedPool::sentinel).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SentinelStatus {
+    /// The master's name, as the sentinels know it.
+    pub master: String,
+    /// The sentinels, in the order in which they were configured.
+    pub sentinels: Vec<SentinelServerStatus>,
+    /// For how long [`Status::server`] has been the server, in seconds; `None` before the first dial has
+    /// found it.
+    #[serde(rename = "since_seconds", serialize_with = "maybe_seconds")]
+    pub since: Option<Duration>,
+    /// How often the server has changed since the pool was built.
+    pub moves: u64,
+    /// Why no sentinel says where the server is, if so. The pool goes on with the last one.
+    pub trouble: Option<String>,
+}
+
+/// A sentinel, as all pools of the process know it that have the same ones.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SentinelServerStatus {
+    /// Its address, without credentials.
+    pub server: Arc<str>,
+    /// True for the one that is asked and listened to.
+    pub connected: bool,
+    /// Why it did not answer when it was asked last.
+    pub last_failure: Option<Arc<DialFailure>>,
 }
 
 /// The breaker and the dial schedule at one moment.
@@ -283,9 +316,11 @@ pub enum CloseReason {
     Peer,
     /// Idle for longer than `idle_timeout`.
     Idle,
-    /// Replaced although it worked: older than `max_lifetime`, opened before its server became a replica,
-    /// or a subscriber's whose credentials have changed.
+    /// Older than `max_lifetime`.
     Lifetime,
+    /// It worked, but its server is not the one any more: it was opened before that became a replica, or
+    /// before the sentinels named another; or it is a subscriber's whose credentials have changed.
+    Replaced,
     /// It did not answer the PING that a long-idle connection gets.
     HealthCheck,
     /// A lease left it in a state that could not be reset.
@@ -306,6 +341,7 @@ impl CloseReason {
         Self::Peer,
         Self::Idle,
         Self::Lifetime,
+        Self::Replaced,
         Self::HealthCheck,
         Self::Dirty,
         Self::Revoked,
@@ -314,6 +350,11 @@ impl CloseReason {
         Self::Dropped,
     ];
 
+    /// True where it was not by our doing, or the connection broke.
+    pub(crate) const fn is_loss(self) -> bool {
+        matches!(self, Self::Peer | Self::HealthCheck | Self::Dirty)
+    }
+
     /// The label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -321,6 +362,7 @@ impl CloseReason {
             Self::Peer => "peer",
             Self::Idle => "idle",
             Self::Lifetime => "lifetime",
+            Self::Replaced => "replaced",
             Self::HealthCheck => "health_check",
             Self::Dirty => "dirty",
             Self::Revoked => "revoked",

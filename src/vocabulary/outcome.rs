@@ -33,9 +33,10 @@ pub enum Outcome {
     Auth,
     /// The server is loading its data set.
     Loading,
-    /// The server is a replica, and the pool wants a primary: it was demoted, and its name has not moved
-    /// yet. Asked only after a write was answered with READONLY, or after the watch saw it demoted.
-    Replica,
+    /// The server is a replica, and the pool wants a primary: it was demoted, and its name, or what the
+    /// sentinels say, has not moved yet; or it is a primary, and the pool wants a replica. Asked of servers
+    /// that sentinels name, after a write was answered with READONLY, and after the watch saw it demoted.
+    WrongRole,
     /// The server answered that what we asked for does not exist (database number, protocol
     /// version, …), or its TLS certificate was not accepted.
     Misconfigured,
@@ -59,7 +60,7 @@ impl Outcome {
         Self::Timeout,
         Self::Auth,
         Self::Loading,
-        Self::Replica,
+        Self::WrongRole,
         Self::Misconfigured,
         Self::LocalLimit,
         Self::Other,
@@ -79,7 +80,7 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::Auth => "auth",
             Self::Loading => "loading",
-            Self::Replica => "replica",
+            Self::WrongRole => "wrong_role",
             Self::Misconfigured => "misconfigured",
             Self::LocalLimit => "local_limit",
             Self::Other => "other",

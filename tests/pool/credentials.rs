@@ -132,7 +132,7 @@ async fn a_pool_under_load_changes_its_user_without_a_failed_request() {
         let status = pool.status();
         assert!(status.endpoints.iter().all(|endpoint| endpoint.rejected.is_empty()));
         // The subscriber's, which cannot authenticate again.
-        assert_eq!((closed(&pool, "peer"), closed(&pool, "lifetime")), (0, 1), "{status:#?}");
+        assert_eq!((closed(&pool, "peer"), closed(&pool, "replaced")), (0, 1), "{status:#?}");
     }
 }
 

@@ -193,7 +193,7 @@ async fn while_the_name_still_leads_to_it_reads_go_on_and_dials_are_few() {
     assert!((2..=18).contains(&dialed), "{dialed} in 3 s, with {reads} reads");
     assert_eq!(pair.pool.status().live, 4);
     assert!(pair.pool.status().connections_closed.is_empty(), "{:?}", pair.pool.status());
-    assert!(dials(&pair.pool)["replica"] >= 2);
+    assert!(dials(&pair.pool)["wrong_role"] >= 2);
     let unhealthy = pair.pool.health().await.unwrap_err();
     assert!(unhealthy.to_string().contains("replica"), "{unhealthy}");
 
@@ -212,7 +212,7 @@ async fn callers_wait_for_the_primary_when_nothing_is_live() {
     pair.write().await.unwrap();
     pair.demote();
     assert!(is_read_only(&pair.write().await));
-    until("a dial", &pair.pool, || dials(&pair.pool).contains_key("replica")).await;
+    until("a dial", &pair.pool, || dials(&pair.pool).contains_key("wrong_role")).await;
 
     let closed = pair.old.admin().text(&["CLIENT", "KILL", "TYPE", "normal"]);
     assert_ne!(closed, "0");
@@ -312,7 +312,7 @@ async fn a_pool_grows_although_its_server_is_a_replica() {
     pair.write().await.unwrap();
     pair.demote();
     assert!(is_read_only(&pair.write().await));
-    until("a dial", &pair.pool, || dials(&pair.pool).contains_key("replica")).await;
+    until("a dial", &pair.pool, || dials(&pair.pool).contains_key("wrong_role")).await;
 
     let leases = (0..4).map(|_| pair.pool.acquire("work"));
     let leases = soon("four", futures_util::future::try_join_all(leases)).await.unwrap();

@@ -14,9 +14,11 @@ use super::server::{
 
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
 const QUORUM: usize = 2;
-/// How long a server is silent before a sentinel takes it for down.
+/// How long a server is silent before a sentinel takes it for down. Those that the quorum does not
+/// need wait twice as long: where three become candidates at once, each votes for itself, and the
+/// next election is two failover timeouts away.
 const DOWN_AFTER_MS: u32 = 400;
-const FAILOVER_TIMEOUT_MS: u32 = 3_000;
+const FAILOVER_TIMEOUT_MS: u32 = 2_000;
 
 /// A running set, killed on drop.
 ///
@@ -265,8 +267,9 @@ impl SentinelSet {
     #[track_caller]
     pub(crate) fn also_watch(&self, name: &str, master: &TestServer) {
         let (port, quorum) = (self.port_of(master).to_string(), QUORUM.to_string());
-        let (down, failover) = (DOWN_AFTER_MS.to_string(), FAILOVER_TIMEOUT_MS.to_string());
-        for sentinel in self.running_sentinels() {
+        let failover = FAILOVER_TIMEOUT_MS.to_string();
+        for (index, sentinel) in self.running_sentinels().enumerate() {
+            let down = down_after(index).to_string();
             let admin = sentinel.admin();
             admin.text(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum]);
             admin.text(&["SENTINEL", "SET", name, "down-after-milliseconds", &down]);
@@ -415,12 +418,13 @@ impl SentinelSet {
         let name = &settings.name;
         let port = self.port_of(&servers[0]);
         let quorum = QUORUM.min(settings.sentinels);
+        let down = down_after(self.sentinels.len());
         let mut sentinel = settings
             .sentinel
             .clone()
             .sentinel(true)
             .arg("sentinel monitor", &format!("{name} 127.0.0.1 {port} {quorum}"))
-            .arg("sentinel down-after-milliseconds", &format!("{name} {DOWN_AFTER_MS}"))
+            .arg("sentinel down-after-milliseconds", &format!("{name} {down}"))
             .arg("sentinel failover-timeout", &format!("{name} {FAILOVER_TIMEOUT_MS}"))
             .arg("sentinel parallel-syncs", &format!("{name} 1"));
         if let Some(password) = &settings.server_password {
@@ -449,7 +453,9 @@ impl SentinelSet {
         let publish = self.settings.publish_period_ms.to_string();
         for (name, value) in [
             ("info-period", "500"),
-            ("ping-period", "100"),
+            // A replica is fit for a master if it has said in five of these how it is, and it is asked
+            // every second while there is no master.
+            ("ping-period", "300"),
             ("ask-period", "100"),
             ("publish-period", publish.as_str()),
             // A sentinel that has stood still trusts itself again after half a minute.
@@ -487,6 +493,10 @@ impl Switches {
     pub(crate) fn first(&self, master: &str) -> Option<Switch> {
         self.heard().into_iter().find(|switch| switch.master == master)
     }
+}
+
+fn down_after(sentinel: usize) -> u32 {
+    if sentinel < QUORUM { DOWN_AFTER_MS } else { 2 * DOWN_AFTER_MS }
 }
 
 fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>>) {

@@ -97,6 +97,11 @@ impl TestServer {
         self.settings.password.as_deref()
     }
 
+    /// What it has logged since it was started last.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("redis.log")).unwrap_or_default()
+    }
+
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }

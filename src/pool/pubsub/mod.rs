@@ -404,7 +404,7 @@ impl GuardedPubSub {
         if let Ok(successor) = successor {
             self.left = self.live.replace(successor);
             if let Some(left) = &self.left {
-                left.socket.blame(CloseReason::Lifetime);
+                left.socket.blame_age();
             }
         }
     }

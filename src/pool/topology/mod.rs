@@ -1,6 +1,8 @@
 //! Topologies: where the server of a node is.
 
 pub(super) mod place;
+pub(super) mod sentinel;
+pub(super) mod settings;
 pub(super) mod single;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::dial::{Address, Target};
 use crate::pool::{GuardedConnection, GuardedPool};
 use crate::server::Server;
 use crate::vocabulary::DialFailure;
-use crate::{Event, Outcome};
+use crate::{CloseReason, Event, Outcome};
 
 /// A redis-server on a socket of its own.
 struct Redis {
@@ -44,7 +44,7 @@ impl Redis {
     fn place(&self) -> Arc<Place> {
         let address = Address::Unix(Path::new(&self.socket()).to_owned());
         let server = Server::shared(&address, 7);
-        Arc::new(Place { target: Target::new(address), server })
+        Arc::new(Place::new(Target::new(address), server))
     }
 }
 
@@ -69,7 +69,7 @@ fn pool(first: &Redis) -> (GuardedPool, Told) {
     let told = Told(Arc::new(Mutex::new(Ok(first.place()))));
     let topology = told.clone();
     let builder = GuardedPool::builder(format!("unix://{}", first.socket())).watch(false);
-    (builder.build_with(|_| Box::new(topology)).unwrap(), told)
+    (builder.build_at(first.place(), Box::new(topology), 7), told)
 }
 
 /// The socket of the server that a lease is on.
@@ -80,25 +80,27 @@ async fn server_of(lease: &mut GuardedConnection) -> String {
 }
 
 #[tokio::test]
-async fn dials_follow_the_server_and_what_is_open_to_the_one_before_is_not_lent_again() {
+async fn dials_follow_the_server_and_what_is_open_to_the_one_before_is_cut() {
     let (old, new) = (Redis::start(), Redis::start());
     let (pool, told) = pool(&old);
     let mut before = pool.acquire("test").await.unwrap();
     assert_eq!(server_of(&mut before).await, old.socket());
 
     *told.0.lock().unwrap() = Ok(new.place());
+    let mut events = pool.events();
     let mut after = pool.acquire("test").await.unwrap();
 
     assert_eq!(server_of(&mut after).await, new.socket());
     assert_eq!(&*pool.status().server, new.socket());
-    assert_eq!(server_of(&mut before).await, old.socket(), "a lease stays where it is");
-    let mut events = pool.events();
-    drop(before);
     loop {
-        if let Event::ConnectionClosed { .. } = events.next().await.unwrap() {
+        if let Event::ConnectionClosed { server, reason, .. } = events.next().await.unwrap() {
+            assert_eq!((&*server, reason), (&*old.socket(), CloseReason::Replaced));
             break;
         }
     }
+    let cut = cmd("PING").query_async::<String>(&mut before).await.unwrap_err();
+    assert!(cut.is_unrecoverable_error() || cut.is_io_error(), "{cut}");
+    drop((before, after));
     let mut next = pool.acquire("test").await.unwrap();
     assert_eq!(server_of(&mut next).await, new.socket());
 }

@@ -235,6 +235,7 @@ fn gates(pools: usize) -> Vec<Gate> {
     let policy = DialPolicy {
         backoff: None,
         breaker: Breaker::default(),
+        first_backoff: Backoff::default().base(),
         connect_timeout: Duration::from_secs(2),
     };
     (0..pools).map(|_| Gate::new(Arc::clone(&server), policy, 7)).collect()
@@ -338,6 +339,7 @@ async fn the_longest_back_off_and_the_most_impatient_breaker_of_those_that_wait_
         let policy = DialPolicy {
             backoff: Some(Backoff::without_jitter(cap, cap)),
             breaker: Breaker::default().failures(failures),
+            first_backoff: Backoff::default().base(),
             connect_timeout: Duration::from_secs(2),
         };
         Gate::new(Arc::clone(&server), policy, 7)
@@ -446,7 +448,7 @@ async fn a_pool_that_was_passed_over_stands_in_nobodys_way_any_more() {
 async fn a_replica_where_a_primary_is_wanted_is_dialed_again_within_half_a_second() {
     let (mut gates, mut now) = (gates(2), Instant::now());
     for _ in 0..20 {
-        fail(&mut gates[0], Outcome::Replica, now);
+        fail(&mut gates[0], Outcome::WrongRole, now);
         assert_eq!(gates[0].verdict(now), Verdict::Wait);
         assert!(gates[1].held_back(now).is_none());
         let next = due(&mut gates[0], now);

@@ -161,7 +161,7 @@ fn identity(server: &Server) -> String {
 
 fn down_lines(state: &State, server: &Server, down: &Down) -> Vec<Line> {
     let whose = match down.outcome {
-        Some("max_clients" | "denied" | "auth" | "loading" | "replica" | "misconfigured") => {
+        Some("max_clients" | "denied" | "auth" | "loading" | "wrong_role" | "misconfigured") => {
             "it says"
         }
         Some(_) => "dialing",

@@ -1,0 +1,200 @@
+//! A server that sentinels name.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use super::place::{Doubt, Listening, Place, Resolve, Resolving, SentinelsSeen};
+use crate::DialFailure;
+use crate::dial::{Address, Target};
+use crate::sentinel::{HostAndPort, Question, Said, Sentinels};
+use crate::server::{Role, Server};
+use crate::telemetry::status::SentinelServerStatus;
+
+/// The master of a name, or one of its replicas.
+#[derive(Debug)]
+pub(in crate::pool) struct Sentinel {
+    set: Arc<Sentinels>,
+    question: Question,
+    /// What the server is to be.
+    role: Role,
+    /// How it is spoken to.
+    like: Address,
+    /// The pool keeps its gate to itself.
+    own_gate: bool,
+    seed: u64,
+    found: Mutex<Found>,
+}
+
+/// What was made of the last word.
+#[derive(Debug)]
+struct Found {
+    place: Option<Arc<Place>>,
+    /// When the sentinels were asked that said so.
+    asked: Option<Instant>,
+    /// It is to be asked anew, as of then.
+    doubted: Instant,
+    /// The server that could not be used: another one is taken, where there are several.
+    shunned: Option<Arc<str>>,
+}
+
+impl Sentinel {
+    pub(in crate::pool) fn new(
+        set: Arc<Sentinels>,
+        name: &str,
+        role: Role,
+        like: Address,
+        own_gate: bool,
+        seed: u64,
+    ) -> Self {
+        let question = match role {
+            Role::Replica => Question::Replicas(name.into()),
+            Role::Master | Role::ActiveReplica => Question::Master(name.into()),
+        };
+        let found =
+            Mutex::new(Found { place: None, asked: None, doubted: Instant::now(), shunned: None });
+        Self { set, question, role, like, own_gate, seed, found }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place that a word leads to.
+    fn take(&self, found: &mut Found, said: &Said) -> Option<Arc<Place>> {
+        found.asked = found.asked.max(Some(said.asked));
+        let (host, port) =
+            choose(said, found, |(host, port)| self.like.at(host, *port).to_string())?;
+        let address = self.like.at(host, *port);
+        let name = address.to_string();
+        if let Some(place) = found.place.as_ref().filter(|place| *place.target.name == *name) {
+            return Some(Arc::clone(place));
+        }
+        let server = match self.own_gate {
+            true => Server::alone(&name, self.seed),
+            false => Server::shared(&address, self.seed),
+        };
+        let place = Arc::new(Place::claimed(Target::new(address), server, self.role));
+        found.place = Some(Arc::clone(&place));
+        Some(place)
+    }
+}
+
+/// Of the servers that were said the one that is used already; if that is not among them, or could not be
+/// used, another one at random: a fleet spreads over them.
+fn choose<'a>(
+    said: &'a Said,
+    found: &Found,
+    name: impl Fn(&HostAndPort) -> String,
+) -> Option<&'a HostAndPort> {
+    let current = found.place.as_ref().map(|place| &*place.target.name);
+    let shunned = found.shunned.as_deref();
+    let all: Vec<(String, &HostAndPort)> =
+        said.addresses.iter().map(|address| (name(address), address)).collect();
+    let others: Vec<_> = all.iter().filter(|(name, _)| Some(&**name) != shunned).collect();
+    let current = others.iter().find(|(name, _)| Some(&**name) == current);
+    let chosen = current.copied().or_else(|| fastrand::choice(&others).copied());
+    Some(chosen.or(all.first())?.1)
+}
+
+impl Resolve for Sentinel {
+    fn resolve(&self) -> Resolving<'_> {
+        let doubted = {
+            let found = self.found();
+            if let Some(place) = &found.place
+                && found.asked >= Some(found.doubted)
+            {
+                return Box::pin(std::future::ready(Ok(Arc::clone(place))));
+            }
+            found.doubted
+        };
+        Box::pin(async move {
+            let answer = self.set.ask(&self.question, doubted).await;
+            let mut found = self.found();
+            let failure = match answer {
+                Ok(said) => match self.take(&mut found, &said) {
+                    Some(place) => return Ok(place),
+                    None => DialFailure::new(
+                        Arc::clone(self.question.name()),
+                        crate::Outcome::Misconfigured,
+                        "its sentinels name no server",
+                    ),
+                },
+                Err(failure) => failure,
+            };
+            // Without sentinels it is looked for where it was: it may be there, or be back. Asked anew
+            // after the next failure.
+            let place = found.place.clone().ok_or(failure)?;
+            found.asked = found.asked.max(Some(doubted));
+            Ok(place)
+        })
+    }
+
+    fn latest(&self) -> Option<Arc<Place>> {
+        let said = self.set.said(&self.question)?;
+        let mut found = self.found();
+        if found.asked.is_some_and(|asked| said.asked <= asked) {
+            return found.place.clone();
+        }
+        self.take(&mut found, &said)
+    }
+
+    fn doubt(&self, place: &Place, doubt: Doubt) {
+        let now = Instant::now();
+        {
+            let mut found = self.found();
+            let is_current = |current: &Arc<Place>| current.target.name == place.target.name;
+            if !found.place.as_ref().is_some_and(is_current) {
+                // There is another word by now.
+                return;
+            }
+            found.doubted = now;
+            if doubt != Doubt::Lost {
+                found.shunned = Some(Arc::clone(&place.target.name));
+            }
+        }
+        place.set_proven(false);
+        match doubt {
+            Doubt::Lost => {}
+            Doubt::Unreachable => self.set.useless(&self.question, now),
+            Doubt::WrongRole => self.set.distrust(&self.question),
+        }
+    }
+
+    fn confirm(&self, place: &Place) {
+        if place.claim().is_some() {
+            place.set_proven(true);
+            self.set.confirm(&self.question);
+            self.found().shunned = None;
+        }
+    }
+
+    fn listen(&self) -> Listening<'_> {
+        Box::pin(self.set.listen())
+    }
+
+    fn news(&self) -> Listening<'_> {
+        Box::pin(self.set.told())
+    }
+
+    fn unanswered(&self) -> Option<DialFailure> {
+        self.set.unanswered(&self.question)
+    }
+
+    fn sentinels(&self) -> Option<SentinelsSeen> {
+        let each = self.set.each().into_iter();
+        let sentinels = each
+            .map(|(server, connected, last_failure)| SentinelServerStatus {
+                server,
+                connected,
+                last_failure,
+            })
+            .collect();
+        Some(SentinelsSeen {
+            master: Arc::clone(self.question.name()),
+            is_master: matches!(self.question, Question::Master(_)),
+            sentinels,
+            trouble: self.set.trouble(&self.question),
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! What sentinels are asked, and what they answer. Pure.
+
+use std::sync::Arc;
+
+use redis::{Cmd, RedisResult, Value, from_redis_value};
+
+/// Where the servers of a master's name are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Question {
+    /// The master.
+    Master(Arc<str>),
+    /// Its replicas that can be read from.
+    Replicas(Arc<str>),
+}
+
+/// A host and a port, as a sentinel says them.
+pub(crate) type HostAndPort = (String, u16);
+
+impl Question {
+    /// The master's name.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Master(name) | Self::Replicas(name) => name,
+        }
+    }
+
+    pub(super) fn command(&self) -> Cmd {
+        let mut command = redis::cmd("SENTINEL");
+        match self {
+            Self::Master(name) => command.arg("GET-MASTER-ADDR-BY-NAME").arg(&**name),
+            // REPLICAS has a second name only since Redis 5, and keeps the first.
+            Self::Replicas(name) => command.arg("SLAVES").arg(&**name),
+        };
+        command
+    }
+
+    /// What the reply says; in words where it says nothing that can be dialed.
+    pub(super) fn answer(&self, reply: Value) -> Result<Vec<HostAndPort>, String> {
+        let reply = reply.extract_error().map_err(|error| error.to_string())?;
+        let strange = |reply: &Value| format!("an answer that is none: {reply:.80?}");
+        match self {
+            Self::Master(name) if reply == Value::Nil => {
+                Err(format!("it knows no master named {name:?}"))
+            }
+            Self::Master(_) => match master(&reply) {
+                Some(master) => Ok(vec![master]),
+                None => Err(strange(&reply)),
+            },
+            Self::Replicas(name) => {
+                let Value::Array(replicas) = &reply else { return Err(strange(&reply)) };
+                let replicas: RedisResult<Vec<Replica>> =
+                    replicas.iter().map(Replica::parse).collect();
+                let replicas = replicas.map_err(|_| strange(&reply))?;
+                match usable(replicas) {
+                    none if none.is_empty() => {
+                        Err(format!("it knows no replica of {name:?} that is up"))
+                    }
+                    usable => Ok(usable),
+                }
+            }
+        }
+    }
+}
+
+fn master(reply: &Value) -> Option<HostAndPort> {
+    let (host, port): (String, String) = from_redis_value(reply.clone()).ok()?;
+    host_and_port(host, &port)
+}
+
+fn host_and_port(host: String, port: &str) -> Option<HostAndPort> {
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    (!host.is_empty()).then_some((host, port))
+}
+
+/// A replica, as a sentinel sees it.
+#[derive(Debug, Default)]
+struct Replica {
+    address: Option<HostAndPort>,
+    up: bool,
+    /// It has what the master has.
+    in_step: bool,
+}
+
+impl Replica {
+    fn parse(fields: &Value) -> RedisResult<Self> {
+        let fields: Vec<(String, String)> = match fields {
+            // In RESP3.
+            Value::Map(_) | Value::Array(_) => from_redis_value(fields.clone())?,
+            _ => return Err((redis::ErrorKind::UnexpectedReturnType, "no fields").into()),
+        };
+        let field =
+            |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
+        let flags = field("flags").unwrap_or_default();
+        let down = ["s_down", "o_down", "disconnected"];
+        let host = field("ip").unwrap_or_default().to_owned();
+        Ok(Self {
+            address: host_and_port(host, field("port").unwrap_or_default()),
+            up: !flags.split(',').any(|flag| down.contains(&flag)),
+            in_step: field("master-link-status") == Some("ok"),
+        })
+    }
+}
+
+/// Those that are up; of these, those that are in step with the master, if any is.
+fn usable(replicas: Vec<Replica>) -> Vec<HostAndPort> {
+    let up: Vec<_> = replicas.into_iter().filter(|replica| replica.up).collect();
+    let any = up.iter().any(|replica| replica.in_step);
+    up.into_iter()
+        .filter(|replica| replica.in_step || !any)
+        .filter_map(|replica| replica.address)
+        .collect()
+}
+
+/// What sentinels publish that may change an answer: the master's move, and replicas that come, go
+/// down, or are up again.
+pub(super) const CHANNELS: [&str; 4] = ["+switch-master", "+slave", "+sdown", "-sdown"];
+
+/// What was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Publication {
+    /// The master of this name is elsewhere now.
+    Moved(String, HostAndPort),
+    /// Something about the servers of this name.
+    Changed(String),
+}
+
+impl Publication {
+    /// `None` for what is not about any master.
+    pub(super) fn parse(channel: &str, message: &str) -> Option<Self> {
+        let words: Vec<&str> = message.split(' ').collect();
+        if channel == "+switch-master" {
+            // <name> <old ip> <old port> <new ip> <new port>
+            let [name, _, _, host, port] = words[..] else { return None };
+            return Some(Self::Moved(name.to_owned(), host_and_port(host.to_owned(), port)?));
+        }
+        // <type> <name> <ip> <port> @ <master's name> <ip> <port>, or without the rest of a master itself.
+        let name = match words.iter().position(|word| *word == "@") {
+            Some(at) => words.get(at + 1)?,
+            None => words.get(1)?,
+        };
+        Some(Self::Changed((*name).to_owned()))
+    }
+
+    /// The message of a subscription, if the value is one: its channel and what was said.
+    pub(super) fn of(value: &Value) -> Option<(String, String)> {
+        let Value::Array(parts) = value else { return None };
+        let [Value::BulkString(kind), channel, message] = &parts[..] else { return None };
+        (kind == b"message").then_some(())?;
+        let text = |value: &Value| from_redis_value::<String>(value.clone()).ok();
+        Some((text(channel)?, text(message)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn texts(words: &str) -> Value {
+        Value::Array(words.split(' ').map(text).collect())
+    }
+
+    fn replica(port: u16, flags: &str, link: &str) -> Value {
+        texts(&format!("name x ip 10.0.0.9 port {port} flags {flags} master-link-status {link}"))
+    }
+
+    fn ports(replicas: Vec<Value>) -> Result<Vec<u16>, String> {
+        let answer = Question::Replicas("m".into()).answer(Value::Array(replicas))?;
+        Ok(answer.into_iter().map(|(_, port)| port).collect())
+    }
+
+    #[test]
+    fn the_master_is_where_the_answer_says() {
+        let question = Question::Master("m".into());
+        assert_eq!(question.answer(texts("10.0.0.1 6379")), Ok(vec![("10.0.0.1".into(), 6379)]));
+        assert_eq!(question.answer(texts("::1 6379")), Ok(vec![("::1".into(), 6379)]));
+        let unknown = question.answer(Value::Nil).unwrap_err();
+        assert!(unknown.contains("no master named \"m\""), "{unknown}");
+    }
+
+    #[test]
+    fn what_cannot_be_dialed_is_no_answer() {
+        let question = Question::Master("m".into());
+        for reply in [
+            texts("10.0.0.1 0"),
+            texts("10.0.0.1 70000"),
+            texts("10.0.0.1"),
+            texts(" 6379"),
+            texts("a 1 b 2"),
+            Value::Int(6379),
+            Value::Okay,
+            Value::Array(vec![Value::Nil, Value::Nil]),
+        ] {
+            let told = question.answer(reply.clone()).unwrap_err();
+            assert!(told.contains("an answer that is none"), "{reply:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn replicas_that_are_down_or_behind_are_left_out() {
+        let all = vec![
+            replica(1, "slave,s_down", "ok"),
+            replica(2, "slave,disconnected", "ok"),
+            replica(3, "slave", "err"),
+            replica(4, "slave", "ok"),
+        ];
+        assert_eq!(ports(all.clone()), Ok(vec![4]));
+        assert_eq!(ports(all[..3].to_vec()), Ok(vec![3]), "rather one that is behind than none");
+        assert!(ports(all[..2].to_vec()).unwrap_err().contains("no replica"));
+        assert!(ports(vec![Value::Int(1)]).unwrap_err().contains("an answer that is none"));
+    }
+
+    #[test]
+    fn publications_say_whose_servers_changed() {
+        let moved = Publication::parse("+switch-master", "m 10.0.0.1 6379 10.0.0.2 6380");
+        assert_eq!(moved, Some(Publication::Moved("m".into(), ("10.0.0.2".into(), 6380))));
+        let changed = Some(Publication::Changed("m".into()));
+        let replica = "slave 10.0.0.2:6379 10.0.0.2 6379 @ m 10.0.0.1 6379";
+        assert_eq!(Publication::parse("+sdown", replica), changed);
+        assert_eq!(Publication::parse("+sdown", "master m 10.0.0.1 6379"), changed);
+        for (channel, message) in [
+            ("+switch-master", "m 10.0.0.1"),
+            ("+switch-master", "m a 1 b x"),
+            ("+sdown", ""),
+            ("+slave", "a @"),
+        ] {
+            assert_eq!(Publication::parse(channel, message), None, "{channel} {message}");
+        }
+    }
+}

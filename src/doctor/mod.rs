@@ -17,9 +17,10 @@
 //! what the sentinels say of it, of its replicas and of each other is in that master's report
 //! ([`SentinelReport`]).
 //!
-//! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, of sentinels SENTINEL with MYID, MASTERS,
-//! MASTER, SENTINELS, REPLICAS, GET-MASTER-ADDR-BY-NAME and CKQUORUM, over one connection per server. What would mend something is in the report, as text. A server that lets it in answers in full, or as far as
-//! it is allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
+//! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, and of a sentinel SENTINEL MYID, MASTERS,
+//! MASTER, SENTINELS, REPLICAS, GET-MASTER-ADDR-BY-NAME, CKQUORUM, over one connection per server. What would
+//! mend something is in the report, as text. A server that lets it in answers in full, or as far as it is
+//! allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
 //! ([`Outcome`](crate::Outcome)).
 //!
 //! The verdicts and the checks are plain functions of what was seen, with their thresholds beside them

@@ -170,6 +170,20 @@ fn a_password_of_the_servers_alone_is_kept_from_the_sentinels() {
 }
 
 #[test]
+fn a_sentinel_that_has_no_password_says_how_to_keep_it_for_the_servers() {
+    let set = calm(SentinelSet::builder().replicas(1).sentinels(1).server_password(SECRET));
+    let report = Doctor::of(&[&set.sentinels()[0]]).env("REDISCLI_AUTH", SECRET).report();
+    assert!(report.is(3, "auth_failed").advice().contains("--connect-as"), "{report}");
+}
+
+#[test]
+fn a_masters_name_where_there_is_no_sentinel() {
+    let server = TestServer::start().unwrap();
+    let report = Doctor::of(&[&server.url(), "--master", "mymaster"]).report_of(&[&server]);
+    report.is(0, "nothing_wrong").level("warning", &["sentinel.watched"]);
+}
+
+#[test]
 fn a_set_that_speaks_tls() {
     let set = calm(SentinelSet::builder().replicas(1).tls(true));
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -107,7 +107,10 @@ fn timeout(findings: Findings<'_>) -> Verdict {
 fn auth_failed(words: &str) -> Verdict {
     if words.contains("without any password configured") {
         return Verdict::new(VerdictKind::AuthFailed, "it has no password, and we sent one")
-            .action("take it out of the URL, or unset REDISCLI_AUTH");
+            .action("take it out of the URL, or unset REDISCLI_AUTH")
+            .action(
+                "if it is a sentinel: --connect-as redis://any keeps REDISCLI_AUTH for the servers that it names",
+            );
     }
     Verdict::new(VerdictKind::AuthFailed, "it does not know us: wrong or missing credentials")
         .action("redis://user:password@host, or REDISCLI_AUTH")

@@ -51,7 +51,8 @@ pub(super) fn role(findings: Findings<'_>, set: &Set) -> Check {
             );
             check.with(Level::Failed, evidence).fix(ANNOUNCE_FIX)
         }
-        Some(_) => check.ok("a master, it says itself"),
+        Some(Role::ActiveReplica) => check.ok("a replica that takes writes, it says itself"),
+        Some(Role::Master) => check.ok("a master, it says itself"),
         None => check.skipped("it does not tell its role"),
     }
 }

@@ -6,7 +6,7 @@ mod servers;
 #[cfg(test)]
 mod tests;
 
-use super::{Check, Findings, above, capacity};
+use super::{Check, Findings, above};
 use crate::Outcome;
 use crate::doctor::report::Level;
 use crate::doctor::sentinel::{Missed, Peer, Word};
@@ -17,7 +17,10 @@ const NAMED_AT_MOST: usize = 5;
 
 pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
     let word = findings.facts.and_then(|facts| facts.sentinel.as_ref());
-    let own = word.map(|word| watched(findings, word));
+    let own = match word {
+        Some(word) => Some(watched(findings, word)),
+        None => no_sentinel(findings),
+    };
     let Some(set) = findings.set else { return own.into_iter().collect() };
     let of_set = [
         Some(master::role(findings, set)),
@@ -30,6 +33,17 @@ pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
         Some(sentinels::capacity(set)),
     ];
     own.into_iter().chain(of_set.into_iter().flatten()).collect()
+}
+
+/// A master's name was given, and the server of the URL knows of none.
+fn no_sentinel(findings: Findings<'_>) -> Option<Check> {
+    let name = findings.options.master.as_ref().filter(|_| findings.set.is_none())?;
+    let is_told = findings.facts.is_some_and(|facts| facts.info.is_ok());
+    (is_told && findings.dials.count > 0).then(|| {
+        Check::new("sentinel.watched", "a sentinel, as a master's name was given")
+            .with(Level::Warning, format!("no sentinel: it leads to no master {}", clean(name)))
+            .fix("a sentinel's URL: its port is 26379, where nobody has chosen another")
+    })
 }
 
 /// Of a sentinel itself.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{above, capacity as slots, is_down, is_unreached, list};
+use super::{above, is_down, is_unreached, list};
 use crate::Outcome;
+use crate::doctor::checks::capacity::{FULL, PRESSURE};
 use crate::doctor::facts::NoAnswer;
 use crate::doctor::report::{Check, Level};
 use crate::doctor::sentinel::{Named, Set};
@@ -131,7 +132,7 @@ pub(super) fn quorum(set: &Set) -> Check {
             "bring sentinels back until a majority of those known is up; those that are gone for good count \
              until they are forgotten: SENTINEL RESET <master> on each in turn, 30 s apart"
         }
-        () if known <= 2 => "three sentinels on three machines: of two neither may be lost, and one is no majority of anything",
+        () if known <= 2 => "three sentinels on three machines: of two neither may be lost, nor may one alone",
         () if !lost.is_empty() => "that sentinel does not reach the others: its network, its password for them",
         () if !others.is_empty() => "the same quorum on all: SENTINEL SET <master> quorum <n>",
         () => "none may be lost now: bring back those that are down, or lower the quorum",
@@ -140,10 +141,8 @@ pub(super) fn quorum(set: &Set) -> Check {
 
 /// Have the sentinels slots left? Every client of the masters comes to them.
 pub(super) fn capacity(set: &Set) -> Check {
-    let check = Check::new(
-        "sentinel.capacity",
-        format!("each is less than {} full", percent(slots::PRESSURE)),
-    );
+    let check =
+        Check::new("sentinel.capacity", format!("each is less than {} full", percent(PRESSURE)));
     let (mut level, mut told, mut fullest) = (Level::Skipped, Vec::new(), None);
     for peer in &set.sentinels {
         match &peer.word {
@@ -155,10 +154,8 @@ pub(super) fn capacity(set: &Set) -> Check {
             Ok(word) => {
                 let Ok(slots) = &word.slots else { continue };
                 let Some(saturation) = slots.saturation() else { continue };
-                level = match level {
-                    Level::Skipped => above(saturation, slots::PRESSURE, slots::FULL),
-                    level => level.max(above(saturation, slots::PRESSURE, slots::FULL)),
-                };
+                let own = above(saturation, PRESSURE, FULL);
+                level = if level == Level::Skipped { own } else { level.max(own) };
                 let text = format!(
                     "{}: {} of {} slots ({})",
                     peer.server,
@@ -166,7 +163,7 @@ pub(super) fn capacity(set: &Set) -> Check {
                     count(slots.ceiling.unwrap_or(0)),
                     percent(saturation)
                 );
-                if saturation >= slots::PRESSURE {
+                if saturation >= PRESSURE {
                     told.push(text.clone());
                 }
                 if fullest.as_ref().is_none_or(|(most, _)| *most < saturation) {

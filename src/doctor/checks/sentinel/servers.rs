@@ -1,16 +1,16 @@
 //! Could a replica take over, and can all that is announced be reached?
 
-use super::{above, capacity, is_no_way, is_unreached, list};
+use super::{above, is_no_way, is_unreached, list};
 use crate::Outcome;
 use crate::doctor::checks::Findings;
+use crate::doctor::checks::capacity::{FULL, PRESSURE};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::sentinel::{Instance, Look, Set};
 use crate::server::Role;
 use crate::vocabulary::words::{clean, count, counted, percent};
 
-pub(super) const ANNOUNCE_FIX: &str = "announce an address that clients reach: replica-announce-ip and -port on servers, \
-                            sentinel announce-ip and -port on sentinels (in containers: the host's, and ports \
-                            published unchanged)";
+pub(super) const ANNOUNCE_FIX: &str = "announce an address that clients reach: replica-announce-ip and -port on servers, sentinel announce-ip \
+     and -port on sentinels (in containers: the host's, and ports published unchanged)";
 
 /// Is there one to fail over to?
 pub(super) fn replicas(findings: Findings<'_>, set: &Set) -> Check {
@@ -94,7 +94,7 @@ pub(super) fn room(findings: Findings<'_>, set: &Set) -> Option<Check> {
         "sentinel.room",
         format!(
             "less than {} full, and a ceiling above what the master has in use",
-            percent(capacity::PRESSURE)
+            percent(PRESSURE)
         ),
     );
     let replicas = set.replicas.as_ref().ok().filter(|replicas| !replicas.is_empty())?;
@@ -114,7 +114,7 @@ pub(super) fn room(findings: Findings<'_>, set: &Set) -> Option<Check> {
         ceilings.push(ceiling);
         let saturation = info.seen.saturation().unwrap_or(0.0);
         let is_lower = needed.is_some_and(|needed| needed > ceiling);
-        let own = above(saturation, capacity::PRESSURE, capacity::FULL);
+        let own = above(saturation, PRESSURE, FULL);
         level = level.max(own).max(if is_lower { Level::Warning } else { Level::Ok });
         if own > Level::Ok || is_lower {
             let used = info.seen.snapshot.used().unwrap_or(0);

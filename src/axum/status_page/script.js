@@ -113,8 +113,9 @@ function findings(s) {
     say("warn", "REPLICA LOST", `${count(online)} of ${plural(expected, "replica")} online.`);
   }
   if (s.sentinel?.trouble) {
-    const { master, since_seconds: since, trouble } = s.sentinel;
-    say("warn", "NO SENTINEL", `${master}: ${trouble}. ${since === null ? "None has said it yet." : "The pool goes on with the server that it has."}`);
+    const { master, since_seconds: since } = s.sentinel;
+    const then = since === null ? "none has said it yet" : `the pool goes on with ${s.server}, and would not follow a failover`;
+    say("warn", "NO SENTINEL", `No sentinel says where ${master} is: ${then}.`);
   }
   if (s.fleet?.trouble) say("warn", "FLEET LOST", `The fleet's registry does not answer: ${s.fleet.trouble}.`);
   if (watch.trouble) say("warn", "UNWATCHED", `The server cannot be watched: ${watch.trouble}.`);

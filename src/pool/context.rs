@@ -95,6 +95,18 @@ impl Context {
         }
     }
 
+    pub(super) fn sentinels_lost(&self, master: &str, reason: String) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, master, reason, "no sentinel says where the server is"));
+        self.events.send(Event::SentinelsLost { master: master.to_owned(), reason });
+    }
+
+    pub(super) fn sentinels_found(&self, master: &str) {
+        let pool = self.name();
+        shielded(|| tracing::info!(%pool, master, "a sentinel says again where the server is"));
+        self.events.send(Event::SentinelsFound { master: master.to_owned() });
+    }
+
     pub(super) fn demoted(&self, server: &str) {
         shielded(|| {
             tracing::warn!(

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::demotion::Demotion;
 use super::node::Node;
 use super::store::Socket;
-use super::topology::place::Place;
+use super::topology::place::{Place, SentinelsSeen};
 use crate::telemetry::status::CloseReason;
 
 /// How long a subscriber may listen to the server before. Its successor takes a dial and a round trip; one
@@ -19,9 +19,11 @@ const SUBSCRIBERS_LEAVE: Duration = Duration::from_secs(2);
 /// Follows what is said of the place of the server, for as long as the pool is open.
 pub(super) async fn follow(node: Arc<Node>) {
     let hear = async {
+        let mut are_lost = false;
         loop {
             let news = node.resolver.news();
             node.hear_of_place();
+            node.hear_of_sentinels(&mut are_lost);
             news.await;
         }
     };
@@ -41,6 +43,18 @@ impl Node {
         if !self.is_at(&place) {
             self.head_for(place);
         }
+    }
+
+    /// Tells when no sentinel says any more where the server is, and when one does again: each once, for they
+    /// are asked several times a second.
+    fn hear_of_sentinels(&self, are_lost: &mut bool) {
+        let Some(SentinelsSeen { master, trouble, .. }) = self.resolver.sentinels() else { return };
+        match (trouble, *are_lost) {
+            (Some(reason), false) => self.context.sentinels_lost(&master, reason),
+            (None, true) => self.context.sentinels_found(&master),
+            _ => return,
+        }
+        *are_lost = !*are_lost;
     }
 
     /// The server is said to be there. Dials go there from now on, by its own schedule; what is open to the

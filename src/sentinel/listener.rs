@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Sentinels;
 use super::link::Link;
 use crate::server::gate::{Approval, Decision};
+use crate::telemetry::shielded;
 use crate::vocabulary::{DialFailure, Outcome};
 
 /// How long a sentinel has to let us in, and again to answer, before the next one is asked: some round
@@ -79,7 +80,7 @@ impl Sentinels {
 
     fn failed(&self, at: usize, failure: &Arc<DialFailure>) {
         let DialFailure { server: sentinel, outcome, message: error } = &**failure;
-        tracing::debug!(%sentinel, %outcome, error, "a sentinel does not answer");
+        shielded(|| tracing::debug!(%sentinel, %outcome, error, "a sentinel does not answer"));
         self.learn(|known| known.failed(at, Arc::clone(failure)));
     }
 }

@@ -199,15 +199,11 @@ impl Sentinels {
         })
     }
 
-    /// Why no sentinel says it, if none does.
+    /// Why no sentinel says it, if none did when all were asked. Not where one is lost and the next one is
+    /// being asked: another one nearly always knows.
     pub(crate) fn trouble(&self, question: &Question) -> Option<String> {
-        let (connected, excused) = {
-            let known = self.known();
-            let connected = known.sentinels().iter().any(|sentinel| sentinel.connected);
-            let unknown = known.is_unanswered(question);
-            (connected && !unknown, unknown || !known.excuses(question).is_empty())
-        };
-        (excused && !connected).then(|| self.failure(question).message)
+        let unanswered = self.known().is_unanswered(question);
+        unanswered.then(|| self.failure(question).message)
     }
 
     /// Why no sentinel answers.

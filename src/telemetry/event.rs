@@ -146,6 +146,22 @@ pub enum Event {
         /// The server now.
         to: Arc<str>,
     },
+    /// No sentinel says any more where the server is, or none has ever said it. The pool goes on with the
+    /// server that was named last, and does not follow a failover meanwhile. Told once, not for each time
+    /// that they are asked in vain.
+    #[non_exhaustive]
+    SentinelsLost {
+        /// The master's name, as the sentinels know it.
+        master: String,
+        /// Why, of each of them.
+        reason: String,
+    },
+    /// A sentinel says again where the server is.
+    #[non_exhaustive]
+    SentinelsFound {
+        /// The master's name, as the sentinels know it.
+        master: String,
+    },
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]
     Missed {

@@ -53,7 +53,7 @@ impl Node {
         let now = Instant::now();
         self.change(|state| {
             self.place.store(Arc::clone(&place));
-            state.gate.move_to(Arc::clone(&place.server));
+            state.gate.move_to(Arc::clone(&place.server), now);
             if state.moves.since.is_some() {
                 // Everybody comes from the one before, and at once.
                 state.gate.disconnected(now);

@@ -22,11 +22,46 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// asked 170 times a second.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// How often who keeps a set going shows that it does, and after how long another one takes over: a
+/// runtime may be blocked for a moment, and some are polled only now and then.
+const SHOWS: Duration = Duration::from_secs(1);
+const ABSENT: Duration = Duration::from_secs(3);
+
 impl Sentinels {
     /// Keeps the set going for as long as the future is polled. One at a time does; the next one takes over
-    /// when that is dropped.
+    /// when that is dropped, or not polled any more.
     pub(crate) async fn listen(&self) {
-        let _listener = self.listener.lock().await;
+        loop {
+            let shift = self.take_over().await;
+            tokio::select! {
+                biased;
+                () = shift.over() => {}
+                () = self.keep_going() => {}
+            }
+        }
+    }
+
+    /// Waits until nobody keeps it going.
+    async fn take_over(&self) -> Shift<'_> {
+        loop {
+            let mut vacant = std::pin::pin!(self.vacant.notified());
+            vacant.as_mut().enable();
+            {
+                let (mut listener, now) = (self.listener(), Instant::now());
+                if listener.seen.is_none_or(|seen| now >= seen + ABSENT) {
+                    listener.number += 1;
+                    listener.seen = Some(now);
+                    return Shift { set: self, number: listener.number };
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SHOWS) => {}
+                () = vacant => {}
+            }
+        }
+    }
+
+    async fn keep_going(&self) {
         let mut patience = PATIENCE.min(self.dialer.connect_timeout);
         loop {
             let began = Instant::now();
@@ -44,7 +79,7 @@ impl Sentinels {
     async fn connect(&self, patience: Duration) -> Option<Connected<'_>> {
         let order = self.known().order();
         for at in order {
-            if let Some(dial) = self.dial(at)
+            if let Some(dial) = self.dial(at, patience).await
                 && let Some(connected) = dial.run(patience).await
             {
                 return Some(connected);
@@ -53,12 +88,39 @@ impl Sentinels {
         None
     }
 
-    fn dial(&self, at: usize) -> Option<Dial<'_>> {
-        let decision = self.sentinels[at].gate().ask(Instant::now());
-        match decision {
-            Decision::Dial(approval) => Some(Dial { set: self, at, approval: Some(approval) }),
-            Decision::WaitUntil(_) | Decision::Held => None,
+    /// Leave to dial a sentinel; `None` while it is known not to answer. Where it is only another set's
+    /// turn, that is waited for.
+    async fn dial(&self, at: usize, patience: Duration) -> Option<Dial<'_>> {
+        let sentinel = &self.sentinels[at];
+        let until = Instant::now() + patience;
+        let failure = loop {
+            let mut changed = std::pin::pin!(sentinel.server.schedule_changed());
+            changed.as_mut().enable();
+            let due = {
+                let (mut gate, now) = (sentinel.gate(), Instant::now());
+                match gate.ask(now) {
+                    Decision::Dial(approval) => {
+                        return Some(Dial { set: self, at, approval: Some(approval) });
+                    }
+                    Decision::WaitUntil(due) if now < until && gate.failure().is_none() => due,
+                    Decision::WaitUntil(_) | Decision::Held => {
+                        gate.leave();
+                        break gate.failure();
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due.min(until)) => {}
+                () = changed => {}
+            }
+        };
+        // Another set of the process may have found that out.
+        if let Some(failure) = failure
+            && self.known().sentinels()[at].failure.is_none()
+        {
+            self.learn(|known| known.failed(at, failure));
         }
+        None
     }
 
     /// Waits until one of the sentinels may be dialed again. Whoever asks meanwhile is told at once that
@@ -81,6 +143,37 @@ impl Sentinels {
         let DialFailure { server: sentinel, outcome, message: error } = &**failure;
         tracing::debug!(%sentinel, %outcome, error, "a sentinel does not answer");
         self.learn(|known| known.failed(at, Arc::clone(failure)));
+    }
+}
+
+/// The time for which one keeps a set going.
+struct Shift<'a> {
+    set: &'a Sentinels,
+    number: u64,
+}
+
+impl Shift<'_> {
+    /// Shows that it goes on; completes when another one has taken over.
+    async fn over(&self) {
+        loop {
+            tokio::time::sleep(SHOWS).await;
+            let mut listener = self.set.listener();
+            if listener.number != self.number {
+                return;
+            }
+            listener.seen = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        let mut listener = self.set.listener();
+        if listener.number == self.number {
+            listener.seen = None;
+            drop(listener);
+            self.set.vacant.notify_waiters();
+        }
     }
 }
 

@@ -417,7 +417,8 @@ impl Node {
         let sockets = self.sockets();
         self.change(|state| {
             // Under the lock: what ends meanwhile says so under it.
-            let outdated = sockets.iter().filter(|socket| socket.awaits_successor()).count();
+            let moving = state.moves.is_under_way();
+            let outdated = sockets.iter().filter(|socket| socket.awaits_successor(moving)).count();
             state.ledger.set_outdated(outdated);
         });
     }

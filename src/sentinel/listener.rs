@@ -194,7 +194,8 @@ impl<'a> Dial<'a> {
         let result = match set.dialer.open_within(&sentinel.target, &sentinel.login, patience).await
         {
             Ok(opened) => {
-                let mut connected = Connected { set, at, link: Link::new(opened), patience };
+                let link = Link::new(opened);
+                let mut connected = Connected { set, at, link, patience, again: started };
                 connected.ask().await.map(|stays| stays.then_some(connected))
             }
             Err(failure) => Err(Arc::new(failure)),
@@ -229,17 +230,20 @@ struct Connected<'a> {
     at: usize,
     link: Link,
     patience: Duration,
+    /// When it is asked again although nothing calls for it.
+    again: Instant,
 }
 
 impl Connected<'_> {
     /// Hears what is published, or asks when it is time; false if it has failed, or if it is another
     /// sentinel's turn.
     async fn goes_on(&mut self) -> bool {
-        let again = ASK_AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64());
         let published = tokio::select! {
-            publication = self.link.next() => Some(publication),
+            biased;
+            // First, also of one that publishes without end.
+            () = tokio::time::sleep_until(self.again) => None,
             () = self.set.asked.notified() => None,
-            () = tokio::time::sleep(again) => None,
+            publication = self.link.next() => Some(publication),
         };
         let asks = match published {
             None => true,
@@ -269,6 +273,7 @@ impl Connected<'_> {
     /// Asks everything that anybody wants to know; false if another sentinel may know more.
     async fn ask(&mut self) -> Result<bool, Arc<DialFailure>> {
         let asked = Instant::now();
+        self.again = asked + ASK_AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64());
         let questions = {
             let mut known = self.set.known();
             known.awaited = Some(self.at);

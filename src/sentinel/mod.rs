@@ -142,6 +142,15 @@ impl Sentinels {
         result
     }
 
+    /// A pool wants to know, until it says that it does not any more.
+    pub(crate) fn want(&self, question: &Question) {
+        self.known().want(question);
+    }
+
+    pub(crate) fn forget(&self, question: &Question) {
+        self.known().forget(question);
+    }
+
     /// Completes when something was learned since the future was [enabled](Notified::enable).
     pub(crate) fn told(&self) -> Notified<'_> {
         self.told.notified()

@@ -51,6 +51,7 @@ impl Sentinel {
             Role::Replica => Question::Replicas(name.into()),
             Role::Master | Role::ActiveReplica => Question::Master(name.into()),
         };
+        set.want(&question);
         let found =
             Mutex::new(Found { place: None, asked: None, doubted: Instant::now(), shunned: None });
         Self { set, question, role, like, own_gate, seed, found }
@@ -77,6 +78,12 @@ impl Sentinel {
         let place = Arc::new(Place::claimed(Target::new(address), server, self.role));
         found.place = Some(Arc::clone(&place));
         Some(place)
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.set.forget(&self.question);
     }
 }
 

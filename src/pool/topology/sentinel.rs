@@ -156,11 +156,13 @@ impl Resolve for Sentinel {
                 return;
             }
             found.doubted = now;
+            if let Some(current) = &found.place {
+                current.set_proven(false);
+            }
             if doubt != Doubt::Lost {
                 found.shunned = Some(Arc::clone(&place.target.name));
             }
         }
-        place.set_proven(false);
         match doubt {
             Doubt::Lost => {}
             Doubt::Unreachable => self.set.useless(&self.question, now),

@@ -7,3 +7,4 @@ mod support;
 mod waiting;
 
 mod launcher;
+mod words;

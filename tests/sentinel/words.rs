@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redis_guard::server::Role;
 use redis_guard::{Budget, GuardedPool, PubSubEvent};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -74,7 +75,6 @@ async fn a_full_server_is_not_dialed_for_the_room_at_the_one_before() {
         sleep(Duration::from_millis(20)).await;
     }
     let dialed = dials(&pool) - before;
-    eprintln!("{dialed} dials");
     assert!((1..=9).contains(&dialed), "{dialed} dials of a full server in 8 s");
 }
 
@@ -107,7 +107,6 @@ async fn sentinels_that_contradict_each_other_do_not_hurry_the_dials() {
         .unwrap();
     soon("a refusal", pool.acquire("web")).await.unwrap_err();
     let dialed = dials(&pool);
-    eprintln!("{dialed} dials: {:?}", pool.status().dials);
     assert!((2..=16).contains(&dialed), "{dialed} dials in 5 s: {:?}", pool.status().dials);
 
     tell(&sentinels[0], "m", master.port());
@@ -167,4 +166,29 @@ async fn a_subscriber_that_is_all_a_pool_has_moves_too() {
         }
     });
     assert_eq!(heard.await.expect("it should listen to the new server"), b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_nobody_can_reach_are_not_dialed_one_after_the_other_without_end() {
+    let master = TestServer::start().unwrap();
+    let replicas = [replica_of(&master), replica_of(&master)];
+    let sentinel = sentinel();
+    tell(&sentinel, "m", master.port());
+    let pool = GuardedPool::sentinel([url(&sentinel)], "m")
+        .role(Role::Replica)
+        .connect_timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let known =
+        || sentinel.admin().text(&["SENTINEL", "SLAVES", "m"]).matches("127.0.0.1:").count();
+    until("both replicas", &pool, || known() >= 2).await;
+    replicas.iter().for_each(TestServer::pause);
+
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        soon("a refusal", pool.acquire("web")).await.unwrap_err();
+        sleep(Duration::from_millis(20)).await;
+    }
+    let dialed = dials(&pool);
+    assert!((2..=16).contains(&dialed), "{dialed} dials in 5 s: {:?}", pool.status().dials);
 }

@@ -115,9 +115,8 @@ impl Sentinels {
             }
         };
         // Another set of the process may have found that out.
-        if let Some(failure) = failure
-            && self.known().sentinels()[at].failure.is_none()
-        {
+        let is_known = self.known().sentinels()[at].failure.is_some();
+        if let Some(failure) = failure.filter(|_| !is_known) {
             self.learn(|known| known.failed(at, failure));
         }
         None

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis_guard::server::Role;
-use redis_guard::{Budget, GuardedPool, PubSubEvent};
+use redis_guard::{Budget, GuardedPool, PubSubEvent, redis};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::TestServer;
@@ -191,4 +191,53 @@ async fn replicas_that_nobody_can_reach_are_not_dialed_one_after_the_other_witho
     }
     let dialed = dials(&pool);
     assert!((2..=16).contains(&dialed), "{dialed} dials in 5 s: {:?}", pool.status().dials);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_all_a_pool_has_is_cut_off_and_its_place_is_free() {
+    let (before, after) = (TestServer::start().unwrap(), TestServer::start().unwrap());
+    let sentinel = sentinel();
+    tell(&sentinel, "m", before.port());
+    let pool = GuardedPool::sentinel([url(&sentinel)], "m").max_connections(1).shared_lanes(1);
+    let pool = pool.acquire_timeout(Duration::from_secs(20)).build().unwrap();
+    let mut kept = soon("a lease", pool.acquire("web")).await.unwrap();
+
+    tell(&sentinel, "m", after.port());
+    let mut next = pool.acquire("web").await.unwrap();
+    redis::cmd("SET").arg("k").arg(1).exec_async(&mut next).await.unwrap();
+    assert_eq!(after.admin().text(&["GET", "k"]), "1");
+    let error = redis::cmd("PING").exec_async(&mut kept).await.unwrap_err();
+    assert!(error.to_string().contains("nothing was sent"), "{error}");
+    drop((kept, next));
+    until("one connection", &pool, || (pool.status().live, pool.status().in_use) == (1, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_is_taken_back_leaves_everything_as_it_was() {
+    let (here, there) = (TestServer::start().unwrap(), TestServer::builder().maxclients(20));
+    let there = there.start().unwrap();
+    let _occupants = there.fill();
+    let sentinel = sentinel();
+    tell(&sentinel, "m", here.port());
+    let pool = GuardedPool::sentinel([url(&sentinel)], "m").max_connections(4).build().unwrap();
+    let mut kept = soon("a lease", pool.acquire("web")).await.unwrap();
+    drop(soon("another", pool.acquire("web")).await.unwrap());
+
+    for port in [there.port(), NOWHERE] {
+        tell(&sentinel, "m", port);
+        let away = format!("127.0.0.1:{port}");
+        until("the other address", &pool, || *pool.status().server == *away).await;
+        until("a failed dial", &pool, || pool.status().breaker.last_failure.is_some()).await;
+        tell(&sentinel, "m", here.port());
+        let back = format!("127.0.0.1:{}", here.port());
+        until("the address before", &pool, || *pool.status().server == *back).await;
+    }
+    redis::cmd("PING").exec_async(&mut kept).await.unwrap();
+    let status = pool.status();
+    assert_eq!(status.sentinel.unwrap().moves, 0);
+    assert_eq!((status.live, status.connections_closed.values().sum::<u64>()), (2, 0));
+    let more = (0..3).map(|_| pool.acquire("web"));
+    for lease in soon("the rest", futures_util::future::join_all(more)).await {
+        drop(lease.unwrap());
+    }
 }

@@ -326,7 +326,8 @@ impl Attempt {
             }
         }
         if node.is_at(&self.place) {
-            node.arrived(&self.place);
+            // One without a check may have begun before there was reason for it.
+            node.arrived(&self.place, matches!(self.role_check, RoleCheck::Require(_)));
         }
         let live = node.lock().ledger.live();
         node.context.connected(Arc::clone(server), took, live);

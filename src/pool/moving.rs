@@ -67,7 +67,7 @@ impl Node {
         let now = Instant::now();
         self.change(|state| {
             self.place.store(Arc::clone(&place));
-            state.gate.move_to(Arc::clone(&place.server));
+            state.gate.move_to(Arc::clone(&place.server), now);
             if state.moves.since.is_some() {
                 // Everybody comes from the one before, and at once.
                 state.gate.disconnected(now);
@@ -104,15 +104,17 @@ impl Node {
 
     /// A dial has shown that the server is there: from here on nothing goes to another one. Idle connections
     /// to it, leases and lanes are closed, also under a command, which hears that it may have run; for
-    /// a subscriber there is a successor first.
-    pub(super) fn arrived(self: &Arc<Self>, place: &Place) {
+    /// a subscriber there is a successor first. `checked`: the server was asked what it is.
+    pub(super) fn arrived(self: &Arc<Self>, place: &Place, checked: bool) {
         let server = &place.target.name;
         let before = {
             let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.is_at(place) {
                 return;
             }
-            self.resolver.confirm(place);
+            if checked {
+                self.resolver.confirm(place);
+            }
             let before = self.change(|state| {
                 let before = state.moves.arrive(server, Instant::now())?;
                 state.ledger.doubt_successors(false);
@@ -120,8 +122,9 @@ impl Node {
                 state.close_idle(CloseReason::Replaced, |socket| socket.server != *server);
                 Some(before)
             });
-            let Some(Some(before)) = before else { return };
+            let Some(before) = before else { return };
             self.cut_off(server, |socket| !socket.is_subscriber());
+            let Some(before) = before else { return };
             before
         };
         let seen = self.resolver.sentinels();

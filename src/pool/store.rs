@@ -361,10 +361,11 @@ impl Socket {
     }
 
     /// True if it is to be replaced by one that is dialed for that: it is not closed yet, and no
-    /// subscriber's, who gets another one for itself.
-    pub(super) fn awaits_successor(&self) -> bool {
+    /// subscriber's, who gets another one for itself, if there is a place for it. `moving`: a dial has to
+    /// show where the server is, for subscribers too.
+    pub(super) fn awaits_successor(&self, moving: bool) -> bool {
         let closing = self.reason() != CloseReason::Peer;
-        self.is_outdated() && self.is_alive() && !closing && !self.is_subscriber()
+        self.is_outdated() && self.is_alive() && !closing && (moving || !self.is_subscriber())
     }
 
     /// It is not to be lent again: closed when it comes back.

@@ -47,14 +47,26 @@ pub(crate) struct Sentinels {
     told: Notify,
     /// Somebody asks.
     asked: Notify,
-    /// Held by whoever keeps it going.
-    listener: tokio::sync::Mutex<()>,
+    /// Whoever keeps it going. Locked for an instant.
+    listener: Mutex<Listener>,
+    /// Nobody does any more.
+    vacant: Notify,
+}
+
+/// Who keeps a set going.
+#[derive(Debug, Default)]
+struct Listener {
+    /// The how many-th it is.
+    number: u64,
+    /// When it was last seen at work; `None` while nobody is.
+    seen: Option<Instant>,
 }
 
 /// One sentinel.
 struct Sentinel {
     target: Target,
     login: Login,
+    server: Arc<Server>,
     /// Locked for an instant, by the listener.
     gate: Mutex<Gate>,
 }
@@ -101,7 +113,8 @@ impl Sentinels {
         let known = Known::new(targets.len(), rng.usize(..targets.len().max(1)));
         let sentinel = |(target, login): (Target, Login)| {
             let server = Server::shared(&target.address, rng.u64(..));
-            Sentinel { gate: Mutex::new(Gate::new(server, policy, rng.u64(..))), target, login }
+            let gate = Mutex::new(Gate::new(Arc::clone(&server), policy, rng.u64(..)));
+            Sentinel { target, login, server, gate }
         };
         Self {
             sentinels: targets.into_iter().map(sentinel).collect(),
@@ -109,7 +122,8 @@ impl Sentinels {
             known: Mutex::new(known),
             told: Notify::new(),
             asked: Notify::new(),
-            listener: tokio::sync::Mutex::new(()),
+            listener: Mutex::default(),
+            vacant: Notify::new(),
         }
     }
 
@@ -117,11 +131,24 @@ impl Sentinels {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn listener(&self) -> MutexGuard<'_, Listener> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes what is known, and tells those who wait.
     fn learn<R>(&self, learn: impl FnOnce(&mut Known) -> R) -> R {
         let result = learn(&mut self.known());
         self.told.notify_waiters();
         result
+    }
+
+    /// A pool wants to know, until it says that it does not any more.
+    pub(crate) fn want(&self, question: &Question) {
+        self.known().want(question);
+    }
+
+    pub(crate) fn forget(&self, question: &Question) {
+        self.known().forget(question);
     }
 
     /// Completes when something was learned since the future was [enabled](Notified::enable).

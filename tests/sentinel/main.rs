@@ -7,3 +7,5 @@ mod support;
 mod waiting;
 
 mod launcher;
+mod odd;
+mod words;

@@ -51,6 +51,7 @@ impl Sentinel {
             Role::Replica => Question::Replicas(name.into()),
             Role::Master | Role::ActiveReplica => Question::Master(name.into()),
         };
+        set.want(&question);
         let found =
             Mutex::new(Found { place: None, asked: None, doubted: Instant::now(), shunned: None });
         Self { set, question, role, like, own_gate, seed, found }
@@ -77,6 +78,12 @@ impl Sentinel {
         let place = Arc::new(Place::claimed(Target::new(address), server, self.role));
         found.place = Some(Arc::clone(&place));
         Some(place)
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.set.forget(&self.question);
     }
 }
 
@@ -149,11 +156,13 @@ impl Resolve for Sentinel {
                 return;
             }
             found.doubted = now;
+            if let Some(current) = &found.place {
+                current.set_proven(false);
+            }
             if doubt != Doubt::Lost {
                 found.shunned = Some(Arc::clone(&place.target.name));
             }
         }
-        place.set_proven(false);
         match doubt {
             Doubt::Lost => {}
             Doubt::Unreachable => self.set.useless(&self.question, now),

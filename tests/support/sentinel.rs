@@ -235,7 +235,9 @@ impl SentinelSet {
     #[track_caller]
     pub(crate) fn moved_from(&self, old: usize) -> usize {
         let new = poll(WHOLE_LIMIT, || self.agreed().filter(|&new| new != old));
-        new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()))
+        let new = new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()));
+        renew(&self.servers[new]);
+        new
     }
 
     /// Returns when the servers and sentinels that run know each other: one is the master and all
@@ -247,6 +249,7 @@ impl SentinelSet {
     pub(crate) fn until_whole(&self) {
         let whole = poll(WHOLE_LIMIT, || self.is_whole().then_some(()));
         whole.unwrap_or_else(|| panic!("the set is not whole: {}", self.views()));
+        self.servers.iter().filter(|server| server.pid().is_some()).for_each(renew);
     }
 
     /// Starts a sentinel again that was stopped or killed. It knows what it knew.
@@ -521,6 +524,12 @@ fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>
             });
         }
     }
+}
+
+/// Sentinels close all connections of a server whose role they change, the operator's, too: the next
+/// command finds a new one.
+fn renew(server: &TestServer) {
+    let _ = server.admin().ping();
 }
 
 fn online(master: &TestServer) -> usize {

@@ -30,6 +30,7 @@ const POOL: &[&str] = &[
     "tasks",
     "topology::place",
     "topology::sentinel",
+    "topology::settings",
     "topology::single",
     "topology",
     "companion",
@@ -66,6 +67,7 @@ const POOL: &[&str] = &[
     "guarded_pool",
     "face",
     "builder",
+    "builder::sentinel",
 ];
 
 #[test]

@@ -5,24 +5,25 @@ mod sentinel;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
-use self::sentinel::SentinelSettings;
 use super::context::{Context, Settings};
 use super::guarded_pool::GuardedPool;
 use super::handle::Handle;
 use super::node::Node;
 use super::tasks::Starters;
 use super::topology::place::{Place, Resolve};
+use super::topology::sentinel::Sentinel;
+use super::topology::settings::SentinelSettings;
 use super::topology::single::Single;
 use super::{dialer, maintenance};
 #[cfg(feature = "credentials")]
 use crate::dial::Provider;
-use crate::dial::{Address, Dialer, LINK_TIMEOUT, Target};
+use crate::dial::{Address, Certificates, Dialer, LINK_TIMEOUT, Target};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::policy::{Budgets, Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
-use crate::sentinel::FIRST_BACKOFF;
+use crate::sentinel::{FIRST_BACKOFF, Sentinels};
 use crate::server::gate::{DialPolicy, Gate};
 use crate::server::{Role, Server};
 use crate::vocabulary::BuildError;
@@ -495,13 +496,23 @@ impl GuardedPoolBuilder {
                 Ok((Arc::clone(&place), Box::new(Single(place))))
             }
             Topology::Sentinel(settings) => {
-                let sentinels = settings.targets(self).map_err(|more| problems.extend(more));
+                let sentinels = settings.targets(self.certificates());
+                let sentinels = sentinels.map_err(|more| problems.extend(more));
                 let (Ok(address), Ok(sentinels), []) = (address, sentinels, &*problems) else {
                     return Err(problems);
                 };
-                let resolver = settings.resolver(self, address, sentinels, seed);
-                let server = Server::alone(settings.master(), seed);
-                let place = Arc::new(Place::new(Target::unknown(settings.master()), server));
+                let name = settings.client_name.clone();
+                let name = name.unwrap_or_else(|| self.name_for_clients());
+                // Each sentinel has a login of its own.
+                let nobody = RedisConnectionInfo::default();
+                let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
+                dialer.plain = self.plain_handshake;
+                dialer.link_timeout = self.settings.link_timeout;
+                let set = Sentinels::shared(sentinels, dialer, seed);
+                let (master, role) = (&*settings.master, self.settings.role);
+                let resolver = Sentinel::new(set, master, role, address, self.own_gate, seed);
+                let server = Server::alone(master, seed);
+                let place = Arc::new(Place::new(Target::unknown(master), server));
                 Ok((place, Box::new(resolver)))
             }
         }
@@ -546,6 +557,13 @@ impl GuardedPoolBuilder {
         GuardedPool { handle: Handle::new(Arc::new(node)) }
     }
 
+    fn certificates(&self) -> Option<&Certificates> {
+        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+        return self.certificates.as_ref();
+        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+        None
+    }
+
     fn name_for_clients(&self) -> String {
         self.client_name.clone().unwrap_or_else(default_client_name)
     }
@@ -577,11 +595,11 @@ impl GuardedPoolBuilder {
         if settings.fleet.is_some() && !settings.watch {
             problems.add("fleet: it beats over the watch, which is off");
         }
-        match &self.topology {
-            Topology::Single => {}
-            Topology::Sentinel(sentinels) => {
-                sentinels.check(&mut problems, settings.role, settings.fleet.is_some());
-            }
+        if settings.fleet.is_some() && settings.role == Role::Replica {
+            problems.add("fleet: its registry is written to, and a replica takes no writes");
+        }
+        if let Topology::Sentinel(sentinels) = &self.topology {
+            sentinels.check(&mut problems);
         }
         for setter in &self.misplaced {
             problems.add(format!("{setter}: the pool has a server of its own, and no sentinels"));
@@ -643,11 +661,7 @@ impl GuardedPoolBuilder {
     fn address(&self) -> Result<Address, String> {
         let info =
             self.info.as_ref().map_err(|problem| format!("the URL is not usable: {problem}"))?;
-        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-        let certificates = self.certificates.as_ref();
-        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-        let certificates = None;
-        let address = Address::new(info.addr(), certificates)?;
+        let address = Address::new(info.addr(), self.certificates())?;
         match (&self.topology, &address) {
             (Topology::Sentinel(_), Address::Unix(_)) => {
                 Err("connect_as: no sentinel names a Unix socket".to_owned())

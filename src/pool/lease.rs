@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use deadpool::managed::Object;
 
@@ -123,7 +123,7 @@ impl GuardedConnection {
         if !cmd.is_no_response() {
             lease.note(&reply, |residue| residue.after(cmd));
         }
-        reply
+        reply.map_err(|error| lease.explain(error))
     }
 
     pub(super) async fn pipeline(
@@ -143,12 +143,19 @@ impl GuardedConnection {
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
         lease.hear(replies.as_deref());
         lease.note(&replies, |residue| residue.after_pipeline(pipeline));
-        replies
+        replies.map_err(|error| lease.explain(error))
     }
 
     /// Something is about to be sent: an error where that cannot be any more.
     fn send(&mut self) -> RedisResult<Sending<'_>> {
-        if self.residue.blocked { Err(given_up()) } else { Ok(Sending(self)) }
+        if self.residue.blocked {
+            return Err(given_up());
+        }
+        let socket = &self.held().connection.socket;
+        match socket.reason() {
+            reason if !socket.is_alive() && reason != CloseReason::Peer => Err(closed(reason)),
+            _ => Ok(Sending(self)),
+        }
     }
 
     /// Takes on credentials that have changed, unless the session is the holder's own by now.
@@ -175,6 +182,14 @@ impl GuardedConnection {
             let held = self.held();
             held.node.heard(&held.connection.socket, notice);
         }
+    }
+
+    /// The error in our words, where the pool has closed the connection under the command.
+    fn explain(&mut self, error: RedisError) -> RedisError {
+        let broke = !error.is_timeout()
+            && (error.is_io_error() || error.is_unrecoverable_error())
+            && self.held().connection.socket.reason() != CloseReason::Peer;
+        if broke { cut(&error) } else { error }
     }
 
     fn note<T>(&mut self, reply: &RedisResult<T>, answered: impl FnOnce(&mut Residue)) {
@@ -208,6 +223,25 @@ impl Drop for Sending<'_> {
             node.revoke(&connection.socket, CloseReason::Dirty);
         }
     }
+}
+
+/// What a caller hears who sends on a lease whose connection the pool has closed.
+fn closed(reason: CloseReason) -> RedisError {
+    let why = match reason {
+        CloseReason::Replaced => "its server is not the one any more",
+        CloseReason::Revoked => "it was held for too long",
+        CloseReason::PoolClosed => "the pool is closed",
+        reason => reason.as_str(),
+    };
+    let what = format!("the pool has closed this lease's connection: {why}; nothing was sent");
+    io::Error::new(io::ErrorKind::BrokenPipe, what).into()
+}
+
+/// What a caller hears whose command was under way when the pool closed the connection.
+fn cut(error: &RedisError) -> RedisError {
+    let what =
+        "the pool closed the connection with the command in flight, which may or may not have run";
+    (ErrorKind::Io, what, error.to_string()).into()
 }
 
 /// What a caller hears who sends on a lease after its blocking command was given up.

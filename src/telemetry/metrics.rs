@@ -10,7 +10,8 @@
 //! pool has several, one that is full, or at which an endpoint has used up its budget, would vanish in
 //! a sum over all of them. What callers see, whatever the server, a rule adds up: `sum by (pool, ...)` is
 //! right for one server and for many. `server` is not on what belongs to no server: HTTP requests,
-//! retries, and calls through a guard, their limit included, which are admitted before one is chosen. A
+//! retries, calls through a guard, their limit included, which are admitted before one is chosen, and what
+//! sentinels do. A
 //! [`Guard`](crate::Guard) without a pool shares names, and so labels, with a pool; its `server` is
 //! the address that it was given, or else its name, as in its refusals.
 
@@ -177,6 +178,14 @@ impl Metrics {
 
     /// What belongs to no server.
     fn publish_requests(&self, status: &Status) {
+        if let Some(sentinel) = &status.sentinel {
+            let says = sentinel.trouble.is_none() && sentinel.since.is_some();
+            let pool = || Label::new("pool", self.pool.clone());
+            metrics::gauge!("redis_guard_sentinel_connected", vec![pool()])
+                .set(f64::from(u8::from(says)));
+            metrics::counter!("redis_guard_master_changes_total", vec![pool()])
+                .absolute(sentinel.moves);
+        }
         for endpoint in &status.endpoints {
             self.publish_calls(&endpoint.name, endpoint.calls_in_flight);
             for (outcome, count) in &endpoint.requests {

@@ -1,25 +1,12 @@
 //! The builder's settings for a pool whose server sentinels name.
 
 use deadpool_redis::sentinel::SentinelServerType;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use super::{GuardedPoolBuilder, Topology};
 use crate::GuardedPool;
-use crate::dial::{Address, Dialer, Login, Target};
-use crate::policy::Problems;
-use crate::pool::topology::sentinel::Sentinel;
-use crate::sentinel::Sentinels;
+use crate::pool::topology::settings::SentinelSettings;
 use crate::server::Role;
-
-/// What is known of the sentinels before the pool is built.
-#[derive(Debug)]
-pub(super) struct SentinelSettings {
-    sentinels: Vec<Result<ConnectionInfo, String>>,
-    master: String,
-    client_name: Option<String>,
-    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-    certificates: Option<redis::TlsCertificates>,
-}
 
 impl GuardedPool {
     /// Starts a pool for the server that sentinels call `master`, wherever that is just then.
@@ -116,13 +103,7 @@ impl GuardedPoolBuilder {
     fn of_sentinels(sentinels: Vec<Result<ConnectionInfo, String>>, master: String) -> Self {
         let anywhere = ConnectionAddr::Tcp("any".to_owned(), 0).into_connection_info();
         let mut builder = Self::from_info(anywhere.map_err(|error| error.to_string()));
-        builder.topology = Topology::Sentinel(SentinelSettings {
-            sentinels,
-            master,
-            client_name: None,
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            certificates: None,
-        });
+        builder.topology = Topology::Sentinel(SentinelSettings::new(sentinels, master));
         builder
     }
 
@@ -159,82 +140,5 @@ impl GuardedPoolBuilder {
             Topology::Single => self.misplaced.push("sentinel_tls_certificates"),
         }
         self
-    }
-}
-
-impl SentinelSettings {
-    /// The name that the sentinels know the master by.
-    pub(super) fn master(&self) -> &str {
-        &self.master
-    }
-
-    /// Checks the settings, apart from the addresses.
-    pub(super) fn check(&self, problems: &mut Problems, role: Role, fleet: bool) {
-        if self.sentinels.is_empty() {
-            problems.add("no sentinel is given, so nobody could say where the server is");
-        }
-        if self.master.is_empty()
-            || self.master.contains(|c: char| c.is_whitespace() || c.is_control())
-        {
-            problems.add(format!("{:?} is no master's name", self.master));
-        }
-        if fleet && role == Role::Replica {
-            problems.add("fleet: its registry is written, and a replica takes no writes");
-        }
-        if let Some(name) = &self.client_name
-            && (name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()))
-        {
-            problems.add("sentinel_client_name must be printable ASCII without spaces");
-        }
-    }
-
-    /// Where the sentinels are, and what they are logged in to with; or all that is not usable.
-    #[cfg_attr(
-        not(any(feature = "tls-rustls", feature = "tls-native-tls")),
-        expect(unused_variables, reason = "without TLS there are no certificates")
-    )]
-    pub(super) fn targets(
-        &self,
-        builder: &GuardedPoolBuilder,
-    ) -> Result<Vec<(Target, Login)>, Vec<String>> {
-        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-        let certificates = self.certificates.as_ref().or(builder.certificates.as_ref());
-        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-        let certificates = None;
-        let mut problems = Vec::new();
-        let mut targets: Vec<(Target, Login)> = Vec::new();
-        for sentinel in &self.sentinels {
-            let target = sentinel.as_ref().map_err(Clone::clone).and_then(|info| {
-                let target = Target::new(Address::new(info.addr(), certificates)?);
-                Ok((target, Login::new(info.redis_settings().clone())))
-            });
-            match target {
-                Ok((target, login)) => {
-                    if !targets.iter().any(|(other, _)| other.name == target.name) {
-                        targets.push((target, login));
-                    }
-                }
-                Err(problem) => problems.push(format!("a sentinel's URL is not usable: {problem}")),
-            }
-        }
-        if problems.is_empty() { Ok(targets) } else { Err(problems) }
-    }
-
-    /// Says where the master is, or a replica of it.
-    pub(super) fn resolver(
-        &self,
-        builder: &GuardedPoolBuilder,
-        like: Address,
-        sentinels: Vec<(Target, Login)>,
-        seed: u64,
-    ) -> Sentinel {
-        let name = self.client_name.clone().unwrap_or_else(|| builder.name_for_clients());
-        let nobody = RedisConnectionInfo::default();
-        let mut dialer = Dialer::new(nobody, name, builder.connect_timeout);
-        (dialer.plain, dialer.link_timeout) =
-            (builder.plain_handshake, builder.settings.link_timeout);
-        let set = Sentinels::shared(sentinels, dialer, seed);
-        let role = builder.settings.role;
-        Sentinel::new(set, &self.master.as_str().into(), role, like, builder.own_gate, seed)
     }
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod place;
 pub(super) mod sentinel;
+pub(super) mod settings;
 pub(super) mod single;
 
 #[cfg(test)]

@@ -41,15 +41,15 @@ struct Found {
 impl Sentinel {
     pub(in crate::pool) fn new(
         set: Arc<Sentinels>,
-        name: &Arc<str>,
+        name: &str,
         role: Role,
         like: Address,
         own_gate: bool,
         seed: u64,
     ) -> Self {
         let question = match role {
-            Role::Replica => Question::Replicas(Arc::clone(name)),
-            Role::Master | Role::ActiveReplica => Question::Master(Arc::clone(name)),
+            Role::Replica => Question::Replicas(name.into()),
+            Role::Master | Role::ActiveReplica => Question::Master(name.into()),
         };
         let found =
             Mutex::new(Found { place: None, asked: None, doubted: Instant::now(), shunned: None });

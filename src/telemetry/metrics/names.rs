@@ -3,7 +3,7 @@
 use metrics::Unit;
 
 /// Name, unit and description of every metric.
-const GAUGES: [(&str, Unit, &str); 23] = [
+const GAUGES: [(&str, Unit, &str); 24] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -35,8 +35,9 @@ const GAUGES: [(&str, Unit, &str); 23] = [
     ("redis_guard_server_connected_replicas", Unit::Count, "its replicas that are online"),
     ("redis_guard_fleet_members", Unit::Count, "members of the fleet"),
     ("redis_guard_fleet_share", Unit::Count, "connections that the fleet's registry allows"),
+    ("redis_guard_sentinel_connected", Unit::Count, "1 while a sentinel says where the server is"),
 ];
-const COUNTERS: [(&str, Unit, &str); 11] = [
+const COUNTERS: [(&str, Unit, &str); 12] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
@@ -53,6 +54,11 @@ const COUNTERS: [(&str, Unit, &str); 11] = [
         "redis_guard_server_errors_total",
         Unit::Count,
         "error replies that say something about the server, by error",
+    ),
+    (
+        "redis_guard_master_changes_total",
+        Unit::Count,
+        "moves of the pool to the server that sentinels named",
     ),
     (RETRIES, Unit::Count, "failed calls, by what became of their retry"),
     ("redis_guard_requests_total", Unit::Count, "HTTP requests, by endpoint and outcome"),

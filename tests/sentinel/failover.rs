@@ -1,5 +1,6 @@
 //! The master moves while everybody writes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use redis_guard::redis::RedisResult;
@@ -91,12 +92,14 @@ impl Busy {
         let back = back(&writes, new);
         println!(
             "writes were back {:?} after our sentinel's word, {:?} after the first one's; \
-             at most {} failed dials in a second; {} writes of {} failed",
+             at most {} failed dials in a second; of {} writes {} failed, and {} that the old master \
+             had acknowledged are lost",
             back.saturating_duration_since(ours),
             back.saturating_duration_since(any),
             failed.most_in_a_second(),
-            writes.iter().filter(|write| write.by.is_err()).count(),
             writes.len(),
+            writes.iter().filter(|write| write.by.is_err()).count(),
+            acknowledged(&writes, old).difference(&written(new)).count(),
         );
         assert!(back.saturating_duration_since(ours) <= BACK_WITHIN);
         assert_eq!(lost(&writes, new).len(), 0);
@@ -113,6 +116,10 @@ impl Busy {
         pool.health().await.unwrap();
         (writes, back)
     }
+}
+
+fn acknowledged(writes: &[Write], server: &TestServer) -> HashSet<u64> {
+    writes.iter().filter(|write| write.is_by(server)).map(|write| write.number).collect()
 }
 
 /// When the first write was acknowledged by the new master.
@@ -133,6 +140,22 @@ async fn a_failover_by_command() {
     let new = busy.moved().await;
 
     busy.end(new).await;
+}
+
+/// It publishes the switch only when all replicas follow, and answers rightly long before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_by_the_sentinel_that_is_listened_to() {
+    let mut busy = Busy::start(SentinelSet::builder()).await;
+
+    busy.set.fail_over_by(busy.sentinel);
+    let new = busy.moved().await;
+
+    let words = busy.switches.heard().into_iter();
+    let first = words.filter(|word| word.sentinel != busy.sentinel).map(|word| word.at).min();
+    let writes = busy.writers.writes();
+    let (back, _) = (back(&writes, busy.set.server(new)), busy.end(new).await);
+    let late = back.saturating_duration_since(first.unwrap());
+    assert!(late < Duration::from_millis(500), "{late:?} after the others' word");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

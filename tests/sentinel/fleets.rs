@@ -5,91 +5,106 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis_guard::internal::registry::registry_keys;
-use redis_guard::{Fleet, GuardedPool};
+use redis_guard::{Fleet, GuardedPool, LimitedBy};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::builder;
-use crate::support::SentinelSet;
+use crate::support::{SentinelSet, TestServer};
 use crate::waiting::{cmd, until};
 
+/// More than the server has for two.
+const CALLERS: usize = 30;
+
 /// Callers that want more than their share, all the time.
-fn callers(pool: &GuardedPool) -> tokio::task::JoinSet<()> {
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..12 {
+fn callers(pool: &GuardedPool) -> JoinSet<()> {
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
         let pool = pool.clone();
         callers.spawn(async move {
             loop {
                 if let Ok(mut lease) = pool.acquire("work").await {
                     let _ = cmd("PING").query_async::<String>(&mut lease).await;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    sleep(Duration::from_millis(10)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                sleep(Duration::from_millis(2)).await;
             }
         });
     }
     callers
 }
 
+fn limits(pools: &[GuardedPool]) -> Vec<usize> {
+    pools.iter().map(|pool| pool.status().limit).collect()
+}
+
+/// How many scripts the server has run; replicas get the effects only.
+fn heartbeats(server: &TestServer) -> u64 {
+    let stats = server.admin().command(&["INFO", "commandstats"]).unwrap().text();
+    let calls = stats.lines().filter_map(|line| {
+        let line = line.strip_prefix("cmdstat_eval:").or(line.strip_prefix("cmdstat_evalsha:"))?;
+        line.strip_prefix("calls=")?.split(',').next()?.parse::<u64>().ok()
+    });
+    calls.sum()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_are_members_again_and_take_no_more_meanwhile() {
-    let set = SentinelSet::start().unwrap();
+    let set = Arc::new(SentinelSet::start().unwrap());
+    for server in set.servers() {
+        server.admin().set_maxclients(40);
+    }
     let member = |name: &str| {
-        let pool = builder(&set).name(name).own_gate(true).max_connections(12);
+        let pool = builder(&set).name(name).own_gate(true).max_connections(CALLERS);
         pool.fleet(Fleet::named("test")).build().unwrap()
     };
     let pools = [member("one"), member("other")];
     let working: Vec<_> = pools.iter().map(callers).collect();
-    let fleet = |pool: &GuardedPool| pool.status().fleet;
-    let both = |pool: &GuardedPool| {
-        fleet(pool).is_some_and(|fleet| fleet.joined && fleet.members == 2)
+    let joined = |pool: &GuardedPool| {
+        let status = pool.status();
+        let members = status.fleet.filter(|fleet| fleet.joined).map(|fleet| fleet.members);
+        members == Some(2) && status.limited_by == LimitedBy::FleetLease
     };
-    // Few slots, so that the registry has something to divide.
-    for server in set.servers() {
-        server.admin().set_maxclients(40);
-    }
     for pool in &pools {
-        until("membership", pool, || both(pool)).await;
+        until("membership", pool, || joined(pool)).await;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let before: Vec<usize> = pools.iter().map(|pool| pool.status().limit).collect();
+    // Shares grow with the heartbeats.
+    until("shares", &pools[0], || limits(&pools).iter().sum::<usize>() >= 16).await;
 
-    // While no registry answers, nobody may have more than it had.
+    // From the master's end on, and until the new one has had a heartbeat.
     let stop = Arc::new(AtomicBool::new(false));
-    let watching: Vec<_> = pools
-        .iter()
-        .cloned()
-        .zip(before.clone())
-        .map(|(pool, before)| {
-            let stop = Arc::clone(&stop);
-            tokio::spawn(async move {
-                let (mut most, mut away) = (0, false);
-                while !stop.load(Ordering::SeqCst) {
-                    let status = pool.status();
-                    if !status.fleet.is_some_and(|fleet| fleet.joined) {
-                        away = true;
-                        most = most.max(status.limit);
-                    }
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                assert!(most <= before, "{most} while it had no answer, and {before} before");
-                away
-            })
-        })
-        .collect();
     set.server(0).crash();
+    let before = limits(&pools);
+    let watching = {
+        let (set, pools, stop) = (Arc::clone(&set), pools.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            let mut most = vec![0; pools.len()];
+            while !stop.load(Ordering::SeqCst) {
+                let now = limits(&pools);
+                // A sentinel closes connections when it makes a master of the server.
+                let _ = (set.server(1).admin().ping(), set.server(2).admin().ping());
+                if heartbeats(set.server(1)) + heartbeats(set.server(2)) > 0 {
+                    break;
+                }
+                most = most.into_iter().zip(now).map(|(most, now)| most.max(now)).collect();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            most
+        })
+    };
     let new = set.moved_from(0);
-
-    let [key, ..] = registry_keys("test");
-    let heartbeat = || set.server(new).admin().text(&["HGETALL", &key]);
+    until("a heartbeat there", &pools[0], || heartbeats(set.server(new)) > 2).await;
     for pool in &pools {
-        until("membership", pool, || both(pool) && *pool.status().server == *set.address(new)).await;
+        until("membership", pool, || joined(pool)).await;
     }
-    let (then, both_again) = (heartbeat(), || pools.iter().all(both));
-    until("a heartbeat there", &pools[0], || heartbeat() != then && both_again()).await;
-    assert_eq!(set.server(new).admin().text(&["HLEN", &key]), "2");
     stop.store(true, Ordering::SeqCst);
-    for watching in watching {
-        println!("it was without an answer: {}", watching.await.unwrap());
-    }
-    println!("limits before {before:?}, after {:?}", pools.each_ref().map(|p| p.status().limit));
+    let most = watching.join().unwrap();
+
+    println!("limits before: {before:?}, without an answer: {most:?}, now: {:?}", limits(&pools));
+    assert!(most.iter().zip(&before).all(|(most, before)| most <= before), "{most:?}, {before:?}");
+    let [key, ..] = registry_keys("test");
+    assert_eq!(set.server(new).admin().text(&["HLEN", &key]), "2");
+    until("shares", &pools[0], || limits(&pools).iter().sum::<usize>() >= 16).await;
+    assert!(limits(&pools).iter().sum::<usize>() < 40, "{:?}", limits(&pools));
     drop(working);
 }

@@ -219,7 +219,18 @@ impl SentinelSet {
     /// If it does not begin within a minute.
     #[track_caller]
     pub(crate) fn fail_over(&self) {
-        let sentinel = self.running_sentinels().next().expect("a sentinel should run");
+        let running = |sentinel: &TestServer| sentinel.pid().is_some();
+        let sentinel = self.sentinels.iter().position(running).expect("a sentinel should run");
+        self.fail_over_by(sentinel);
+    }
+
+    /// The same by this sentinel: the others hear of it before it is done.
+    ///
+    /// # Panics
+    /// See [`fail_over`](Self::fail_over).
+    #[track_caller]
+    pub(crate) fn fail_over_by(&self, sentinel: usize) {
+        let sentinel = &self.sentinels[sentinel];
         let mut said = None;
         let begun = poll(WHOLE_LIMIT, || {
             said = sentinel.admin().command(&["SENTINEL", "FAILOVER", self.name()]).ok();

@@ -7,12 +7,14 @@ mod support;
 mod waiting;
 
 mod basics;
+mod down;
 mod failover;
 mod fake;
 mod fleets;
 mod in_hand;
 mod launcher;
 mod many;
+mod misled;
 mod passwords;
 mod replicas;
 mod writers;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use redis_guard::server::Role;
 use redis_guard::{
     Backoff, Breaker, Budget, Endpoint, Fleet, Guard, GuardBuilder, GuardedPool, GuardedPoolBuilder,
 };
@@ -293,6 +294,54 @@ fn an_acquire_timeout_of_zero_means_never_to_wait() {
 #[test]
 fn a_breaker_that_would_trip_before_anything_failed_is_reported() {
     one_problem(GuardedPool::builder(URL).breaker(Breaker::default().failures(0)), &["breaker"]);
+}
+
+#[test]
+fn sentinels_that_cannot_be_asked_are_reported() {
+    let sentinel = || GuardedPool::sentinel(["redis://127.0.0.1:26379"], "mymaster");
+    assert_eq!(problems(sentinel()), Vec::<String>::new());
+    let none: [&str; 0] = [];
+    one_problem(GuardedPool::sentinel(none, "mymaster"), &["no sentinel is given"]);
+    let urls = ["redis://127.0.0.1:26379", "http://127.0.0.1:26379", "redis://:s3cret@h:99999"];
+    let unusable = problems(GuardedPool::sentinel(urls, "mymaster").max_connections(0));
+    assert_eq!(unusable.len(), 3, "{unusable:?}");
+    assert!(unusable[1..].iter().all(|problem| problem.contains("a sentinel's URL")));
+    assert!(!format!("{unusable:?}").contains("s3cret"), "{unusable:?}");
+    for name in ["", "my master", "my\nmaster"] {
+        one_problem(GuardedPool::sentinel(["redis://h:26379"], name), &["is no master's name"]);
+    }
+    one_problem(sentinel().sentinel_client_name("a b"), &["sentinel_client_name"]);
+    one_problem(sentinel().connect_as("unix:///tmp/redis.sock"), &["connect_as", "Unix socket"]);
+    one_problem(sentinel().connect_as("redis://h/x"), &["the URL is not usable"]);
+}
+
+#[test]
+fn what_only_sentinels_have_is_reported_where_there_are_none() {
+    one_problem(GuardedPool::builder(URL).connect_as(URL), &["connect_as", "no sentinels"]);
+    one_problem(GuardedPool::builder(URL).sentinel_client_name("x"), &["sentinel_client_name"]);
+}
+
+#[test]
+fn a_fleet_of_readers_of_a_replica_is_reported() {
+    let builder = GuardedPool::builder(URL).role(Role::Replica).fleet(Fleet::named("fleet"));
+    one_problem(builder, &["fleet", "a replica takes no writes"]);
+}
+
+/// What deadpool-redis's configuration of sentinels says is taken over, or reported as its own would be.
+#[test]
+fn deadpools_configuration_of_sentinels_is_taken() {
+    use redis_guard::deadpool_redis::sentinel::{Config, SentinelServerType};
+    let config = |url: &str| {
+        Config::from_urls([url.to_owned()], "mymaster".to_owned(), SentinelServerType::Replica)
+    };
+    assert_eq!(problems(GuardedPool::from_config(Config::default())), Vec::<String>::new());
+    assert_eq!(problems(GuardedPool::from_config(config("redis://h"))), Vec::<String>::new());
+    let fleet = GuardedPool::from_config(config("redis://h")).fleet(Fleet::named("fleet"));
+    one_problem(fleet, &["a replica takes no writes"]);
+    one_problem(GuardedPool::from_config(config("nonsense")), &["a sentinel's URL"]);
+    let mut both = Config::default();
+    both.urls = Some(vec!["redis://h".to_owned()]);
+    one_problem(GuardedPool::from_config(both), &["both urls and connections"]);
 }
 
 #[test]

@@ -267,7 +267,8 @@ impl GuardedPoolBuilder {
     /// [`RetryPolicy`](crate::tower::RetryPolicy).
     ///
     /// [`Role::Replica`], for a pool that reads from replicas, takes READONLY for an answer like any
-    /// other, and so does [`Role::ActiveReplica`].
+    /// other, and so does [`Role::ActiveReplica`]. Of a pool of [sentinels](GuardedPool::sentinel) the role
+    /// says which server is asked for: the master, or one of its replicas.
     pub fn role(mut self, role: Role) -> Self {
         self.settings.role = role;
         self

@@ -175,6 +175,10 @@ fn step_of(decision: Decision) -> Step {
 /// Asks the gate for a dial.
 fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     let mut state = node.lock();
+    if !state.gate.is_at(&place.server) {
+        // It has moved meanwhile: look again.
+        return Step::WaitUntil(Instant::now());
+    }
     if state.ledger.live() > 0 && !state.ledger.is_frozen() && state.gate.is_refused() {
         // One refusal is enough for every pool of the process.
         state.heard_refusal();
@@ -251,8 +255,14 @@ enum Product {
 impl Attempt {
     async fn run(self) {
         let started = Instant::now();
-        let result = self.dial().await;
-        self.ended(result, started);
+        let dialed = tokio::select! {
+            dialed = self.dial() => Some(dialed),
+            // Dropped: it takes itself out of the books.
+            () = self.node.left(&self.place) => None,
+        };
+        if let Some(result) = dialed {
+            self.ended(result, started);
+        }
     }
 
     /// What the dial brings, and whether the server is a replica, if that was asked, and it says so.
@@ -360,6 +370,9 @@ impl Drop for Attempt {
         }
         let _gone = node.change(|state| {
             state.ledger.dial_failed(false);
+            if state.moves.is_under_way() {
+                state.ledger.retry_successors();
+            }
             state.gate.abandoned(approval, Instant::now());
             reserved.map(|reserved| state.dial_failed(reserved))
         });

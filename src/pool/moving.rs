@@ -1,7 +1,8 @@
 //! A server that is elsewhere now: first one dial there has to show it, then all is cut that goes to the
 //! one before.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,6 +11,10 @@ use super::node::Node;
 use super::store::Socket;
 use super::topology::place::Place;
 use crate::telemetry::status::CloseReason;
+
+/// How long a subscriber may listen to the server before. Its successor takes a dial and a round trip; one
+/// that has none by then, for its budget has no second place, say, is cut off like the others.
+const SUBSCRIBERS_LEAVE: Duration = Duration::from_secs(2);
 
 /// Follows what is said of the place of the server, for as long as the pool is open.
 pub(super) async fn follow(node: Arc<Node>) {
@@ -41,19 +46,16 @@ impl Node {
     /// The server is said to be there. Dials go there from now on, by its own schedule; what is open to the
     /// one before works on until a dial has shown that it is so; one is made for that.
     pub(super) fn head_for(self: &Arc<Self>, place: Arc<Place>) {
-        let now = Instant::now();
-        self.place.store(Arc::clone(&place));
-        for socket in self.sockets() {
-            match socket.server == place.target.name {
-                // It was said to be elsewhere, and was not.
-                true => socket.keep(now),
-                false => socket.outdate(CloseReason::Replaced),
-            }
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_at(&place) {
+            return;
         }
+        let now = Instant::now();
         self.change(|state| {
+            self.place.store(Arc::clone(&place));
             state.gate.move_to(Arc::clone(&place.server));
             if state.moves.since.is_some() {
-                // Everybody comes from there, and at once.
+                // Everybody comes from the one before, and at once.
                 state.gate.disconnected(now);
             }
             state.ledger.thaw();
@@ -62,33 +64,70 @@ impl Node {
             state.ledger.doubt_successors(state.moves.is_under_way());
             state.ledger.retry_successors();
         });
+        for socket in self.sockets() {
+            match socket.server == place.target.name {
+                // It was said to be elsewhere, and was not.
+                true => socket.keep(now),
+                false => socket.outdate(CloseReason::Replaced),
+            }
+        }
         self.count_outdated();
+        self.moved.notify_waiters();
         self.dialer_wanted.notify_one();
         self.mailbox.attention.notify_one();
+    }
+
+    /// Completes when dials go to another place than this.
+    pub(super) async fn left(&self, place: &Place) {
+        loop {
+            let moved = self.moved.notified();
+            if !self.is_at(place) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// A dial has shown that the server is there: from here on nothing goes to another one. Idle connections
     /// to it, leases and lanes are closed, also under a command, which hears that it may have run; for
     /// a subscriber there is a successor first.
     pub(super) fn arrived(self: &Arc<Self>, place: &Place) {
-        self.resolver.confirm(place);
         let server = &place.target.name;
-        let elsewhere = |socket: &Socket| socket.server != *server;
-        let before = self.change(|state| {
-            let before = state.moves.arrive(server, Instant::now())?;
-            state.ledger.doubt_successors(false);
-            // Under the same lock, so that nobody is lent one of them.
-            state.close_idle(CloseReason::Replaced, elsewhere);
-            Some(before)
-        });
-        let Some(Some(before)) = before else { return };
-        let sockets = self.sockets().into_iter();
-        for socket in sockets.filter(|socket| elsewhere(socket) && !socket.is_subscriber()) {
-            self.revoke(&socket, CloseReason::Replaced);
-        }
-        self.count_outdated();
+        let before = {
+            let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.is_at(place) {
+                return;
+            }
+            self.resolver.confirm(place);
+            let before = self.change(|state| {
+                let before = state.moves.arrive(server, Instant::now())?;
+                state.ledger.doubt_successors(false);
+                // Under the same lock, so that nobody is lent one of them.
+                state.close_idle(CloseReason::Replaced, |socket| socket.server != *server);
+                Some(before)
+            });
+            let Some(Some(before)) = before else { return };
+            self.cut_off(server, |socket| !socket.is_subscriber());
+            before
+        };
         let seen = self.resolver.sentinels();
         let master = seen.as_ref().filter(|seen| seen.is_master).map(|seen| &*seen.master);
         self.context.moved(master, before, Arc::clone(server));
+        let (node, server) = (Arc::clone(self), Arc::clone(server));
+        self.spawn(async move {
+            let _ = tokio::time::timeout(SUBSCRIBERS_LEAVE, node.closed()).await;
+            if node.address() == server {
+                node.cut_off(&server, |_| true);
+            }
+        });
+    }
+
+    /// Closes what is connected to any other server, and `wanted` picks.
+    fn cut_off(self: &Arc<Self>, server: &Arc<str>, wanted: impl Fn(&Socket) -> bool) {
+        let sockets = self.sockets().into_iter();
+        for socket in sockets.filter(|socket| socket.server != *server && wanted(socket)) {
+            self.revoke(&socket, CloseReason::Replaced);
+        }
+        self.count_outdated();
     }
 }

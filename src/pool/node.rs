@@ -4,7 +4,7 @@
 //! The rule that keeps it simple: change the state under the lock, collect whom that concerns, let
 //! go of the lock, then wake them. Nothing is awaited or woken under it, and no connection dropped.
 //!
-//! **Lock order**: the state, then the server's schedule or what is known of it, then the store's. The
+//! **Lock order**: `moving`, the state, then the server's schedule or what is known of it, then the store's. The
 //! other locks here are leaves: nothing is locked under them.
 
 use std::collections::HashMap;
@@ -42,8 +42,12 @@ pub(super) struct Node {
     pub(super) context: Arc<Context>,
     pub(super) dialer: Dialer,
     pub(super) resolver: Box<dyn Resolve>,
-    /// Where the last dial went.
+    /// Where the last dial went, or the next one goes.
     pub(super) place: ArcSwap<Place>,
+    /// Held while the server moves, before any other lock.
+    pub(super) moving: Mutex<()>,
+    /// `place` is another one.
+    pub(super) moved: Notify,
     /// Everything that decides. A blocking mutex: held for tens of nanoseconds, never across an
     /// await, and an async one would cost more than what it guards.
     state: Mutex<State>,
@@ -91,6 +95,8 @@ impl Node {
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             place: ArcSwap::new(place),
+            moving: Mutex::new(()),
+            moved: Notify::new(),
             sockets: Sockets::default(),
             replies: Replies::default(),
             dialer_wanted: Notify::new(),
@@ -119,7 +125,7 @@ impl Node {
 
     /// Whether the server is there.
     pub(super) fn is_at(&self, place: &Place) -> bool {
-        self.place.load().target.name == place.target.name
+        Arc::ptr_eq(&self.place.load().server, &place.server)
     }
 
     pub(super) fn server(&self) -> Arc<Server> {

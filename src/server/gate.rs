@@ -156,6 +156,11 @@ impl Gate {
         self.next = RefCell::default();
     }
 
+    /// Whether it stands before that server.
+    pub(crate) fn is_at(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(&self.server, server)
+    }
+
     /// The place of the server could not be found: this pool backs off as after a failed dial.
     pub(crate) fn unresolved(&mut self, failure: Arc<DialFailure>, now: Instant) {
         self.own_failed(failure, self.backoff(), now);

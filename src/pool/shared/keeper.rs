@@ -241,8 +241,9 @@ async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
             break (is_missed(node, &socket), CloseReason::Peer);
         }
         tokio::select! {
+            biased;
             () = node.closed() => break (false, CloseReason::PoolClosed),
-            () = socket.until(|_| false) => break (is_missed(node, &socket), CloseReason::Peer),
+            // First, for a connection that is closed under its commands once the successor is there.
             succession = node.succession() => match succession {
                 Succession::Successor(successor) => carried.succeed(keeper, successor),
                 // The callers wait for the dial.
@@ -251,6 +252,7 @@ async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
                     break (true, socket.reason());
                 }
             },
+            () = socket.until(|_| false) => break (is_missed(node, &socket), CloseReason::Peer),
         }
     };
     carried.carrier.retire();

@@ -1,5 +1,6 @@
 //! Keeping a set going: which sentinel is dialed, asked and listened to.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ impl Sentinels {
     async fn connect(&self, patience: Duration) -> Option<Connected<'_>> {
         let order = self.known().order();
         for at in order {
-            if let Some(dial) = self.dial(at)
+            if let Some(dial) = self.dial(at, patience).await
                 && let Some(connected) = dial.run(patience).await
             {
                 return Some(connected);
@@ -53,11 +54,33 @@ impl Sentinels {
         None
     }
 
-    fn dial(&self, at: usize) -> Option<Dial<'_>> {
-        let decision = self.sentinels[at].gate().ask(Instant::now());
-        match decision {
-            Decision::Dial(approval) => Some(Dial { set: self, at, approval: Some(approval) }),
-            Decision::WaitUntil(_) | Decision::Held => None,
+    /// The right to dial a sentinel; `None` where it has failed, and is to be left alone. Another set of
+    /// this process may be dialing one that works: then it is our turn in a moment.
+    async fn dial(&self, at: usize, patience: Duration) -> Option<Dial<'_>> {
+        let sentinel = &self.sentinels[at];
+        let latest = Instant::now() + patience;
+        loop {
+            let mut changed = pin!(sentinel.server.schedule_changed());
+            changed.as_mut().enable();
+            let (decision, works) = {
+                let mut gate = sentinel.gate();
+                (gate.ask(Instant::now()), gate.failure().is_none())
+            };
+            match decision {
+                Decision::Dial(approval) => {
+                    return Some(Dial { set: self, at, approval: Some(approval) });
+                }
+                Decision::WaitUntil(due) if works && Instant::now() < latest => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(due.min(latest)) => {}
+                        () = changed => {}
+                    }
+                }
+                Decision::WaitUntil(_) | Decision::Held => {
+                    sentinel.gate().leave();
+                    return None;
+                }
+            }
         }
     }
 

@@ -55,6 +55,7 @@ pub(crate) struct Sentinels {
 struct Sentinel {
     target: Target,
     login: Login,
+    server: Arc<Server>,
     /// Locked for an instant, by the listener.
     gate: Mutex<Gate>,
 }
@@ -101,7 +102,8 @@ impl Sentinels {
         let known = Known::new(targets.len(), rng.usize(..targets.len().max(1)));
         let sentinel = |(target, login): (Target, Login)| {
             let server = Server::shared(&target.address, rng.u64(..));
-            Sentinel { gate: Mutex::new(Gate::new(server, policy, rng.u64(..))), target, login }
+            let gate = Mutex::new(Gate::new(Arc::clone(&server), policy, rng.u64(..)));
+            Sentinel { target, login, server, gate }
         };
         Self {
             sentinels: targets.into_iter().map(sentinel).collect(),

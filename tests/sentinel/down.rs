@@ -222,23 +222,34 @@ async fn all_are_down_when_the_master_fails_and_come_back() {
     assert_eq!(changes(&pool), [(set.address(0), set.address(new))]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_ones() {
+fn small() -> SentinelSet {
     let settings = TestServer::builder().maxclients(20);
-    let set = SentinelSet::builder().sentinel(settings).start().unwrap();
-    let one = set.sentinel(0).fill();
-    for _ in 0..3 {
+    SentinelSet::builder().sentinel(settings).start().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_is_full() {
+    let set = small();
+    let _occupants = set.sentinel(0).fill();
+    for _ in 0..5 {
         let pool = builder(&set).build().unwrap();
         soon("a write", write(&pool)).await.unwrap();
         assert_eq!(sentinel(&pool).trouble, None);
+        assert!(!sentinel(&pool).sentinels[0].connected);
     }
+}
 
-    let others = [set.sentinel(1).fill(), set.sentinel(2).fill()];
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_are_full() {
+    let set = small();
+    let occupants: Vec<_> = (0..3).map(|number| set.sentinel(number).fill()).collect();
     let pool = builder(&set).build().unwrap();
+
     let said = error(&pool).await;
+
     assert!(said.contains("max number of clients"), "{said}");
     names_all(&said, &set);
-    // Who is refused waits its turn.
+    // They dial each other, too, but have done so.
     let refused = || -> u64 {
         (0..3).map(|number| set.sentinel(number).admin().info_u64("rejected_connections")).sum()
     };
@@ -247,11 +258,26 @@ async fn full_ones() {
         let _ = write(&pool).await.unwrap_err();
         sleep(Duration::from_millis(2)).await;
     }
-    // Sentinels dial each other, too.
     println!("{} were refused in 2 s", refused() - before);
-    drop((one, others));
+    assert!(refused() - before <= 3 * 7, "{}", refused() - before);
+    occupants.into_iter().for_each(drop);
     until_written(&pool).await;
     until("the end of the trouble", &pool, || sentinel(&pool).trouble.is_none()).await;
+}
+
+/// What another pool of the process has heard before them is remembered for as long as it lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_comes_when_all_are_down_learns_from_another_one() {
+    let set = SentinelSet::start().unwrap();
+    let first = builder(&set).build().unwrap();
+    soon("a write", write(&first)).await.unwrap();
+    all(&set, TestServer::crash);
+    until("what is wrong", &first, || sentinel(&first).trouble.is_some()).await;
+
+    let second = builder(&set).build().unwrap();
+
+    soon("a write", write(&second)).await.unwrap();
+    assert_eq!(*second.status().server, *set.address(0));
 }
 
 /// It says nothing more, and closes nothing.

@@ -169,17 +169,12 @@ impl State {
 }
 
 fn bulks(words: &[&str]) -> String {
-    let each: String =
-        words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    let each: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
     format!("*{}\r\n{each}", words.len())
 }
 
 fn subscription(kind: &str, channel: &str, count: usize) -> String {
-    format!(
-        "*3\r\n${}\r\n{kind}\r\n${}\r\n{channel}\r\n:{count}\r\n",
-        kind.len(),
-        channel.len()
-    )
+    format!("*3\r\n${}\r\n{kind}\r\n${}\r\n{channel}\r\n:{count}\r\n", kind.len(), channel.len())
 }
 
 /// `None` at the end of the stream.

@@ -6,9 +6,9 @@ use redis_guard::redis::{RedisResult, Value};
 use redis_guard::{AsyncCommands, GuardedPool};
 use tokio::time::{Instant, sleep};
 
+use crate::builder;
 use crate::support::SentinelSet;
 use crate::waiting::{cmd, executed, id, soon};
-use crate::builder;
 
 /// How the master goes.
 #[derive(Clone, Copy, Debug)]

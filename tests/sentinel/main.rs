@@ -34,9 +34,9 @@ fn sentinel(pool: &GuardedPool) -> SentinelStatus {
 /// The number of the sentinel that the process listens to.
 fn listens_to(set: &SentinelSet, pool: &GuardedPool) -> Option<usize> {
     let connected = sentinel(pool).sentinels.into_iter().find(|sentinel| sentinel.connected)?;
-    (0..).zip(set.sentinels()).find_map(|(number, url)| {
-        url.contains(&*connected.server).then_some(number)
-    })
+    (0..)
+        .zip(set.sentinels())
+        .find_map(|(number, url)| url.contains(&*connected.server).then_some(number))
 }
 
 /// The masters that the pool has gone over to, from and to which.

@@ -76,11 +76,8 @@ async fn fifty_pools_are_one_client_of_one_sentinel() {
     set.fail_over();
     let new = set.moved_from(0);
     for (number, pool) in pools.iter().enumerate() {
-        let master = if number % 5 == 0 {
-            format!("127.0.0.1:{}", other.port())
-        } else {
-            set.address(new)
-        };
+        let master =
+            if number % 5 == 0 { format!("127.0.0.1:{}", other.port()) } else { set.address(new) };
         until("the move", pool, || *pool.status().server == *master).await;
         let moves = pool.status().sentinel.unwrap().moves;
         let written = async { while !write(pool).await {} };
@@ -96,12 +93,52 @@ async fn fifty_pools_are_one_client_of_one_sentinel() {
     assert_eq!(now(), 1);
 }
 
+/// Whatever they call themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pools_of_different_names_are_one_client_too() {
+    let set = SentinelSet::builder().sentinels(1).replicas(0).start().unwrap();
+    let pool = |number: usize| {
+        let pool = GuardedPool::sentinel(set.sentinels(), set.name());
+        pool.client_name(format!("client-{number}")).build().unwrap()
+    };
+    let pools: Vec<GuardedPool> = (0..10).map(pool).collect();
+
+    let written = futures_util::future::join_all(pools.iter().map(write));
+
+    assert!(soon("the writes", written).await.into_iter().all(|written| written));
+    assert_eq!(clients(set.sentinel(0)), 1);
+    let named = |number: usize| {
+        let name = format!("client-{number}");
+        let clients = SentinelSet::clients(set.server(0)).unwrap();
+        clients.iter().filter(|client| client["name"] == name).count()
+    };
+    assert!((0..10).all(|number| named(number) == 1));
+}
+
+/// They have one sentinel in common, and share the pace of dials there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pools_of_different_sets_take_turns_at_a_sentinel() {
+    let set = SentinelSet::builder().sentinels(1).replicas(0).start().unwrap();
+    let pool = |number: usize| {
+        let nowhere = format!("redis://127.0.0.1:{}", number + 1);
+        let sentinels = [set.sentinels().remove(0), nowhere];
+        GuardedPool::sentinel(sentinels, set.name()).build().unwrap()
+    };
+    let pools: Vec<GuardedPool> = (0..10).map(pool).collect();
+
+    let written = futures_util::future::join_all(pools.iter().map(write));
+
+    assert!(soon("the writes", written).await.into_iter().all(|written| written));
+    assert_eq!(clients(set.sentinel(0)), 10);
+}
+
 /// The pool that keeps the connection goes; another one takes it over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_others_go_on_when_one_is_dropped() {
     let set = SentinelSet::start().unwrap();
-    let mut pools: Vec<GuardedPool> =
-        (0..3).map(|_| GuardedPool::sentinel(set.sentinels(), set.name()).build().unwrap()).collect();
+    let mut pools: Vec<GuardedPool> = (0..3)
+        .map(|_| GuardedPool::sentinel(set.sentinels(), set.name()).build().unwrap())
+        .collect();
     for pool in &pools {
         assert!(write(pool).await);
     }

@@ -37,8 +37,7 @@ async fn it_is_on_a_replica_and_never_on_the_master() {
     assert_ne!(first, 0);
     pool.warm_up(4).await.unwrap();
     assert_eq!((clients(set.server(first)), clients(set.server(3 - first))), (4, 0));
-    let refused: RedisResult<()> =
-        pool.acquire("a write").await.unwrap().set("key", 1).await;
+    let refused: RedisResult<()> = pool.acquire("a write").await.unwrap().set("key", 1).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Server(ServerErrorKind::ReadOnly));
     assert_eq!(*pool.status().server, *set.address(first));
 

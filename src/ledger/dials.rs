@@ -147,6 +147,8 @@ impl<W> Ledger<W> {
         self.room_made = false;
         if !fresh {
             self.successor_connected();
+            // Whoever was turned away meanwhile has it in this one.
+            self.dial_requested = false;
         }
         let room = self.limit.frozen.is_none_or(|frozen| self.live > frozen);
         if room {

@@ -114,6 +114,19 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
 }
 
 #[test]
+fn callers_turned_away_during_a_dial_want_no_other_one() {
+    let mut ledger = stocked(8, 0, &[]);
+    let a = ledger.account(&"a".into());
+    ledger.request_dial();
+    ledger.dial_started();
+    ledger.request_dial();
+    ledger.connected(false);
+    ledger.restored();
+    assert_eq!(ledger.acquire(a), Admission::Granted);
+    assert!(!ledger.wants_dial());
+}
+
+#[test]
 fn a_replacement_below_the_frozen_limit_does_not_thaw_it() {
     let mut ledger = stocked(8, 2, &[]);
     ledger.dial_started();

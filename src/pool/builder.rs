@@ -63,6 +63,9 @@ enum Topology {
     Sentinel(SentinelSettings),
 }
 
+/// Where a pool begins, and who says where it goes on.
+type Start = (Arc<Place>, Box<dyn Resolve>);
+
 impl GuardedPool {
     /// Starts a pool for a URL, a [`redis::ConnectionInfo`] or whatever else redis-rs takes.
     ///
@@ -290,15 +293,16 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// A lease held for longer is reported as a suspected leak, once, with the place where it was
-    /// acquired. Default 30 s: a hundred times what Redis work takes. More than zero. Checked once a
-    /// second, or four times in this time if that is shorter.
+    /// A lease that is left without a command for longer is reported as a suspected leak, once, with the
+    /// place where it was acquired. Default 30 s: a hundred times what Redis work takes. More than zero.
+    /// Checked once a second, or four times in this time if that is shorter. A command under way counts as
+    /// use, however long it blocks: a worker that loops over BLPOP is no leak.
     pub fn leak_after(mut self, age: Duration) -> Self {
         self.settings.leak_after = age;
         self
     }
 
-    /// Closes the connection under a lease held for longer; its next command gets an error.
+    /// Closes the connection under a lease held for longer, used or not; its next command gets an error.
     /// Default: never, because a slow job is not a leak. More than zero.
     pub fn revoke_after(mut self, age: Duration) -> Self {
         self.settings.revoke_after = Some(age);
@@ -483,7 +487,7 @@ impl GuardedPoolBuilder {
     }
 
     /// Where the pool begins, and who says where it goes on; or everything that is wrong.
-    fn place(&self, seed: u64) -> Result<(Arc<Place>, Box<dyn Resolve>), Vec<String>> {
+    fn place(&self, seed: u64) -> Result<Start, Vec<String>> {
         let mut problems = self.problems();
         let address = self.address().map_err(|problem| problems.push(problem));
         match &self.topology {

@@ -213,6 +213,9 @@ pub(super) struct Socket {
     answered: AtomicU64,
 }
 
+/// For a command that is on its way.
+const IN_USE: u64 = u64::MAX;
+
 const FOR_SHED: u8 = 1;
 const FOR_ROOM: u8 = 2;
 
@@ -275,9 +278,20 @@ impl Socket {
         Seat::of_mark(self.seat.load(Ordering::Relaxed))
     }
 
-    /// Notes the end of a lease, or a command of one of those who share the connection.
+    /// Notes the end of a lease or of a command on it, or a command of one of those who share the
+    /// connection.
     pub(super) fn used(&self, now: u64) {
         self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes a command of a lease on its way, until [`used`](Self::used).
+    pub(super) fn in_use(&self) {
+        self.used_at.store(IN_USE, Ordering::Relaxed);
+    }
+
+    /// How long it has been without a command, in milliseconds.
+    pub(super) fn unused(&self, now: u64) -> u64 {
+        now.saturating_sub(self.used_at())
     }
 
     /// Notes that it answered while it was idle, which is not a use.

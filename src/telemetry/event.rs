@@ -92,9 +92,9 @@ pub enum Event {
         #[serde(serialize_with = "as_text")]
         rejection: Rejection,
     },
-    /// A lease has been held for longer than `leak_after`.
+    /// A lease has been without a command for longer than `leak_after`.
     LeakSuspected(Leak),
-    /// Such a lease came back.
+    /// Such a lease came back, or is used again.
     LeakResolved(Leak),
     /// The server can no longer be watched, or never could: it denies INFO, or does not answer.
     #[non_exhaustive]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::support::{SentinelSet, SentinelSetBuilder, Switches, TestServer};
 use crate::waiting::{soon, until};
 use crate::writers::{FailedDials, Write, Writers, lost, named, written};
-use crate::{builder, changes, clients, listens_to, sentinel};
+use crate::{builder, changed, clients, listens_to, sentinel};
 
 /// How long after the sentinels' word a write is acknowledged by the new master.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
@@ -108,9 +108,8 @@ impl Busy {
         assert!(failed.most_in_a_second() <= 3, "{}", failed.most_in_a_second());
 
         let moves = [(set.address(0), format!("127.0.0.1:{}", new.port()))];
-        assert_eq!(changes(&pool), moves);
+        changed(&pool, &moves).await;
         assert_eq!(*pool.status().server, *moves[0].1);
-        assert_eq!(sentinel_moves(&pool), 1);
         assert_eq!(clients(old), 0);
         assert_eq!(clients(new), pool.status().live);
         pool.health().await.unwrap();
@@ -126,10 +125,6 @@ fn acknowledged(writes: &[Write], server: &TestServer) -> HashSet<u64> {
 fn back(writes: &[Write], new: &TestServer) -> Instant {
     let by_new = writes.iter().filter(|write| write.is_by(new));
     by_new.map(|write| write.ended).min().expect("writes should be back")
-}
-
-fn sentinel_moves(pool: &GuardedPool) -> u64 {
-    sentinel(pool).moves
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,4 +187,53 @@ async fn a_master_that_stands_still_and_wakes() {
         .filter(|write| write.begun > back && on_old.contains(&write.number))
         .collect();
     assert!(late.is_empty(), "{late:?}");
+}
+
+/// Nobody wants anything of the pool meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_pool_moves_too() {
+    let set = SentinelSet::start().unwrap();
+    let pool = named(builder(&set), "idle");
+    soon("three connections", pool.warm_up(3)).await.unwrap();
+
+    set.fail_over();
+    let new = set.moved_from(0);
+
+    until("the move", &pool, || sentinel(&pool).moves == 1).await;
+    until("the rest", &pool, || clients(set.server(0)) == 0).await;
+    changed(&pool, &[(set.address(0), set.address(new))]).await;
+    let status = pool.status();
+    assert_eq!(clients(set.server(new)), status.live);
+    assert_eq!((status.in_use, status.waiting), (0, 0));
+}
+
+/// As an operator does who updates one server after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_failover_after_the_other() {
+    let set = SentinelSet::start().unwrap();
+    let pool = named(builder(&set), "often");
+    let writers = Writers::start(&pool);
+    writers.more(&pool, set.server(0), 50).await;
+
+    let mut moves = Vec::new();
+    for _ in 0..4 {
+        let old = set.master();
+        set.fail_over();
+        let new = set.moved_from(old);
+        moves.push((set.address(old), set.address(new)));
+        writers.more(&pool, set.server(new), 100).await;
+        until("the rest", &pool, || clients(set.server(old)) == 0).await;
+        set.until_whole();
+    }
+
+    let writes = writers.stop().await;
+    changed(&pool, &moves).await;
+    let server = set.server(set.master());
+    assert_eq!(clients(server), pool.status().live);
+    pool.health().await.unwrap();
+    println!(
+        "{} writes of {} failed",
+        writes.iter().filter(|w| w.by.is_err()).count(),
+        writes.len()
+    );
 }

@@ -78,10 +78,18 @@ async fn a_transaction_and_a_wait(end: End) {
         let (result, heard) = soon("the one that blocks", waiting).await.unwrap();
         let error = result.unwrap_err();
         println!("{end:?}: {error}, {:?} after a write", heard.saturating_duration_since(moved));
+        assert!(!error.is_timeout(), "{error}");
+        // Otherwise it is the server that closes it.
+        if matches!(end, End::Stop) {
+            assert!(error.to_string().contains("may or may not have run"), "{error}");
+        }
     }
     let error = soon("EXEC", cmd("EXEC").query_async::<Value>(&mut transaction)).await.unwrap_err();
     println!("{end:?}: EXEC: {error}");
     assert!(!error.is_timeout(), "{error}");
+    if matches!(end, End::Stop) {
+        assert!(error.to_string().contains("nothing was sent"), "{error}");
+    }
     assert_eq!(set.server(new).admin().text(&["EXISTS", "key"]), "0");
     assert_eq!(set.server(new).admin().text(&["GET", "retried"]), "1");
     drop(transaction);

@@ -21,6 +21,7 @@ mod writers;
 
 use redis_guard::{Event, GuardedPool, GuardedPoolBuilder, SentinelStatus};
 use support::{SentinelSet, TestServer};
+use waiting::until;
 
 /// With the timeouts of a service.
 fn builder(set: &SentinelSet) -> GuardedPoolBuilder {
@@ -47,6 +48,14 @@ fn changes(pool: &GuardedPool) -> Vec<(String, String)> {
         _ => None,
     });
     changes.collect()
+}
+
+/// Returns when the pool has gone over to each of these, and asserts that there was nothing else.
+async fn changed(pool: &GuardedPool, moves: &[(String, String)]) {
+    // The first call may be served an instant before the event.
+    until("the event", pool, || changes(pool).len() >= moves.len()).await;
+    assert_eq!(changes(pool), moves);
+    assert_eq!(sentinel(pool).moves, moves.len() as u64);
 }
 
 /// How many connections the server has accepted so far.

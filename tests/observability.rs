@@ -163,6 +163,10 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
         include_str!("../src/doctor/checks/holders.rs"),
         include_str!("../src/doctor/checks/reachability.rs"),
         include_str!("../src/doctor/checks/replication.rs"),
+        include_str!("../src/doctor/checks/sentinel/master.rs"),
+        include_str!("../src/doctor/checks/sentinel/mod.rs"),
+        include_str!("../src/doctor/checks/sentinel/sentinels.rs"),
+        include_str!("../src/doctor/checks/sentinel/servers.rs"),
         include_str!("../src/doctor/checks/server.rs"),
     );
     const VERDICTS: &str = include_str!("../src/doctor/report.rs");
@@ -175,7 +179,8 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
         include_str!("../src/server/watch.rs"),
         include_str!("../src/telemetry/status.rs"),
     );
-    const GROUPS: [&str; 5] = ["capacity", "holders", "reachability", "replication", "server"];
+    const GROUPS: [&str; 6] =
+        ["capacity", "holders", "reachability", "replication", "sentinel", "server"];
     const FIELDS: [&str; 5] = ["breaker", "endpoints[]", "fleet", "leaks[]", "watch"];
     let (mut checks, mut verdicts, mut commands, mut fields) = (0, 0, 0, 0);
     for (name, page) in pages() {

@@ -253,7 +253,8 @@ impl GuardedPoolBuilder {
     /// The back-off between failed dials; see [`Backoff`]. Default: equal jitter from 50 ms, up to 5 s,
     /// or, once the [watch](Self::watch) or the [fleet](Self::fleet) has told how many processes share
     /// the server, up to 5.3 ms for each of them, between 5 s and 30 s: the server then sees a probe
-    /// every 4 ms, whatever their number. One that is set is kept as it is.
+    /// every 4 ms, whatever their number. Behind [sentinels](GuardedPool::sentinel), who tell of every move,
+    /// it begins with 300 ms. One that is set is kept as it is.
     ///
     /// Pools of one process at one server share its schedule: of those that wait for a dial, the one
     /// with the longest back-off decides.

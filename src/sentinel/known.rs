@@ -219,8 +219,7 @@ impl Known {
         for (question, word) in self.words.iter_mut().filter(|(q, _)| **q.name() == **name) {
             match (question, moved) {
                 (Question::Master(_), Some(address)) => word.hear(vec![address.clone()], now),
-                (Question::Master(_), None) => {}
-                (Question::Replicas(_), _) => asks = true,
+                (Question::Master(_), None) | (Question::Replicas(_), _) => asks = true,
             }
         }
         asks
@@ -373,7 +372,7 @@ mod tests {
         assert!(!known.heard(&moved, now));
         let said = known.said(&master("m")).unwrap();
         assert_eq!(said.addresses, [("10.0.0.2".to_owned(), 6379)]);
-        assert!(!known.heard(&changed, now));
+        assert!(known.heard(&changed, now));
 
         known.ask(&Question::Replicas("m".into()), now);
         assert!(known.heard(&changed, now) && known.heard(&moved, now));

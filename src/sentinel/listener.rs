@@ -1,5 +1,6 @@
 //! Keeping a set going: which sentinel is dialed, asked and listened to.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ impl Sentinels {
     /// Waits until nobody keeps it going.
     async fn take_over(&self) -> Shift<'_> {
         loop {
-            let mut vacant = std::pin::pin!(self.vacant.notified());
+            let mut vacant = pin!(self.vacant.notified());
             vacant.as_mut().enable();
             {
                 let (mut listener, now) = (self.listener(), Instant::now());
@@ -95,7 +96,7 @@ impl Sentinels {
         let sentinel = &self.sentinels[at];
         let until = Instant::now() + patience;
         let failure = loop {
-            let mut changed = std::pin::pin!(sentinel.server.schedule_changed());
+            let mut changed = pin!(sentinel.server.schedule_changed());
             changed.as_mut().enable();
             let due = {
                 let (mut gate, now) = (sentinel.gate(), Instant::now());

@@ -129,8 +129,11 @@ fn usable(replicas: Vec<Replica>) -> Vec<HostAndPort> {
 }
 
 /// What sentinels publish that may change an answer: the master's move, and replicas that come, go
-/// down, or are up again.
-pub(super) const CHANNELS: [&str; 4] = ["+switch-master", "+slave", "+sdown", "-sdown"];
+/// down, or are up again. The sentinel that carries a failover out names the new master from
+/// `+promoted-slave` on, and publishes the switch only when the replicas follow, a second or more later;
+/// what the old one acknowledges meanwhile is lost.
+pub(super) const CHANNELS: [&str; 5] =
+    ["+switch-master", "+promoted-slave", "+slave", "+sdown", "-sdown"];
 
 /// What was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,6 +253,7 @@ mod tests {
         let changed = Some(Publication::Changed("m".into()));
         let replica = "slave 10.0.0.2:6379 10.0.0.2 6379 @ m 10.0.0.1 6379";
         assert_eq!(Publication::parse("+sdown", replica), changed);
+        assert_eq!(Publication::parse("+promoted-slave", replica), changed);
         assert_eq!(Publication::parse("+sdown", "master m 10.0.0.1 6379"), changed);
         for (channel, message) in [
             ("+switch-master", "m 10.0.0.1"),

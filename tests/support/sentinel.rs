@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test uses its own part of the support code")]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,8 +17,11 @@ const QUORUM: usize = 2;
 /// How long a server is silent before a sentinel takes it for down. Those that the quorum does not
 /// need wait twice as long: where three become candidates at once, each votes for itself, and the
 /// next election is two failover timeouts away.
-const DOWN_AFTER_MS: u32 = 400;
+const DOWN_AFTER_MS: u32 = 500;
 const FAILOVER_TIMEOUT_MS: u32 = 2_000;
+/// When a sentinel that was told to move the master is told again: on a busy machine it may have found no
+/// replica that was fit, and have given up.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// A running set, killed on drop.
 ///
@@ -29,6 +32,8 @@ pub(crate) struct SentinelSet {
     sentinels: Vec<TestServer>,
     servers: Vec<TestServer>,
     settings: SentinelSetBuilder,
+    /// The sentinel that was told to move the master, until that has moved.
+    told: Mutex<Option<usize>>,
 }
 
 /// What a [`SentinelSet`] is started with. Every setter may be left out.
@@ -126,7 +131,12 @@ impl SentinelSetBuilder {
     /// If they do not know each other within a minute.
     #[track_caller]
     pub(crate) fn start(self) -> Result<SentinelSet, StartError> {
-        let mut set = SentinelSet { sentinels: Vec::new(), servers: Vec::new(), settings: self };
+        let mut set = SentinelSet {
+            sentinels: Vec::new(),
+            servers: Vec::new(),
+            settings: self,
+            told: Mutex::new(None),
+        };
         for _ in 0..=set.settings.replicas {
             let server = set.server_settings().start()?;
             set.servers.push(server);
@@ -209,7 +219,7 @@ impl SentinelSet {
     pub(crate) fn replica(&self) -> usize {
         let master = self.master();
         let mut indexes = 0..self.servers.len();
-        let replica = indexes.find(|&index| index != master && self.servers[index].pid().is_some());
+        let replica = indexes.find(|&index| index != master && self.servers[index].is_running());
         replica.expect("a replica should run")
     }
 
@@ -219,13 +229,30 @@ impl SentinelSet {
     /// If it does not begin within a minute.
     #[track_caller]
     pub(crate) fn fail_over(&self) {
-        let sentinel = self.running_sentinels().next().expect("a sentinel should run");
-        let mut said = None;
-        let begun = poll(WHOLE_LIMIT, || {
-            said = sentinel.admin().command(&["SENTINEL", "FAILOVER", self.name()]).ok();
-            said.as_ref().is_some_and(|said| !said.is_error()).then_some(())
-        });
-        begun.unwrap_or_else(|| panic!("no failover has begun: {said:?}"));
+        let running = |sentinel: &TestServer| sentinel.is_running();
+        let sentinel = self.sentinels.iter().position(running).expect("a sentinel should run");
+        self.fail_over_by(sentinel);
+    }
+
+    /// The same by this sentinel: the others hear of it before it is done.
+    ///
+    /// # Panics
+    /// See [`fail_over`](Self::fail_over).
+    #[track_caller]
+    pub(crate) fn fail_over_by(&self, sentinel: usize) {
+        let begun = poll(WHOLE_LIMIT, || self.tell(sentinel).then_some(()));
+        begun.unwrap_or_else(|| panic!("no failover has begun: {}", self.views()));
+        *self.told() = Some(sentinel);
+    }
+
+    /// True if it begins.
+    fn tell(&self, sentinel: usize) -> bool {
+        let told = self.sentinels[sentinel].admin().command(&["SENTINEL", "FAILOVER", self.name()]);
+        told.is_ok_and(|reply| !reply.is_error())
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<usize>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The new master's number, once all sentinels that run say that it is not `old`.
@@ -234,12 +261,28 @@ impl SentinelSet {
     /// If they do not within a minute.
     #[track_caller]
     pub(crate) fn moved_from(&self, old: usize) -> usize {
-        let new = poll(WHOLE_LIMIT, || self.agreed().filter(|&new| new != old));
-        new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()))
+        let mut again = Instant::now() + GIVEN_UP;
+        let new = poll(WHOLE_LIMIT, || {
+            let told = *self.told();
+            if let Some(sentinel) = told
+                && Instant::now() > again
+            {
+                // Refused while the failover is under way.
+                if self.said_by(&self.sentinels[sentinel]) == Some(old) {
+                    self.tell(sentinel);
+                }
+                again = Instant::now() + GIVEN_UP;
+            }
+            self.agreed().filter(|&new| new != old)
+        });
+        *self.told() = None;
+        let new = new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()));
+        renew(&self.servers[new]);
+        new
     }
 
     /// Returns when the servers and sentinels that run know each other: one is the master and all
-    /// others are its replicas, in the sentinels' eyes and in their own. Not while one is paused.
+    /// others are its replicas, in the sentinels' eyes and in their own.
     ///
     /// # Panics
     /// If that is not so within a minute.
@@ -247,6 +290,7 @@ impl SentinelSet {
     pub(crate) fn until_whole(&self) {
         let whole = poll(WHOLE_LIMIT, || self.is_whole().then_some(()));
         whole.unwrap_or_else(|| panic!("the set is not whole: {}", self.views()));
+        self.servers.iter().filter(|server| server.is_running()).for_each(renew);
     }
 
     /// Starts a sentinel again that was stopped or killed. It knows what it knew.
@@ -317,7 +361,7 @@ impl SentinelSet {
     pub(crate) fn switches(&self) -> Switches {
         let heard = Arc::new(Mutex::new(Vec::new()));
         for (index, sentinel) in self.sentinels.iter().enumerate() {
-            if sentinel.pid().is_none() {
+            if !sentinel.is_running() {
                 continue;
             }
             let password = self.settings.sentinel_password.as_deref();
@@ -332,7 +376,7 @@ impl SentinelSet {
     }
 
     fn running_sentinels(&self) -> impl Iterator<Item = &TestServer> {
-        self.sentinels.iter().filter(|sentinel| sentinel.pid().is_some())
+        self.sentinels.iter().filter(|sentinel| sentinel.is_running())
     }
 
     fn port_of(&self, server: &TestServer) -> u16 {
@@ -347,28 +391,29 @@ impl SentinelSet {
 
     /// What all sentinels that run say, if it is the same.
     fn agreed(&self) -> Option<usize> {
-        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name()];
-        let said = |sentinel: &TestServer| {
-            let reply = sentinel.admin().command(&question).ok()?.text();
-            let port: u16 = reply.lines().nth(1)?.parse().ok()?;
-            self.servers.iter().position(|server| self.port_of(server) == port)
-        };
-        let mut words = self.running_sentinels().map(said);
+        let mut words = self.running_sentinels().map(|sentinel| self.said_by(sentinel));
         let first = words.next()??;
         words.all(|word| word == Some(first)).then_some(first)
+    }
+
+    fn said_by(&self, sentinel: &TestServer) -> Option<usize> {
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name()];
+        let reply = sentinel.admin().command(&question).ok()?.text();
+        let port: u16 = reply.lines().nth(1)?.parse().ok()?;
+        self.servers.iter().position(|server| self.port_of(server) == port)
     }
 
     fn is_whole(&self) -> bool {
         let Some(master) = self.agreed() else { return false };
         let running =
-            |servers: &[TestServer]| servers.iter().filter(|server| server.pid().is_some()).count();
-        if self.servers[master].pid().is_none() {
+            |servers: &[TestServer]| servers.iter().filter(|server| server.is_running()).count();
+        if !self.servers[master].is_running() {
             return false;
         }
         let (replicas, sentinels) = (running(&self.servers) - 1, running(&self.sentinels));
         let port = self.port_of(&self.servers[master]).to_string();
         let name = self.name();
-        online(&self.servers[master]) == replicas
+        online(&self.servers[master]) >= replicas
             && self.running_sentinels().all(|sentinel| {
                 let admin = sentinel.admin();
                 let well = |list: &str, is: &dyn Fn(&HashMap<String, String>) -> bool| {
@@ -521,6 +566,12 @@ fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>
             });
         }
     }
+}
+
+/// Sentinels close all connections of a server whose role they change, the operator's, too: the next
+/// command finds a new one.
+fn renew(server: &TestServer) {
+    let _ = server.admin().ping();
 }
 
 fn online(master: &TestServer) -> usize {

@@ -121,7 +121,8 @@ impl GuardedPoolBuilder {
     }
 
     /// The name that the connection to a [sentinel](GuardedPool::sentinel) gives itself. Default: that of
-    /// the pool's connections. Printable ASCII without spaces.
+    /// the pool's connections. Printable ASCII without spaces. Of the pools of a process that share the
+    /// connection the first one's counts.
     pub fn sentinel_client_name(mut self, name: impl Into<String>) -> Self {
         match &mut self.topology {
             Topology::Sentinel(settings) => settings.client_name = Some(name.into()),

@@ -117,6 +117,7 @@ impl Resolve for Sentinel {
         };
         Box::pin(async move {
             let answer = self.set.ask(&self.question, doubted).await;
+            let before = self.set.said(&self.question);
             let mut found = self.found();
             let failure = match answer {
                 Ok(said) => match self.take(&mut found, &said) {
@@ -129,9 +130,14 @@ impl Resolve for Sentinel {
                 },
                 Err(failure) => failure,
             };
-            // Without sentinels it is looked for where it was: it may be there, or be back. Asked anew
-            // after the next failure.
-            let place = found.place.clone().ok_or(failure)?;
+            // Without sentinels it is looked for where it was, by what any pool of the process has heard: it
+            // may be there, or be back. Asked anew after the next failure.
+            let place = match (&found.place, before) {
+                (Some(place), _) => Some(Arc::clone(place)),
+                (None, Some(said)) => self.take(&mut found, &said),
+                (None, None) => None,
+            };
+            let place = place.ok_or(failure)?;
             found.asked = found.asked.max(Some(doubted));
             Ok(place)
         })

@@ -155,7 +155,8 @@ impl Doctor {
         self
     }
 
-    /// Of the masters that a sentinel watches, the one of this name. Default: all.
+    /// Of the masters that a sentinel watches, the one of this name. Default: all. A sentinel that does
+    /// not know it, and a server that is no sentinel, say so under `sentinel.watched`.
     pub fn master(mut self, name: impl Into<String>) -> Self {
         self.options.master = Some(name.into());
         self

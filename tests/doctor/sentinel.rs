@@ -32,20 +32,21 @@ fn until(set: &SentinelSet, question: &[&str], so: impl Fn(&str) -> bool) {
     seen.unwrap_or_else(|| panic!("{question:?} says {said}"));
 }
 
-/// A set that a busy machine does not make its sentinels doubt.
+/// A set whose sentinels a busy machine does not make doubt.
 #[track_caller]
 fn calm(builder: SentinelSetBuilder) -> SentinelSet {
-    let set = builder.start().unwrap();
-    trust(&set, set.name());
-    set.until_whole();
-    set
+    builder.down_after_ms(60_000).start().unwrap()
 }
 
-fn trust(set: &SentinelSet, master: &str) {
-    for sentinel in 0..set.sentinels().len() {
-        let admin = set.sentinel(sentinel).admin();
-        admin.text(&["SENTINEL", "SET", master, "down-after-milliseconds", "60000"]);
-    }
+/// One whose sentinels notice what goes.
+#[track_caller]
+fn watchful(builder: SentinelSetBuilder) -> SentinelSet {
+    builder.down_after_ms(2_000).start().unwrap()
+}
+
+/// The doctor, on a machine that may be busy.
+fn doctor(words: &[&str]) -> Doctor {
+    Doctor::of(words).args(&["--timeout", "60s"])
 }
 
 fn servers(set: &SentinelSet) -> Vec<&TestServer> {
@@ -59,7 +60,7 @@ fn told<'a>(server: &Server<'a>, pointer: &str) -> &'a Value {
 #[test]
 fn a_sentinel_leads_to_its_master_and_all_is_well() {
     let set = calm(SentinelSet::builder());
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
 
     assert_eq!((report.code, report.len()), (0, 2), "{report}");
     let (sentinel, master) = (report.server(0), report.server(1));
@@ -96,7 +97,7 @@ fn three_sentinels_of_a_set_lead_to_one_master() {
     let set = calm(SentinelSet::builder());
     let urls = set.sentinels();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    let report = Doctor::of(&urls).report_of(&servers(&set));
+    let report = doctor(&urls).report_of(&servers(&set));
     assert_eq!((report.code, report.len()), (0, 4), "{report}");
     assert_eq!(*told(&report.server(3), "/sentinel/named_by"), report.server(0).json["server"]);
 }
@@ -106,22 +107,21 @@ fn all_masters_of_a_sentinel_or_the_one_that_is_asked_for() {
     let set = calm(SentinelSet::builder());
     let other = TestServer::start().unwrap();
     set.also_watch("sessions", &other);
-    trust(&set, "sessions");
     let url = &set.sentinels()[0];
 
-    let report = Doctor::of(&[url]).report();
+    let report = doctor(&[url]).report();
     assert_eq!(report.len(), 3, "{report}");
     let mut names = [1, 2].map(|nth| told(&report.server(nth), "/sentinel/master").to_string());
     names.sort();
     assert_eq!(names, ["\"mymaster\"", "\"sessions\""]);
 
-    let report = Doctor::of(&[url, "--master", "sessions"]).report();
+    let report = doctor(&[url, "--master", "sessions"]).report();
     assert_eq!((report.code, report.len()), (2, 2), "{report}");
     let alone = report.server(1);
     assert_eq!(alone.verdict(), "no_failover", "it has no replica: {report}");
     assert_eq!(alone.of_level("failed"), ["sentinel.replicas"], "{report}");
 
-    let report = Doctor::of(&[url, "--master", "orders"]).report();
+    let report = doctor(&[url, "--master", "orders"]).report();
     let sentinel = report.is(2, "checks_failed");
     assert_eq!(sentinel.of_level("failed"), ["sentinel.watched"]);
     let said = sentinel.check("sentinel.watched").evidence;
@@ -143,15 +143,15 @@ fn credentials_for_the_servers_are_not_the_sentinels() {
     );
     let url = &set.sentinels()[0];
 
-    let refused = Doctor::of(&[url]).report();
+    let refused = doctor(&[url]).report();
     assert_eq!((refused.code, refused.len()), (3, 2), "{refused}");
     assert_eq!(refused.server(1).verdict(), "auth_failed", "{refused}");
     assert!(refused.server(1).advice().contains("--connect-as"), "{refused}");
 
     let as_app = format!("redis://:{SECRET}@any");
-    let in_url = Doctor::of(&[url, "--connect-as", &as_app]);
+    let in_url = doctor(&[url, "--connect-as", &as_app]);
     // A URL without a password takes it from the environment, and the sentinel's keeps its own.
-    let in_env = Doctor::of(&[url, "--connect-as", "redis://any"]).env("REDISCLI_AUTH", SECRET);
+    let in_env = doctor(&[url, "--connect-as", "redis://any"]).env("REDISCLI_AUTH", SECRET);
     for doctor in [in_url, in_env] {
         let ended = doctor.run();
         assert!(!format!("{ended:?}").contains("for-sentinels"), "{ended:#?}");
@@ -164,7 +164,7 @@ fn credentials_for_the_servers_are_not_the_sentinels() {
 #[test]
 fn a_password_of_the_servers_alone_is_kept_from_the_sentinels() {
     let set = calm(SentinelSet::builder().replicas(1).server_password(SECRET));
-    let doctor = Doctor::of(&[&set.sentinels()[0], "--connect-as", "redis://any"]);
+    let doctor = doctor(&[&set.sentinels()[0], "--connect-as", "redis://any"]);
     let report = doctor.env("REDISCLI_AUTH", SECRET).report();
     assert_eq!((report.code, report.len()), (0, 2), "{report}");
 }
@@ -172,14 +172,14 @@ fn a_password_of_the_servers_alone_is_kept_from_the_sentinels() {
 #[test]
 fn a_sentinel_that_has_no_password_says_how_to_keep_it_for_the_servers() {
     let set = calm(SentinelSet::builder().replicas(1).sentinels(1).server_password(SECRET));
-    let report = Doctor::of(&[&set.sentinels()[0]]).env("REDISCLI_AUTH", SECRET).report();
+    let report = doctor(&[&set.sentinels()[0]]).env("REDISCLI_AUTH", SECRET).report();
     assert!(report.is(3, "auth_failed").advice().contains("--connect-as"), "{report}");
 }
 
 #[test]
 fn a_masters_name_where_there_is_no_sentinel() {
     let server = TestServer::start().unwrap();
-    let report = Doctor::of(&[&server.url(), "--master", "mymaster"]).report_of(&[&server]);
+    let report = doctor(&[&server.url(), "--master", "mymaster"]).report_of(&[&server]);
     report.is(0, "nothing_wrong").level("warning", &["sentinel.watched"]);
 }
 
@@ -190,7 +190,11 @@ fn a_set_that_speaks_tls() {
     std::fs::write(file.path(), set.server(0).ca_pem()).unwrap();
     let ca = file.path().to_str().unwrap();
     let url = &set.tls_sentinels()[0];
-    let report = Doctor::of(&[url, "--connect-as", "rediss://any", "--cacert", ca]).report();
+    let plain = Doctor::of(&[url, "--cacert", ca, "--timeout", "2s"]).report();
+    assert_eq!((plain.code, plain.len()), (3, 2), "{plain}");
+    assert!(plain.server(1).advice().contains("--connect-as rediss://"), "{plain}");
+
+    let report = doctor(&[url, "--connect-as", "rediss://any", "--cacert", ca]).report();
     assert_eq!((report.code, report.len()), (0, 2), "{report}");
     report.server(1).level("ok", &OF_A_SET);
 }
@@ -198,7 +202,7 @@ fn a_set_that_speaks_tls() {
 #[test]
 fn a_url_to_connect_as_that_is_none() {
     for url in [format!("redis://user:{SECRET}@host:port"), SECRET.to_owned()] {
-        let ended = Doctor::of(&["redis://127.0.0.1:1", "--connect-as", &url]).run();
+        let ended = doctor(&["redis://127.0.0.1:1", "--connect-as", &url]).run();
         assert_eq!(ended.code, 64, "{ended:#?}");
         assert!(ended.stderr.contains("--connect-as"), "{ended:#?}");
     }
@@ -206,13 +210,13 @@ fn a_url_to_connect_as_that_is_none() {
 
 #[test]
 fn sentinels_too_few_to_fail_over() {
-    let set = SentinelSet::start().unwrap();
+    let set = watchful(SentinelSet::builder());
     for gone in [1, 2] {
         set.sentinel(gone).crash();
     }
     until(&set, &["SENTINEL", "CKQUORUM", "mymaster"], |said| said.starts_with("NOQUORUM"));
     until(&set, &["SENTINEL", "SENTINELS", "mymaster"], |said| said.matches("s_down").count() == 2);
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
 
     assert_eq!(report.code, 2, "{report}");
     let master = report.server(1);
@@ -226,10 +230,10 @@ fn sentinels_too_few_to_fail_over() {
 
 #[test]
 fn one_sentinel_less_than_there_should_be() {
-    let set = SentinelSet::start().unwrap();
+    let set = watchful(SentinelSet::builder());
     set.sentinel(2).crash();
     until(&set, &["SENTINEL", "SENTINELS", "mymaster"], |said| said.contains("s_down"));
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     assert_eq!((report.code, report.server(1).verdict()), (0, "nothing_wrong"), "{report}");
     report.server(1).level("warning", &["sentinel.quorum"]).level("ok", &["sentinel.agreement"]);
 }
@@ -237,7 +241,7 @@ fn one_sentinel_less_than_there_should_be() {
 #[test]
 fn two_sentinels_of_which_neither_may_be_lost() {
     let set = calm(SentinelSet::builder().sentinels(2).replicas(1));
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let check = report.server(1).level("warning", &["sentinel.quorum"]).check("sentinel.quorum");
     assert!(check.fix.is_some_and(|fix| fix.contains("three sentinels")), "{check:?}");
 }
@@ -246,13 +250,13 @@ fn two_sentinels_of_which_neither_may_be_lost() {
 fn a_quorum_of_more_than_there_are() {
     let set = calm(SentinelSet::builder().replicas(1));
     set.sentinel(0).admin().text(&["SENTINEL", "SET", "mymaster", "quorum", "5"]);
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let master = report.server(1);
     assert_eq!(master.verdicts(), ["no_failover"], "{report}");
     master.shows("sentinel.quorum", 5);
 
     // Seen from one that has the old one, two disagree.
-    let report = Doctor::of(&[&set.sentinels()[1]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[1]]).report_of(&servers(&set));
     let said = report.server(1).level("warning", &["sentinel.quorum"]).check("sentinel.quorum");
     assert!(said.evidence.contains("quorum 5"), "{said:?}");
 }
@@ -261,7 +265,7 @@ fn a_quorum_of_more_than_there_are() {
 fn a_sentinel_that_does_not_know_the_master() {
     let set = calm(SentinelSet::builder().replicas(1));
     set.sentinel(2).admin().text(&["SENTINEL", "REMOVE", "mymaster"]);
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     assert_eq!(report.code, 2, "{report}");
     let master = report.server(1);
     assert_eq!(master.verdict(), "sentinels_disagree", "{report}");
@@ -271,10 +275,10 @@ fn a_sentinel_that_does_not_know_the_master() {
 
 #[test]
 fn a_master_that_is_down_and_has_no_replica() {
-    let set = SentinelSet::builder().replicas(0).start().unwrap();
+    let set = watchful(SentinelSet::builder().replicas(0));
     set.server(0).crash();
     until(&set, &["SENTINEL", "MASTER", "mymaster"], |said| said.contains("o_down"));
-    let report = Doctor::of(&[&set.sentinels()[0]]).report();
+    let report = doctor(&[&set.sentinels()[0]]).report();
     assert_eq!((report.code, report.len()), (3, 2), "{report}");
     let master = report.server(1);
     assert_eq!(master.verdicts(), ["master_down", "refused", "no_failover"], "{report}");
@@ -284,16 +288,16 @@ fn a_master_that_is_down_and_has_no_replica() {
 
 #[test]
 fn replicas_that_would_not_be_chosen() {
-    let set = SentinelSet::start().unwrap();
+    let set = watchful(SentinelSet::builder());
     let admin = |nth: usize| set.server(nth).admin();
     admin(1).text(&["CONFIG", "SET", "replica-priority", "0"]);
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     assert_eq!(report.code, 0, "one of two may be a backup's: {report}");
     report.server(1).level("note", &["sentinel.replicas"]);
 
     set.server(2).crash();
     until(&set, &["SENTINEL", "REPLICAS", "mymaster"], |said| said.contains("s_down"));
-    let report = Doctor::of(&[&set.sentinels()[0]]).report();
+    let report = doctor(&[&set.sentinels()[0]]).report();
     let master = report.server(1);
     assert!(master.verdicts().contains(&"no_failover"), "{report}");
     let said = master.level("failed", &["sentinel.replicas"]).check("sentinel.replicas").evidence;
@@ -306,7 +310,7 @@ fn a_replica_with_less_room_than_the_master_needs() {
     let set = calm(SentinelSet::builder().replicas(1).server(crate::server()));
     let _clients = Crowd::from(set.server(0), 2).named("app").open(40).busy();
     set.server(1).admin().text(&["CONFIG", "SET", "maxclients", "30"]);
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let master = report.server(1);
     master.level("warning", &["sentinel.room"]).shows("sentinel.room", 30);
 }
@@ -316,7 +320,7 @@ fn a_replica_that_is_full() {
     let set = calm(SentinelSet::builder().replicas(1));
     set.server(1).admin().text(&["CONFIG", "SET", "maxclients", "20"]);
     let _occupants = set.server(1).fill();
-    let report = Doctor::of(&[&set.sentinels()[0]]).report();
+    let report = doctor(&[&set.sentinels()[0]]).report();
     assert_eq!(report.code, 2, "{report}");
     let said = report.server(1).level("failed", &["sentinel.room"]).check("sentinel.room");
     assert!(said.evidence.contains("max number of clients reached"), "{said:?}");
@@ -331,7 +335,7 @@ fn a_sentinel_that_fills_up() {
     let connect = || TcpStream::connect(("127.0.0.1", full.port())).unwrap();
     let occupants: Vec<_> = (clients()..37).map(|_| connect()).collect();
     poll(crate::IDLE_LIMIT, || (clients() >= 37).then_some(())).expect("they are let in");
-    let report = Doctor::of(&[&set.sentinels()[0]]).report_of(&servers(&set));
+    let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let master = report.server(1);
     let check = master.level("failed", &["sentinel.capacity"]).check("sentinel.capacity");
     assert!(check.evidence.contains(&full.port().to_string()), "{check:?}");
@@ -342,7 +346,7 @@ fn a_sentinel_that_fills_up() {
 fn a_sentinel_that_hangs_is_a_line_and_the_rest_goes_on() {
     let set = calm(SentinelSet::builder().replicas(1));
     set.sentinel(1).pause();
-    let report = Doctor::of(&[&set.sentinels()[0], "--timeout", "500ms"]).report_of(&servers(&set));
+    let report = Doctor::of(&[&set.sentinels()[0], "--timeout", "2s"]).report_of(&servers(&set));
     set.sentinel(1).resume();
     let master = report.server(1);
     let check = master.level("warning", &["sentinel.agreement"]).check("sentinel.agreement");
@@ -355,7 +359,7 @@ fn a_sentinel_that_hangs_is_a_line_and_the_rest_goes_on() {
 #[test]
 fn a_dead_sentinel_beside_one_that_lives() {
     let set = calm(SentinelSet::builder().replicas(1));
-    let report = Doctor::of(&["redis://127.0.0.1:1", &set.sentinels()[0]]).report();
+    let report = doctor(&["redis://127.0.0.1:1", &set.sentinels()[0]]).report();
     assert_eq!((report.code, report.len()), (3, 3), "{report}");
     let verdicts = [0, 1, 2].map(|nth| report.server(nth).verdict());
     assert_eq!(verdicts, ["refused", "nothing_wrong", "nothing_wrong"], "{report}");
@@ -363,12 +367,12 @@ fn a_dead_sentinel_beside_one_that_lives() {
 
 #[test]
 fn after_a_failover_it_leads_to_the_new_master() {
-    let set = SentinelSet::start().unwrap();
+    let set = watchful(SentinelSet::builder());
     set.fail_over();
     let new = set.moved_from(0);
     set.until_whole();
     // A server that is made another hangs up, on the test's own connection too.
-    let report = Doctor::of(&[&set.sentinels()[0]]).report();
+    let report = doctor(&[&set.sentinels()[0]]).report();
     assert_eq!(report.code, 0, "{report}");
     assert_eq!(report.server(1).json["server"], *set.address(new), "{report}");
 }
@@ -386,14 +390,14 @@ fn as_text_the_master_says_whose_it_is() {
 
 #[test]
 fn a_master_that_is_down_while_too_few_sentinels_are_left() {
-    let set = SentinelSet::builder().replicas(1).start().unwrap();
+    let set = watchful(SentinelSet::builder().replicas(1));
     for gone in [1, 2] {
         set.sentinel(gone).crash();
     }
     until(&set, &["SENTINEL", "CKQUORUM", "mymaster"], |said| said.starts_with("NOQUORUM"));
     set.server(0).crash();
     until(&set, &["SENTINEL", "MASTER", "mymaster"], |said| said.contains("s_down"));
-    let report = Doctor::of(&[&set.sentinels()[0]]).report();
+    let report = doctor(&[&set.sentinels()[0]]).report();
     let master = report.server(1);
     assert_eq!(master.verdicts(), ["master_down", "refused", "no_failover"], "{report}");
     // The link of a replica to a master that is down is down.

@@ -48,6 +48,7 @@ pub(crate) struct SentinelSetBuilder {
     sentinel_password: Option<String>,
     tls: bool,
     publish_period_ms: u32,
+    down_after_ms: u32,
 }
 
 impl Default for SentinelSetBuilder {
@@ -62,6 +63,7 @@ impl Default for SentinelSetBuilder {
             sentinel_password: None,
             tls: false,
             publish_period_ms: 200,
+            down_after_ms: DOWN_AFTER_MS,
         }
     }
 }
@@ -119,6 +121,13 @@ impl SentinelSetBuilder {
     /// second master stays one for at least four times as long.
     pub(crate) fn publish_period_ms(mut self, period: u32) -> Self {
         self.publish_period_ms = period;
+        self
+    }
+
+    /// How long a server is silent before a sentinel takes it for down; 400 ms otherwise, which on a
+    /// busy machine one may be that is well.
+    pub(crate) fn down_after_ms(mut self, down_after: u32) -> Self {
+        self.down_after_ms = down_after;
         self
     }
 
@@ -313,7 +322,7 @@ impl SentinelSet {
         let (port, quorum) = (self.port_of(master).to_string(), QUORUM.to_string());
         let failover = FAILOVER_TIMEOUT_MS.to_string();
         for (index, sentinel) in self.running_sentinels().enumerate() {
-            let down = down_after(index).to_string();
+            let down = self.down_after(index).to_string();
             let admin = sentinel.admin();
             admin.text(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum]);
             admin.text(&["SENTINEL", "SET", name, "down-after-milliseconds", &down]);
@@ -443,6 +452,11 @@ impl SentinelSet {
         self.running_sentinels().map(view).collect()
     }
 
+    fn down_after(&self, sentinel: usize) -> u32 {
+        let down_after = self.settings.down_after_ms;
+        if sentinel < QUORUM { down_after } else { 2 * down_after }
+    }
+
     fn server_settings(&self) -> TestServerBuilder {
         let mut settings = self.settings.server.clone().arg("repl-diskless-sync-delay", "0");
         if let Some(password) = &self.settings.server_password {
@@ -463,7 +477,7 @@ impl SentinelSet {
         let name = &settings.name;
         let port = self.port_of(&servers[0]);
         let quorum = QUORUM.min(settings.sentinels);
-        let down = down_after(self.sentinels.len());
+        let down = self.down_after(self.sentinels.len());
         let mut sentinel = settings
             .sentinel
             .clone()
@@ -538,10 +552,6 @@ impl Switches {
     pub(crate) fn first(&self, master: &str) -> Option<Switch> {
         self.heard().into_iter().find(|switch| switch.master == master)
     }
-}
-
-fn down_after(sentinel: usize) -> u32 {
-    if sentinel < QUORUM { DOWN_AFTER_MS } else { 2 * DOWN_AFTER_MS }
 }
 
 fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>>) {

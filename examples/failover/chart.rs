@@ -201,9 +201,13 @@ fn panel(area: &Area<'_>, column: &Column, row: &Row, outcome: &Outcome) -> Resu
         }
     }
     let times = &outcome.times;
-    for (at, colour) in [(Some(times.struck), FAINT), (Some(times.word), INK), (times.woke, FAINT)] {
+    for (at, colour) in [(Some(times.struck), FAINT), (Some(times.word), INK), (times.woke, FAINT)]
+    {
         if let Some(x) = at.map(|at| seconds(times, at)) {
-            panel.draw_series([PathElement::new([(x, row.scale.start), (x, row.scale.end)], colour)])?;
+            panel.draw_series([PathElement::new(
+                [(x, row.scale.start), (x, row.scale.end)],
+                colour,
+            )])?;
         }
     }
     if first {

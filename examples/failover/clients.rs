@@ -80,10 +80,8 @@ impl Contender for BareDeadpool {
             password: Some(PASSWORD.to_owned()),
             ..RedisConnectionInfo::default()
         };
-        let servers = SentinelNodeConnectionInfo {
-            tls_mode: None,
-            redis_connection_info: Some(credentials),
-        };
+        let servers =
+            SentinelNodeConnectionInfo { tls_mode: None, redis_connection_info: Some(credentials) };
         let config = Config::from_urls(sentinels, MASTER.to_owned(), SentinelServerType::Master)
             .with_node_connection_info(Some(servers));
         let pool = config
@@ -134,7 +132,8 @@ pub(crate) struct Guard(GuardedPool);
 
 impl Contender for Guard {
     const NAME: &'static str = "redis-guard";
-    const TERMS: &'static str = "1 s to wait for a connection; its own: 2 s to connect, 0.5 s for a reply";
+    const TERMS: &'static str =
+        "1 s to wait for a connection; its own: 2 s to connect, 0.5 s for a reply";
 
     fn open(sentinels: &[String], nth: usize, size: usize) -> Result<Self, Failure> {
         let pool = GuardedPool::sentinel(sentinels.iter().map(String::as_str), MASTER)

@@ -92,7 +92,8 @@ impl<C: Contender> Driver<'_, C> {
                     self.set.wake(old);
                     woke = Some(self.since());
                 }
-                self.watch_until("the old master to follow the new", |set| set.follows(old)).await?;
+                self.watch_until("the old master to follow the new", |set| set.follows(old))
+                    .await?;
                 self.watch_for(AFTERWARDS).await?;
             }
         }

@@ -95,7 +95,8 @@ impl Outcome {
             .collect();
 
         // From the last look before it began.
-        let samples: Vec<_> = record.samples.iter().filter(|sample| sample.at < times.ended).collect();
+        let samples: Vec<_> =
+            record.samples.iter().filter(|sample| sample.at < times.ended).collect();
         let first = samples.iter().rposition(|sample| sample.at <= times.began).unwrap_or(0);
         let samples = &samples[first..];
         let peak = |of: fn(&Counts) -> u64| samples.iter().map(|s| of(&s.servers)).max();
@@ -110,7 +111,10 @@ impl Outcome {
             failed: failed.len(),
             longest_gap: longest_gap(times, &acknowledged),
             first_write: back.iter().flatten().min().copied(),
-            writes_back: back.into_iter().collect::<Option<Vec<_>>>().and_then(|of| of.into_iter().max()),
+            writes_back: back
+                .into_iter()
+                .collect::<Option<Vec<_>>>()
+                .and_then(|of| of.into_iter().max()),
             lost_before: lost.len() - lost_after.len(),
             lost: lost_after.len(),
             last_lost: lost_after.into_iter().max(),

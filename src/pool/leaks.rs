@@ -234,8 +234,12 @@ mod tests {
             let sweep = leases.sweep(start + SECOND * at, limits.0, limits.1, unused);
             (sweep.suspected.len(), sweep.resolved.len(), sweep.overdue.len(), sweep.longest)
         };
-        assert_eq!(sweep(&mut leases, 0, 99), (0, 0, 0, SECOND * 0), "that was before the lease");
-        assert_eq!(sweep(&mut leases, 100, 0), (0, 0, 0, SECOND * 0));
+        assert_eq!(
+            sweep(&mut leases, 0, 99),
+            (0, 0, 0, Duration::ZERO),
+            "that was before the lease"
+        );
+        assert_eq!(sweep(&mut leases, 100, 0), (0, 0, 0, Duration::ZERO));
         assert_eq!(sweep(&mut leases, 102, 2), (0, 0, 0, SECOND * 2));
         assert_eq!(sweep(&mut leases, 103, 3), (1, 0, 1, SECOND * 3));
         let lease = leases.suspected()[0];

@@ -141,3 +141,25 @@ async fn all_over_tls() {
     };
     soon("a write", writing).await;
 }
+
+/// One that was given the wrong certificates, or none, is not in the way of one that has the right ones, and
+/// is not let in with those.
+#[cfg(feature = "tls-rustls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_each_pools_own() {
+    let set = SentinelSet::builder().tls(true).replicas(0).sentinels(1).start().unwrap();
+    let trusting = redis_guard::redis::TlsCertificates {
+        client_tls: None,
+        root_cert: Some(set.server(0).ca_pem().as_bytes().to_vec()),
+    };
+    let builder =
+        || GuardedPool::sentinel(set.tls_sentinels(), set.name()).connect_as("rediss://any");
+
+    let wrong = builder().build().unwrap();
+    let error = soon("the error", wrong.acquire("test")).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let right = builder().tls_certificates(trusting).build().unwrap();
+    drop(soon("a lease", right.acquire("test")).await.unwrap());
+    let error = soon("the error", wrong.acquire("test")).await.unwrap_err();
+    assert!(error.to_string().contains("no sentinel"), "{error}");
+}

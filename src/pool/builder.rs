@@ -514,7 +514,8 @@ impl GuardedPoolBuilder {
                 let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
                 dialer.plain = self.plain_handshake;
                 dialer.link_timeout = self.settings.link_timeout;
-                let set = Sentinels::shared(sentinels, dialer, seed);
+                let trust = settings.trust(self.certificates());
+                let set = Sentinels::shared(sentinels, trust, dialer, seed);
                 let (master, role) = (&*settings.master, self.settings.role);
                 let resolver = Sentinel::new(set, master, role, address, self.own_gate, seed);
                 let server = Server::alone(master, seed);

@@ -82,15 +82,22 @@ impl Sentinel {
 static SETS: LazyLock<Mutex<HashMap<Vec<String>, Weak<Sentinels>>>> = LazyLock::new(Mutex::default);
 
 impl Sentinels {
-    /// The set of these sentinels, at least one, as all pools of the process share it that log in alike. The
-    /// first of them gives it its name in `CLIENT LIST`: they have one connection.
-    pub(crate) fn shared(targets: Vec<(Target, Login)>, dialer: Dialer, seed: u64) -> Arc<Self> {
+    /// The set of these sentinels, at least one, as all pools of the process share it that log in alike, and
+    /// have the same certificates, of which `trust` is made. The first of them gives it its name in
+    /// `CLIENT LIST`: they have one connection.
+    pub(crate) fn shared(
+        targets: Vec<(Target, Login)>,
+        trust: u64,
+        dialer: Dialer,
+        seed: u64,
+    ) -> Arc<Self> {
         let text = |(target, login): &(Target, Login)| {
             let (user, password) = (login.redis.username(), login.redis.password());
             format!("{} {} {user:?} {password:?}", target.name, target.address.is_tls())
         };
         let mut key: Vec<String> = targets.iter().map(text).collect();
         key.sort_unstable();
+        key.push(trust.to_string());
         let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
             return set;

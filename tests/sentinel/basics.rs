@@ -83,14 +83,11 @@ async fn dials_cost_the_sentinels_nothing() {
     soon("all connections", pool.warm_up(8)).await.unwrap();
     let killed = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
     set.server(0).admin().text(&killed);
-    until("their end", &pool, || pool.status().connections_closed.len() > 0).await;
+    until("their end", &pool, || !pool.status().connections_closed.is_empty()).await;
     soon("all connections", pool.warm_up(8)).await.unwrap();
 
     assert_eq!(opened() - before, 0);
-    assert_eq!(
-        dials(&pool).into_iter().map(|(outcome, _)| outcome).collect::<Vec<_>>(),
-        ["connected"]
-    );
+    assert_eq!(dials(&pool).into_keys().collect::<Vec<_>>(), ["connected"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,4 +140,26 @@ async fn all_over_tls() {
         }
     };
     soon("a write", writing).await;
+}
+
+/// One that was given the wrong certificates, or none, is not in the way of one that has the right ones, and
+/// is not let in with those.
+#[cfg(feature = "tls-rustls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_each_pools_own() {
+    let set = SentinelSet::builder().tls(true).replicas(0).sentinels(1).start().unwrap();
+    let trusting = redis_guard::redis::TlsCertificates {
+        client_tls: None,
+        root_cert: Some(set.server(0).ca_pem().as_bytes().to_vec()),
+    };
+    let builder =
+        || GuardedPool::sentinel(set.tls_sentinels(), set.name()).connect_as("rediss://any");
+
+    let wrong = builder().build().unwrap();
+    let error = soon("the error", wrong.acquire("test")).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let right = builder().tls_certificates(trusting).build().unwrap();
+    drop(soon("a lease", right.acquire("test")).await.unwrap());
+    let error = soon("the error", wrong.acquire("test")).await.unwrap_err();
+    assert!(error.to_string().contains("no sentinel"), "{error}");
 }

@@ -56,7 +56,7 @@ async fn fifty_pools_are_one_client_of_one_sentinel() {
     let most = Most::of(&set);
 
     let pool = |number: usize| {
-        let master = if number % 5 == 0 { "other" } else { set.name() };
+        let master = if number.is_multiple_of(5) { "other" } else { set.name() };
         // In another order each time, as if written down by somebody else.
         let mut sentinels = set.sentinels();
         sentinels.rotate_left(number % 3);
@@ -76,8 +76,11 @@ async fn fifty_pools_are_one_client_of_one_sentinel() {
     set.fail_over();
     let new = set.moved_from(0);
     for (number, pool) in pools.iter().enumerate() {
-        let master =
-            if number % 5 == 0 { format!("127.0.0.1:{}", other.port()) } else { set.address(new) };
+        let master = if number.is_multiple_of(5) {
+            format!("127.0.0.1:{}", other.port())
+        } else {
+            set.address(new)
+        };
         until("the move", pool, || *pool.status().server == *master).await;
         let moves = pool.status().sentinel.unwrap().moves;
         let written = async { while !write(pool).await {} };

@@ -449,7 +449,10 @@ impl SentinelSet {
             let replicas = all_fields(sentinel.admin(), &["SENTINEL", "REPLICAS", self.name()]);
             format!("{master:#?}\n{replicas:#?}\n")
         };
-        self.running_sentinels().map(view).collect()
+        let views: String = self.running_sentinels().map(view).collect();
+        let logs =
+            self.servers.iter().map(|server| format!("{}:\n{}", server.port(), server.log()));
+        views + &logs.collect::<String>()
     }
 
     fn down_after(&self, sentinel: usize) -> u32 {
@@ -463,7 +466,8 @@ impl SentinelSet {
             // The master may be a replica one day.
             settings = settings.password(password).arg("masterauth", &quoted(password));
         }
-        settings = self.with_tls(settings);
+        // Whoever takes part in a failover writes its configuration down, and waits for the disk.
+        settings = self.with_tls(settings).in_memory(true);
         match self.servers.first() {
             Some(master) => {
                 settings.arg("replicaof", &format!("127.0.0.1 {}", self.port_of(master)))
@@ -492,7 +496,7 @@ impl SentinelSet {
         if let Some(password) = &settings.sentinel_password {
             sentinel = sentinel.password(password).arg("sentinel sentinel-pass", &quoted(password));
         }
-        self.with_tls(sentinel)
+        self.with_tls(sentinel).in_memory(true)
     }
 
     fn with_tls(&self, settings: TestServerBuilder) -> TestServerBuilder {

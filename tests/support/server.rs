@@ -317,6 +317,7 @@ pub(crate) struct TestServerBuilder {
     certificates: Option<PathBuf>,
     cluster: bool,
     sentinel: bool,
+    in_memory: bool,
     open_files: Option<u32>,
     args: Vec<(String, String)>,
 }
@@ -365,6 +366,13 @@ impl TestServerBuilder {
         self
     }
 
+    /// Keeps its folder in memory where the system has a place for that: a disk that is busy does not
+    /// hold it up.
+    pub(crate) fn in_memory(mut self, in_memory: bool) -> Self {
+        self.in_memory = in_memory;
+        self
+    }
+
     /// What `ulimit -n` says in the shell that starts the server.
     pub(crate) fn open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);
@@ -389,7 +397,12 @@ impl TestServerBuilder {
         if major_version(&program)? >= 7 {
             settings.args.insert(0, ("enable-debug-command".to_owned(), "yes".to_owned()));
         }
-        let dir = tempfile::Builder::new().prefix("redis-guard-").tempdir()?;
+        let memory = Path::new("/dev/shm");
+        let folder = match settings.in_memory && memory.is_dir() {
+            true => memory.to_owned(),
+            false => env::temp_dir(),
+        };
+        let dir = tempfile::Builder::new().prefix("redis-guard-").tempdir_in(folder)?;
         let ca_pem = match &settings.certificates {
             Some(from) => {
                 copy_certificates(from, dir.path())?;

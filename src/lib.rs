@@ -12,11 +12,11 @@ mod dial;
 
 pub mod server;
 
-mod sentinel;
-
 mod fleet;
 
 mod telemetry;
+
+mod sentinel;
 
 mod pool;
 

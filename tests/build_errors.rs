@@ -339,8 +339,7 @@ fn deadpools_configuration_of_sentinels_is_taken() {
     let fleet = GuardedPool::from_config(config("redis://h")).fleet(Fleet::named("fleet"));
     one_problem(fleet, &["a replica takes no writes"]);
     one_problem(GuardedPool::from_config(config("nonsense")), &["a sentinel's URL"]);
-    let mut both = Config::default();
-    both.urls = Some(vec!["redis://h".to_owned()]);
+    let both = Config { urls: Some(vec!["redis://h".to_owned()]), ..Config::default() };
     one_problem(GuardedPool::from_config(both), &["both urls and connections"]);
 }
 

@@ -448,3 +448,13 @@ fn length(stream: &mut impl BufRead) -> Option<usize> {
     stream.read_line(&mut line).ok()?;
     line.get(1..)?.trim_end().parse().ok()
 }
+
+#[test]
+fn a_sentinel_is_no_server_to_plan_for() {
+    let info = "redis_mode:sentinel\r\nconnected_clients:3\r\nmaxclients:10000\r\n\
+                master0:name=mymaster,status=ok,address=10.0.0.7:6379,slaves=1,sentinels=3\r\n";
+    let sentinel = fake::Fake::builder().info(info).start();
+    plan(&[&sentinel.url(), "--instances", "3"])
+        .exited(64)
+        .complains(&["a sentinel", "redis://10.0.0.7:6379 (mymaster)"]);
+}

@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 /// Its hashes are those of what stands between the tags: the test
 /// `the_page_runs_its_own_script_and_style_and_nothing_else` says what they have to be.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
-    style-src 'sha256-LZGFsnBqA4/OkoHrsEom5zL6GLt7Amy4ulRhCE6APGI='; \
-    script-src 'sha256-Pj65HHM7tCveVX9VdpfJM/mwpDQKK3MZbX0E1uWB4t0='; \
+    style-src 'sha256-MVzA4wVktQiG70mzOLAc9ta8JvmBbAXtC8MmbgB+WVM='; \
+    script-src 'sha256-Vt3vwDFEQm/Fnu4w7Yf49E/eu6Kb4jDsuvqJ0LErkXQ='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

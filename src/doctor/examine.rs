@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::facts::{Answer, Config, Dials, Facts, Info, NoAnswer, SlowLog};
 use super::local::{self, Sockets};
 use super::report::Latency;
-use super::{Options, Probe, Target};
+use super::{Options, Probe, Target, sentinel};
 use crate::Backoff;
 use crate::dial::Trace;
 use crate::server::Observation;
@@ -77,6 +77,13 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
     let since = Instant::now();
     let ping = time_pings(&mut probe).await;
     let slow = read_slow_log(&mut probe).await;
+    let sentinel = match &first {
+        Ok((text, seen)) if probe.watched_masters().is_some() => {
+            let info = Info::new(text, seen.clone(), None);
+            Some(sentinel::ask(&mut probe, &info, options.master.as_deref()).await)
+        }
+        _ => None,
+    };
     let mut last_look = None;
     let info = match first {
         Ok((text, seen)) => {
@@ -100,6 +107,7 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         ping,
         config,
         slow,
+        sentinel,
         open_files_limit: pid.and_then(local::open_files_limit),
         somaxconn: local::somaxconn().filter(|_| here),
     }

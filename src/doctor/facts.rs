@@ -11,6 +11,7 @@ use super::holders::Holders;
 use super::local::{OwnFiles, Sockets};
 use super::probe::{CLIENT_NAME, text_of};
 use super::report::Latency;
+use super::sentinel::Word;
 use crate::Outcome;
 use crate::dial::{Trace, of_error_line};
 use crate::server::Observation;
@@ -107,6 +108,8 @@ pub(super) struct Facts {
     pub(super) ping: Answer<Latency>,
     pub(super) config: Answer<Config>,
     pub(super) slow: Answer<SlowLog>,
+    /// Of a sentinel.
+    pub(super) sentinel: Option<Word>,
     pub(super) open_files_limit: Option<u64>,
     pub(super) somaxconn: Option<u64>,
 }
@@ -119,6 +122,7 @@ impl Facts {
             self.info.as_ref().err(),
             self.ping.as_ref().err(),
             self.slow.as_ref().err(),
+            self.sentinel.as_ref().and_then(|word| word.refused.as_ref()),
             self.last_look.as_ref(),
             self.holders.as_ref().err(),
         ]

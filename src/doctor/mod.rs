@@ -13,9 +13,14 @@
 //! # }
 //! ```
 //!
-//! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, over one connection per server. What
-//! would mend something is in the report, as text. A server that lets it in answers in full, or as far as
-//! it is allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
+//! A sentinel's URL leads to the masters that it watches: each is examined as if it had been named itself, and
+//! what the sentinels say of it, of its replicas and of each other is in that master's report
+//! ([`SentinelReport`]).
+//!
+//! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, and of a sentinel SENTINEL MYID, MASTERS,
+//! MASTER, SENTINELS, REPLICAS, GET-MASTER-ADDR-BY-NAME, CKQUORUM, over one connection per server. What would
+//! mend something is in the report, as text. A server that lets it in answers in full, or as far as it is
+//! allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
 //! ([`Outcome`](crate::Outcome)).
 //!
 //! The verdicts and the checks are plain functions of what was seen, with their thresholds beside them
@@ -29,6 +34,7 @@ mod local;
 mod probe;
 mod registry;
 mod report;
+mod sentinel;
 mod text;
 mod unused;
 mod verdict;
@@ -45,11 +51,13 @@ pub use report::{
     Capacity, Check, Latency, Level, Reachability, Report, SCHEMA_VERSION, ServerReport, Verdict,
     VerdictKind,
 };
+pub use sentinel::{ReplicaSeen, SentinelReport, SentinelSeen, WatchedMaster};
 
 use checks::Findings;
 use facts::{Dials, Facts};
 use local::OwnFiles;
 use probe::Location;
+use sentinel::{Examined, Set, follow};
 
 use crate::policy::LONGEST;
 use crate::sizing::wide;
@@ -85,6 +93,7 @@ struct Options {
     idle_after: Duration,
     expect_replicas: Option<u64>,
     top: usize,
+    master: Option<String>,
 }
 
 impl Doctor {
@@ -100,6 +109,7 @@ impl Doctor {
                 idle_after: Duration::from_secs(300),
                 expect_replicas: None,
                 top: 10,
+                master: None,
             },
         }
     }
@@ -145,15 +155,38 @@ impl Doctor {
         self
     }
 
-    /// Examines all of them. Takes the time of a sample, and as long as the servers make it wait:
-    /// every step has the [`Access`]'s timeout.
+    /// Of the masters that a sentinel watches, the one of this name. Default: all. A sentinel that does
+    /// not know it, and a server that is no sentinel, say so under `sentinel.watched`.
+    pub fn master(mut self, name: impl Into<String>) -> Self {
+        self.options.master = Some(name.into());
+        self
+    }
+
+    /// Examines all of them. Takes the time of a sample, twice where there is a sentinel among them, and
+    /// as long as the servers make it wait: every step has the [`Access`]'s timeout.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connections.
     pub async fn examine(&self) -> Report {
-        let examined = self.urls.iter().enumerate().map(|(at, url)| self.examine_one(at + 1, url));
-        Report::of(join_all(examined).await)
+        let examined = self.urls.iter().map(|url| self.examine_one(url));
+        let urls = join_all(examined).await;
+        let servers = Target::named_by_sentinel(&self.access);
+        let followed = match &servers {
+            Ok(servers) => {
+                let examined = urls.iter().flatten();
+                Box::pin(follow(examined, servers, &self.options)).await
+            }
+            // It was looked at when it was given.
+            Err(_) => Vec::new(),
+        };
+        let of_urls = urls.into_iter().enumerate().map(|(at, examined)| match examined {
+            Ok(examined) => self.judge_examined(examined, None),
+            Err(problem) => ServerReport::bad_url(at + 1, &problem),
+        });
+        let followed =
+            followed.into_iter().map(|(set, examined)| self.judge_examined(examined, Some(&set)));
+        Report::of(of_urls.chain(followed).collect())
     }
 
     /// Examines the server of a pool **over one of the pool's own connections**: what is left to look
@@ -176,30 +209,29 @@ impl Doctor {
         let status = pool.status();
         let wanted = status.max_connections.saturating_sub(status.live);
         let dials = Dials::none(OwnFiles::of_this_process(wide(wanted)));
-        let report = self.judge(&location, &dials, Some(facts));
+        let report = self.judge(&location, &dials, Some(facts), None);
         Ok(Report::of(vec![report]))
     }
 
-    async fn examine_one(&self, nth: usize, url: &str) -> ServerReport {
-        let target = match Target::parse(url, &self.access) {
-            Ok(target) => target,
-            Err(problem) => return ServerReport::bad_url(nth, &problem),
-        };
-        let (dials, probe) = examine::connect(&target, &self.options).await;
-        let facts = match probe {
-            Some(probe) => {
-                let addresses = &dials.trace.addresses;
-                let here = addresses.iter().any(|address| address.ip().is_loopback())
-                    || target.location().is_unix;
-                Some(examine::examine(probe, &self.options, here).await)
-            }
-            None => None,
-        };
-        self.judge(&target.location(), &dials, facts)
+    async fn examine_one(&self, url: &str) -> Result<Examined, String> {
+        let target = Target::parse(url, &self.access)?;
+        Ok(Examined::new(target, &self.options).await)
     }
 
-    fn judge(&self, location: &Location, dials: &Dials, facts: Option<Facts>) -> ServerReport {
-        let findings = Findings { location, options: &self.options, dials, facts: facts.as_ref() };
+    fn judge_examined(&self, examined: Examined, set: Option<&Set>) -> ServerReport {
+        let Examined { target, dials, facts } = examined;
+        self.judge(&target.location(), &dials, facts, set)
+    }
+
+    fn judge(
+        &self,
+        location: &Location,
+        dials: &Dials,
+        facts: Option<Facts>,
+        set: Option<&Set>,
+    ) -> ServerReport {
+        let findings =
+            Findings { location, options: &self.options, dials, facts: facts.as_ref(), set };
         let checks = checks::all(findings);
         let (verdict, also) = verdict::of(findings, &checks);
         let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
@@ -214,6 +246,11 @@ impl Doctor {
             version: snapshot.as_ref().and_then(|snapshot| snapshot.version.clone()),
             uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
             capacity: facts.as_ref().and_then(Capacity::of),
+            sentinel: set.map(SentinelReport::of),
+            watched_masters: facts
+                .as_ref()
+                .and_then(|facts| facts.sentinel.as_ref())
+                .map(WatchedMaster::of),
             holders: facts.and_then(|facts| facts.holders.ok()),
             snapshot,
         }
@@ -260,6 +297,8 @@ impl ServerReport {
             capacity: None,
             holders: None,
             snapshot: None,
+            sentinel: None,
+            watched_masters: None,
         }
     }
 }

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Value,
-    from_redis_value,
+    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, RedisResult, Value, from_redis_value,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::holders::Holders;
 use super::registry::Registry;
+use super::sentinel::WatchedMaster;
 use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::policy::LONGEST;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
@@ -30,11 +31,18 @@ pub struct Access {
     timeout: Duration,
     password: Option<String>,
     certificates: Option<Certificates>,
+    /// For the servers that sentinels name.
+    connect_as: Option<ConnectionInfo>,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), password: None, certificates: None }
+        Self {
+            timeout: Duration::from_secs(5),
+            password: None,
+            certificates: None,
+            connect_as: None,
+        }
     }
 }
 
@@ -53,11 +61,26 @@ impl Access {
         self
     }
 
-    /// The password of URLs that have none. Default none.
+    /// The password of URLs that have none; with [`connect_as`](Self::connect_as) it is that URL's
+    /// alone. Default none.
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
         self
+    }
+
+    /// The user, password, database, protocol and TLS for the masters and replicas that a sentinel
+    /// names, such as `rediss://app:secret@any/2`; its host and port are not used. What is in the
+    /// sentinel's own URL is for the sentinels. Default: no TLS, and the [`password`](Self::password).
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the URL, without any part of it that may be a password.
+    pub fn connect_as(mut self, url: &str) -> Result<Self, String> {
+        let info = url.into_connection_info().map_err(|error| explain(url, &error))?;
+        Address::new(info.addr(), self.certificates.as_ref())?;
+        self.connect_as = Some(info);
+        Ok(self)
     }
 
     /// Whom to trust, and who we are. Default: the platform's certificate authorities, and nobody.
@@ -86,15 +109,46 @@ impl Target {
     /// What is wrong with it, without any part of the URL that may be a password.
     pub fn parse(url: &str, access: &Access) -> Result<Self, String> {
         let info = url.into_connection_info().map_err(|error| explain(url, &error))?;
+        let password = access.password.as_ref().filter(|_| access.connect_as.is_none());
+        Self::of(&info, password, access)
+    }
+
+    /// What the servers that a sentinel names are reached with; its own address is nobody's.
+    pub(super) fn named_by_sentinel(access: &Access) -> Result<Self, String> {
+        match &access.connect_as {
+            Some(info) => Self::of(info, access.password.as_ref(), access),
+            None => Self::parse("redis://any", access),
+        }
+    }
+
+    fn of(
+        info: &ConnectionInfo,
+        password: Option<&String>,
+        access: &Access,
+    ) -> Result<Self, String> {
         let address = Address::new(info.addr(), access.certificates.as_ref())?;
         let mut redis = info.redis_settings().clone();
-        if let (None, Some(password)) = (redis.password(), &access.password) {
+        if let (None, Some(password)) = (redis.password(), password) {
             redis = redis.set_password(password);
         }
-        let mut dialer = Dialer::new(redis, CLIENT_NAME.to_owned(), access.timeout);
-        dialer.admits_loading = true;
+        let dialer = dialer(redis, access.timeout);
         let own = access.certificates.is_some();
         Ok(Self { at: dial::Target::new(address), dialer, has_own_authority: own })
+    }
+
+    /// Another server, reached in the same way.
+    pub(super) fn at(&self, host: &str, port: u16) -> Self {
+        let host = host.to_owned();
+        let address = match &self.at.address {
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { tls, .. } => Address::Tls { host, port, tls: tls.clone() },
+            Address::Tcp { .. } | Address::Unix(_) => Address::Tcp { host, port },
+        };
+        Self {
+            at: dial::Target::new(address),
+            dialer: dialer(self.dialer.login().redis.clone(), self.dialer.connect_timeout),
+            has_own_authority: self.has_own_authority,
+        }
     }
 
     /// Its address, without credentials.
@@ -111,6 +165,12 @@ impl Target {
         }
         location
     }
+}
+
+fn dialer(redis: RedisConnectionInfo, timeout: Duration) -> Dialer {
+    let mut dialer = Dialer::new(redis, CLIENT_NAME.to_owned(), timeout);
+    dialer.admits_loading = true;
+    dialer
 }
 
 /// Why a URL is none, without quoting more of it than its scheme: the rest may be a password.
@@ -180,9 +240,11 @@ pub struct Probe {
     observer: ServerObserver,
     /// Of a connection of our own, which is left out where clients are counted.
     id: Option<u64>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// A question had no answer, and none is asked any more.
     given_up: bool,
+    /// What the last INFO said of the masters that it watches.
+    watched_masters: Option<Vec<WatchedMaster>>,
 }
 
 impl Drop for Probe {
@@ -235,6 +297,7 @@ impl Probe {
             id: None,
             timeout,
             given_up: false,
+            watched_masters: None,
         }
     }
 
@@ -253,7 +316,15 @@ impl Probe {
     }
 
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {
+        self.watched_masters = WatchedMaster::all(info);
         self.observer.observe(ServerSnapshot::parse(info), Instant::now())
+    }
+
+    /// The masters that a sentinel watches, as its last INFO said; `None` for any other server, and
+    /// before [`observe`](Self::observe).
+    #[must_use]
+    pub fn watched_masters(&self) -> Option<&[WatchedMaster]> {
+        self.watched_masters.as_deref()
     }
 
     /// Asks for CLIENT LIST, and sums it up: the server builds that list in one go, a millisecond

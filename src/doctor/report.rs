@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::holders::Holders;
+use super::sentinel::{SentinelReport, WatchedMaster};
 use crate::server::{Product, ServerSnapshot};
 use crate::vocabulary::serialize::{maybe_seconds, seconds};
 
@@ -26,7 +27,7 @@ pub struct Report {
     pub exit_code: u8,
     /// Of several servers the one with the highest saturation.
     pub worst: Option<String>,
-    /// One for each URL, in their order.
+    /// One for each URL, in their order; then one for each master that sentinels among them watch.
     pub servers: Vec<ServerReport>,
 }
 
@@ -56,6 +57,10 @@ pub struct ServerReport {
     pub holders: Option<Holders>,
     /// Its INFO, parsed.
     pub snapshot: Option<ServerSnapshot>,
+    /// Of a master that a sentinel led to: what the sentinels say of it.
+    pub sentinel: Option<SentinelReport>,
+    /// Of a sentinel: the masters that it watches.
+    pub watched_masters: Option<Vec<WatchedMaster>>,
 }
 
 /// One check: what was seen, what it was held against, what would mend it.
@@ -126,6 +131,16 @@ pub enum VerdictKind {
     InternalConnections,
     /// A replica has gone, or does not follow.
     ReplicaLost,
+    /// What the sentinels name as the master is none.
+    NotMaster,
+    /// The sentinels do not name the same master.
+    SentinelsDisagree,
+    /// The sentinels hold the master for down.
+    MasterDown,
+    /// The sentinels could not fail over now.
+    NoFailover,
+    /// What the sentinels name cannot be reached under the address that they announce.
+    AnnouncedUnreachable,
     /// Nothing of that, but checks failed.
     ChecksFailed,
     /// It loads its data set.
@@ -176,6 +191,11 @@ impl VerdictKind {
             Self::BlockedConsumers => "blocked_consumers",
             Self::InternalConnections => "internal_connections",
             Self::ReplicaLost => "replica_lost",
+            Self::NotMaster => "not_master",
+            Self::SentinelsDisagree => "sentinels_disagree",
+            Self::MasterDown => "master_down",
+            Self::NoFailover => "no_failover",
+            Self::AnnouncedUnreachable => "announced_unreachable",
             Self::ChecksFailed => "checks_failed",
             Self::Loading => "loading",
             Self::Unknown => "unknown",

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use super::report::{Check, Level, Report, ServerReport, Verdict, VerdictKind};
-use super::{Holder, Holders};
+use super::{Holder, Holders, SentinelReport};
 use crate::vocabulary::words::{clean, count, seconds};
+
+const UNKNOWN: &str = "–";
 
 /// The escape sequences of one look; none where colours are not asked for.
 #[derive(Clone, Copy)]
@@ -64,6 +66,9 @@ impl ServerReport {
         if let Some(role) = self.snapshot.as_ref().and_then(|snapshot| snapshot.role) {
             write!(f, " · {}", format!("{role:?}").to_ascii_lowercase())?;
         }
+        if let Some(sentinel) = &self.sentinel {
+            write!(f, " · {} of the sentinel {}", sentinel.master, clean(&sentinel.named_by))?;
+        }
         if let Some(uptime) = self.uptime_seconds {
             write!(f, " · up {}", seconds(uptime))?;
         }
@@ -84,11 +89,78 @@ impl ServerReport {
                 writeln!(f, "  {}– {}{}", colours.dim, check.name(), colours.off)?;
             }
         }
+        if let Some(sentinel) = &self.sentinel {
+            sentinel.write(f, colours)?;
+        }
         match &self.holders {
             Some(holders) => holders.write(f, colours),
             None => Ok(()),
         }
     }
+}
+
+impl SentinelReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
+        let sentinels = self.sentinels.iter().map(|seen| {
+            let failover = match seen.can_fail_over {
+                Some(true) => "could",
+                Some(false) => "could not",
+                None => UNKNOWN,
+            };
+            let master = seen.master.clone().unwrap_or_else(|| UNKNOWN.to_owned());
+            [seen.server.clone(), master, failover.to_owned(), slots(seen.used, seen.maxclients)]
+        });
+        let head = ["sentinel", "names the master", "fail over", "slots"];
+        write_rows(f, colours, head, &sentinels.collect::<Vec<_>>())?;
+        let replicas = self.replicas.iter().flatten().map(|seen| {
+            let link = match seen.master_link_up {
+                Some(true) => "link up",
+                Some(false) => "link down",
+                None => UNKNOWN,
+            };
+            let priority = seen.priority.map_or_else(|| UNKNOWN.to_owned(), count);
+            [seen.server.clone(), link.to_owned(), priority, slots(seen.used, seen.maxclients)]
+        });
+        write_rows(
+            f,
+            colours,
+            ["replica", "master", "priority", "slots"],
+            &replicas.collect::<Vec<_>>(),
+        )
+    }
+}
+
+fn slots(used: Option<u64>, ceiling: Option<u64>) -> String {
+    if used.is_none() && ceiling.is_none() {
+        return UNKNOWN.to_owned();
+    }
+    let known = |number: Option<u64>| number.map_or_else(|| UNKNOWN.to_owned(), count);
+    format!("{} of {}", known(used), known(ceiling))
+}
+
+/// A table of words, if it has a row.
+fn write_rows<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    colours: Colours,
+    head: [&str; N],
+    rows: &[[String; N]],
+) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut widths = head.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+    };
+    let head = line(&head.map(str::to_owned));
+    writeln!(f, "\n  {}{head}{}", colours.dim, colours.off)?;
+    rows.iter().try_for_each(|row| writeln!(f, "  {}", line(row)))
 }
 
 impl Verdict {
@@ -178,7 +250,7 @@ fn write_table(
         colours.off
     )?;
     for (row, key) in rows.iter().zip(keys) {
-        let oldest = row.oldest_seconds.map_or_else(|| "–".to_owned(), seconds);
+        let oldest = row.oldest_seconds.map_or_else(|| UNKNOWN.to_owned(), seconds);
         let cells = [row.connections, row.idle, row.blocked, row.subscribers].map(count);
         let cells = cells.map(|cell| format!("{cell:>13}")).concat();
         writeln!(f, "  {key:<width$}{cells}{oldest:>13}")?;

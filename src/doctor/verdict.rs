@@ -2,6 +2,7 @@
 
 mod causes;
 mod not_connected;
+mod sentinel;
 
 use super::checks::{self, Findings};
 use super::facts::{Facts, Info};
@@ -41,6 +42,9 @@ pub(super) fn of(findings: Findings<'_>, checks: &[Check]) -> (Verdict, Vec<Verd
         None => vec![not_connected::verdict(findings)],
         Some(facts) => of_facts(findings, facts),
     };
+    let (first, last) = sentinel::verdicts(checks);
+    verdicts.splice(0..0, first);
+    verdicts.extend(last);
     if verdicts.is_empty() {
         verdicts.push(of_checks(findings, checks));
     }
@@ -176,8 +180,10 @@ fn of_checks(findings: Findings<'_>, checks: &[Check]) -> Verdict {
     let warnings: Vec<&str> = of_level(Level::Warning).map(|check| check.id).collect();
     let skipped = of_level(Level::Skipped).count();
     let mut verdict = Verdict::new(VerdictKind::NothingWrong, slots(info));
-    if info.field::<String>("redis_mode").as_deref() == Some("sentinel") {
-        verdict = verdict.reason("it is a Sentinel: it watches masters, and serves no data");
+    if findings.facts.is_some_and(|facts| facts.sentinel.is_some()) {
+        verdict = verdict.reason(
+            "it is a sentinel, which serves no data; what it watches is examined below, master by master",
+        );
     }
     if !warnings.is_empty() {
         verdict = verdict.reason(format!("to look at: {}", warnings.join(", ")));

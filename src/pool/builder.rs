@@ -253,7 +253,8 @@ impl GuardedPoolBuilder {
     /// The back-off between failed dials; see [`Backoff`]. Default: equal jitter from 50 ms, up to 5 s,
     /// or, once the [watch](Self::watch) or the [fleet](Self::fleet) has told how many processes share
     /// the server, up to 5.3 ms for each of them, between 5 s and 30 s: the server then sees a probe
-    /// every 4 ms, whatever their number. One that is set is kept as it is.
+    /// every 4 ms, whatever their number. Behind [sentinels](GuardedPool::sentinel), who tell of every move,
+    /// it begins with 300 ms. One that is set is kept as it is.
     ///
     /// Pools of one process at one server share its schedule: of those that wait for a dial, the one
     /// with the longest back-off decides.
@@ -293,15 +294,16 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// A lease held for longer is reported as a suspected leak, once, with the place where it was
-    /// acquired. Default 30 s: a hundred times what Redis work takes. More than zero. Checked once a
-    /// second, or four times in this time if that is shorter.
+    /// A lease that is left without a command for longer is reported as a suspected leak, once, with the
+    /// place where it was acquired. Default 30 s: a hundred times what Redis work takes. More than zero.
+    /// Checked once a second, or four times in this time if that is shorter. A command under way counts as
+    /// use, however long it blocks: a worker that loops over BLPOP is no leak.
     pub fn leak_after(mut self, age: Duration) -> Self {
         self.settings.leak_after = age;
         self
     }
 
-    /// Closes the connection under a lease held for longer; its next command gets an error.
+    /// Closes the connection under a lease held for longer, used or not; its next command gets an error.
     /// Default: never, because a slow job is not a leak. More than zero.
     pub fn revoke_after(mut self, age: Duration) -> Self {
         self.settings.revoke_after = Some(age);
@@ -512,7 +514,8 @@ impl GuardedPoolBuilder {
                 let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
                 dialer.plain = self.plain_handshake;
                 dialer.link_timeout = self.settings.link_timeout;
-                let set = Sentinels::shared(sentinels, dialer, seed);
+                let trust = settings.trust(self.certificates());
+                let set = Sentinels::shared(sentinels, trust, dialer, seed);
                 let (master, role) = (&*settings.master, self.settings.role);
                 let resolver = Sentinel::new(set, master, role, address, self.own_gate, seed);
                 let server = Server::alone(master, seed);

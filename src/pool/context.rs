@@ -95,6 +95,18 @@ impl Context {
         }
     }
 
+    pub(super) fn sentinels_lost(&self, master: &str, reason: String) {
+        let pool = self.name();
+        shielded(|| tracing::warn!(%pool, master, reason, "no sentinel says where the server is"));
+        self.events.send(Event::SentinelsLost { master: master.to_owned(), reason });
+    }
+
+    pub(super) fn sentinels_found(&self, master: &str) {
+        let pool = self.name();
+        shielded(|| tracing::info!(%pool, master, "a sentinel says again where the server is"));
+        self.events.send(Event::SentinelsFound { master: master.to_owned() });
+    }
+
     pub(super) fn demoted(&self, server: &str) {
         shielded(|| {
             tracing::warn!(
@@ -187,7 +199,7 @@ impl Context {
         shielded(|| {
             tracing::warn!(
                 pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
-                age = ?leak.age, "suspected leak: a connection is held for too long"
+                age = ?leak.age, idle = ?leak.idle, "suspected leak: a connection is held and not used"
             );
         });
         self.events.send(Event::LeakSuspected(leak));
@@ -197,7 +209,7 @@ impl Context {
         shielded(|| {
             tracing::info!(
                 pool = %self.name(), endpoint = %leak.endpoint, location = leak.location,
-                age = ?leak.age, "a suspected leak came back"
+                age = ?leak.age, "a suspected leak came back, or is used again"
             );
         });
         self.events.send(Event::LeakResolved(leak));
@@ -206,5 +218,10 @@ impl Context {
 
 /// A lease as a status tells of it.
 pub(super) fn leak_of(endpoint: &Endpoint, lease: &Lease, now: Instant) -> Leak {
-    Leak { endpoint: endpoint.clone(), location: lease.location.to_string(), age: lease.age(now) }
+    Leak {
+        endpoint: endpoint.clone(),
+        location: lease.location.to_string(),
+        age: lease.age(now),
+        idle: lease.unused(now),
+    }
 }

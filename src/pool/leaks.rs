@@ -3,6 +3,9 @@
 //! Pure: the sweep passes `now` in. A lease notes its holder under the lock that it takes anyway;
 //! there is no timer a lease and no clock read. Its age counts from the first sweep that sees it, so
 //! it is short by at most one sweep and never too long.
+//!
+//! A leak is a lease that nobody uses: what counts is the time without a command, not the age. A worker
+//! that blocks on a queue for hours uses its lease.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -26,7 +29,7 @@ struct Row {
 }
 
 /// A lease's place among those that are out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Seat {
     row: u32,
     turn: u32,
@@ -38,6 +41,8 @@ pub(super) struct Lease {
     pub(super) account: AccountId,
     pub(super) location: &'static Location<'static>,
     seen: Option<Instant>,
+    /// Since when it has been without a command, as of the last sweep.
+    unused_since: Option<Instant>,
     /// Reported as a suspected leak.
     pub(super) suspected: bool,
     /// Meant to be held for as long as it likes: a lane, or a subscriber.
@@ -62,16 +67,24 @@ impl Lease {
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.seen.map_or(Duration::ZERO, |seen| now.duration_since(seen))
     }
+
+    /// How long it has been without a command; likewise.
+    pub(super) fn unused(&self, now: Instant) -> Duration {
+        self.unused_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
 }
 
 /// What a sweep found.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    /// Held for longer than `leak_after`, and not reported before.
+    /// Without a command for longer than `leak_after`, and not reported before.
     pub(super) suspected: Vec<Lease>,
+    /// Reported before, and used again.
+    pub(super) resolved: Vec<Lease>,
     /// Held for longer than `revoke_after`.
     pub(super) overdue: Vec<Seat>,
-    pub(super) oldest: Duration,
+    /// The longest time without a command.
+    pub(super) longest: Duration,
 }
 
 impl Leases {
@@ -85,8 +98,14 @@ impl Leases {
             u32::try_from(self.rows.len() - 1).expect("fewer leases than 2^32 fit into memory")
         });
         let place = &mut self.rows[row as usize];
-        place.lease =
-            Some(Lease { account, location, seen: None, suspected: false, exempt: false });
+        place.lease = Some(Lease {
+            account,
+            location,
+            seen: None,
+            unused_since: None,
+            suspected: false,
+            exempt: false,
+        });
         Seat { row, turn: place.turn }
     }
 
@@ -113,36 +132,45 @@ impl Leases {
         place.lease.take()
     }
 
+    /// Looks at all leases. `unused`: how long the connection of one has been without a command, if that is
+    /// known.
     pub(super) fn sweep(
         &mut self,
         now: Instant,
         leak_after: Duration,
         revoke_after: Option<Duration>,
+        unused: impl Fn(Seat) -> Option<Duration>,
     ) -> Sweep {
         let mut sweep = Sweep::default();
         for (row, place) in (0..).zip(&mut self.rows) {
             let Some(lease) = place.lease.as_mut().filter(|lease| !lease.exempt) else {
                 continue;
             };
-            lease.seen.get_or_insert(now);
-            let age = lease.age(now);
-            sweep.oldest = sweep.oldest.max(age);
-            if age >= leak_after && !lease.suspected {
+            let seen = *lease.seen.get_or_insert(now);
+            let seat = Seat { row, turn: place.turn };
+            let last = unused(seat).and_then(|unused| now.checked_sub(unused));
+            lease.unused_since = last.max(Some(seen));
+            let unused = lease.unused(now);
+            sweep.longest = sweep.longest.max(unused);
+            if unused >= leak_after && !lease.suspected {
                 lease.suspected = true;
                 sweep.suspected.push(*lease);
+            } else if unused < leak_after && lease.suspected {
+                lease.suspected = false;
+                sweep.resolved.push(*lease);
             }
-            if revoke_after.is_some_and(|limit| age >= limit) {
-                sweep.overdue.push(Seat { row, turn: place.turn });
+            if revoke_after.is_some_and(|limit| lease.age(now) >= limit) {
+                sweep.overdue.push(seat);
             }
         }
         sweep
     }
 
-    /// The suspected leaks, oldest first.
+    /// The suspected leaks, those first that are unused for longest.
     pub(super) fn suspected(&self) -> Vec<Lease> {
         let mut leases: Vec<_> =
             self.rows.iter().filter_map(|row| row.lease).filter(|l| l.suspected).collect();
-        leases.sort_by_key(|lease| lease.seen);
+        leases.sort_by_key(|lease| lease.unused_since);
         leases
     }
 }
@@ -162,7 +190,7 @@ mod tests {
         let (mut leases, start) = (Leases::default(), Instant::now());
         let seat = begin(&mut leases);
         let sweep = |leases: &mut Leases, at: u32| {
-            leases.sweep(start + SECOND * at, SECOND * 3, None).suspected.len()
+            leases.sweep(start + SECOND * at, SECOND * 3, None, |_| None).suspected.len()
         };
         assert_eq!([sweep(&mut leases, 0), sweep(&mut leases, 2)], [0, 0]);
         assert_eq!([sweep(&mut leases, 3), sweep(&mut leases, 4)], [1, 0]);
@@ -175,24 +203,50 @@ mod tests {
     async fn the_next_lease_on_a_seat_starts_young() {
         let (mut leases, start) = (Leases::default(), Instant::now());
         let first = begin(&mut leases);
-        leases.sweep(start, SECOND, None);
+        leases.sweep(start, SECOND, None, |_| None);
         leases.end(first);
         let second = begin(&mut leases);
         assert_eq!((second.row, Seat::of_mark(second.mark())), (first.row, Some(second)));
         assert!(leases.end(first).is_none(), "the turn of the first is over");
-        let sweep = leases.sweep(start + SECOND * 9, SECOND, Some(SECOND));
+        let sweep = leases.sweep(start + SECOND * 9, SECOND, Some(SECOND), |_| None);
         assert_eq!((sweep.suspected.len(), sweep.overdue.len()), (0, 0));
-        assert_eq!(sweep.oldest, Duration::ZERO);
+        assert_eq!(sweep.longest, Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_overdue_lease_is_named_at_every_sweep() {
         let (mut leases, start) = (Leases::default(), Instant::now());
         let seat = begin(&mut leases);
-        leases.sweep(start, SECOND, Some(SECOND * 2));
+        leases.sweep(start, SECOND, Some(SECOND * 2), |_| None);
         for at in [2, 3] {
-            let sweep = leases.sweep(start + SECOND * at, SECOND, Some(SECOND * 2));
+            let sweep = leases.sweep(start + SECOND * at, SECOND, Some(SECOND * 2), |_| None);
             assert_eq!(sweep.overdue, [seat]);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_used_is_no_leak_however_old_it_is() {
+        let (mut leases, start) = (Leases::default(), Instant::now());
+        let seat = begin(&mut leases);
+        let sweep = |leases: &mut Leases, at: u32, unused: u32| {
+            let limits = (SECOND * 3, Some(SECOND * 103));
+            let unused = |of| (of == seat).then_some(SECOND * unused);
+            let sweep = leases.sweep(start + SECOND * at, limits.0, limits.1, unused);
+            (sweep.suspected.len(), sweep.resolved.len(), sweep.overdue.len(), sweep.longest)
+        };
+        assert_eq!(
+            sweep(&mut leases, 0, 99),
+            (0, 0, 0, Duration::ZERO),
+            "that was before the lease"
+        );
+        assert_eq!(sweep(&mut leases, 100, 0), (0, 0, 0, Duration::ZERO));
+        assert_eq!(sweep(&mut leases, 102, 2), (0, 0, 0, SECOND * 2));
+        assert_eq!(sweep(&mut leases, 103, 3), (1, 0, 1, SECOND * 3));
+        let lease = leases.suspected()[0];
+        let now = start + SECOND * 104;
+        assert_eq!((lease.age(now), lease.unused(now)), (SECOND * 104, SECOND * 4));
+        assert_eq!(sweep(&mut leases, 105, 5), (0, 0, 1, SECOND * 5));
+        assert_eq!(sweep(&mut leases, 106, 1), (0, 1, 1, SECOND), "it is used again");
+        assert!(leases.suspected().is_empty());
     }
 }

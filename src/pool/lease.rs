@@ -154,7 +154,10 @@ impl GuardedConnection {
         let socket = &self.held().connection.socket;
         match socket.reason() {
             reason if !socket.is_alive() && reason != CloseReason::Peer => Err(closed(reason)),
-            _ => Ok(Sending(self)),
+            _ => {
+                socket.in_use();
+                Ok(Sending(self))
+            }
         }
     }
 
@@ -211,15 +214,15 @@ impl GuardedConnection {
     }
 }
 
-/// A lease whose command is on its way. If that blocks, and has not been answered when this is dropped, it
+/// A lease whose command is on its way, which is used until this is dropped. If that blocks, and has not been answered when this is dropped, it
 /// might take an item for nobody: the connection is closed.
 struct Sending<'a>(&'a mut GuardedConnection);
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        if self.0.residue.blocked
-            && let Some(Held { connection, node, .. }) = &self.0.held
-        {
+        let Some(Held { connection, node, .. }) = &self.0.held else { return };
+        connection.socket.used(node.coarse_now());
+        if self.0.residue.blocked {
             node.revoke(&connection.socket, CloseReason::Dirty);
         }
     }

@@ -1,6 +1,7 @@
 //! Maintenance: one task a pool, which once a second closes what is too old or idle, checks what
 //! was long idle, reports leaks and publishes metrics. No timer a lease, none a connection.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +9,7 @@ use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::context::Settings;
+use super::leaks::Seat;
 use super::moving;
 use super::node::Node;
 use super::patience::owed;
@@ -66,8 +68,8 @@ async fn sweep(node: Arc<Node>) {
         close_idle(&node, coarse);
         node.authenticate_free();
         check_idle(&node, coarse);
-        let oldest = find_leaks(&node, now);
-        publish(&node, oldest);
+        let longest = find_leaks(&node, now, coarse);
+        publish(&node, longest);
         report_refusals(&node, &mut refused);
         if is_over(&node) {
             return;
@@ -171,22 +173,34 @@ pub(super) async fn check(node: Arc<Node>, mut connection: Connection) -> RedisR
     }
 }
 
-/// Reports leases that are held for too long, and revokes those that may be; the age of the
-/// oldest.
-fn find_leaks(node: &Arc<Node>, now: Instant) -> Duration {
+/// Reports leases that are left without a command for too long, and revokes those that are held for too
+/// long, if they may be; the longest time without a command.
+fn find_leaks(node: &Arc<Node>, now: Instant, coarse: u64) -> Duration {
     let Settings { leak_after, revoke_after, .. } = *node.settings();
-    let sweep = node.lock().leases.sweep(now, leak_after, revoke_after);
+    // A command that has ended since the last sweep is noted with the time of that one.
+    let sweep = millis(period(node));
+    let unused =
+        |socket: &Socket| Duration::from_millis(socket.unused(coarse).saturating_sub(sweep));
+    let sockets = node.sockets();
+    let seats: HashMap<Seat, Duration> =
+        sockets.iter().filter_map(|socket| Some((socket.holder()?, unused(socket)))).collect();
+    let unused = |seat| seats.get(&seat).copied();
+    let sweep = node.lock().leases.sweep(now, leak_after, revoke_after, unused);
     for lease in &sweep.suspected {
         node.report_leak(lease, now);
     }
+    for lease in &sweep.resolved {
+        node.lock().tally(lease.account).leaks_resolved += 1;
+        node.context.leak_resolved(node.leak(lease, now));
+    }
     if !sweep.overdue.is_empty() {
-        for socket in node.sockets() {
+        for socket in sockets {
             if let Some(seat) = socket.holder().filter(|seat| sweep.overdue.contains(seat)) {
                 node.revoke_lease(&socket, seat);
             }
         }
     }
-    sweep.oldest
+    sweep.longest
 }
 
 /// One line a sweep for all callers that were refused since the last one. `before`: how many each

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::demotion::Demotion;
 use super::node::Node;
 use super::store::Socket;
-use super::topology::place::Place;
+use super::topology::place::{Place, SentinelsSeen};
 use crate::telemetry::status::CloseReason;
 
 /// How long a subscriber may listen to the server before. Its successor takes a dial and a round trip; one
@@ -19,9 +19,11 @@ const SUBSCRIBERS_LEAVE: Duration = Duration::from_secs(2);
 /// Follows what is said of the place of the server, for as long as the pool is open.
 pub(super) async fn follow(node: Arc<Node>) {
     let hear = async {
+        let mut are_lost = false;
         loop {
             let news = node.resolver.news();
             node.hear_of_place();
+            node.hear_of_sentinels(&mut are_lost);
             news.await;
         }
     };
@@ -43,6 +45,18 @@ impl Node {
         }
     }
 
+    /// Tells when no sentinel says any more where the server is, and when one does again: each once, for they
+    /// are asked several times a second.
+    fn hear_of_sentinels(&self, are_lost: &mut bool) {
+        let Some(SentinelsSeen { master, trouble, .. }) = self.resolver.sentinels() else { return };
+        match (trouble, *are_lost) {
+            (Some(reason), false) => self.context.sentinels_lost(&master, reason),
+            (None, true) => self.context.sentinels_found(&master),
+            _ => return,
+        }
+        *are_lost = !*are_lost;
+    }
+
     /// The server is said to be there. Dials go there from now on, by its own schedule; what is open to the
     /// one before works on until a dial has shown that it is so; one is made for that.
     pub(super) fn head_for(self: &Arc<Self>, place: Arc<Place>) {
@@ -53,7 +67,7 @@ impl Node {
         let now = Instant::now();
         self.change(|state| {
             self.place.store(Arc::clone(&place));
-            state.gate.move_to(Arc::clone(&place.server));
+            state.gate.move_to(Arc::clone(&place.server), now);
             if state.moves.since.is_some() {
                 // Everybody comes from the one before, and at once.
                 state.gate.disconnected(now);
@@ -90,15 +104,17 @@ impl Node {
 
     /// A dial has shown that the server is there: from here on nothing goes to another one. Idle connections
     /// to it, leases and lanes are closed, also under a command, which hears that it may have run; for
-    /// a subscriber there is a successor first.
-    pub(super) fn arrived(self: &Arc<Self>, place: &Place) {
+    /// a subscriber there is a successor first. `checked`: the server was asked what it is.
+    pub(super) fn arrived(self: &Arc<Self>, place: &Place, checked: bool) {
         let server = &place.target.name;
         let before = {
             let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.is_at(place) {
                 return;
             }
-            self.resolver.confirm(place);
+            if checked {
+                self.resolver.confirm(place);
+            }
             let before = self.change(|state| {
                 let before = state.moves.arrive(server, Instant::now())?;
                 state.ledger.doubt_successors(false);
@@ -106,8 +122,9 @@ impl Node {
                 state.close_idle(CloseReason::Replaced, |socket| socket.server != *server);
                 Some(before)
             });
-            let Some(Some(before)) = before else { return };
+            let Some(before) = before else { return };
             self.cut_off(server, |socket| !socket.is_subscriber());
+            let Some(before) = before else { return };
             before
         };
         let seen = self.resolver.sentinels();

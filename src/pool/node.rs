@@ -327,7 +327,7 @@ impl Node {
         if matches!(notice, Notice::ReadOnly | Notice::MasterDown) {
             self.heard_replica(socket);
         }
-        if notice == Notice::MaxClients {
+        if notice == Notice::MaxClients && socket.server == server {
             let outcome = Outcome::MaxClients;
             self.heard_refusal(&Arc::new(DialFailure { server, outcome, message }));
         }
@@ -417,7 +417,8 @@ impl Node {
         let sockets = self.sockets();
         self.change(|state| {
             // Under the lock: what ends meanwhile says so under it.
-            let outdated = sockets.iter().filter(|socket| socket.awaits_successor()).count();
+            let moving = state.moves.is_under_way();
+            let outdated = sockets.iter().filter(|socket| socket.awaits_successor(moving)).count();
             state.ledger.set_outdated(outdated);
         });
     }
@@ -480,10 +481,10 @@ impl Node {
         self.lock().withdraw(wanted)
     }
 
-    /// Takes one idle connection out of the store, if there is one.
-    pub(super) fn withdraw_one(&self) -> Option<Connection> {
+    /// Takes one idle connection out of the store that `wanted` picks, if there is one.
+    pub(super) fn withdraw_one(&self, wanted: impl Fn(&Socket) -> bool) -> Option<Connection> {
         let mut left = 1;
-        self.withdraw(|_| std::mem::take(&mut left) > 0).pop()
+        self.withdraw(|socket| wanted(socket) && std::mem::take(&mut left) > 0).pop()
     }
 
     /// Puts a new, or a withdrawn, connection into the store. One that died meanwhile is dropped.
@@ -562,7 +563,7 @@ impl Node {
                 let _ = within(limit, redis.send_packed_command(&goodbye)).await;
                 carrier.answered();
             });
-        } else if let Some(mut connection) = self.withdraw_one() {
+        } else if let Some(mut connection) = self.withdraw_one(|_| true) {
             connection.socket.blame(CloseReason::PoolClosed);
             self.spawn(async move {
                 let _ = within(limit, connection.redis.send_packed_command(&goodbye)).await;

@@ -213,6 +213,9 @@ pub(super) struct Socket {
     answered: AtomicU64,
 }
 
+/// For a command that is on its way.
+const IN_USE: u64 = u64::MAX;
+
 const FOR_SHED: u8 = 1;
 const FOR_ROOM: u8 = 2;
 
@@ -275,9 +278,20 @@ impl Socket {
         Seat::of_mark(self.seat.load(Ordering::Relaxed))
     }
 
-    /// Notes the end of a lease, or a command of one of those who share the connection.
+    /// Notes the end of a lease or of a command on it, or a command of one of those who share the
+    /// connection.
     pub(super) fn used(&self, now: u64) {
         self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Notes a command of a lease on its way, until [`used`](Self::used).
+    pub(super) fn in_use(&self) {
+        self.used_at.store(IN_USE, Ordering::Relaxed);
+    }
+
+    /// How long it has been without a command, in milliseconds.
+    pub(super) fn unused(&self, now: u64) -> u64 {
+        now.saturating_sub(self.used_at())
     }
 
     /// Notes that it answered while it was idle, which is not a use.
@@ -347,10 +361,11 @@ impl Socket {
     }
 
     /// True if it is to be replaced by one that is dialed for that: it is not closed yet, and no
-    /// subscriber's, who gets another one for itself.
-    pub(super) fn awaits_successor(&self) -> bool {
+    /// subscriber's, who gets another one for itself, if there is a place for it. `moving`: a dial has to
+    /// show where the server is, for subscribers too.
+    pub(super) fn awaits_successor(&self, moving: bool) -> bool {
         let closing = self.reason() != CloseReason::Peer;
-        self.is_outdated() && self.is_alive() && !closing && !self.is_subscriber()
+        self.is_outdated() && self.is_alive() && !closing && (moving || !self.is_subscriber())
     }
 
     /// It is not to be lent again: closed when it comes back.

@@ -22,6 +22,8 @@ const IGNORANT_FOR: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Known {
     words: HashMap<Question, Word>,
+    /// How many pools want to know each.
+    pools: HashMap<Question, usize>,
     sentinels: Vec<Seen>,
     /// Whose turn it is: the one that answered last, unless it has failed since.
     first: usize,
@@ -64,6 +66,7 @@ impl Known {
     pub(super) fn new(sentinels: usize, first: usize) -> Self {
         Self {
             words: HashMap::new(),
+            pools: HashMap::new(),
             sentinels: vec![Seen::default(); sentinels],
             first,
             awaited: None,
@@ -82,6 +85,21 @@ impl Known {
     pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
         let (first, count) = (self.first, self.sentinels.len());
         (0..count).map(move |offset| (first + offset) % count)
+    }
+
+    /// One more pool wants to know.
+    pub(super) fn want(&mut self, question: &Question) {
+        *self.pools.entry(question.clone()).or_default() += 1;
+    }
+
+    /// One of them does not any more; with the last one it is forgotten.
+    pub(super) fn forget(&mut self, question: &Question) {
+        let Some(pools) = self.pools.get_mut(question) else { return };
+        *pools -= 1;
+        if *pools == 0 {
+            self.pools.remove(question);
+            self.words.remove(question);
+        }
     }
 
     pub(super) fn questions(&self) -> Vec<Question> {
@@ -201,8 +219,7 @@ impl Known {
         for (question, word) in self.words.iter_mut().filter(|(q, _)| **q.name() == **name) {
             match (question, moved) {
                 (Question::Master(_), Some(address)) => word.hear(vec![address.clone()], now),
-                (Question::Master(_), None) => {}
-                (Question::Replicas(_), _) => asks = true,
+                (Question::Master(_), None) | (Question::Replicas(_), _) => asks = true,
             }
         }
         asks
@@ -331,6 +348,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_no_pool_wants_to_know_any_more_is_not_asked() {
+        let (mut known, now) = (Known::new(2, 0), Instant::now());
+        for name in ["m", "typo", "m"] {
+            known.want(&master(name));
+            known.ask(&master(name), now);
+        }
+        assert!(!known.answered(0, [(master("m"), Ok(at(1))), (master("typo"), no())], now));
+        known.forget(&master("typo"));
+        known.forget(&master("m"));
+        assert_eq!(known.questions(), [master("m")]);
+        assert!(known.answered(1, [(master("m"), Ok(at(1))), (master("typo"), no())], now));
+        known.forget(&master("m"));
+        assert_eq!(known.questions(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_published_is_taken_in_or_asked_for() {
         let (mut known, now) = (Known::new(1, 0), Instant::now());
         known.ask(&master("m"), now);
@@ -339,7 +372,7 @@ mod tests {
         assert!(!known.heard(&moved, now));
         let said = known.said(&master("m")).unwrap();
         assert_eq!(said.addresses, [("10.0.0.2".to_owned(), 6379)]);
-        assert!(!known.heard(&changed, now));
+        assert!(known.heard(&changed, now));
 
         known.ask(&Question::Replicas("m".into()), now);
         assert!(known.heard(&changed, now) && known.heard(&moved, now));

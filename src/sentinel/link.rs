@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use redis::{RedisResult, Value, parse_redis_value_async};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 
-use super::question::{CHANNELS, HostAndPort, Publication, Question};
+use super::question::{CHANNELS, HostAndPort, Publication, Question, brief};
 use crate::dial::{Stream as Socket, Tap};
 
 /// A connection to a sentinel, logged in.
@@ -57,6 +57,8 @@ impl Link {
         for question in questions {
             answers.push(question.answer(self.read().await?));
         }
+        // The answers know of it, and may know more.
+        self.published.clear();
         // A user who may not subscribe is answered with an error: then there is what is asked.
         self.skip(CHANNELS.len()).await?;
         Ok(answers)
@@ -74,7 +76,7 @@ impl Link {
             }
             let value = self.read().await?;
             if !self.keep(&value) {
-                let what = format!("something it was not asked for: {value:.80?}");
+                let what = brief(&format_args!("something it was not asked for: {value:?}"));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
             }
         }

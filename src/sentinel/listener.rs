@@ -1,5 +1,6 @@
 //! Keeping a set going: which sentinel is dialed, asked and listened to.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use super::Sentinels;
 use super::link::Link;
 use crate::server::gate::{Approval, Decision};
+use crate::telemetry::shielded;
 use crate::vocabulary::{DialFailure, Outcome};
 
 /// How long a sentinel has to let us in, and again to answer, before the next one is asked: some round
@@ -22,11 +24,46 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// asked 170 times a second.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// How often who keeps a set going shows that it does, and after how long another one takes over: a
+/// runtime may be blocked for a moment, and some are polled only now and then.
+const SHOWS: Duration = Duration::from_secs(1);
+const ABSENT: Duration = Duration::from_secs(3);
+
 impl Sentinels {
     /// Keeps the set going for as long as the future is polled. One at a time does; the next one takes over
-    /// when that is dropped.
+    /// when that is dropped, or not polled any more.
     pub(crate) async fn listen(&self) {
-        let _listener = self.listener.lock().await;
+        loop {
+            let shift = self.take_over().await;
+            tokio::select! {
+                biased;
+                () = shift.over() => {}
+                () = self.keep_going() => {}
+            }
+        }
+    }
+
+    /// Waits until nobody keeps it going.
+    async fn take_over(&self) -> Shift<'_> {
+        loop {
+            let mut vacant = pin!(self.vacant.notified());
+            vacant.as_mut().enable();
+            {
+                let (mut listener, now) = (self.listener(), Instant::now());
+                if listener.seen.is_none_or(|seen| now >= seen + ABSENT) {
+                    listener.number += 1;
+                    listener.seen = Some(now);
+                    return Shift { set: self, number: listener.number };
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SHOWS) => {}
+                () = vacant => {}
+            }
+        }
+    }
+
+    async fn keep_going(&self) {
         let mut patience = PATIENCE.min(self.dialer.connect_timeout);
         loop {
             let began = Instant::now();
@@ -44,7 +81,7 @@ impl Sentinels {
     async fn connect(&self, patience: Duration) -> Option<Connected<'_>> {
         let order = self.known().order();
         for at in order {
-            if let Some(dial) = self.dial(at)
+            if let Some(dial) = self.dial(at, patience).await
                 && let Some(connected) = dial.run(patience).await
             {
                 return Some(connected);
@@ -53,12 +90,38 @@ impl Sentinels {
         None
     }
 
-    fn dial(&self, at: usize) -> Option<Dial<'_>> {
-        let decision = self.sentinels[at].gate().ask(Instant::now());
-        match decision {
-            Decision::Dial(approval) => Some(Dial { set: self, at, approval: Some(approval) }),
-            Decision::WaitUntil(_) | Decision::Held => None,
+    /// Leave to dial a sentinel; `None` while it is known not to answer. Where it is only another set's
+    /// turn, that is waited for.
+    async fn dial(&self, at: usize, patience: Duration) -> Option<Dial<'_>> {
+        let sentinel = &self.sentinels[at];
+        let until = Instant::now() + patience;
+        let failure = loop {
+            let mut changed = pin!(sentinel.server.schedule_changed());
+            changed.as_mut().enable();
+            let due = {
+                let (mut gate, now) = (sentinel.gate(), Instant::now());
+                match gate.ask(now) {
+                    Decision::Dial(approval) => {
+                        return Some(Dial { set: self, at, approval: Some(approval) });
+                    }
+                    Decision::WaitUntil(due) if now < until && gate.failure().is_none() => due,
+                    Decision::WaitUntil(_) | Decision::Held => {
+                        gate.leave();
+                        break gate.failure();
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due.min(until)) => {}
+                () = changed => {}
+            }
+        };
+        // Another set of the process may have found that out.
+        let is_known = self.known().sentinels()[at].failure.is_some();
+        if let Some(failure) = failure.filter(|_| !is_known) {
+            self.learn(|known| known.failed(at, failure));
         }
+        None
     }
 
     /// Waits until one of the sentinels may be dialed again. Whoever asks meanwhile is told at once that
@@ -79,8 +142,39 @@ impl Sentinels {
 
     fn failed(&self, at: usize, failure: &Arc<DialFailure>) {
         let DialFailure { server: sentinel, outcome, message: error } = &**failure;
-        tracing::debug!(%sentinel, %outcome, error, "a sentinel does not answer");
+        shielded(|| tracing::debug!(%sentinel, %outcome, error, "a sentinel does not answer"));
         self.learn(|known| known.failed(at, Arc::clone(failure)));
+    }
+}
+
+/// The time for which one keeps a set going.
+struct Shift<'a> {
+    set: &'a Sentinels,
+    number: u64,
+}
+
+impl Shift<'_> {
+    /// Shows that it goes on; completes when another one has taken over.
+    async fn over(&self) {
+        loop {
+            tokio::time::sleep(SHOWS).await;
+            let mut listener = self.set.listener();
+            if listener.number != self.number {
+                return;
+            }
+            listener.seen = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        let mut listener = self.set.listener();
+        if listener.number == self.number {
+            listener.seen = None;
+            drop(listener);
+            self.set.vacant.notify_waiters();
+        }
     }
 }
 
@@ -101,7 +195,8 @@ impl<'a> Dial<'a> {
         let result = match set.dialer.open_within(&sentinel.target, &sentinel.login, patience).await
         {
             Ok(opened) => {
-                let mut connected = Connected { set, at, link: Link::new(opened), patience };
+                let link = Link::new(opened);
+                let mut connected = Connected { set, at, link, patience, again: started };
                 connected.ask().await.map(|stays| stays.then_some(connected))
             }
             Err(failure) => Err(Arc::new(failure)),
@@ -136,17 +231,20 @@ struct Connected<'a> {
     at: usize,
     link: Link,
     patience: Duration,
+    /// When it is asked again although nothing calls for it.
+    again: Instant,
 }
 
 impl Connected<'_> {
     /// Hears what is published, or asks when it is time; false if it has failed, or if it is another
     /// sentinel's turn.
     async fn goes_on(&mut self) -> bool {
-        let again = ASK_AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64());
         let published = tokio::select! {
-            publication = self.link.next() => Some(publication),
+            biased;
+            // First, also of one that publishes without end.
+            () = tokio::time::sleep_until(self.again) => None,
             () = self.set.asked.notified() => None,
-            () = tokio::time::sleep(again) => None,
+            publication = self.link.next() => Some(publication),
         };
         let asks = match published {
             None => true,
@@ -176,6 +274,7 @@ impl Connected<'_> {
     /// Asks everything that anybody wants to know; false if another sentinel may know more.
     async fn ask(&mut self) -> Result<bool, Arc<DialFailure>> {
         let asked = Instant::now();
+        self.again = asked + ASK_AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64());
         let questions = {
             let mut known = self.set.known();
             known.awaited = Some(self.at);

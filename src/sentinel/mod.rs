@@ -47,14 +47,26 @@ pub(crate) struct Sentinels {
     told: Notify,
     /// Somebody asks.
     asked: Notify,
-    /// Held by whoever keeps it going.
-    listener: tokio::sync::Mutex<()>,
+    /// Whoever keeps it going. Locked for an instant.
+    listener: Mutex<Listener>,
+    /// Nobody does any more.
+    vacant: Notify,
+}
+
+/// Who keeps a set going.
+#[derive(Debug, Default)]
+struct Listener {
+    /// The how many-th it is.
+    number: u64,
+    /// When it was last seen at work; `None` while nobody is.
+    seen: Option<Instant>,
 }
 
 /// One sentinel.
 struct Sentinel {
     target: Target,
     login: Login,
+    server: Arc<Server>,
     /// Locked for an instant, by the listener.
     gate: Mutex<Gate>,
 }
@@ -70,15 +82,22 @@ impl Sentinel {
 static SETS: LazyLock<Mutex<HashMap<Vec<String>, Weak<Sentinels>>>> = LazyLock::new(Mutex::default);
 
 impl Sentinels {
-    /// The set of these sentinels, at least one, as all pools of the process share it that log in alike.
-    pub(crate) fn shared(targets: Vec<(Target, Login)>, dialer: Dialer, seed: u64) -> Arc<Self> {
+    /// The set of these sentinels, at least one, as all pools of the process share it that log in alike, and
+    /// have the same certificates, of which `trust` is made. The first of them gives it its name in
+    /// `CLIENT LIST`: they have one connection.
+    pub(crate) fn shared(
+        targets: Vec<(Target, Login)>,
+        trust: u64,
+        dialer: Dialer,
+        seed: u64,
+    ) -> Arc<Self> {
         let text = |(target, login): &(Target, Login)| {
             let (user, password) = (login.redis.username(), login.redis.password());
             format!("{} {} {user:?} {password:?}", target.name, target.address.is_tls())
         };
         let mut key: Vec<String> = targets.iter().map(text).collect();
         key.sort_unstable();
-        key.push(dialer.client_name.clone());
+        key.push(trust.to_string());
         let mut sets = SETS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
             return set;
@@ -101,7 +120,8 @@ impl Sentinels {
         let known = Known::new(targets.len(), rng.usize(..targets.len().max(1)));
         let sentinel = |(target, login): (Target, Login)| {
             let server = Server::shared(&target.address, rng.u64(..));
-            Sentinel { gate: Mutex::new(Gate::new(server, policy, rng.u64(..))), target, login }
+            let gate = Mutex::new(Gate::new(Arc::clone(&server), policy, rng.u64(..)));
+            Sentinel { target, login, server, gate }
         };
         Self {
             sentinels: targets.into_iter().map(sentinel).collect(),
@@ -109,7 +129,8 @@ impl Sentinels {
             known: Mutex::new(known),
             told: Notify::new(),
             asked: Notify::new(),
-            listener: tokio::sync::Mutex::new(()),
+            listener: Mutex::default(),
+            vacant: Notify::new(),
         }
     }
 
@@ -117,11 +138,24 @@ impl Sentinels {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn listener(&self) -> MutexGuard<'_, Listener> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes what is known, and tells those who wait.
     fn learn<R>(&self, learn: impl FnOnce(&mut Known) -> R) -> R {
         let result = learn(&mut self.known());
         self.told.notify_waiters();
         result
+    }
+
+    /// A pool wants to know, until it says that it does not any more.
+    pub(crate) fn want(&self, question: &Question) {
+        self.known().want(question);
+    }
+
+    pub(crate) fn forget(&self, question: &Question) {
+        self.known().forget(question);
     }
 
     /// Completes when something was learned since the future was [enabled](Notified::enable).
@@ -199,15 +233,11 @@ impl Sentinels {
         })
     }
 
-    /// Why no sentinel says it, if none does.
+    /// Why no sentinel says it, if none did when all were asked. Not where one is lost and the next one is
+    /// being asked: another one nearly always knows.
     pub(crate) fn trouble(&self, question: &Question) -> Option<String> {
-        let (connected, excused) = {
-            let known = self.known();
-            let connected = known.sentinels().iter().any(|sentinel| sentinel.connected);
-            let unknown = known.is_unanswered(question);
-            (connected && !unknown, unknown || !known.excuses(question).is_empty())
-        };
-        (excused && !connected).then(|| self.failure(question).message)
+        let unanswered = self.known().is_unanswered(question);
+        unanswered.then(|| self.failure(question).message)
     }
 
     /// Why no sentinel answers.

@@ -13,6 +13,12 @@ pub(crate) enum Question {
     Replicas(Arc<str>),
 }
 
+/// In characters.
+const LONGEST: usize = 200;
+
+/// Of a name in the DNS, in bytes.
+const LONGEST_HOST: usize = 255;
+
 /// A host and a port, as a sentinel says them.
 pub(crate) type HostAndPort = (String, u16);
 
@@ -36,8 +42,8 @@ impl Question {
 
     /// What the reply says; in words where it says nothing that can be dialed.
     pub(super) fn answer(&self, reply: Value) -> Result<Vec<HostAndPort>, String> {
-        let reply = reply.extract_error().map_err(|error| error.to_string())?;
-        let strange = |reply: &Value| format!("an answer that is none: {reply:.80?}");
+        let reply = reply.extract_error().map_err(|error| brief(&error))?;
+        let strange = |reply: &Value| brief(&format_args!("an answer that is none: {reply:?}"));
         match self {
             Self::Master(name) if reply == Value::Nil => {
                 Err(format!("it knows no master named {name:?}"))
@@ -62,6 +68,15 @@ impl Question {
     }
 }
 
+/// As much of a sentinel's words as a message has room for.
+pub(super) fn brief(words: &impl ToString) -> String {
+    let words = words.to_string();
+    match words.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
+    }
+}
+
 fn master(reply: &Value) -> Option<HostAndPort> {
     let (host, port): (String, String) = from_redis_value(reply.clone()).ok()?;
     host_and_port(host, &port)
@@ -69,7 +84,9 @@ fn master(reply: &Value) -> Option<HostAndPort> {
 
 fn host_and_port(host: String, port: &str) -> Option<HostAndPort> {
     let port = port.parse().ok().filter(|port| *port > 0)?;
-    (!host.is_empty()).then_some((host, port))
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    let is_host = (1..=LONGEST_HOST).contains(&host.len()) && !host.contains(odd);
+    is_host.then_some((host, port))
 }
 
 /// A replica, as a sentinel sees it.
@@ -112,8 +129,11 @@ fn usable(replicas: Vec<Replica>) -> Vec<HostAndPort> {
 }
 
 /// What sentinels publish that may change an answer: the master's move, and replicas that come, go
-/// down, or are up again.
-pub(super) const CHANNELS: [&str; 4] = ["+switch-master", "+slave", "+sdown", "-sdown"];
+/// down, or are up again. The sentinel that carries a failover out names the new master from
+/// `+promoted-slave` on, and publishes the switch only when the replicas follow, a second or more later;
+/// what the old one acknowledges meanwhile is lost.
+pub(super) const CHANNELS: [&str; 5] =
+    ["+switch-master", "+promoted-slave", "+slave", "+sdown", "-sdown"];
 
 /// What was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,6 +209,8 @@ mod tests {
             texts("10.0.0.1 70000"),
             texts("10.0.0.1"),
             texts(" 6379"),
+            Value::Array(vec![text("a\nb"), text("6379")]),
+            Value::Array(vec![text(&"a".repeat(1_000_000)), text("6379")]),
             texts("a 1 b 2"),
             Value::Int(6379),
             Value::Okay,
@@ -196,6 +218,17 @@ mod tests {
         ] {
             let told = question.answer(reply.clone()).unwrap_err();
             assert!(told.contains("an answer that is none"), "{reply:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn however_much_a_sentinel_says_a_message_has_little_of_it() {
+        let endless = "é".repeat(1_000_000);
+        for reply in [text(&endless), Value::Array(vec![text(&endless); 3])] {
+            for question in [Question::Master("m".into()), Question::Replicas("m".into())] {
+                let told = question.answer(reply.clone()).unwrap_err();
+                assert!(told.chars().count() <= LONGEST + 1, "{}", told.len());
+            }
         }
     }
 
@@ -220,6 +253,7 @@ mod tests {
         let changed = Some(Publication::Changed("m".into()));
         let replica = "slave 10.0.0.2:6379 10.0.0.2 6379 @ m 10.0.0.1 6379";
         assert_eq!(Publication::parse("+sdown", replica), changed);
+        assert_eq!(Publication::parse("+promoted-slave", replica), changed);
         assert_eq!(Publication::parse("+sdown", "master m 10.0.0.1 6379"), changed);
         for (channel, message) in [
             ("+switch-master", "m 10.0.0.1"),

@@ -29,6 +29,13 @@ const SLOW: Backoff = Backoff::equal_jitter(Duration::from_secs(1), Duration::fr
 const PROMOTION: u32 = 10;
 const LONGEST_PROMOTION: Duration = Duration::from_secs(1);
 
+/// After so many moves in a row to servers none of which could be used, the next one is dialed by the
+/// back-off as well: those who name the servers may contradict each other for ever. Of a failover's two
+/// servers, and of three replicas, each is tried at once.
+const MOVES_AT_ONCE: u32 = 3;
+/// A move is in a row with one that was so long before.
+const MOVES_APART: Duration = Duration::from_secs(30);
+
 /// One pool's gate at one server.
 pub struct Gate {
     server: Arc<Server>,
@@ -39,6 +46,8 @@ pub struct Gate {
     /// The last dial's failure, if that is the pool's own trouble.
     own: Option<OwnFailure>,
     own_failures: u32,
+    /// The moves in a row, and the last of them.
+    moves: (u32, Option<Instant>),
     rng: Rng,
     /// The state that [`take_transition`](Self::take_transition) told of last.
     announced: BreakerState,
@@ -136,16 +145,18 @@ impl Gate {
             forced: None,
             own: None,
             own_failures: 0,
+            moves: (0, None),
             rng: Rng::with_seed(seed),
             announced: BreakerState::Closed,
             next: RefCell::default(),
         }
     }
 
-    /// Stands before another server from now on. What failed at the one before says nothing of it; an
-    /// override stays.
+    /// Stands before another server from now on. What failed at the one before says nothing of it, unless
+    /// that goes on and on; an override stays.
     /// As many are expected there as were at the one before.
-    pub(crate) fn move_to(&mut self, server: Arc<Server>) {
+    pub(crate) fn move_to(&mut self, server: Arc<Server>, now: Instant) {
+        let failure = self.failure();
         let members = self.server.look(|schedule| schedule.members());
         let id = server.attach();
         if members > 0 && server.look(|schedule| schedule.members()) == 0 {
@@ -154,6 +165,15 @@ impl Gate {
         std::mem::replace(&mut self.server, server).detach(std::mem::replace(&mut self.id, id));
         (self.own, self.own_failures) = (None, 0);
         self.next = RefCell::default();
+        let (moves, last) = self.moves;
+        let in_a_row = last.is_some_and(|last| now < last + MOVES_APART);
+        let moves = if in_a_row { moves.saturating_add(1) } else { 1 };
+        self.moves = (moves, Some(now));
+        if let (Some(failure), true) = (failure, moves > MOVES_AT_ONCE) {
+            self.own_failures = moves - MOVES_AT_ONCE - 1;
+            let backoff = self.own_backoff(failure.outcome).unwrap_or_else(|| self.backoff());
+            self.own_failed(failure, backoff, now);
+        }
     }
 
     /// Whether it stands before that server.
@@ -173,6 +193,18 @@ impl Gate {
     pub(crate) fn resolved(&mut self) {
         if self.own.as_ref().is_some_and(|own| own.unresolved) {
             (self.own, self.own_failures) = (None, 0);
+        }
+    }
+
+    /// The back-off after a failure that is the pool's own trouble.
+    fn own_backoff(&self, outcome: Outcome) -> Option<Backoff> {
+        match outcome {
+            Outcome::WrongRole => {
+                let first = self.policy.first_backoff;
+                let cap = (first * PROMOTION).min(LONGEST_PROMOTION);
+                Some(Backoff::equal_jitter(first, cap))
+            }
+            outcome => outcome.is_permanent().then_some(SLOW),
         }
     }
 
@@ -231,6 +263,7 @@ impl Gate {
     /// starts anew. A mere replacement says nothing about room, and leaves it as it is.
     pub fn connected(&mut self, approval: Approval, room: bool, took: Duration, now: Instant) {
         (self.own, self.own_failures) = (None, 0);
+        self.moves.0 = 0;
         let Approval { generation, server } = approval;
         server.change(|schedule| schedule.connected(generation, &self.policy, room, took, now));
     }
@@ -238,15 +271,7 @@ impl Gate {
     /// The dial failed: everybody backs off, or only this pool where it is its own trouble.
     pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
         let Approval { generation, server } = approval;
-        let own = match failure.outcome {
-            Outcome::WrongRole => {
-                let first = self.policy.first_backoff;
-                let cap = (first * PROMOTION).min(LONGEST_PROMOTION);
-                Some(Backoff::equal_jitter(first, cap))
-            }
-            outcome => outcome.is_permanent().then_some(SLOW),
-        };
-        if let Some(backoff) = own {
+        if let Some(backoff) = self.own_backoff(failure.outcome) {
             let current = server.change(|schedule| {
                 let current = schedule.is_current(generation);
                 schedule.answered(generation, now);

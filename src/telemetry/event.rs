@@ -92,9 +92,9 @@ pub enum Event {
         #[serde(serialize_with = "as_text")]
         rejection: Rejection,
     },
-    /// A lease has been held for longer than `leak_after`.
+    /// A lease has been without a command for longer than `leak_after`.
     LeakSuspected(Leak),
-    /// Such a lease came back.
+    /// Such a lease came back, or is used again.
     LeakResolved(Leak),
     /// The server can no longer be watched, or never could: it denies INFO, or does not answer.
     #[non_exhaustive]
@@ -145,6 +145,22 @@ pub enum Event {
         from: Arc<str>,
         /// The server now.
         to: Arc<str>,
+    },
+    /// No sentinel says any more where the server is, or none has ever said it. The pool goes on with the
+    /// server that was named last, and does not follow a failover meanwhile. Told once, not for each time
+    /// that they are asked in vain.
+    #[non_exhaustive]
+    SentinelsLost {
+        /// The master's name, as the sentinels know it.
+        master: String,
+        /// Why, of each of them.
+        reason: String,
+    },
+    /// A sentinel says again where the server is.
+    #[non_exhaustive]
+    SentinelsFound {
+        /// The master's name, as the sentinels know it.
+        master: String,
     },
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]

@@ -179,10 +179,16 @@ impl Metrics {
     /// What belongs to no server.
     fn publish_requests(&self, status: &Status) {
         if let Some(sentinel) = &status.sentinel {
-            let says = sentinel.trouble.is_none() && sentinel.since.is_some();
             let pool = || Label::new("pool", self.pool.clone());
-            metrics::gauge!("redis_guard_sentinel_connected", vec![pool()])
-                .set(f64::from(u8::from(says)));
+            // Neither before one is connected for the first time, nor while the next one is tried.
+            let says = match (&sentinel.trouble, sentinel.sentinels.iter().any(|s| s.connected)) {
+                (Some(_), _) => Some(0.0),
+                (None, true) => Some(1.0),
+                (None, false) => None,
+            };
+            if let Some(says) = says {
+                metrics::gauge!("redis_guard_sentinel_connected", vec![pool()]).set(says);
+            }
             metrics::counter!("redis_guard_master_changes_total", vec![pool()])
                 .absolute(sentinel.moves);
         }

@@ -61,7 +61,7 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// The endpoints seen so far, in the order in which they were first seen.
     pub endpoints: Vec<EndpointStatus>,
-    /// Leases held for longer than `leak_after`, oldest first.
+    /// Leases without a command for longer than `leak_after`, the longest unused first.
     pub leaks: Vec<Leak>,
 }
 
@@ -247,9 +247,9 @@ pub struct EndpointStatus {
     pub acquired: u64,
     /// Callers it had refused, by reason, since the pool was built.
     pub rejected: BTreeMap<&'static str, u64>,
-    /// Leases that were held for longer than `leak_after`.
+    /// Leases that were left without a command for longer than `leak_after`.
     pub leaks_suspected: u64,
-    /// Those that came back after all.
+    /// Those that came back after all, or were used again.
     pub leaks_resolved: u64,
     /// HTTP requests that went through the middleware of the feature `axum`, by outcome: `served`,
     /// `fallback` or `shed`.
@@ -267,7 +267,7 @@ pub struct LaneStatus {
     pub connections: u64,
 }
 
-/// A lease held for longer than `leak_after`.
+/// A lease that was left without a command for longer than `leak_after`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Leak {
@@ -275,17 +275,21 @@ pub struct Leak {
     pub endpoint: Endpoint,
     /// Where it was acquired: `file:line:column`.
     pub location: String,
-    /// For how long, in seconds.
+    /// For how long it is held, in seconds.
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Duration,
+    /// For how long it has been without a command, in seconds.
+    #[serde(rename = "idle_seconds", serialize_with = "seconds")]
+    pub idle: Duration,
 }
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, location, age } = self;
+        let Self { endpoint, location, age, idle } = self;
         write!(
             f,
-            "endpoint {endpoint:?} holds a connection since {age:.1?}, acquired at {location}"
+            "endpoint {endpoint:?} holds a connection since {age:.1?} and has not used it for \
+             {idle:.1?}, acquired at {location}"
         )
     }
 }

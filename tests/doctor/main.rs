@@ -22,6 +22,8 @@ mod many;
 mod oversized;
 mod reachability;
 mod replication;
+mod sentinel;
+mod sentinel_fake;
 mod settings;
 mod stopped;
 mod storm;

@@ -17,7 +17,7 @@ pub(crate) const SECRET: &str = "hunter2-Geheimnis";
 pub(crate) const OWN_NAME: &str = "redis-guard:doctor";
 
 /// Every check that there is, in the report's order.
-pub(crate) const CHECKS: [&str; 34] = [
+pub(crate) const CHECKS: [&str; 43] = [
     "reachability.url",
     "reachability.dns",
     "reachability.connect",
@@ -52,6 +52,15 @@ pub(crate) const CHECKS: [&str; 34] = [
     "replication.link",
     "replication.replicas",
     "replication.lag",
+    "sentinel.watched",
+    "sentinel.master",
+    "sentinel.state",
+    "sentinel.agreement",
+    "sentinel.quorum",
+    "sentinel.replicas",
+    "sentinel.room",
+    "sentinel.addresses",
+    "sentinel.capacity",
 ];
 
 /// Far above what a run may take.

@@ -257,3 +257,20 @@ fn help_tells_the_exit_codes() {
     assert_eq!(output.status.code(), Some(0));
     assert!(help.contains("Exit codes: 0 fine") && help.contains("--fleet <NAME>"), "{help}");
 }
+
+#[test]
+fn a_sentinel_says_what_to_watch_instead() {
+    let info = "redis_mode:sentinel\r\nconnected_clients:3\r\nmaxclients:10000\r\n\
+                master0:name=mymaster,status=ok,address=10.0.0.7:6379,slaves=1,sentinels=3\r\n";
+    let sentinel = Fake::builder().info(info).start();
+
+    let (_, frame) = text(&args(&sentinel.url(), &[]));
+    let (code, seen) = json(&args(&sentinel.url(), &[]));
+
+    for told in ["a sentinel", "redis://10.0.0.7:6379 (mymaster)"] {
+        assert!(frame.contains(told), "{told}: {frame}");
+    }
+    assert!(!frame.contains("fleet"), "it has no keys: {frame}");
+    let it = &seen["servers"][0];
+    assert_eq!((code, &it["watched_masters"][0]["port"]), (0, &6379.into()), "{it:#}");
+}

@@ -14,7 +14,7 @@ use crate::{serve, waiting};
 
 /// Every text that is shown, with the ratio of its contrast to what is behind it (WCAG 2, section 1.4.3),
 /// where that is below 4.5.
-const FAINT: &str = "(() => {
+pub(crate) const FAINT: &str = "(() => {
   const parts = (color) => color.match(/[\\d.]+/g).map(Number);
   const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);

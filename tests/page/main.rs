@@ -18,6 +18,7 @@ mod gone;
 mod looks;
 mod numbers;
 mod overrides;
+mod sentinel;
 mod server_errors;
 mod untrusted;
 

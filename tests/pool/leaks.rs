@@ -99,6 +99,45 @@ async fn a_lease_that_comes_back_in_time_is_no_leak() {
     assert_eq!((status.endpoints[0].leaks_suspected, status.leaks.len()), (0, 0));
 }
 
+/// It waits on the server, and that is what it is for.
+#[tokio::test]
+async fn a_worker_that_blocks_on_a_queue_is_no_leak() {
+    let (_server, pool) = leaky_pair();
+    let mut worker = pool.acquire("worker").await.unwrap();
+    for _ in 0..5 {
+        let blpop = cmd("BLPOP jobs 0.2");
+        let nothing = blpop.query_async::<redis_guard::redis::Value>(&mut worker);
+        soon("the end of BLPOP", nothing).await.unwrap();
+    }
+    let status = pool.status();
+    assert_eq!((status.endpoints[0].leaks_suspected, status.leaks.len()), (0, 0));
+
+    until("a leak, once it stops", &pool, || !pool.status().leaks.is_empty()).await;
+
+    let leak = &pool.status().leaks[0];
+    assert!(leak.idle >= LEAK_AFTER && leak.age >= 10 * LEAK_AFTER, "{leak}");
+}
+
+#[tokio::test]
+async fn a_suspected_leak_that_is_used_again_is_none_any_more() {
+    let (_server, pool) = leaky_pair();
+    let mut events = pool.events();
+    let mut lease = pool.acquire("slow").await.unwrap();
+    suspected(&mut events).await;
+
+    let used = async {
+        while !pool.status().leaks.is_empty() {
+            echo(&mut lease, "hello").await.unwrap();
+        }
+    };
+    soon("an end of the suspicion", used).await;
+
+    let event = soon("the next event", events.next()).await;
+    assert!(matches!(event, Some(Event::LeakResolved(_))), "{event:?}");
+    let endpoint = &pool.status().endpoints[0];
+    assert_eq!((endpoint.leaks_suspected, endpoint.leaks_resolved), (1, 1));
+}
+
 /// A lease begins when the caller gets it, not when it began to wait.
 #[tokio::test]
 async fn waiting_for_a_lease_is_not_holding_it() {

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test uses its own part of the support code")]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,8 +17,11 @@ const QUORUM: usize = 2;
 /// How long a server is silent before a sentinel takes it for down. Those that the quorum does not
 /// need wait twice as long: where three become candidates at once, each votes for itself, and the
 /// next election is two failover timeouts away.
-const DOWN_AFTER_MS: u32 = 400;
+const DOWN_AFTER_MS: u32 = 500;
 const FAILOVER_TIMEOUT_MS: u32 = 2_000;
+/// When a sentinel that was told to move the master is told again: on a busy machine it may have found no
+/// replica that was fit, and have given up.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// A running set, killed on drop.
 ///
@@ -29,6 +32,8 @@ pub(crate) struct SentinelSet {
     sentinels: Vec<TestServer>,
     servers: Vec<TestServer>,
     settings: SentinelSetBuilder,
+    /// The sentinel that was told to move the master, until that has moved.
+    told: Mutex<Option<usize>>,
 }
 
 /// What a [`SentinelSet`] is started with. Every setter may be left out.
@@ -43,6 +48,7 @@ pub(crate) struct SentinelSetBuilder {
     sentinel_password: Option<String>,
     tls: bool,
     publish_period_ms: u32,
+    down_after_ms: u32,
 }
 
 impl Default for SentinelSetBuilder {
@@ -57,6 +63,7 @@ impl Default for SentinelSetBuilder {
             sentinel_password: None,
             tls: false,
             publish_period_ms: 200,
+            down_after_ms: DOWN_AFTER_MS,
         }
     }
 }
@@ -117,6 +124,13 @@ impl SentinelSetBuilder {
         self
     }
 
+    /// How long a server is silent before a sentinel takes it for down; 400 ms otherwise, which on a
+    /// busy machine one may be that is well.
+    pub(crate) fn down_after_ms(mut self, down_after: u32) -> Self {
+        self.down_after_ms = down_after;
+        self
+    }
+
     /// Starts everything, and returns when all know each other.
     ///
     /// # Errors
@@ -126,7 +140,12 @@ impl SentinelSetBuilder {
     /// If they do not know each other within a minute.
     #[track_caller]
     pub(crate) fn start(self) -> Result<SentinelSet, StartError> {
-        let mut set = SentinelSet { sentinels: Vec::new(), servers: Vec::new(), settings: self };
+        let mut set = SentinelSet {
+            sentinels: Vec::new(),
+            servers: Vec::new(),
+            settings: self,
+            told: Mutex::new(None),
+        };
         for _ in 0..=set.settings.replicas {
             let server = set.server_settings().start()?;
             set.servers.push(server);
@@ -209,7 +228,7 @@ impl SentinelSet {
     pub(crate) fn replica(&self) -> usize {
         let master = self.master();
         let mut indexes = 0..self.servers.len();
-        let replica = indexes.find(|&index| index != master && self.servers[index].pid().is_some());
+        let replica = indexes.find(|&index| index != master && self.servers[index].is_running());
         replica.expect("a replica should run")
     }
 
@@ -219,13 +238,30 @@ impl SentinelSet {
     /// If it does not begin within a minute.
     #[track_caller]
     pub(crate) fn fail_over(&self) {
-        let sentinel = self.running_sentinels().next().expect("a sentinel should run");
-        let mut said = None;
-        let begun = poll(WHOLE_LIMIT, || {
-            said = sentinel.admin().command(&["SENTINEL", "FAILOVER", self.name()]).ok();
-            said.as_ref().is_some_and(|said| !said.is_error()).then_some(())
-        });
-        begun.unwrap_or_else(|| panic!("no failover has begun: {said:?}"));
+        let running = |sentinel: &TestServer| sentinel.is_running();
+        let sentinel = self.sentinels.iter().position(running).expect("a sentinel should run");
+        self.fail_over_by(sentinel);
+    }
+
+    /// The same by this sentinel: the others hear of it before it is done.
+    ///
+    /// # Panics
+    /// See [`fail_over`](Self::fail_over).
+    #[track_caller]
+    pub(crate) fn fail_over_by(&self, sentinel: usize) {
+        let begun = poll(WHOLE_LIMIT, || self.tell(sentinel).then_some(()));
+        begun.unwrap_or_else(|| panic!("no failover has begun: {}", self.views()));
+        *self.told() = Some(sentinel);
+    }
+
+    /// True if it begins.
+    fn tell(&self, sentinel: usize) -> bool {
+        let told = self.sentinels[sentinel].admin().command(&["SENTINEL", "FAILOVER", self.name()]);
+        told.is_ok_and(|reply| !reply.is_error())
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<usize>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The new master's number, once all sentinels that run say that it is not `old`.
@@ -234,12 +270,28 @@ impl SentinelSet {
     /// If they do not within a minute.
     #[track_caller]
     pub(crate) fn moved_from(&self, old: usize) -> usize {
-        let new = poll(WHOLE_LIMIT, || self.agreed().filter(|&new| new != old));
-        new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()))
+        let mut again = Instant::now() + GIVEN_UP;
+        let new = poll(WHOLE_LIMIT, || {
+            let told = *self.told();
+            if let Some(sentinel) = told
+                && Instant::now() > again
+            {
+                // Refused while the failover is under way.
+                if self.said_by(&self.sentinels[sentinel]) == Some(old) {
+                    self.tell(sentinel);
+                }
+                again = Instant::now() + GIVEN_UP;
+            }
+            self.agreed().filter(|&new| new != old)
+        });
+        *self.told() = None;
+        let new = new.unwrap_or_else(|| panic!("the master has not moved: {}", self.views()));
+        renew(&self.servers[new]);
+        new
     }
 
     /// Returns when the servers and sentinels that run know each other: one is the master and all
-    /// others are its replicas, in the sentinels' eyes and in their own. Not while one is paused.
+    /// others are its replicas, in the sentinels' eyes and in their own.
     ///
     /// # Panics
     /// If that is not so within a minute.
@@ -247,6 +299,7 @@ impl SentinelSet {
     pub(crate) fn until_whole(&self) {
         let whole = poll(WHOLE_LIMIT, || self.is_whole().then_some(()));
         whole.unwrap_or_else(|| panic!("the set is not whole: {}", self.views()));
+        self.servers.iter().filter(|server| server.is_running()).for_each(renew);
     }
 
     /// Starts a sentinel again that was stopped or killed. It knows what it knew.
@@ -269,7 +322,7 @@ impl SentinelSet {
         let (port, quorum) = (self.port_of(master).to_string(), QUORUM.to_string());
         let failover = FAILOVER_TIMEOUT_MS.to_string();
         for (index, sentinel) in self.running_sentinels().enumerate() {
-            let down = down_after(index).to_string();
+            let down = self.down_after(index).to_string();
             let admin = sentinel.admin();
             admin.text(&["SENTINEL", "MONITOR", name, "127.0.0.1", &port, &quorum]);
             admin.text(&["SENTINEL", "SET", name, "down-after-milliseconds", &down]);
@@ -317,7 +370,7 @@ impl SentinelSet {
     pub(crate) fn switches(&self) -> Switches {
         let heard = Arc::new(Mutex::new(Vec::new()));
         for (index, sentinel) in self.sentinels.iter().enumerate() {
-            if sentinel.pid().is_none() {
+            if !sentinel.is_running() {
                 continue;
             }
             let password = self.settings.sentinel_password.as_deref();
@@ -332,7 +385,7 @@ impl SentinelSet {
     }
 
     fn running_sentinels(&self) -> impl Iterator<Item = &TestServer> {
-        self.sentinels.iter().filter(|sentinel| sentinel.pid().is_some())
+        self.sentinels.iter().filter(|sentinel| sentinel.is_running())
     }
 
     fn port_of(&self, server: &TestServer) -> u16 {
@@ -347,28 +400,29 @@ impl SentinelSet {
 
     /// What all sentinels that run say, if it is the same.
     fn agreed(&self) -> Option<usize> {
-        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name()];
-        let said = |sentinel: &TestServer| {
-            let reply = sentinel.admin().command(&question).ok()?.text();
-            let port: u16 = reply.lines().nth(1)?.parse().ok()?;
-            self.servers.iter().position(|server| self.port_of(server) == port)
-        };
-        let mut words = self.running_sentinels().map(said);
+        let mut words = self.running_sentinels().map(|sentinel| self.said_by(sentinel));
         let first = words.next()??;
         words.all(|word| word == Some(first)).then_some(first)
+    }
+
+    fn said_by(&self, sentinel: &TestServer) -> Option<usize> {
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name()];
+        let reply = sentinel.admin().command(&question).ok()?.text();
+        let port: u16 = reply.lines().nth(1)?.parse().ok()?;
+        self.servers.iter().position(|server| self.port_of(server) == port)
     }
 
     fn is_whole(&self) -> bool {
         let Some(master) = self.agreed() else { return false };
         let running =
-            |servers: &[TestServer]| servers.iter().filter(|server| server.pid().is_some()).count();
-        if self.servers[master].pid().is_none() {
+            |servers: &[TestServer]| servers.iter().filter(|server| server.is_running()).count();
+        if !self.servers[master].is_running() {
             return false;
         }
         let (replicas, sentinels) = (running(&self.servers) - 1, running(&self.sentinels));
         let port = self.port_of(&self.servers[master]).to_string();
         let name = self.name();
-        online(&self.servers[master]) == replicas
+        online(&self.servers[master]) >= replicas
             && self.running_sentinels().all(|sentinel| {
                 let admin = sentinel.admin();
                 let well = |list: &str, is: &dyn Fn(&HashMap<String, String>) -> bool| {
@@ -395,7 +449,15 @@ impl SentinelSet {
             let replicas = all_fields(sentinel.admin(), &["SENTINEL", "REPLICAS", self.name()]);
             format!("{master:#?}\n{replicas:#?}\n")
         };
-        self.running_sentinels().map(view).collect()
+        let views: String = self.running_sentinels().map(view).collect();
+        let logs =
+            self.servers.iter().map(|server| format!("{}:\n{}", server.port(), server.log()));
+        views + &logs.collect::<String>()
+    }
+
+    fn down_after(&self, sentinel: usize) -> u32 {
+        let down_after = self.settings.down_after_ms;
+        if sentinel < QUORUM { down_after } else { 2 * down_after }
     }
 
     fn server_settings(&self) -> TestServerBuilder {
@@ -404,7 +466,8 @@ impl SentinelSet {
             // The master may be a replica one day.
             settings = settings.password(password).arg("masterauth", &quoted(password));
         }
-        settings = self.with_tls(settings);
+        // Whoever takes part in a failover writes its configuration down, and waits for the disk.
+        settings = self.with_tls(settings).in_memory(true);
         match self.servers.first() {
             Some(master) => {
                 settings.arg("replicaof", &format!("127.0.0.1 {}", self.port_of(master)))
@@ -418,7 +481,7 @@ impl SentinelSet {
         let name = &settings.name;
         let port = self.port_of(&servers[0]);
         let quorum = QUORUM.min(settings.sentinels);
-        let down = down_after(self.sentinels.len());
+        let down = self.down_after(self.sentinels.len());
         let mut sentinel = settings
             .sentinel
             .clone()
@@ -433,7 +496,7 @@ impl SentinelSet {
         if let Some(password) = &settings.sentinel_password {
             sentinel = sentinel.password(password).arg("sentinel sentinel-pass", &quoted(password));
         }
-        self.with_tls(sentinel)
+        self.with_tls(sentinel).in_memory(true)
     }
 
     fn with_tls(&self, settings: TestServerBuilder) -> TestServerBuilder {
@@ -495,10 +558,6 @@ impl Switches {
     }
 }
 
-fn down_after(sentinel: usize) -> u32 {
-    if sentinel < QUORUM { DOWN_AFTER_MS } else { 2 * DOWN_AFTER_MS }
-}
-
 fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>>) {
     loop {
         let message = match connection.read_reply() {
@@ -521,6 +580,12 @@ fn listen(sentinel: usize, mut connection: Connection, heard: &Mutex<Vec<Switch>
             });
         }
     }
+}
+
+/// Sentinels close all connections of a server whose role they change, the operator's, too: the next
+/// command finds a new one.
+fn renew(server: &TestServer) {
+    let _ = server.admin().ping();
 }
 
 fn online(master: &TestServer) -> usize {

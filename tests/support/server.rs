@@ -19,6 +19,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ pub(crate) struct TestServer {
     socket: PathBuf,
     admin: Admin,
     child: Mutex<Option<Child>>,
+    paused: AtomicBool,
 }
 
 impl TestServer {
@@ -104,6 +106,11 @@ impl TestServer {
 
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
+    }
+
+    /// It has been started, and not been stopped, killed or paused since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.pid().is_some() && !self.paused.load(Ordering::SeqCst)
     }
 
     /// The certificate of the authority that signed the server's, for the client's trust store.
@@ -253,6 +260,7 @@ impl TestServer {
     /// SIGSTOP: the kernel still accepts connections, nobody answers.
     pub(crate) fn pause(&self) {
         if let Some(child) = self.child().as_ref() {
+            self.paused.store(true, Ordering::SeqCst);
             signal(child, "STOP");
         }
     }
@@ -261,6 +269,7 @@ impl TestServer {
     pub(crate) fn resume(&self) {
         if let Some(child) = self.child().as_ref() {
             signal(child, "CONT");
+            self.paused.store(false, Ordering::SeqCst);
         }
     }
 
@@ -270,6 +279,7 @@ impl TestServer {
         ready: impl Fn(&Reply) -> bool,
     ) -> Result<(), StartError> {
         self.stop();
+        self.paused.store(false, Ordering::SeqCst);
         // A sentinel keeps what it has learned in its configuration.
         if !self.settings.sentinel {
             write_config(&self.settings, self.dir.path(), self.ports, extra)?;
@@ -307,6 +317,7 @@ pub(crate) struct TestServerBuilder {
     certificates: Option<PathBuf>,
     cluster: bool,
     sentinel: bool,
+    in_memory: bool,
     open_files: Option<u32>,
     args: Vec<(String, String)>,
 }
@@ -355,6 +366,13 @@ impl TestServerBuilder {
         self
     }
 
+    /// Keeps its folder in memory where the system has a place for that: a disk that is busy does not
+    /// hold it up.
+    pub(crate) fn in_memory(mut self, in_memory: bool) -> Self {
+        self.in_memory = in_memory;
+        self
+    }
+
     /// What `ulimit -n` says in the shell that starts the server.
     pub(crate) fn open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);
@@ -379,7 +397,12 @@ impl TestServerBuilder {
         if major_version(&program)? >= 7 {
             settings.args.insert(0, ("enable-debug-command".to_owned(), "yes".to_owned()));
         }
-        let dir = tempfile::Builder::new().prefix("redis-guard-").tempdir()?;
+        let memory = Path::new("/dev/shm");
+        let folder = match settings.in_memory && memory.is_dir() {
+            true => memory.to_owned(),
+            false => env::temp_dir(),
+        };
+        let dir = tempfile::Builder::new().prefix("redis-guard-").tempdir_in(folder)?;
         let ca_pem = match &settings.certificates {
             Some(from) => {
                 copy_certificates(from, dir.path())?;
@@ -408,6 +431,7 @@ impl TestServerBuilder {
             socket,
             admin,
             child: Mutex::new(Some(child)),
+            paused: AtomicBool::new(false),
         })
     }
 }

@@ -9,6 +9,7 @@ mod waiting;
 mod log;
 mod metrics;
 mod panics;
+mod sentinel;
 
 use std::time::Duration;
 

@@ -9,8 +9,8 @@ use metrics::{
 use redis_guard::GuardedPool;
 use tracing::subscriber::DefaultGuard;
 
-use crate::support::TestServer;
 use crate::support::log::at_message;
+use crate::support::{SentinelSet, TestServer};
 use crate::waiting::{HANG, at_rest, cmd, soon};
 
 /// Goes off once.
@@ -172,4 +172,21 @@ async fn a_subscriber_that_panics_at_a_failed_dial_costs_no_connection() {
     drop(crate::support::ask_until_served(&pool).await);
 
     works(&pool, &server, &bomb).await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_panics_at_lost_sentinels_does_not_keep_the_pool_from_finding_them() {
+    for message in ["a sentinel does not answer", "no sentinel says where the server is"] {
+        let bomb = Bomb::default();
+        let _listening = go_off_at(message, &bomb);
+        let set = SentinelSet::builder().replicas(0).sentinels(1).start().unwrap();
+        set.sentinel(0).crash();
+        let pool = GuardedPool::sentinel(set.sentinels(), set.name()).build().unwrap();
+        let _unknown = soon("a refusal", pool.acquire("test")).await;
+        crate::until(message, &pool, || bomb.has_gone_off()).await;
+
+        set.restart_sentinel(0).unwrap();
+
+        drop(crate::support::ask_until_served(&pool).await);
+    }
 }

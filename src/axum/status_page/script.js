@@ -47,7 +47,7 @@ const CAUSES = {
   timeout: "Redis does not answer",
   auth: "Redis does not accept the credentials",
   loading: "Redis is loading its data",
-  replica: "Redis is a replica, which takes no writes",
+  wrong_role: "Redis there is a replica and should be a master, or the other way round",
   misconfigured: "the pool's settings do not fit this server",
   local_limit: "this process has no file or port left to connect with",
 };
@@ -66,7 +66,8 @@ function findings(s) {
   const of = `${count(s.live)} of ${plural(s.max_connections, "connection")} live`;
   const wait = breaker.next_dial_in_seconds, waits = wait >= 0.05;
   const failure = breaker.last_failure;
-  const cause = failure && (CAUSES[failure.outcome] ?? "Redis cannot be used");
+  const unplaced = s.sentinel?.trouble && failure?.server === s.sentinel.master;
+  const cause = failure && (unplaced ? "no sentinel says where Redis is" : CAUSES[failure.outcome] ?? "Redis cannot be used");
   const heldOpen = breaker.forced && breaker.state === "open";
   const full = ["max_clients", "suspected_max_clients"].includes(failure?.outcome);
   const refused = s.refusals?.perSecond ?? 0;
@@ -111,6 +112,11 @@ function findings(s) {
   if (online < expected) {
     say("warn", "REPLICA LOST", `${count(online)} of ${plural(expected, "replica")} online.`);
   }
+  if (s.sentinel?.trouble) {
+    const { master, since_seconds: since } = s.sentinel;
+    const then = since === null ? "none has said it yet" : `the pool goes on with ${s.server}, and would not follow a failover`;
+    say("warn", "NO SENTINEL", `No sentinel says where ${master} is: ${then}.`);
+  }
   if (s.fleet?.trouble) say("warn", "FLEET LOST", `The fleet's registry does not answer: ${s.fleet.trouble}.`);
   if (watch.trouble) say("warn", "UNWATCHED", `The server cannot be watched: ${watch.trouble}.`);
   if (found.every(({ level }) => level === "ok") && s.live > 0) {
@@ -137,6 +143,10 @@ const EVENTS = {
   watch_found: () => "the server is watched",
   fleet_lost: (e) => `the fleet's registry is lost: ${e.reason}`,
   fleet_joined: (e) => `member of the fleet, ${count(e.members)} in all`,
+  credentials_failed: (e) => `new credentials have failed: ${e.reason}`,
+  master_changed: (e) => `${e.master} moved, ${e.from} → ${e.to}`,
+  sentinels_lost: (e) => `${e.master}: ${e.reason}`,
+  sentinels_found: (e) => `a sentinel says again where ${e.master} is`,
   restarted: () => "the server restarted",
   role_changed: (e) => `the server was ${e.from} and is ${e.to}`,
   replica_lost: (e) => `a replica is lost, ${count(e.online)} of ${count(e.expected)} online`,
@@ -242,6 +252,15 @@ function show(s) {
   $("#watch-trouble").hidden = !s.watch.trouble;
   $("#fleet").hidden = !s.fleet;
   $("#fleet-trouble").hidden = !s.fleet?.trouble;
+  $("#sentinel").hidden = !s.sentinel;
+  $("#sentinel-trouble").hidden = !s.sentinel?.trouble;
+  list($("#sentinels"), s.sentinel?.sentinels ?? [], (each) => each.server, (each) => {
+    const group = make("div", "", { class: "wide" });
+    group.append(make("dt", each.server), make("dd", "", { class: "words" }));
+    return group;
+  }, (group, { connected, last_failure: failure }) => {
+    write($("dd", group), connected ? "connected" : failure ? `[${failure.outcome}] ${failure.message}` : "in reserve");
+  });
   $("#lanes").hidden = s.lanes.length === 0;
   write($("#product"), [snapshot.product, snapshot.version, snapshot.role].filter(Boolean).join(" · "));
 

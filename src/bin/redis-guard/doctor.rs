@@ -10,9 +10,18 @@ use crate::cli::{self, Access, Exit, Output, duration};
 #[derive(Debug, Args)]
 #[command(after_help = cli::AFTER_HELP)]
 pub(crate) struct DoctorArgs {
-    /// The servers: redis://, rediss://, redis+unix://
+    /// The servers: redis://, rediss://, redis+unix://. A sentinel leads to the masters that it watches
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
+
+    /// Of a sentinel's masters, the one of this name [default: all]
+    #[arg(long, value_name = "NAME")]
+    master: Option<String>,
+
+    /// User, password, database and TLS for the servers that a sentinel names, such as
+    /// rediss://app@any/2; with it REDISCLI_AUTH is the password of this URL alone
+    #[arg(long, value_name = "URL")]
+    connect_as: Option<String>,
 
     #[command(flatten)]
     access: Access,
@@ -47,12 +56,19 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<Exit, String> {
+    let mut access = args.access.resolve()?;
+    if let Some(url) = &args.connect_as {
+        access = access.connect_as(url).map_err(|problem| format!("--connect-as: {problem}"))?;
+    }
     let mut doctor = Doctor::new(args.urls)
-        .access(args.access.resolve()?)
+        .access(access)
         .sample(args.sample)
         .wait(args.wait)
         .idle_after(args.idle_after)
         .top(args.top);
+    if let Some(master) = args.master {
+        doctor = doctor.master(master);
+    }
     if let Some(replicas) = args.expect_replicas {
         doctor = doctor.expect_replicas(replicas);
     }

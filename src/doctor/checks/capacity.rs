@@ -10,7 +10,7 @@ use crate::vocabulary::words::{clean, count, counted, percent, seconds, span};
 /// a rolling deploy of a fifth of the fleet no longer fits.
 pub(in crate::doctor) const PRESSURE: f64 = 0.8;
 /// From here on the next scale-out is refused.
-const FULL: f64 = 0.9;
+pub(super) const FULL: f64 = 0.9;
 
 /// Refusals a second that only clients which redial at once make: with back-off, a fleet of
 /// hundreds makes fewer.

@@ -4,12 +4,14 @@ mod capacity;
 mod holders;
 mod reachability;
 mod replication;
+mod sentinel;
 mod server;
 
 use super::Options;
 use super::facts::{Dials, Facts, NoAnswer};
 use super::probe::Location;
 use super::report::{Check, Level};
+use super::sentinel::Set;
 use crate::Outcome;
 
 pub(super) use capacity::{LoweredCeiling, RAISE_BEHIND_PROXY, RAISE_OPEN_FILES, STORM};
@@ -29,6 +31,8 @@ pub(super) struct Findings<'a> {
     pub(super) dials: &'a Dials,
     /// `None` without a connection.
     pub(super) facts: Option<&'a Facts>,
+    /// Of a master that a sentinel led to.
+    pub(super) set: Option<&'a Set>,
 }
 
 /// Every check that could be made, in the order of the report.
@@ -43,6 +47,7 @@ pub(super) fn all(findings: Findings<'_>) -> Vec<Check> {
         }
         None => checks.extend(capacity::of_refusal(findings)),
     }
+    checks.extend(sentinel::checks(findings));
     checks
 }
 

@@ -9,7 +9,27 @@ use crate::vocabulary::words::{clean, counted, span};
 const PLAIN_HANDSHAKE: &str = "a proxy that knows no CLIENT (twemproxy) hangs up at it: in services, \
                                GuardedPoolBuilder::plain_handshake(true)";
 
+/// What a sentinel's URL says of credentials and TLS is not for the servers that the sentinel names.
+const CONNECT_AS: &str = "credentials and TLS of the servers that a sentinel names: --connect-as \
+                          rediss://user:password@any, or REDISCLI_AUTH";
+
 pub(super) fn verdict(findings: Findings<'_>) -> Verdict {
+    let verdict = of_outcome(findings);
+    let kinds = [
+        VerdictKind::AuthFailed,
+        VerdictKind::Full,
+        VerdictKind::Misconfigured,
+        VerdictKind::Other,
+        VerdictKind::TlsFailed,
+        VerdictKind::Unresponsive,
+    ];
+    match findings.set.is_some() && kinds.contains(&verdict.kind) {
+        true if findings.dials.outcome() != Outcome::MaxClients => verdict.action(CONNECT_AS),
+        _ => verdict,
+    }
+}
+
+fn of_outcome(findings: Findings<'_>) -> Verdict {
     let failure = findings.dials.failure.as_ref();
     let words = failure.map(|failure| clean(&failure.message)).unwrap_or_default();
     match findings.dials.outcome() {
@@ -87,7 +107,10 @@ fn timeout(findings: Findings<'_>) -> Verdict {
 fn auth_failed(words: &str) -> Verdict {
     if words.contains("without any password configured") {
         return Verdict::new(VerdictKind::AuthFailed, "it has no password, and we sent one")
-            .action("take it out of the URL, or unset REDISCLI_AUTH");
+            .action("take it out of the URL, or unset REDISCLI_AUTH")
+            .action(
+                "if it is a sentinel: --connect-as redis://any keeps REDISCLI_AUTH for the servers that it names",
+            );
     }
     Verdict::new(VerdictKind::AuthFailed, "it does not know us: wrong or missing credentials")
         .action("redis://user:password@host, or REDISCLI_AUTH")

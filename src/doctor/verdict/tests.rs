@@ -75,11 +75,12 @@ impl Found {
                 false => Ok(Config::default()),
             },
             slow: Ok(SlowLog::default()),
+            sentinel: None,
             open_files_limit: None,
             somaxconn: None,
         };
         let target = Target::parse("redis://10.0.0.1", &Access::default()).expect("a URL");
-        doctor.judge(&target.location(), &Dials::none(None), Some(facts))
+        doctor.judge(&target.location(), &Dials::none(None), Some(facts), None)
     }
 }
 

@@ -39,8 +39,8 @@ impl GuardedPool {
     /// has to. `status().sentinel` says what is wrong.
     ///
     /// With [`role(Role::Replica)`](GuardedPoolBuilder::role) the pool is for one of the master's replicas:
-    /// one at random that is up and in step with the master, and another one once it is not. It never falls
-    /// back to the master.
+    /// one at random that is up and in step with the master, and another one once it is not. It never dials
+    /// the master; while no replica is up, what is open goes on.
     pub fn sentinel<T: IntoConnectionInfo>(
         sentinels: impl IntoIterator<Item = T>,
         master: impl Into<String>,
@@ -121,7 +121,8 @@ impl GuardedPoolBuilder {
     }
 
     /// The name that the connection to a [sentinel](GuardedPool::sentinel) gives itself. Default: that of
-    /// the pool's connections. Printable ASCII without spaces.
+    /// the pool's connections. Printable ASCII without spaces. Of the pools of a process that share the
+    /// connection the first one's counts.
     pub fn sentinel_client_name(mut self, name: impl Into<String>) -> Self {
         match &mut self.topology {
             Topology::Sentinel(settings) => settings.client_name = Some(name.into()),

@@ -51,6 +51,7 @@ impl Sentinel {
             Role::Replica => Question::Replicas(name.into()),
             Role::Master | Role::ActiveReplica => Question::Master(name.into()),
         };
+        set.want(&question);
         let found =
             Mutex::new(Found { place: None, asked: None, doubted: Instant::now(), shunned: None });
         Self { set, question, role, like, own_gate, seed, found }
@@ -77,6 +78,12 @@ impl Sentinel {
         let place = Arc::new(Place::claimed(Target::new(address), server, self.role));
         found.place = Some(Arc::clone(&place));
         Some(place)
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.set.forget(&self.question);
     }
 }
 
@@ -110,6 +117,7 @@ impl Resolve for Sentinel {
         };
         Box::pin(async move {
             let answer = self.set.ask(&self.question, doubted).await;
+            let before = self.set.said(&self.question);
             let mut found = self.found();
             let failure = match answer {
                 Ok(said) => match self.take(&mut found, &said) {
@@ -122,9 +130,14 @@ impl Resolve for Sentinel {
                 },
                 Err(failure) => failure,
             };
-            // Without sentinels it is looked for where it was: it may be there, or be back. Asked anew
-            // after the next failure.
-            let place = found.place.clone().ok_or(failure)?;
+            // Without sentinels it is looked for where it was, by what any pool of the process has heard: it
+            // may be there, or be back. Asked anew after the next failure.
+            let place = match (&found.place, before) {
+                (Some(place), _) => Some(Arc::clone(place)),
+                (None, Some(said)) => self.take(&mut found, &said),
+                (None, None) => None,
+            };
+            let place = place.ok_or(failure)?;
             found.asked = found.asked.max(Some(doubted));
             Ok(place)
         })
@@ -149,11 +162,13 @@ impl Resolve for Sentinel {
                 return;
             }
             found.doubted = now;
+            if let Some(current) = &found.place {
+                current.set_proven(false);
+            }
             if doubt != Doubt::Lost {
                 found.shunned = Some(Arc::clone(&place.target.name));
             }
         }
-        place.set_proven(false);
         match doubt {
             Doubt::Lost => {}
             Doubt::Unreachable => self.set.useless(&self.question, now),

@@ -1,6 +1,8 @@
 //! What is known of sentinels before the pool is built.
 
-use redis::ConnectionInfo;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use redis::{ConnectionAddr, ConnectionInfo};
 
 use crate::dial::{Address, Certificates, Login, Target};
 use crate::policy::Problems;
@@ -40,6 +42,18 @@ impl SentinelSettings {
         }
     }
 
+    /// Whom to trust that speaks for the sentinels, and who we are to them: equal only where that is equal.
+    pub(in crate::pool) fn trust(&self, certificates: Option<&Certificates>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hash(self.certificates.as_ref().or(certificates), &mut hasher);
+        let mut sentinels = self.sentinels.iter().flatten();
+        let insecure = |info: &ConnectionInfo| {
+            matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. })
+        };
+        sentinels.any(insecure).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Where the sentinels are, each once, and what they are logged in to with; or all that is not usable.
     pub(in crate::pool) fn targets(
         &self,
@@ -65,3 +79,13 @@ impl SentinelSettings {
         if problems.is_empty() { Ok(targets) } else { Err(problems) }
     }
 }
+
+#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+fn hash(certificates: Option<&Certificates>, hasher: &mut DefaultHasher) {
+    let client = certificates.and_then(|certificates| certificates.client_tls.as_ref());
+    certificates.map(|certificates| &certificates.root_cert).hash(hasher);
+    client.map(|client| (&client.client_cert, &client.client_key)).hash(hasher);
+}
+
+#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+fn hash(_: Option<&Certificates>, _: &mut DefaultHasher) {}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 
 use futures_util::future::{MaybeDone, maybe_done};
@@ -26,37 +26,50 @@ pub(in crate::pool) struct Mailbox {
     goodbye: Mutex<Option<Cmd>>,
 }
 
-/// Commands that wait for a connection to be sent on, and where their pending reply goes.
-type Pending = (Pipeline, oneshot::Sender<PendingReply>);
+/// Commands that wait for a connection to be sent on.
+#[derive(Debug)]
+struct Pending {
+    /// To which they are to go.
+    server: Arc<str>,
+    commands: Pipeline,
+    reply: oneshot::Sender<PendingReply>,
+}
 
 impl Mailbox {
     fn pending(&self) -> MutexGuard<'_, Option<Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves commands for the next connection that passes by.
-    pub(super) fn leave(&self, commands: Pipeline) -> oneshot::Receiver<PendingReply> {
-        let (sender, reply) = oneshot::channel();
-        *self.pending() = Some((commands, sender));
+    /// Leaves commands for the next connection to that server that passes by.
+    pub(super) fn leave(
+        &self,
+        server: Arc<str>,
+        commands: Pipeline,
+    ) -> oneshot::Receiver<PendingReply> {
+        let (reply, receiver) = oneshot::channel();
+        *self.pending() = Some(Pending { server, commands, reply });
         self.waits.store(true, Ordering::Release);
-        reply
+        receiver
     }
 
     /// Takes the commands back; `None` if they were sent.
     pub(in crate::pool) fn take_back(&self) -> Option<Pipeline> {
         self.waits.store(false, Ordering::Release);
-        Some(self.pending().take()?.0)
+        Some(self.pending().take()?.commands)
     }
 
     /// Sends what waits on a connection that nobody has: it goes out before whatever the next holder
     /// sends, and costs that one nothing but its reply's bytes.
     pub(in crate::pool) fn pass(&self, connection: &Connection) {
-        if self.waits.load(Ordering::Relaxed)
-            && self.waits.swap(false, Ordering::AcqRel)
-            && let Some((commands, sender)) = self.pending().take()
-        {
+        if !self.waits.load(Ordering::Relaxed) {
+            return;
+        }
+        let to_it = |pending: &mut Pending| pending.server == connection.socket.server;
+        let pending = self.pending().take_if(to_it);
+        if let Some(Pending { commands, reply, .. }) = pending {
+            self.waits.store(false, Ordering::Release);
             // Where the watch is gone, the answer is for nobody.
-            let _ = sender.send(PendingReply::send(&connection.redis, commands));
+            let _ = reply.send(PendingReply::send(&connection.redis, commands));
         }
     }
 

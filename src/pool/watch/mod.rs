@@ -147,7 +147,7 @@ impl Watch {
             self.node.change(|state| state.ledger.allow_one_more());
         }
         if asked || beat.is_some() {
-            self.ask(question, beat).await;
+            self.ask(&server, question, beat).await;
         }
         let now = Instant::now();
         let sight = self.see(now);
@@ -237,7 +237,7 @@ impl Watch {
     }
 
     /// Asks for INFO, beats, or both: one may come by a connection only now and then.
-    async fn ask(&mut self, question: Option<Question>, beat: Option<Beat>) {
+    async fn ask(&mut self, server: &Server, question: Option<Question>, beat: Option<Beat>) {
         let mut commands = redis::pipe();
         if question.is_some() {
             // Plain INFO: before Redis 7 it takes at most one section.
@@ -246,7 +246,7 @@ impl Watch {
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
             commands.add_command(member.command(beat));
         }
-        let replies = self.send(&commands).await;
+        let replies = self.send(server.address(), &commands).await;
         self.stuck = replies.is_none();
         // No connection was to be had; another pool may have one.
         self.waits_for_others = self.stuck.then(|| Instant::now() + OTHERS_TURN);
@@ -374,19 +374,25 @@ impl Watch {
         });
     }
 
-    /// Sends commands over a connection that the pool holds anyway; `None` if none was to be had.
-    async fn send(&self, commands: &Pipeline) -> Option<RedisResult<Vec<Value>>> {
+    /// Sends commands over a connection to that server that the pool holds anyway; `None` if none was to be
+    /// had. While the server moves, the others are to the one before.
+    async fn send(
+        &self,
+        server: &Arc<str>,
+        commands: &Pipeline,
+    ) -> Option<RedisResult<Vec<Value>>> {
         let node = &self.node;
         let limit = Some(node.settings().response_timeout);
-        if let Some(carrier) = node.lanes.any() {
+        let lane = node.lanes.any().filter(|carrier| carrier.socket.server == *server);
+        if let Some(carrier) = lane {
             let mut redis = carrier.redis.clone();
             let sent = redis.send_packed_commands(commands, 0, commands.len());
             return Some(within(limit, sent).await);
         }
-        let reply = match send_on_idle(node, commands) {
+        let reply = match send_on_idle(node, server, commands) {
             Some(reply) => reply,
             // All are lent, or none is there yet.
-            None => send_on_next(node, commands).await?,
+            None => send_on_next(node, server, commands).await?,
         };
         Some(within(limit, reply.answer()).await)
     }
@@ -475,15 +481,19 @@ fn relent(state: &mut super::state::State, seen: &Seen, share: Option<usize>, lo
 }
 
 /// Sends on a connection that nobody has.
-fn send_on_idle(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingReply> {
-    let connection = node.withdraw_one()?;
+fn send_on_idle(node: &Arc<Node>, server: &Arc<str>, commands: &Pipeline) -> Option<PendingReply> {
+    let connection = node.withdraw_one(|socket| socket.server == *server)?;
     let reply = PendingReply::send(&connection.redis, commands.clone());
     node.restore(connection);
     Some(reply)
 }
 
 /// Sends on the next connection that is dialed or comes back.
-async fn send_on_next(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingReply> {
+async fn send_on_next(
+    node: &Arc<Node>,
+    server: &Arc<str>,
+    commands: &Pipeline,
+) -> Option<PendingReply> {
     /// Nobody waits for the reply any more, so that it must not be sent after that.
     struct TakeBack<'a>(&'a Mailbox);
     impl Drop for TakeBack<'_> {
@@ -491,10 +501,10 @@ async fn send_on_next(node: &Arc<Node>, commands: &Pipeline) -> Option<PendingRe
             self.0.take_back();
         }
     }
-    let reply = node.mailbox.leave(commands.clone());
+    let reply = node.mailbox.leave(Arc::clone(server), commands.clone());
     let _pending = TakeBack(&node.mailbox);
     // One may have come back before it could know.
-    if let Some(connection) = node.withdraw_one() {
+    if let Some(connection) = node.withdraw_one(|socket| socket.server == *server) {
         let sent = node.mailbox.take_back();
         let reply = sent.map(|commands| PendingReply::send(&connection.redis, commands));
         node.restore(connection);

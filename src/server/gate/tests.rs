@@ -424,7 +424,7 @@ async fn an_outcome_at_the_server_before_is_not_the_next_ones() {
     let (mut gates, mut moving, now) = (gates(1), gate(), Instant::now());
     let before = approve(&mut moving, now);
     let theirs = approve(&mut gates[0], now);
-    moving.move_to(Arc::clone(&gates[0].server));
+    moving.move_to(Arc::clone(&gates[0].server), now);
     moving.failed(before, failure(Outcome::MaxClients), now);
     assert!(gates[0].is_current(&theirs));
     assert_eq!(gates[0].state(), BreakerState::Closed);
@@ -441,6 +441,31 @@ async fn a_pool_that_was_passed_over_stands_in_nobodys_way_any_more() {
     let dial = approve(&mut gates[1], passed_over);
     gates[1].abandoned(dial, passed_over);
     let _at_once = approve(&mut gates[1], passed_over);
+}
+
+/// Whoever names the servers may contradict himself for ever.
+#[tokio::test(start_paused = true)]
+async fn moves_from_one_useless_server_to_the_next_are_paced() {
+    for outcome in [Outcome::WrongRole, Outcome::Refused, Outcome::Timeout] {
+        let (mut gate, mut now) = (gate(), Instant::now());
+        let began = now;
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let next = due_or_now(&mut gate, now);
+            waits.push(next - now);
+            now = next;
+            fail(&mut gate, outcome, now);
+            gate.move_to(Server::alone("another", 7), now);
+        }
+        assert_eq!(waits[..4], [Duration::ZERO; 4], "each of a few is tried at once");
+        assert!(now - began > Duration::from_secs(2), "{outcome}: {waits:?}");
+
+        let next = due_or_now(&mut gate, now);
+        let approval = approve(&mut gate, next);
+        gate.connected(approval, true, MS, next);
+        gate.move_to(Server::alone("another", 7), next);
+        assert!(gate.next_attempt_in(next).is_zero(), "that was a server to use");
+    }
 }
 
 /// Soon, for the name may move at any moment; and nobody else is held back.

@@ -13,7 +13,11 @@ const GAUGES: [(&str, Unit, &str); 24] = [
     ("redis_guard_endpoint_in_use", Unit::Count, "connections the endpoint holds"),
     ("redis_guard_endpoint_max", Unit::Count, "the most connections the endpoint may hold"),
     ("redis_guard_endpoint_waiting", Unit::Count, "the endpoint's callers who wait"),
-    ("redis_guard_oldest_lease_seconds", Unit::Seconds, "age of the oldest lease"),
+    (
+        "redis_guard_oldest_lease_seconds",
+        Unit::Seconds,
+        "the longest time that a lease is without a command",
+    ),
     ("redis_guard_dialing", Unit::Count, "dials in flight"),
     ("redis_guard_shared_lanes", Unit::Count, "shared connections that carry commands"),
     ("redis_guard_shared_in_flight", Unit::Count, "the endpoint's shared commands in flight"),
@@ -42,8 +46,16 @@ const COUNTERS: [(&str, Unit, &str); 12] = [
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
     ("redis_guard_breaker_transitions_total", Unit::Count, "changes of the breaker's state"),
-    ("redis_guard_leaks_suspected_total", Unit::Count, "leases held over leak_after"),
-    ("redis_guard_leaks_resolved_total", Unit::Count, "suspected leaks that came back"),
+    (
+        "redis_guard_leaks_suspected_total",
+        Unit::Count,
+        "leases without a command for over leak_after",
+    ),
+    (
+        "redis_guard_leaks_resolved_total",
+        Unit::Count,
+        "suspected leaks that came back or are used again",
+    ),
     ("redis_guard_connections_closed_total", Unit::Count, "connections closed, by reason"),
     (
         "redis_guard_server_rejected_connections_total",

@@ -14,7 +14,10 @@ const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, Some(m
 /// No recorder takes a series back. So when the server moves, as after a failover, the gauges of the one
 /// before get the values that are true of it from then on, and the counters of the new one begin at zero:
 /// the pool's own counts go on, and a series that begins with all of them would look like as many events
-/// at once.
+/// at once. The counters of the one before stand still and never fall, so that `rate()` takes no move for
+/// a restart, and go on where they were if it becomes the server again. Over all servers they add up to
+/// the pool's counts. What was counted since the last publication, a second's worth with the closing of
+/// the connections to the one before, is published as the new one's.
 #[derive(Debug)]
 pub(super) struct Series {
     pool: SharedString,

@@ -1,6 +1,6 @@
 //! What a server says of itself, over one connection.
 
-use redis_guard::doctor::{Probe, Target};
+use redis_guard::doctor::{Probe, Target, WatchedMaster};
 use redis_guard::server::{Role, ServerSnapshot};
 use redis_guard::{DialFailure, Outcome};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub(super) struct Failure(DialFailure);
 /// Asks for one INFO over one connection, which is dialed once: a full server is not to be pressed.
 ///
 /// # Errors
-/// The URL or the flags make no sense.
+/// The URL or the flags make no sense; the server is a sentinel.
 pub(super) async fn ask(url: &str, access: &Access) -> Result<Result<Seen, Failure>, String> {
     let target = Target::parse(url, &access.resolve()?).map_err(|why| format!("the URL: {why}"))?;
     let mut probe = match Probe::connect(&target).await {
@@ -35,7 +35,24 @@ pub(super) async fn ask(url: &str, access: &Access) -> Result<Result<Seen, Failu
         Ok(observation) => (observation.snapshot, None),
         Err(error) => (ServerSnapshot::default(), Some(error.to_string())),
     };
+    if let Some(masters) = probe.watched_masters() {
+        return Err(a_sentinel(target.server(), masters));
+    }
     Ok(Ok(Seen { server: target.server().to_owned(), snapshot, refusal }))
+}
+
+fn a_sentinel(server: &str, masters: &[WatchedMaster]) -> String {
+    const NAMED: usize = 5;
+    let named = masters.iter().take(NAMED);
+    let named =
+        named.map(|it| format!("\n  redis://{} ({})", it.address(), words::clean(&it.name)));
+    let named: String = named.collect();
+    let more = match masters.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    let instead = if masters.is_empty() { "" } else { "; plan for a master that it watches:" };
+    format!("{server} is a sentinel, which serves no data{instead}{named}{more}")
 }
 
 impl Failure {

@@ -48,6 +48,7 @@ fn server(state: &State, server: &Server) -> Value {
         "not_connected": down,
         "silent_seconds": server.silent(state.now).map(|silent| silent.as_secs_f64()),
         "info_problem": server.info_problem,
+        "watched_masters": server.watched_masters,
         "product": snapshot.and_then(|it| it.product),
         "version": snapshot.and_then(|it| it.version.clone()),
         "role": snapshot.and_then(|it| it.role),

@@ -135,8 +135,12 @@ impl Poller {
         let Some(answer) = self.heard(answer)? else { return Ok(()) };
         let answer = answer.map(|seen| self.observer.observe(seen.snapshot, Instant::now()));
         self.tell(Update::Observed(Box::new(answer))).await;
+        let masters = probe.watched_masters().map(<[_]>::to_vec);
+        let is_sentinel = masters.is_some();
+        self.tell(Update::Sentinel(masters)).await;
         self.look_at_holders(probe, round_trip).await?;
-        if self.silences == 0 {
+        // A sentinel has no keys.
+        if self.silences == 0 && !is_sentinel {
             self.look_at_fleets(probe, round_trip).await?;
         }
         self.tell(Update::Answered(round)).await;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use redis_guard::doctor::{Holders, Registry};
+use redis_guard::doctor::{Holders, Registry, WatchedMaster};
 use redis_guard::internal::words;
 use redis_guard::server::{Observation, Role, ServerEvent};
 use tokio::time::Instant;
@@ -28,6 +28,8 @@ pub(super) struct Server {
     pub(super) seen: Option<(Observation, Instant)>,
     /// Why INFO says nothing.
     pub(super) info_problem: Option<String>,
+    /// Of a sentinel: what it watches.
+    pub(super) watched_masters: Option<Vec<WatchedMaster>>,
     /// A second, since the look before.
     pub(super) rejections: Option<f64>,
     pub(super) churn: Option<f64>,
@@ -102,6 +104,7 @@ impl Server {
             owes_since: None,
             seen: None,
             info_problem: None,
+            watched_masters: None,
             rejections: None,
             churn: None,
             new_rejections: None,
@@ -140,6 +143,7 @@ impl Server {
                 self.down(Down { outcome: None, said, failures: 0, since: now, next });
             }
             Update::Observed(answer) => self.observed(*answer, now, at),
+            Update::Sentinel(masters) => self.watched_masters = masters,
             Update::Holders { answer, every } => {
                 (self.holders, self.holders_every) = (Some(*answer), every);
                 self.holders_at = Some(now);

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use redis_guard::DialFailure;
-use redis_guard::doctor::{Fleets, Holders, Registry};
+use redis_guard::doctor::{Fleets, Holders, Registry, WatchedMaster};
 use redis_guard::server::{Observation, worst};
 use tokio::time::Instant;
 
@@ -36,6 +36,8 @@ pub(super) enum Update {
         next: Option<Instant>,
     },
     Observed(Box<Result<Observation, String>>),
+    /// Whether it is a sentinel, and what that watches.
+    Sentinel(Option<Vec<WatchedMaster>>),
     Holders {
         answer: Box<Result<Holders, String>>,
         every: Option<Duration>,

@@ -2,6 +2,7 @@
 
 mod tables;
 
+use redis_guard::doctor::WatchedMaster;
 use redis_guard::internal::words::{bytes, count};
 use redis_guard::server::Product;
 
@@ -126,6 +127,9 @@ fn block(state: &State, server: &Server, width: usize, rows: usize, airy: bool) 
             }
             if let Some(problem) = &server.info_problem {
                 lines.push(labelled("INFO").with(Style::Warn, problem));
+            }
+            if let Some(masters) = &server.watched_masters {
+                lines.extend(a_sentinel(masters));
             }
             lines.extend(gap());
             lines.extend(slots(server, condition, width));
@@ -293,6 +297,25 @@ fn events(state: &State, server: &Server, rows: usize) -> Vec<Line> {
         labelled(&format!("{ago} ago")).with(style, &event.text)
     });
     events.collect()
+}
+
+/// A sentinel's own slots are worth a look, and are not what was meant.
+fn a_sentinel(masters: &[WatchedMaster]) -> Vec<Line> {
+    const NAMED: usize = 5;
+    let mut named = masters.iter().take(NAMED);
+    let of = |master: &WatchedMaster| format!("redis://{} ({})", master.address(), master.name);
+    let (words, first) = match named.next() {
+        Some(first) => ("a sentinel, which serves no data; watch instead", Some(of(first))),
+        None => ("a sentinel, which serves no data and watches no master", None),
+    };
+    let mut lines = vec![labelled("this is").with(Style::Warn, words)];
+    let named = first.into_iter().chain(named.map(of));
+    lines.extend(named.map(|words| labelled("").with(Style::Warn, &words)));
+    if masters.len() > NAMED {
+        let more = format!("and {} more", count(masters.len() - NAMED));
+        lines.push(labelled("").with(Style::Warn, &more));
+    }
+    lines
 }
 
 fn labelled(label: &str) -> Line {

@@ -344,14 +344,15 @@ impl Dialer {
         self.dial_traced(target, login, &mut Trace::default()).await
     }
 
-    /// Whether the server of a connection that was just dialed is a replica; `None` of one that does not
-    /// say: its user may not ask, or it is a proxy.
+    /// Whether the server of a connection that was just dialed is a replica, within the connect timeout from
+    /// when the dial `started`; `None` of one that does not say: its user may not ask, or it is a proxy.
     pub(crate) async fn is_replica(
         &self,
         dialed: &mut Dialed,
         target: &Target,
+        started: Instant,
     ) -> Result<Option<bool>, DialFailure> {
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = started + self.connect_timeout;
         match by(deadline, dialed.ask(&redis::cmd("ROLE"))).await {
             Ok(reply) => Ok(is_replicas(&reply)),
             Err(error) => {

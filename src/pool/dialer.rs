@@ -256,7 +256,7 @@ impl Attempt {
     async fn run(self) {
         let started = Instant::now();
         let dialed = tokio::select! {
-            dialed = self.dial() => Some(dialed),
+            dialed = self.dial(started) => Some(dialed),
             // Dropped: it takes itself out of the books.
             () = self.node.left(&self.place) => None,
         };
@@ -266,13 +266,13 @@ impl Attempt {
     }
 
     /// What the dial brings, and whether the server is a replica, if that was asked, and it says so.
-    async fn dial(&self) -> Result<(Product, Option<bool>), DialFailure> {
+    async fn dial(&self, started: Instant) -> Result<(Product, Option<bool>), DialFailure> {
         let (dialer, target, login) = (&self.node.dialer, &self.place.target, &self.login);
         let asks = self.role_check != RoleCheck::Skip;
         let (product, is_replica) = if self.reserved.is_none() {
             let mut dialed = dialer.dial(target, login).await?;
             let is_replica =
-                if asks { dialer.is_replica(&mut dialed, target).await? } else { None };
+                if asks { dialer.is_replica(&mut dialed, target, started).await? } else { None };
             (Product::Connection(dialed), is_replica)
         } else {
             let cell = SlotCell::default();

@@ -39,8 +39,8 @@ impl GuardedPool {
     /// has to. `status().sentinel` says what is wrong.
     ///
     /// With [`role(Role::Replica)`](GuardedPoolBuilder::role) the pool is for one of the master's replicas:
-    /// one at random that is up and in step with the master, and another one once it is not. It never falls
-    /// back to the master.
+    /// one at random that is up and in step with the master, and another one once it is not. It never dials
+    /// the master; while no replica is up, what is open goes on.
     pub fn sentinel<T: IntoConnectionInfo>(
         sentinels: impl IntoIterator<Item = T>,
         master: impl Into<String>,

@@ -46,10 +46,11 @@ impl SentinelSettings {
     pub(in crate::pool) fn trust(&self, certificates: Option<&Certificates>) -> u64 {
         let mut hasher = DefaultHasher::new();
         hash(self.certificates.as_ref().or(certificates), &mut hasher);
+        let mut sentinels = self.sentinels.iter().flatten();
         let insecure = |info: &ConnectionInfo| {
             matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. })
         };
-        self.sentinels.iter().flatten().any(insecure).hash(&mut hasher);
+        sentinels.any(insecure).hash(&mut hasher);
         hasher.finish()
     }
 

@@ -179,8 +179,7 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
         include_str!("../src/server/watch.rs"),
         include_str!("../src/telemetry/status.rs"),
     );
-    const GROUPS: [&str; 6] =
-        ["capacity", "holders", "reachability", "replication", "sentinel", "server"];
+    const GROUPS: [&str; 5] = ["capacity", "holders", "reachability", "replication", "server"];
     const FIELDS: [&str; 6] = ["breaker", "endpoints[]", "fleet", "leaks[]", "sentinel", "watch"];
     let (mut checks, mut verdicts, mut commands, mut fields) = (0, 0, 0, 0);
     for (name, page) in pages() {

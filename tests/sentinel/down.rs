@@ -164,7 +164,7 @@ async fn all_stand_still_at_the_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_go_while_the_master_lives() {
     let set = SentinelSet::start().unwrap();
-    let pool = builder(&set).build().unwrap();
+    let pool = builder(&set).response_timeout(Duration::from_secs(20)).build().unwrap();
     let mut shared = pool.shared("shared");
     soon("a write", write(&pool)).await.unwrap();
 
@@ -280,7 +280,8 @@ async fn the_only_one_falls_silent_and_service_goes_on() {
     let server = TestServer::start().unwrap();
     let at = format!("127.0.0.1:{}", server.port());
     let only = FakeSentinel::start(Some(&at)).await;
-    let pool = GuardedPool::sentinel([only.url()], "mymaster").build().unwrap();
+    let pool = GuardedPool::sentinel([only.url()], "mymaster");
+    let pool = pool.response_timeout(Duration::from_secs(20)).build().unwrap();
     soon("a write", write(&pool)).await.unwrap();
 
     only.go_silent();

@@ -6,9 +6,9 @@ use redis_guard::redis::{RedisResult, Value};
 use redis_guard::{AsyncCommands, GuardedPool};
 use tokio::time::{Instant, sleep};
 
-use crate::builder;
 use crate::support::SentinelSet;
-use crate::waiting::{cmd, executed, id, soon};
+use crate::waiting::{cmd, executed, id, soon, until};
+use crate::{builder, sentinel};
 
 /// How the master goes.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ async fn a_transaction_and_a_wait(end: End) {
 
     end.of_master(&set);
     let new = set.moved_from(0);
+    // The pool hears it a moment after all sentinels say it; until then the old one may take writes.
+    until("the move", &pool, || sentinel(&pool).moves == 1).await;
     retried(&pool).await;
     let moved = Instant::now();
 

@@ -118,7 +118,8 @@ async fn one_that_begins_to_lie() {
     let set = SentinelSet::start().unwrap();
     for lie in [set.address(1), nowhere()] {
         let liar = FakeSentinel::start(Some(&set.address(0))).await;
-        let pool = alone(&liar.url());
+        let pool = GuardedPool::sentinel([liar.url()], "mymaster");
+        let pool = pool.response_timeout(Duration::from_secs(20)).build().unwrap();
         soon("a write", write(&pool)).await.unwrap();
         pool.warm_up(4).await.unwrap();
         let mut kept = pool.acquire("kept").await.unwrap();

@@ -35,6 +35,9 @@ impl GuardedPool {
     /// leave the old one. Until then what is open goes on working. The pool asks again when a
     /// connection is lost, a dial fails, or a write is answered with READONLY.
     ///
+    /// What the old master acknowledges after the new one was promoted, and before a sentinel says so, is lost:
+    /// Redis replicates without waiting. `min-replicas-to-write` and `WAIT` bound that.
+    ///
     /// **Without sentinels** the pool goes on with the server that was named last, and dials it again if it
     /// has to. `status().sentinel` says what is wrong.
     ///

@@ -47,8 +47,8 @@
 //! it when it goes on. Dials to a dead one no server counts: redis-guard counts its own, and of
 //! deadpool-redis we count the connections that it could not make, each of which is one dial at least
 //! and up to three. The sentinels' only other clients are each other and this program, whose
-//! connections stay; what they accept beyond these are the client's dials. Without any client all of
-//! this was measured to be 0.
+//! connections stay; what they accept beyond these are the client's dials. Only on a machine that is
+//! overloaded do sentinels lose each other, and what they dial then is counted as well.
 //!
 //! Both have one second to wait for a connection. deadpool-redis would otherwise wait for ever; it is
 //! given the same second to make a connection, and to check one. Everything else is their default.

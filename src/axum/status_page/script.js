@@ -103,7 +103,7 @@ function findings(s) {
   }
   if (s.leaks.length > 0) {
     const oldest = s.leaks[0];
-    say("warn", "LEAK", `${plural(s.leaks.length, "lease looks", "leases look")} leaked, the oldest held for ${FORMATS.age(oldest.age_seconds)} by ${oldest.endpoint}.`);
+    say("warn", "LEAK", `${plural(s.leaks.length, "lease looks", "leases look")} leaked, the longest unused for ${FORMATS.age(oldest.idle_seconds)} by ${oldest.endpoint}.`);
   }
   if (watch.saturation >= 0.9 && !found.some(({ word }) => word === "FULL")) {
     say("warn", "NEARLY FULL", `${percent(watch.saturation)} of the server's connections are in use.`);

@@ -46,6 +46,7 @@ const POOL: &[&str] = &[
     "watch::steering",
     "state",
     "node",
+    "heard",
     "patience",
     "credentials",
     "moving",

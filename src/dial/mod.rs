@@ -6,6 +6,7 @@ mod notice;
 mod race;
 mod stream;
 mod tap;
+mod target;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
 mod tls_native;
 #[cfg(feature = "tls-rustls")]
@@ -15,31 +16,30 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError, Value,
+    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value,
     parse_redis_value_async,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::vocabulary::words::host_and_port;
 use crate::vocabulary::{DialFailure, Outcome};
 use classify::{Stage, classify, refusal};
-use race::Reached;
 use tap::FirstBytes;
+use target::Progress;
 
 pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
 pub(crate) use tap::Tap;
+pub(crate) use target::{Address, Certificates, Target};
 
 #[cfg(feature = "doctor")]
 pub(crate) use classify::{HUNG_UP, SPEAKS_HTTP};
@@ -52,151 +52,6 @@ pub(crate) use tls_rustls::Tls;
 
 /// The future that moves a connection's bytes. The connection is dead when it ends.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Whom to trust, and who we are.
-#[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-pub(crate) type Certificates = redis::TlsCertificates;
-/// Without TLS there are none.
-#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-pub(crate) type Certificates = std::convert::Infallible;
-
-/// Where to dial.
-#[derive(Clone, Debug)]
-pub(crate) enum Address {
-    Tcp {
-        host: String,
-        port: u16,
-    },
-    #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-    Tls {
-        host: String,
-        port: u16,
-        tls: Tls,
-    },
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Where `address` is; an error where this build cannot dial it.
-    pub(crate) fn new(
-        address: &ConnectionAddr,
-        certificates: Option<&Certificates>,
-    ) -> Result<Self, String> {
-        match address {
-            ConnectionAddr::Tcp(host, port) => Ok(Self::Tcp { host: host.clone(), port: *port }),
-            ConnectionAddr::Unix(path) if cfg!(unix) => Ok(Self::Unix(path.clone())),
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            ConnectionAddr::TcpTls { host, port, insecure, tls_params } => {
-                if tls_params.is_some() && certificates.is_none() {
-                    return Err("a redis::Client does not give its certificates back: pass them \
-                                to tls_certificates as well"
-                        .to_owned());
-                }
-                let tls = Tls::new(certificates, *insecure)?;
-                Ok(Self::Tls { host: host.clone(), port: *port, tls })
-            }
-            #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-            ConnectionAddr::TcpTls { .. } if certificates.is_none() => {
-                Err("TLS needs the feature tls-rustls or \
-                                                  tls-native-tls of redis-guard"
-                    .to_owned())
-            }
-            _ => Err("this kind of address is not supported".to_owned()),
-        }
-    }
-}
-
-impl Address {
-    /// Whether it is spoken to over TLS.
-    pub(crate) fn is_tls(&self) -> bool {
-        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-        return matches!(self, Self::Tls { .. });
-        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-        false
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } => f.write_str(&host_and_port(host, *port)),
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            Self::Tls { host, port, .. } => f.write_str(&host_and_port(host, *port)),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-impl Address {
-    /// Another one that is spoken to alike.
-    pub(crate) fn at(&self, host: &str, port: u16) -> Self {
-        let host = host.to_owned();
-        match self {
-            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
-            Self::Tls { tls, .. } => Self::Tls { host, port, tls: tls.clone() },
-            Self::Tcp { .. } | Self::Unix(_) => Self::Tcp { host, port },
-        }
-    }
-}
-
-/// What to dial.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) address: Address,
-    /// The address as text, for messages.
-    pub(crate) name: Arc<str>,
-    progress: Arc<Progress>,
-}
-
-impl Target {
-    pub(crate) fn new(address: Address) -> Self {
-        Self { name: address.to_string().into(), address, progress: Arc::default() }
-    }
-
-    /// A server that is not found yet, by whatever name it has.
-    pub(crate) fn unknown(name: &str) -> Self {
-        let address = Address::Tcp { host: String::new(), port: 0 };
-        Self { name: name.into(), address, progress: Arc::default() }
-    }
-}
-
-impl Target {
-    /// What a dial under way waits for, as the failure that it is to those who do not wait so long.
-    pub(crate) fn unanswered(&self) -> Option<DialFailure> {
-        let stage = Stage::of(self.progress.stage.load(Ordering::Relaxed))?;
-        let message = format!("{} yet", stage.awaits());
-        Some(DialFailure { server: Arc::clone(&self.name), outcome: Outcome::Timeout, message })
-    }
-}
-
-/// How far the dials of a target came.
-#[derive(Debug)]
-struct Progress {
-    /// Of a name's addresses, the one that was connected to last: the next dial begins with it.
-    reached: Mutex<Option<Reached>>,
-    /// The [`Stage`] that a dial came to last.
-    stage: AtomicU8,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { reached: Mutex::new(None), stage: AtomicU8::new(u8::MAX) }
-    }
-}
-
-impl Progress {
-    fn last_reached(&self) -> Option<Reached> {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reached(&self, reached: Reached) {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
-    }
-
-    fn reach(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::Relaxed);
-    }
-}
 
 /// Dials servers.
 pub(crate) struct Dialer {

@@ -22,6 +22,7 @@ mod waiting;
 mod acquire;
 mod dialer;
 mod handle;
+mod heard;
 mod lease;
 mod patience;
 mod pubsub;

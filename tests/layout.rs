@@ -45,6 +45,7 @@ const POOL: &[&str] = &[
     "watch::mailbox",
     "watch::steering",
     "state",
+    "state::succession",
     "node",
     "heard",
     "patience",
@@ -68,6 +69,7 @@ const POOL: &[&str] = &[
     "guarded_pool",
     "face",
     "builder",
+    "builder::build",
     "builder::sentinel",
 ];
 

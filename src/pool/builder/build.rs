@@ -1,0 +1,244 @@
+//! The end of the builder: checks all settings at once, and makes the pool.
+
+use std::sync::Arc;
+
+use redis::{ConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+
+use super::{GuardedPoolBuilder, Topology};
+use crate::Backoff;
+use crate::dial::{Address, Certificates, Dialer, Target};
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
+use crate::policy::{Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
+use crate::pool::context::{Context, Settings};
+use crate::pool::guarded_pool::GuardedPool;
+use crate::pool::handle::Handle;
+use crate::pool::node::Node;
+use crate::pool::tasks::Starters;
+use crate::pool::topology::place::{Place, Resolve};
+use crate::pool::topology::sentinel::Sentinel;
+use crate::pool::topology::single::Single;
+use crate::pool::{dialer, maintenance};
+use crate::sentinel::{FIRST_BACKOFF, Sentinels};
+use crate::server::gate::{DialPolicy, Gate};
+use crate::server::{Role, Server};
+use crate::vocabulary::BuildError;
+
+/// Where a pool begins, and who says where it goes on.
+type Start = (Arc<Place>, Box<dyn Resolve>);
+
+impl GuardedPoolBuilder {
+    /// Makes the pool. Opens no connection: the first caller, or
+    /// [`warm_up`](GuardedPool::warm_up), does.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] with everything that is wrong: a malformed URL, a limit or timeout that is zero or
+    /// beyond its bound, a reserve above its max, reserves above the total, an invalid, reserved or
+    /// repeated endpoint name, sentinels that cannot be asked.
+    pub fn build(self) -> Result<GuardedPool, BuildError> {
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        let (place, resolver) = self.place(seed).map_err(BuildError::new)?;
+        Ok(self.build_at(place, resolver, seed))
+    }
+
+    /// Where the pool begins, and who says where it goes on; or everything that is wrong.
+    fn place(&self, seed: u64) -> Result<Start, Vec<String>> {
+        let mut problems = self.problems();
+        let address = self.address().map_err(|problem| problems.push(problem));
+        match &self.topology {
+            Topology::Single => {
+                let (Ok(address), []) = (address, &*problems) else { return Err(problems) };
+                let server = match self.own_gate {
+                    true => Server::alone(&address.to_string(), seed),
+                    false => Server::shared(&address, seed),
+                };
+                let place = Arc::new(Place::new(Target::new(address), server));
+                Ok((Arc::clone(&place), Box::new(Single(place))))
+            }
+            Topology::Sentinel(settings) => {
+                let sentinels = settings.targets(self.certificates());
+                let sentinels = sentinels.map_err(|more| problems.extend(more));
+                let (Ok(address), Ok(sentinels), []) = (address, sentinels, &*problems) else {
+                    return Err(problems);
+                };
+                let name = settings.client_name.clone();
+                let name = name.unwrap_or_else(|| self.name_for_clients());
+                // Each sentinel has a login of its own.
+                let nobody = RedisConnectionInfo::default();
+                let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
+                dialer.plain = self.plain_handshake;
+                dialer.link_timeout = self.settings.link_timeout;
+                let trust = settings.trust(self.certificates());
+                let set = Sentinels::shared(sentinels, trust, dialer, seed);
+                let (master, role) = (&*settings.master, self.settings.role);
+                let resolver = Sentinel::new(set, master, role, address, self.own_gate, seed);
+                let server = Server::alone(master, seed);
+                let place = Arc::new(Place::new(Target::unknown(master), server));
+                Ok((place, Box::new(resolver)))
+            }
+        }
+    }
+
+    /// Makes the pool, whose server `resolver` knows.
+    pub(in crate::pool) fn build_at(
+        self,
+        place: Arc<Place>,
+        resolver: Box<dyn Resolve>,
+        seed: u64,
+    ) -> GuardedPool {
+        let client_name = self.name_for_clients();
+        let Self { mut settings, info, plain_handshake, connect_timeout, .. } = self;
+        settings.seed = seed;
+        let mut redis = info.map(|info| info.redis_settings().clone()).unwrap_or_default();
+        if plain_handshake {
+            redis = redis.set_skip_set_lib_name();
+        }
+        let mut dial = Dialer::new(redis, client_name, connect_timeout);
+        (dial.plain, dial.link_timeout) = (plain_handshake, settings.link_timeout);
+        #[cfg(feature = "credentials")]
+        let dial = dial.provided(self.credentials_provider);
+        let first_backoff = match self.topology {
+            Topology::Single => Backoff::default().base(),
+            Topology::Sentinel(_) => FIRST_BACKOFF,
+        };
+        let (backoff, breaker) = (self.backoff, self.breaker);
+        let policy = DialPolicy { backoff, first_backoff, breaker, connect_timeout };
+        let queue_limit = self.queue_limit.unwrap_or_else(|| {
+            default_queue_limit(settings.max_connections, settings.acquire_timeout)
+        });
+        let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
+        let gate = Gate::new(Arc::clone(&place.server), policy, seed);
+        let context = Arc::new(Context::new(settings, &place.target.name));
+        let starters = Starters {
+            dialer: dialer::run,
+            maintenance: maintenance::run,
+            check: maintenance::check_first,
+        };
+        let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
+        GuardedPool { handle: Handle::new(Arc::new(node)) }
+    }
+
+    fn certificates(&self) -> Option<&Certificates> {
+        #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+        return self.certificates.as_ref();
+        #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+        None
+    }
+
+    fn name_for_clients(&self) -> String {
+        self.client_name.clone().unwrap_or_else(default_client_name)
+    }
+
+    /// Everything that is wrong with the settings, apart from the address.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Problems::default();
+        let settings = &self.settings;
+        problems.common(&Common {
+            name: &settings.name,
+            total: ("max_connections", settings.max_connections),
+            budgets: &settings.budgets,
+            acquire_timeout: settings.acquire_timeout,
+            queue_limit: self.queue_limit,
+            backoff: self.backoff,
+            breaker: &self.breaker,
+        });
+        self.check_connections(&mut problems);
+        self.check_times(&mut problems);
+        if let Some(name) = &self.client_name
+            && (name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            problems.add("client_name must be printable ASCII without spaces");
+        }
+        if self.plain_handshake {
+            self.check_plain_handshake(&mut problems);
+        }
+        problems.policy("fleet", settings.fleet.as_ref().and_then(Fleet::problem));
+        if settings.fleet.is_some() && !settings.watch {
+            problems.add("fleet: it beats over the watch, which is off");
+        }
+        if settings.fleet.is_some() && settings.role == Role::Replica {
+            problems.add("fleet: its registry is written to, and a replica takes no writes");
+        }
+        if let Topology::Sentinel(sentinels) = &self.topology {
+            sentinels.check(&mut problems);
+        }
+        for setter in &self.misplaced {
+            problems.add(format!("{setter}: the pool has a server of its own, and no sentinels"));
+        }
+        problems.into_vec()
+    }
+
+    /// The numbers of connections beside `max_connections` itself, which none may pass.
+    fn check_connections(&self, problems: &mut Problems) {
+        let Settings { max_connections: max, shared_lanes, min_limit, .. } = self.settings;
+        problems.limit(
+            "shared_lanes",
+            shared_lanes,
+            MOST_LANES,
+            "no shared command could ever be sent",
+        );
+        if shared_lanes <= MOST_LANES && shared_lanes > max.max(1) {
+            problems.add(format!("shared_lanes {shared_lanes} is above max_connections {max}"));
+        }
+        if min_limit == 0 {
+            problems.add("min_limit is 0, so the last connection might be given back");
+        } else if min_limit > max.max(FLOOR) {
+            problems.add(format!("min_limit {min_limit} is above max_connections {max}"));
+        }
+    }
+
+    /// What was asked for beside a handshake that leaves it out.
+    fn check_plain_handshake(&self, problems: &mut Problems) {
+        if self.client_name.is_some() {
+            problems.add("client_name: a plain_handshake does not send it");
+        }
+        let resp3 =
+            |info: &ConnectionInfo| info.redis_settings().protocol() == ProtocolVersion::RESP3;
+        if self.info.as_ref().is_ok_and(resp3) {
+            problems.add("plain_handshake: RESP3 needs HELLO, which it does not send");
+        }
+    }
+
+    fn check_times(&self, problems: &mut Problems) {
+        let settings = &self.settings;
+        for (setter, time) in [
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("response_timeout", Some(settings.response_timeout)),
+            ("link_timeout", Some(settings.link_timeout)),
+            ("leak_after", Some(settings.leak_after)),
+            ("revoke_after", settings.revoke_after),
+            ("idle_timeout", Some(settings.idle_timeout)),
+            ("max_lifetime", Some(settings.max_lifetime)),
+        ] {
+            if let Some(time) = time {
+                problems.time(setter, time);
+            }
+        }
+        // Zero closes what is left at once.
+        problems.time_or_zero("drain_timeout", settings.drain_timeout);
+    }
+
+    /// Where to dial, or how.
+    fn address(&self) -> Result<Address, String> {
+        let info =
+            self.info.as_ref().map_err(|problem| format!("the URL is not usable: {problem}"))?;
+        let address = Address::new(info.addr(), self.certificates())?;
+        match (&self.topology, &address) {
+            (Topology::Sentinel(_), Address::Unix(_)) => {
+                Err("connect_as: no sentinel names a Unix socket".to_owned())
+            }
+            _ => Ok(address),
+        }
+    }
+}
+
+/// `redis-guard:<process>`, with what `CLIENT SETNAME` does not take left out.
+fn default_client_name() -> String {
+    let process = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .unwrap_or_default();
+    let process: String = process.chars().filter(char::is_ascii_graphic).take(64).collect();
+    format!("redis-guard:{process}")
+}

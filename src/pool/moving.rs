@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::demotion::Demotion;
 use super::node::Node;
 use super::store::Socket;
-use super::topology::place::{Place, SentinelsSeen};
+use super::topology::place::{Arrival, Place, SentinelsSeen};
 use crate::telemetry::status::CloseReason;
 
 /// How long a subscriber may listen to the server before. Its successor takes a dial and a round trip; one
@@ -115,16 +115,20 @@ impl Node {
             if checked {
                 self.resolver.confirm(place);
             }
-            let before = self.change(|state| {
-                let before = state.moves.arrive(server, Instant::now())?;
-                state.ledger.doubt_successors(false);
-                // Under the same lock, so that nobody is lent one of them.
-                state.close_idle(CloseReason::Replaced, |socket| socket.server != *server);
-                Some(before)
+            let arrival = self.change(|state| {
+                let arrival = state.moves.arrive(server, Instant::now());
+                if !matches!(arrival, Arrival::Known) {
+                    state.ledger.doubt_successors(false);
+                    // Under the same lock, so that nobody is lent one of them.
+                    state.close_idle(CloseReason::Replaced, |socket| socket.server != *server);
+                }
+                arrival
             });
-            let Some(before) = before else { return };
+            if matches!(arrival, Arrival::Known) {
+                return;
+            }
             self.cut_off(server, |socket| !socket.is_subscriber());
-            let Some(before) = before else { return };
+            let Arrival::From(before) = arrival else { return };
             before
         };
         let seen = self.resolver.sentinels();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::instance::Named;
 use super::link::Answer;
-use super::question::{HostAndPort, Publication, Question};
+use super::question::{Publication, Question};
 use crate::vocabulary::DialFailure;
 
 /// How long an answer that leads nowhere is taken from the same sentinel: it may be cut off from the
@@ -56,7 +57,7 @@ struct Word {
 /// What a sentinel said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Said {
-    pub(crate) addresses: Vec<HostAndPort>,
+    pub(crate) addresses: Vec<Named>,
     /// When it was asked.
     pub(crate) asked: Instant,
 }
@@ -248,7 +249,7 @@ pub(super) enum Excuse<'a> {
 }
 
 impl Word {
-    fn hear(&mut self, addresses: Vec<HostAndPort>, asked: Instant) {
+    fn hear(&mut self, addresses: Vec<Named>, asked: Instant) {
         if self.said.as_ref().is_some_and(|said| said.addresses != addresses) {
             self.useless = None;
         }
@@ -269,8 +270,8 @@ mod tests {
         Question::Master(name.into())
     }
 
-    fn at(port: u16) -> Vec<HostAndPort> {
-        vec![("10.0.0.1".to_owned(), port)]
+    fn at(port: u16) -> Vec<Named> {
+        vec![Named { host: "10.0.0.1".to_owned(), port }]
     }
 
     fn no() -> Answer {
@@ -367,11 +368,12 @@ mod tests {
     async fn what_is_published_is_taken_in_or_asked_for() {
         let (mut known, now) = (Known::new(1, 0), Instant::now());
         known.ask(&master("m"), now);
-        let moved = Publication::Moved("m".to_owned(), ("10.0.0.2".to_owned(), 6379));
+        let moved =
+            Publication::Moved("m".to_owned(), Named { host: "10.0.0.2".to_owned(), port: 6379 });
         let changed = Publication::Changed("m".to_owned());
         assert!(!known.heard(&moved, now));
         let said = known.said(&master("m")).unwrap();
-        assert_eq!(said.addresses, [("10.0.0.2".to_owned(), 6379)]);
+        assert_eq!(said.addresses, [Named { host: "10.0.0.2".to_owned(), port: 6379 }]);
         assert!(known.heard(&changed, now));
 
         known.ask(&Question::Replicas("m".into()), now);

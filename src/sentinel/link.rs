@@ -13,7 +13,8 @@ use futures_util::{StreamExt, stream};
 use redis::{RedisResult, Value, parse_redis_value_async};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 
-use super::question::{CHANNELS, HostAndPort, Publication, Question, brief};
+use super::instance::Named;
+use super::question::{CHANNELS, Publication, Question, brief};
 use crate::dial::{Stream as Socket, Tap};
 
 /// A connection to a sentinel, logged in.
@@ -25,7 +26,7 @@ pub(super) struct Link {
 }
 
 /// What a sentinel answered to a question; in words where it could not.
-pub(super) type Answer = Result<Vec<HostAndPort>, String>;
+pub(super) type Answer = Result<Vec<Named>, String>;
 
 impl Link {
     pub(super) fn new(opened: Tap<Socket>) -> Self {

@@ -5,6 +5,7 @@
 //! hears what is published. If that one does not answer it is the next one's turn. Each sentinel has a
 //! gate like any other server, for it has a `maxclients` like any other.
 
+mod instance;
 mod known;
 mod link;
 mod listener;
@@ -26,8 +27,10 @@ use crate::server::Server;
 use crate::server::gate::{DialPolicy, Gate};
 use crate::vocabulary::{DialFailure, Outcome};
 
+#[cfg(feature = "doctor")]
+pub(crate) use instance::{Instance, Named};
 pub(crate) use known::Said;
-pub(crate) use question::{HostAndPort, Question};
+pub(crate) use question::Question;
 
 /// The first back-off after a failed dial where sentinels tell of every move, also for the servers they
 /// name: what is gained by dialing what is down is little, and a process then fails at most three times
@@ -56,7 +59,7 @@ pub(crate) struct Sentinels {
 /// Who keeps a set going.
 #[derive(Debug, Default)]
 struct Listener {
-    /// The how many-th it is.
+    /// Counts those that there were, to tell one from the next.
     number: u64,
     /// When it was last seen at work; `None` while nobody is.
     seen: Option<Instant>,
@@ -254,17 +257,18 @@ impl Sentinels {
             }
         });
         let words = words.collect::<Vec<_>>().join("; ");
-        let outcome = match excuses.iter().find(|(_, excuse)| matches!(excuse, Excuse::Ignorant(_)))
-        {
-            Some(_) => Outcome::Misconfigured,
-            None => excuses.first().map_or(Outcome::Timeout, |(_, excuse)| match excuse {
-                Excuse::Failed(failure) => failure.outcome,
-                Excuse::Ignorant(_) => Outcome::Misconfigured,
-            }),
-        };
+        let outcomes = excuses.iter().map(|(_, excuse)| match excuse {
+            Excuse::Failed(failure) => failure.outcome,
+            Excuse::Ignorant(_) => Outcome::Misconfigured,
+        });
+        // A name that one does not know is wrong, whatever became of the others.
+        let outcome = outcomes.reduce(|first, other| match other {
+            Outcome::Misconfigured => other,
+            _ => first,
+        });
         DialFailure {
             server: Arc::clone(question.name()),
-            outcome,
+            outcome: outcome.unwrap_or(Outcome::Timeout),
             message: match words.is_empty() {
                 true => "its sentinels have not been asked yet".to_owned(),
                 false => format!("no sentinel says where it is: {words}"),

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use redis::{Cmd, RedisResult, Value, from_redis_value};
 
+use super::instance::{Instance, Named};
+
 /// Where the servers of a master's name are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Question {
@@ -15,12 +17,6 @@ pub(crate) enum Question {
 
 /// In characters.
 const LONGEST: usize = 200;
-
-/// Of a name in the DNS, in bytes.
-const LONGEST_HOST: usize = 255;
-
-/// A host and a port, as a sentinel says them.
-pub(crate) type HostAndPort = (String, u16);
 
 impl Question {
     /// The master's name.
@@ -41,7 +37,7 @@ impl Question {
     }
 
     /// What the reply says; in words where it says nothing that can be dialed.
-    pub(super) fn answer(&self, reply: Value) -> Result<Vec<HostAndPort>, String> {
+    pub(super) fn answer(&self, reply: Value) -> Result<Vec<Named>, String> {
         let reply = reply.extract_error().map_err(|error| brief(&error))?;
         let strange = |reply: &Value| brief(&format_args!("an answer that is none: {reply:?}"));
         match self {
@@ -54,8 +50,8 @@ impl Question {
             },
             Self::Replicas(name) => {
                 let Value::Array(replicas) = &reply else { return Err(strange(&reply)) };
-                let replicas: RedisResult<Vec<Replica>> =
-                    replicas.iter().map(Replica::parse).collect();
+                let replicas: RedisResult<Vec<Instance>> =
+                    replicas.iter().cloned().map(Instance::parse).collect();
                 let replicas = replicas.map_err(|_| strange(&reply))?;
                 match usable(replicas) {
                     none if none.is_empty() => {
@@ -77,55 +73,17 @@ pub(super) fn brief(words: &impl ToString) -> String {
     }
 }
 
-fn master(reply: &Value) -> Option<HostAndPort> {
+fn master(reply: &Value) -> Option<Named> {
     let (host, port): (String, String) = from_redis_value(reply.clone()).ok()?;
-    host_and_port(host, &port)
-}
-
-fn host_and_port(host: String, port: &str) -> Option<HostAndPort> {
-    let port = port.parse().ok().filter(|port| *port > 0)?;
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    let is_host = (1..=LONGEST_HOST).contains(&host.len()) && !host.contains(odd);
-    is_host.then_some((host, port))
-}
-
-/// A replica, as a sentinel sees it.
-#[derive(Debug, Default)]
-struct Replica {
-    address: Option<HostAndPort>,
-    up: bool,
-    /// It has what the master has.
-    in_step: bool,
-}
-
-impl Replica {
-    fn parse(fields: &Value) -> RedisResult<Self> {
-        let fields: Vec<(String, String)> = match fields {
-            // In RESP3.
-            Value::Map(_) | Value::Array(_) => from_redis_value(fields.clone())?,
-            _ => return Err((redis::ErrorKind::UnexpectedReturnType, "no fields").into()),
-        };
-        let field =
-            |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
-        let flags = field("flags").unwrap_or_default();
-        let down = ["s_down", "o_down", "disconnected"];
-        let host = field("ip").unwrap_or_default().to_owned();
-        Ok(Self {
-            address: host_and_port(host, field("port").unwrap_or_default()),
-            up: !flags.split(',').any(|flag| down.contains(&flag)),
-            in_step: field("master-link-status") == Some("ok"),
-        })
-    }
+    Named::new(&host, &port)
 }
 
 /// Those that are up; of these, those that are in step with the master, if any is.
-fn usable(replicas: Vec<Replica>) -> Vec<HostAndPort> {
-    let up: Vec<_> = replicas.into_iter().filter(|replica| replica.up).collect();
-    let any = up.iter().any(|replica| replica.in_step);
-    up.into_iter()
-        .filter(|replica| replica.in_step || !any)
-        .filter_map(|replica| replica.address)
-        .collect()
+fn usable(replicas: Vec<Instance>) -> Vec<Named> {
+    let in_step = |replica: &Instance| replica.link_up() == Some(true);
+    let up: Vec<_> = replicas.into_iter().filter(|replica| !replica.is_down()).collect();
+    let any = up.iter().any(in_step);
+    up.iter().filter(|replica| in_step(replica) || !any).filter_map(Instance::address).collect()
 }
 
 /// What sentinels publish that may change an answer: the master's move, and replicas that come, go
@@ -139,7 +97,7 @@ pub(super) const CHANNELS: [&str; 5] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Publication {
     /// The master of this name is elsewhere now.
-    Moved(String, HostAndPort),
+    Moved(String, Named),
     /// Something about the servers of this name.
     Changed(String),
 }
@@ -151,7 +109,7 @@ impl Publication {
         if channel == "+switch-master" {
             // <name> <old ip> <old port> <new ip> <new port>
             let [name, _, _, host, port] = words[..] else { return None };
-            return Some(Self::Moved(name.to_owned(), host_and_port(host.to_owned(), port)?));
+            return Some(Self::Moved(name.to_owned(), Named::new(host, port)?));
         }
         // <type> <name> <ip> <port> @ <master's name> <ip> <port>, or without the rest of a master itself.
         let name = match words.iter().position(|word| *word == "@") {
@@ -189,14 +147,15 @@ mod tests {
 
     fn ports(replicas: Vec<Value>) -> Result<Vec<u16>, String> {
         let answer = Question::Replicas("m".into()).answer(Value::Array(replicas))?;
-        Ok(answer.into_iter().map(|(_, port)| port).collect())
+        Ok(answer.into_iter().map(|named| named.port).collect())
     }
 
     #[test]
     fn the_master_is_where_the_answer_says() {
         let question = Question::Master("m".into());
-        assert_eq!(question.answer(texts("10.0.0.1 6379")), Ok(vec![("10.0.0.1".into(), 6379)]));
-        assert_eq!(question.answer(texts("::1 6379")), Ok(vec![("::1".into(), 6379)]));
+        let at = |host: &str| Ok(Named::new(host, "6379").into_iter().collect());
+        assert_eq!(question.answer(texts("10.0.0.1 6379")), at("10.0.0.1"));
+        assert_eq!(question.answer(texts("::1 6379")), at("::1"));
         let unknown = question.answer(Value::Nil).unwrap_err();
         assert!(unknown.contains("no master named \"m\""), "{unknown}");
     }
@@ -249,7 +208,10 @@ mod tests {
     #[test]
     fn publications_say_whose_servers_changed() {
         let moved = Publication::parse("+switch-master", "m 10.0.0.1 6379 10.0.0.2 6380");
-        assert_eq!(moved, Some(Publication::Moved("m".into(), ("10.0.0.2".into(), 6380))));
+        assert_eq!(
+            moved,
+            Some(Publication::Moved("m".into(), Named::new("10.0.0.2", "6380").unwrap()))
+        );
         let changed = Some(Publication::Changed("m".into()));
         let replica = "slave 10.0.0.2:6379 10.0.0.2 6379 @ m 10.0.0.1 6379";
         assert_eq!(Publication::parse("+sdown", replica), changed);

@@ -152,9 +152,8 @@ impl Gate {
         }
     }
 
-    /// Stands before another server from now on. What failed at the one before says nothing of it, unless
-    /// that goes on and on; an override stays.
-    /// As many are expected there as were at the one before.
+    /// Stands before another server from now on. What failed at the one before says nothing of it, unless one
+    /// move after the other fails. An override stays, and so does the known size of the fleet.
     pub(crate) fn move_to(&mut self, server: Arc<Server>, now: Instant) {
         let failure = self.failure();
         let members = self.server.look(|schedule| schedule.members());

@@ -5,82 +5,23 @@ mod follow;
 mod report;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
-
-use redis::{RedisResult, Value, from_redis_value};
 
 use super::facts::{Answer, Info, NoAnswer};
-use super::probe::text_of;
+use crate::sentinel::{Instance, Named};
 use crate::server::ServerSnapshot;
 use crate::sizing::wide;
 use crate::vocabulary::DialFailure;
-use crate::vocabulary::words::{clean, host_and_port};
 
 pub(super) use ask::ask;
 pub(super) use follow::{Examined, follow};
 pub use report::{ReplicaSeen, SentinelReport, SentinelSeen, WatchedMaster};
 
-/// A server's address as a sentinel announces it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Named {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl Named {
-    fn new(host: &str, port: &str) -> Option<Self> {
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        (!host.is_empty()).then(|| Self { host: host.to_owned(), port })
-    }
-
-    /// True where whoever dials it dials its own machine.
-    pub(super) fn is_loopback(&self) -> bool {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => self.host.eq_ignore_ascii_case("localhost"),
-        }
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&host_and_port(&clean(&self.host), self.port))
-    }
-}
-
-/// What a sentinel knows of a master, of a replica, or of another sentinel: fields and their values.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Instance(HashMap<String, String>);
-
-impl Instance {
-    pub(super) fn parse(reply: Value) -> RedisResult<Self> {
-        let fields: HashMap<Vec<u8>, Value> = from_redis_value(reply)?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let fields = fields.into_iter().map(|(name, value)| Ok((text(name), text_of(value)?)));
-        fields.collect::<RedisResult<_>>().map(Self)
-    }
-
-    pub(super) fn field<T: FromStr>(&self, name: &str) -> Option<T> {
-        self.0.get(name)?.parse().ok()
-    }
-
-    pub(super) fn address(&self) -> Option<Named> {
-        Named::new(self.0.get("ip")?, self.0.get("port")?)
-    }
-
-    pub(super) fn flags(&self) -> impl Iterator<Item = &str> {
-        self.0.get("flags").map_or("", String::as_str).split(',').filter(|flag| !flag.is_empty())
-    }
-
-    pub(super) fn has(&self, flag: &str) -> bool {
-        self.flags().any(|it| it == flag)
-    }
-
-    /// True where the sentinel does not reach it either.
-    pub(super) fn is_down(&self) -> bool {
-        ["s_down", "o_down", "disconnected"].iter().any(|flag| self.has(flag))
+/// True where whoever dials it dials its own machine.
+pub(super) fn is_loopback(named: &Named) -> bool {
+    match named.host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => named.host.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -193,8 +134,7 @@ impl Look {
     /// In its own words, or else the sentinel's.
     pub(super) fn link_up(&self) -> Option<bool> {
         let own = self.info().and_then(|info| info.seen.snapshot.master_link_up);
-        let said = self.said.as_ref().and_then(|said| said.field::<String>("master-link-status"));
-        own.or(said.map(|status| status == "ok"))
+        own.or_else(|| self.said.as_ref()?.link_up())
     }
 
     /// Zero: it is never made the master.
@@ -258,41 +198,13 @@ mod tests {
         Named { host: host.to_owned(), port }
     }
 
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn an_instance_is_read_in_both_protocols() {
-        let words = ["ip", "::1", "port", "6379", "flags", "slave,s_down", "slave-priority", "0"];
-        let flat = Value::Array(words.map(bulk).to_vec());
-        let pairs = words.chunks(2).map(|pair| (bulk(pair[0]), bulk(pair[1])));
-        for reply in [flat, Value::Map(pairs.collect())] {
-            let instance = Instance::parse(reply).expect("an instance");
-            assert_eq!(instance.address(), Some(named("::1", 6379)));
-            assert!(instance.is_down() && instance.has("slave") && !instance.has("down"));
-            assert_eq!(instance.field("slave-priority"), Some(0_u8));
-        }
-    }
-
-    #[test]
-    fn what_is_no_instance_is_an_error_and_what_has_no_address_has_none() {
-        for reply in [Value::Okay, Value::Int(3), Value::Array(vec![Value::Int(1)])] {
-            assert!(Instance::parse(reply).is_err());
-        }
-        let without = |words: [&str; 4]| Instance::parse(Value::Array(words.map(bulk).to_vec()));
-        for words in [["ip", "", "port", "1"], ["ip", "a", "port", "0"], ["ip", "a", "port", "x"]] {
-            assert_eq!(without(words).expect("an instance").address(), None, "{words:?}");
-        }
-    }
-
     #[test]
     fn an_address_that_everybody_has_is_known() {
         for host in ["127.0.0.1", "127.3.2.1", "::1", "localhost"] {
-            assert!(named(host, 1).is_loopback(), "{host}");
+            assert!(is_loopback(&named(host, 1)), "{host}");
         }
         for host in ["10.0.0.1", "redis-1", "fe80::1", "128.0.0.1"] {
-            assert!(!named(host, 1).is_loopback(), "{host}");
+            assert!(!is_loopback(&named(host, 1)), "{host}");
         }
     }
 

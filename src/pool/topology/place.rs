@@ -110,6 +110,17 @@ pub(in crate::pool) type Resolving<'a> =
 
 pub(in crate::pool) type Listening<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
+/// What is new about the server that a dial has found.
+#[derive(Debug)]
+pub(in crate::pool) enum Arrival {
+    /// Nothing: connections went there before.
+    Known,
+    /// There was none before.
+    First,
+    /// The one before.
+    From(Arc<str>),
+}
+
 /// Where a node's connections go, and how often that has changed.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Moves {
@@ -131,20 +142,19 @@ impl Moves {
         self.under_way
     }
 
-    /// A dial has shown that it is there. Where it was before, if that is news; `None` in it for the first
-    /// server of all.
-    pub(in crate::pool) fn arrive(
-        &mut self,
-        server: &Arc<str>,
-        now: Instant,
-    ) -> Option<Option<Arc<str>>> {
+    /// A dial has shown that it is there.
+    pub(in crate::pool) fn arrive(&mut self, server: &Arc<str>, now: Instant) -> Arrival {
         self.under_way = false;
         if self.at.as_ref() == Some(server) {
-            return None;
+            return Arrival::Known;
         }
-        let before = self.at.replace(Arc::clone(server));
         self.since = Some(now);
-        self.count += u64::from(before.is_some());
-        Some(before)
+        match self.at.replace(Arc::clone(server)) {
+            None => Arrival::First,
+            Some(before) => {
+                self.count += 1;
+                Arrival::From(before)
+            }
+        }
     }
 }

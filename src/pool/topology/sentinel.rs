@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::place::{Doubt, Listening, Place, Resolve, Resolving, SentinelsSeen};
 use crate::DialFailure;
 use crate::dial::{Address, Target};
-use crate::sentinel::{HostAndPort, Question, Said, Sentinels};
+use crate::sentinel::{Question, Said, Sentinels};
 use crate::server::{Role, Server};
 use crate::telemetry::status::SentinelServerStatus;
 
@@ -64,10 +64,9 @@ impl Sentinel {
     /// The place that a word leads to.
     fn take(&self, found: &mut Found, said: &Said) -> Option<Arc<Place>> {
         found.asked = found.asked.max(Some(said.asked));
-        let (host, port) =
-            choose(said, found, |(host, port)| self.like.at(host, *port).to_string())?;
-        let address = self.like.at(host, *port);
-        let name = address.to_string();
+        let addresses = said.addresses.iter();
+        let addresses = addresses.map(|named| self.like.at(&named.host, named.port)).collect();
+        let (name, address) = choose(addresses, found)?;
         if let Some(place) = found.place.as_ref().filter(|place| *place.target.name == *name) {
             return Some(Arc::clone(place));
         }
@@ -88,20 +87,19 @@ impl Drop for Sentinel {
 }
 
 /// Of the servers that were said the one that is used already; if that is not among them, or could not be
-/// used, another one at random: a fleet spreads over them.
-fn choose<'a>(
-    said: &'a Said,
-    found: &Found,
-    name: impl Fn(&HostAndPort) -> String,
-) -> Option<&'a HostAndPort> {
+/// used, another one at random: a fleet spreads over them. With its name.
+fn choose(addresses: Vec<Address>, found: &Found) -> Option<(String, Address)> {
+    let mut all: Vec<_> =
+        addresses.into_iter().map(|address| (address.to_string(), address)).collect();
+    if let Some(shunned) = &found.shunned
+        && all.iter().any(|(name, _)| **name != **shunned)
+    {
+        all.retain(|(name, _)| **name != **shunned);
+    }
     let current = found.place.as_ref().map(|place| &*place.target.name);
-    let shunned = found.shunned.as_deref();
-    let all: Vec<(String, &HostAndPort)> =
-        said.addresses.iter().map(|address| (name(address), address)).collect();
-    let others: Vec<_> = all.iter().filter(|(name, _)| Some(&**name) != shunned).collect();
-    let current = others.iter().find(|(name, _)| Some(&**name) == current);
-    let chosen = current.copied().or_else(|| fastrand::choice(&others).copied());
-    Some(chosen.or(all.first())?.1)
+    let at = all.iter().position(|(name, _)| Some(&**name) == current);
+    let at = at.or_else(|| fastrand::choice(0..all.len()))?;
+    Some(all.swap_remove(at))
 }
 
 impl Resolve for Sentinel {

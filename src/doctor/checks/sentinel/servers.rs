@@ -5,7 +5,8 @@ use crate::Outcome;
 use crate::doctor::checks::Findings;
 use crate::doctor::checks::capacity::{FULL, PRESSURE};
 use crate::doctor::report::{Check, Level};
-use crate::doctor::sentinel::{Instance, Look, Set};
+use crate::doctor::sentinel::{Look, Set, is_loopback};
+use crate::sentinel::Instance;
 use crate::server::Role;
 use crate::vocabulary::words::{clean, count, counted, percent};
 
@@ -157,7 +158,7 @@ pub(super) fn addresses(findings: Findings<'_>, set: &Set) -> Check {
         announced.push(("a sentinel", at, missed.map(|missed| &missed.failure)));
     }
     let unreached = announced.iter().filter_map(|&(what, at, failure)| {
-        if !set.here && at.is_loopback() {
+        if !set.here && is_loopback(at) {
             Some((what, format!("{at}, announced as {what}, is everybody's own machine")))
         } else {
             let words = clean(&failure?.message);

@@ -9,8 +9,9 @@ use crate::DialFailure;
 use crate::dial::Trace;
 use crate::doctor::facts::{Dials, Info, NoAnswer};
 use crate::doctor::probe::{Access, Target};
-use crate::doctor::sentinel::{Instance, Look, Named, PeerWord, Quorum, Set, Slots, View};
+use crate::doctor::sentinel::{Look, PeerWord, Quorum, Set, Slots, View};
 use crate::doctor::{Check, Doctor};
+use crate::sentinel::{Instance, Named};
 use crate::server::{ServerObserver, ServerSnapshot};
 
 fn named(host: &str) -> Named {

@@ -63,10 +63,7 @@ async fn it_leaves_one_that_becomes_the_master() {
     pool.warm_up(4).await.unwrap();
     let mut kept = pool.acquire("kept").await.unwrap();
     let _: Option<String> = kept.get("key").await.unwrap();
-    // The sentinels prefer the one with the lowest.
-    let preferred = ["CONFIG", "SET", "replica-priority", "1"];
-    set.server(first).admin().text(&preferred);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    set.prefer(first);
 
     set.fail_over();
     assert_eq!(set.moved_from(0), first);

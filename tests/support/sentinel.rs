@@ -254,6 +254,26 @@ impl SentinelSet {
         *self.told() = Some(sentinel);
     }
 
+    /// Has the sentinels choose this replica in the next failover; returns once they know.
+    ///
+    /// # Panics
+    /// If they do not hear of it.
+    #[track_caller]
+    pub(crate) fn prefer(&self, index: usize) {
+        self.servers[index].admin().text(&["CONFIG", "SET", "replica-priority", "1"]);
+        let port = self.port_of(&self.servers[index]).to_string();
+        let is_preferred = |fields: &HashMap<String, String>| {
+            fields["port"] == port && fields["slave-priority"] == "1"
+        };
+        let question = ["SENTINEL", "REPLICAS", self.name()];
+        let known = || {
+            let mut sentinels = self.running_sentinels();
+            sentinels.all(|it| all_fields(it.admin(), &question).iter().any(is_preferred))
+        };
+        let heard = poll(WHOLE_LIMIT, || known().then_some(()));
+        heard.unwrap_or_else(|| panic!("the priority is not known: {}", self.views()));
+    }
+
     /// True if it begins.
     fn tell(&self, sentinel: usize) -> bool {
         let told = self.sentinels[sentinel].admin().command(&["SENTINEL", "FAILOVER", self.name()]);

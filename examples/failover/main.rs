@@ -57,12 +57,8 @@
 //! every half second which of them is what. How long an old master may go on is their default.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 mod args;
@@ -75,6 +71,9 @@ mod report;
 mod run;
 mod set;
 
+#[path = "../common/mod.rs"]
+mod common;
+
 /// Starts servers and sentinels for us; the integration tests use the same.
 #[path = "../../tests/support/sentinel.rs"]
 mod sentinel;
@@ -83,12 +82,10 @@ mod server;
 
 use args::{Args, Command};
 use clients::{BareDeadpool, Guard, GuardShared};
+use common::{Failure, exit_code, until_interrupted, writable};
 use drive::drive;
 use outcome::Run;
 use set::Set;
-
-/// What `main` prints when something could not be done. These are for people, so text is enough.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -100,29 +97,7 @@ async fn main() -> ExitCode {
         Ok(Command::Run(args)) => until_interrupted(compare(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("failover: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Returns in any case, so that servers and sentinels are dropped, which ends them.
-async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    select! {
-        done = run => done,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    }
+    exit_code("failover", done)
 }
 
 /// Puts one client after the other through the failovers and reports.
@@ -152,13 +127,4 @@ async fn compare(args: &Args) -> Result<(), Failure> {
         println!("json:  {}", path.display());
     }
     promises::kept(&runs)
-}
-
-/// Better to know before the run than after it.
-fn writable(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::OpenOptions::new().create(true).append(true).open(path)?;
-    Ok(())
 }

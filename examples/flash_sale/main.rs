@@ -47,12 +47,7 @@
 //! often, is reported beside it.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::process::ExitCode;
-
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
 
 mod app;
 mod args;
@@ -69,17 +64,18 @@ mod target;
 mod usage;
 mod worker;
 
+#[path = "../common/mod.rs"]
+mod common;
+
 /// Starts a redis-server for us; the integration tests use the same.
 #[path = "../../tests/support/server.rs"]
 mod server;
 
 use args::{Args, Command};
+use common::{Failure, exit_code, until_interrupted, writable};
 use plan::Plan;
 use run::Run;
 use target::Target;
-
-/// What `main` prints when something could not be done. These are for people, so text is enough.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 // One thread: the workers have their own processes.
 #[tokio::main(flavor = "current_thread")]
@@ -93,29 +89,7 @@ async fn main() -> ExitCode {
         Ok(Command::Run(args)) => until_interrupted(hold_sale(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("flash_sale: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Returns in any case, so that the server and the workers are dropped, which ends them.
-async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    select! {
-        done = run => done,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    }
+    exit_code("flash_sale", done)
 }
 
 /// Puts the event through one policy after the other and reports.
@@ -147,14 +121,5 @@ async fn hold_sale(args: &Args) -> Result<(), Failure> {
         fs::write(path, report + "\n")?;
         println!("json:  {}", path.display());
     }
-    Ok(())
-}
-
-/// Better to know before the run than after it.
-fn writable(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::OpenOptions::new().create(true).append(true).open(path)?;
     Ok(())
 }

@@ -24,9 +24,6 @@
 
 use std::process::ExitCode;
 
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-
 mod args;
 mod browser;
 mod cast;
@@ -35,6 +32,9 @@ mod pictures;
 mod storefront;
 mod terminal;
 mod voice;
+
+#[path = "../common/mod.rs"]
+mod common;
 
 /// Where Chromium is; the tests of the status page use the same.
 #[path = "../../tests/support/chromium.rs"]
@@ -47,9 +47,7 @@ mod crowd;
 mod server;
 
 use args::Command;
-
-/// What `main` prints when something could not be done. These are for people, so text is enough.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use common::{Failure, exit_code, until_interrupted};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -61,27 +59,5 @@ async fn main() -> ExitCode {
         Ok(Command::Run(args)) => until_interrupted(incident::play(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("on_call: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Returns in any case, so that the server and all who are connected are dropped, which ends them.
-async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    select! {
-        done = run => done,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    }
+    exit_code("on_call", done)
 }

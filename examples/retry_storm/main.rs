@@ -39,12 +39,7 @@
 //! client has a time to wait for a connection, it is one second. Everything else is its default.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::process::ExitCode;
-
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
 
 mod args;
 mod chart;
@@ -54,18 +49,19 @@ mod run;
 mod storm;
 mod target;
 
+#[path = "../common/mod.rs"]
+mod common;
+
 /// Starts a redis-server for us; the integration tests use the same.
 #[path = "../../tests/support/server.rs"]
 mod server;
 
 use args::{Args, Command};
 use clients::{BareDeadpool, Bb8, Guard, GuardShared, Manager};
+use common::{Failure, exit_code, until_interrupted, writable};
 use run::Run;
 use storm::storm;
 use target::Target;
-
-/// What `main` prints when something could not be done. These are for people, so text is enough.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -77,29 +73,7 @@ async fn main() -> ExitCode {
         Ok(Command::Run(args)) => until_interrupted(compare(&args)).await,
         Err(problem) => Err(format!("{problem}\n\n{}", args::HELP).into()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("retry_storm: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Returns in any case, so that the server is dropped, which ends it.
-async fn until_interrupted(run: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    select! {
-        done = run => done,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("terminated".into()),
-    }
+    exit_code("retry_storm", done)
 }
 
 /// Puts the storm through one client after the other and reports.
@@ -128,14 +102,5 @@ async fn compare(args: &Args) -> Result<(), Failure> {
         fs::write(path, report + "\n")?;
         println!("json:  {}", path.display());
     }
-    Ok(())
-}
-
-/// Better to know before the run than after it.
-fn writable(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::OpenOptions::new().create(true).append(true).open(path)?;
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(in crate::doctor) enum Way {
 
 impl Said {
     /// `id host:port@bus,hostname flags master ping pong epoch link slots…`. `None` for what is none.
-    pub(super) fn parse(line: &str) -> Option<Self> {
+    pub(in crate::doctor) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (id, address, flags, master) =
             (words.next()?, words.next()?, words.next()?, words.next()?);

@@ -12,7 +12,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 use support::server::poll;
-use support::{Auth, Resp, TestServer, Transport, VendorScript, VendorServer};
+use support::{Auth, Cluster, Resp, TestServer, Transport, VendorScript, VendorServer};
 
 struct Ran {
     exit: i32,
@@ -457,4 +457,46 @@ fn a_sentinel_is_no_server_to_plan_for() {
     plan(&[&sentinel.url(), "--instances", "3"])
         .exited(64)
         .complains(&["a sentinel", "redis://10.0.0.7:6379 (mymaster)"]);
+}
+
+#[test]
+fn a_cluster_is_planned_for_the_node_with_the_least_room() {
+    let cluster = Cluster::with_replicas(3, 1, &TestServer::builder().maxclients(400)).unwrap();
+    cluster.node(2).admin().set_maxclients(150);
+    let url = cluster.node(0).url();
+    let ran = plan(&[&url, "--instances", "8", "--pool-size", "16", "--output", "json"]).exited(2);
+    let json = ran.json();
+    assert_eq!(
+        json["summary"],
+        "8 × 16 + 1 replica + 10 cluster links = 139 does not fit 150 − 16"
+    );
+    assert_eq!(json["server"]["server"], *cluster.address(2));
+    assert_eq!(json["cluster"]["nodes"].as_array().map(Vec::len), Some(6));
+    plan(&[&url, "--instances", "7", "--pool-size", "16"]).exited(0).says(&[
+        "a cluster of 6 nodes",
+        &cluster.address(2),
+        "max_connections is for each node",
+    ]);
+
+    // Whoever lets nobody in is named, and the others are planned for.
+    cluster.node(1).pause();
+    cluster.node(2).admin().set_maxclients(12);
+    let occupants = cluster.node(2).fill();
+    let ran = plan(&[&url, "--instances", "8", "--timeout", "1s"]);
+    cluster.node(1).resume();
+    let full = format!("{} could not be asked (ERR max number of clients", cluster.address(2));
+    let hung = format!("{} could not be asked", cluster.address(1));
+    ran.exited(0).says(&["fits 400 − 16", &full, &hung]);
+    drop(occupants);
+}
+
+#[test]
+fn a_node_that_does_not_name_the_others_is_planned_for_alone() {
+    let info = "redis_mode:cluster\r\nconnected_clients:5\r\ncluster_connections:10\r\nmaxclients:1000\r\n";
+    let node = fake::Fake::builder().info(info).start();
+    plan(&[&node.url(), "--instances", "4"]).exited(0).says(&[
+        "one node of a cluster",
+        "unknown command",
+        "+ 10 cluster links",
+    ]);
 }

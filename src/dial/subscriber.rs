@@ -128,9 +128,14 @@ async fn drive(
     let (mut read, mut write) = tokio::io::split(stream);
     let (sent, pending) = mpsc::unbounded_channel();
     let writing = async {
-        while let Some(Request { command, pending }) = requests.recv().await {
+        while let Some(Request { mut command, pending }) = requests.recv().await {
             // Before it can be answered.
             let _ = sent.send(pending);
+            // In one go, so that the server most likely does them so.
+            while let Ok(next) = requests.try_recv() {
+                let _ = sent.send(next.pending);
+                command.extend(next.command);
+            }
             write.write_all(&command).await?;
             write.flush().await?;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::try_join_all;
 use redis::RedisResult;
 
 use crate::dial::{Kind, Sink};
@@ -29,18 +30,14 @@ impl Subscriptions {
 
     /// Makes them on a connection that has none.
     pub(super) async fn make(&self, sink: &Sink) -> RedisResult<()> {
-        for (kind, names) in self.kinds() {
-            sink.subscribe(kind, &names).await?;
-        }
-        Ok(())
+        let made = self.kinds().map(async |(kind, names)| sink.subscribe(kind, &names).await);
+        try_join_all(made).await.map(drop)
     }
 
     /// Ends them on a connection that has them.
     pub(super) async fn end(&self, sink: &Sink) -> RedisResult<()> {
-        for (kind, names) in self.kinds() {
-            sink.unsubscribe(kind, &names).await?;
-        }
-        Ok(())
+        let ended = self.kinds().map(async |(kind, names)| sink.unsubscribe(kind, &names).await);
+        try_join_all(ended).await.map(drop)
     }
 
     /// Those kinds that there are any of.

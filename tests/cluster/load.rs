@@ -87,7 +87,7 @@ impl Load {
                 while !stop.load(Ordering::SeqCst) {
                     let number = numbers.fetch_add(1, Ordering::SeqCst);
                     let key = format!("{{{}}}{number}", rng.choice(&tags).unwrap());
-                    let other = format!("{{{}}}{number}", rng.choice(&others).unwrap());
+                    let other = format!("{{{}}}{number}:other", rng.choice(&others).unwrap());
                     let begun = Instant::now();
                     let told = soon("an operation", once(kind, &pool, &key, &other)).await;
                     let error = told.err().map(|error| error.to_string());

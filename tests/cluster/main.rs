@@ -6,6 +6,7 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod failover;
 mod full;
 mod launcher;
 mod leases;
@@ -13,6 +14,7 @@ mod load;
 mod pubsub;
 mod resharding;
 mod routing;
+mod stopped;
 
 use redis_guard::redis::aio::ConnectionLike;
 use redis_guard::redis::{FromRedisValue, RedisError};

@@ -11,9 +11,12 @@ mod full;
 mod launcher;
 mod leases;
 mod load;
+mod nodes;
 mod pubsub;
+mod replicas;
 mod resharding;
 mod routing;
+mod seeds;
 mod stopped;
 
 use redis_guard::redis::aio::ConnectionLike;

@@ -102,6 +102,11 @@ impl Cluster {
             .arg("repl-diskless-sync-delay", "0")
             // A master that gives its last slot away stays one, and its replicas stay its own.
             .arg("cluster-allow-replica-migration", "no");
+        // All trust one authority.
+        let settings = match self.nodes.first().filter(|first| first.has_tls()) {
+            Some(first) => settings.tls_of(first),
+            None => settings,
+        };
         let node = settings.start()?;
         self.ids.push(node.admin().text(&["CLUSTER", "MYID"]));
         self.nodes.push(node);
@@ -113,7 +118,8 @@ impl Cluster {
     pub(super) fn introduce(&self, index: usize) {
         for other in self.running().into_iter().filter(|other| *other != index) {
             let node = &self.nodes[other];
-            let ports = [node.port(), node.bus_port()].map(|port| port.to_string());
+            let port = if node.has_tls() { node.tls_port() } else { node.port() };
+            let ports = [port, node.bus_port()].map(|port| port.to_string());
             self.ask(index, &["CLUSTER", "MEET", "127.0.0.1", &ports[0], &ports[1]]);
         }
     }

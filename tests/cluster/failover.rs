@@ -84,7 +84,9 @@ impl Busy {
         assert!(back <= served + BACK_WITHIN, "{:#?}", failures(&of_it).last());
         until("the new master", &pool, || {
             let status = node_status(&pool, &cluster, new);
-            status.is_some_and(|it| it.role == redis_guard::server::Role::Master && it.slots > 0)
+            status.is_some_and(|it| {
+                it.role == Some(redis_guard::server::Role::Master) && it.slots > 0
+            })
         })
         .await;
         assert_eq!(cluster_status(&pool).unserved_slots, 0);

@@ -76,7 +76,7 @@ async fn preferred_replicas_answer_what_only_reads() {
     let redirected = MASTERS.iter().chain(&REPLICAS).map(|node| errors(&cluster, *node, "MOVED"));
     assert_eq!(redirected.sum::<u64>(), 0);
     let status = node_status(&pool, &cluster, 3).unwrap();
-    assert_eq!(status.role, redis_guard::server::Role::Replica);
+    assert_eq!(status.role, Some(redis_guard::server::Role::Replica));
     assert_eq!(status.replica_of.as_deref(), Some(&*cluster.address(0)));
 }
 

@@ -93,8 +93,8 @@ async fn a_command_over_many_slots_is_answered_as_by_one_server() {
     };
     assert_eq!(count(&mut handle, "EXISTS", &asked).await, 91);
     assert_eq!(count(&mut handle, "TOUCH", &asked).await, 91);
-    assert_eq!(count(&mut handle, "DEL", &asked[..30]).await, 28, "one twice, one not there");
-    assert_eq!(count(&mut handle, "UNLINK", &asked[30..]).await, 61);
+    assert_eq!(count(&mut handle, "DEL", &asked[..30]).await, 29, "one is not there");
+    assert_eq!(count(&mut handle, "UNLINK", &asked[30..]).await, 61, "one has gone already");
     assert_eq!(count(&mut handle, "EXISTS", &asked).await, 0);
 }
 
@@ -231,7 +231,7 @@ async fn what_concerns_all_nodes_is_asked_of_all() {
     assert_eq!(NODES.map(|node| cluster.node(node).admin().text(&["DBSIZE"])), ["0", "0", "0"]);
     assert_eq!(ask::<Option<String>>(&mut handle, "RANDOMKEY").await, None);
     let error = refused(&mut handle, "SCAN 0").await;
-    assert!(error.to_string().contains("SCAN"), "{error}");
+    assert!(error.to_string().contains("each node"), "{error}");
 }
 
 #[tokio::test]

@@ -60,6 +60,7 @@ const POOL: &[&str] = &[
     "shared::flight",
     "shared",
     "pubsub::silence",
+    "pubsub::subscriptions",
     "pubsub",
     "watch::member",
     "watch",

@@ -5,6 +5,7 @@ mod login;
 mod notice;
 mod race;
 mod stream;
+mod subscriber;
 mod tap;
 mod target;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use redis::aio::{MultiplexedConnection, PubSub};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value,
     parse_redis_value_async,
@@ -38,6 +39,7 @@ use target::Progress;
 pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
+pub(crate) use subscriber::{Kind, Sink, Subscriber};
 pub(crate) use tap::Tap;
 pub(crate) use target::{Address, Certificates, Target};
 
@@ -255,20 +257,14 @@ impl Dialer {
         login: &Login,
         asks_role: bool,
         wrap: impl FnOnce(Tap<Stream>) -> W,
-    ) -> Result<(PubSub, Option<bool>), DialFailure>
+    ) -> Result<(Subscriber, Option<bool>), DialFailure>
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let set_up = |mut tap, _| async move {
             self.greet(login, &mut tap).await?;
-            let mut is_replica = None;
-            if asks_role {
-                tap.write_all(&redis::cmd("ROLE").get_packed_command()).await?;
-                tap.flush().await?;
-                let mut decoder = Default::default();
-                is_replica = is_replicas(&parse_redis_value_async(&mut decoder, &mut tap).await?);
-            }
-            Ok((PubSub::new(&login.redis, wrap(tap)).await?, is_replica))
+            let is_replica = set_session(login, &mut tap, asks_role).await?;
+            Ok((Subscriber::over(wrap(tap)), is_replica))
         };
         self.attempt(target, login, self.connect_timeout, &mut Trace::default(), set_up).await
     }
@@ -490,6 +486,42 @@ pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnection
 fn socket_limit() -> Option<io::Error> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
     socket.err().filter(|error| classify::local_limit(error).is_some())
+}
+
+/// The rest of a subscriber's login: the library's name, the database, and, if `asks_role`, whether the
+/// server is a replica.
+async fn set_session(
+    login: &Login,
+    tap: &mut Tap<Stream>,
+    asks_role: bool,
+) -> Result<Option<bool>, RedisError> {
+    let redis = &login.redis;
+    let mut session = redis::pipe();
+    if !redis.skip_set_lib_name() {
+        let name = redis.lib_name().unwrap_or("redis-rs");
+        session.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg(name);
+    }
+    let named = session.len();
+    if redis.db() != 0 {
+        session.cmd("SELECT").arg(redis.db());
+    }
+    let selected = session.len();
+    if asks_role {
+        session.cmd("ROLE");
+    }
+    tap.write_all(&session.get_packed_pipeline()).await?;
+    tap.flush().await?;
+    let mut decoder = Default::default();
+    let mut is_replica = None;
+    for at in 0..session.len() {
+        let reply = parse_redis_value_async(&mut decoder, tap).await?;
+        if at >= selected {
+            is_replica = is_replicas(&reply);
+        } else if at >= named {
+            reply.extract_error()?;
+        }
+    }
+    Ok(is_replica)
 }
 
 /// Whether a reply to ROLE is a replica's.

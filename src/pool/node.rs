@@ -245,10 +245,9 @@ impl Node {
 
     /// A subscriber's connection was not wanted after all.
     pub(super) fn take_back_subscriber(self: &Arc<Self>, subscribed: Subscribed) {
-        let Subscribed { redis, intake: _, socket, place } = subscribed;
+        let Subscribed { socket, place, .. } = subscribed;
         socket.blame(CloseReason::Dropped);
         socket.abort();
-        drop(redis);
         self.end_lease(place);
     }
 

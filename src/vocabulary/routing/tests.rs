@@ -63,7 +63,7 @@ fn free_port() -> u16 {
 
 fn command(line: &str) -> Cmd {
     let mut command = Cmd::new();
-    command.arg(&line.split(' ').map(|word| word.trim_matches('\'')).collect::<Vec<_>>());
+    command.arg(line.split(' ').map(|word| word.trim_matches('\'')).collect::<Vec<_>>());
     command
 }
 
@@ -156,7 +156,7 @@ fn the_keys_of_every_command_of_the_server_are_found() {
     for line in plain.chain(MOVABLE.iter().map(|line| (*line).to_owned())) {
         let command = command(&line);
         let mut ask = cmd("COMMAND");
-        ask.arg("GETKEYS").arg(&arguments(&command).collect::<Vec<_>>());
+        ask.arg("GETKEYS").arg(arguments(&command).collect::<Vec<_>>());
         let mut theirs: Vec<String> = match ask.query(&mut server) {
             Ok(keys) => keys,
             Err(error) if error.to_string().contains("no key arguments") => Vec::new(),
@@ -358,7 +358,7 @@ fn what_belongs_to_all_keys_goes_with_every_part() {
 fn replies_are_combined() {
     let int = Value::Int;
     let name = |name: &str| Value::BulkString(name.into());
-    let array = |values: &[Value]| Value::Array(values.to_vec());
+    let array = |values: &[&Value]| Value::Array(values.iter().copied().cloned().collect());
     let (a, b) = (name("a"), name("b"));
     for (combine, replies, expected) in [
         (Combine::First, vec![Value::Okay, Value::Okay], Some(Value::Okay)),
@@ -369,29 +369,25 @@ fn replies_are_combined() {
         (Combine::Sum, vec![int(2), Value::Nil], None),
         (
             Combine::Sum,
-            vec![array(&[a.clone(), int(1), b.clone(), int(0)]); 2],
-            Some(array(&[a.clone(), int(2), b.clone(), int(0)])),
+            vec![array(&[&a, &int(1), &b, &int(0)]); 2],
+            Some(array(&[&a, &int(2), &b, &int(0)])),
         ),
-        (Combine::Sum, vec![array(&[a.clone(), int(1)]), array(&[b.clone(), int(1)])], None),
+        (Combine::Sum, vec![array(&[&a, &int(1)]), array(&[&b, &int(1)])], None),
         (
             Combine::Least,
-            vec![array(&[int(1), int(0)]), array(&[int(0), int(1)])],
-            Some(array(&[int(0), int(0)])),
+            vec![array(&[&int(1), &int(0)]), array(&[&int(0), &int(1)])],
+            Some(array(&[&int(0), &int(0)])),
         ),
-        (Combine::Least, vec![array(&[int(1)]), array(&[])], None),
+        (Combine::Least, vec![array(&[&int(1)]), array(&[])], None),
         (
             Combine::Concat,
-            vec![array(&[a.clone()]), Value::Set(vec![a.clone(), b.clone()])],
-            Some(array(&[a.clone(), a.clone(), b.clone()])),
+            vec![array(&[&a]), Value::Set(vec![a.clone(), b.clone()])],
+            Some(array(&[&a, &a, &b])),
         ),
-        (
-            Combine::Union,
-            vec![array(&[a.clone()]), array(&[b.clone(), a.clone()])],
-            Some(array(&[a.clone(), b.clone()])),
-        ),
+        (Combine::Union, vec![array(&[&a]), array(&[&b, &a])], Some(array(&[&a, &b]))),
         (Combine::Concat, vec![array(&[]), Value::Nil], None),
-        (Combine::InOrder(vec![0, 1]), vec![array(&[a.clone()]), array(&[])], None),
-        (Combine::InOrder(vec![0, 1]), vec![array(&[a.clone()])], None),
+        (Combine::InOrder(vec![0, 1]), vec![array(&[&a]), array(&[])], None),
+        (Combine::InOrder(vec![0, 1]), vec![array(&[&a])], None),
     ] {
         let case = format!("{combine:?} {replies:?}");
         assert_eq!(combine.combine(replies).ok(), expected, "{case}");

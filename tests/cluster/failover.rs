@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis_guard::GuardedPool;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::load::{Load, Operation, failures, tags};
+use crate::load::{Load, Operation, failures, none, tags};
 use crate::support::cluster::slot_of;
 use crate::support::{Cluster, HANG, dials};
 use crate::waiting::until;
@@ -77,11 +77,11 @@ impl Busy {
         println!(
             "served by the new master after {served:?}, the last failure after {back:?}; {} of {} \
              operations failed, the longest took {longest:?}; dials {:?}",
-            failures(&operations).len(),
+            operations.iter().filter(|it| it.error.is_some()).count(),
             operations.len(),
             dials(&pool),
         );
-        assert!(back <= served + BACK_WITHIN, "{:#?}", failures(&of_it).last());
+        assert!(back <= served + BACK_WITHIN, "{:#?}", failures(&of_it));
         until("the new master", &pool, || {
             let status = node_status(&pool, &cluster, new);
             status.is_some_and(|it| {
@@ -112,7 +112,7 @@ async fn a_failover_by_command_fails_nobody() {
 
     let pool = busy.pool.clone();
     let operations = busy.end(gone, served, new).await;
-    assert_eq!(failures(&operations), [""; 0]);
+    assert_eq!(failures(&operations), none());
     assert_eq!(failed_dials(&pool), 0);
 }
 
@@ -153,7 +153,7 @@ async fn a_master_that_is_killed_disturbs_no_others_keys() {
     also.more(&pool, 50, |_| true).await;
 
     let operations = load.stop().await;
-    assert_eq!(failures(&operations), [""; 0]);
+    assert_eq!(failures(&operations), none());
     also.stop().await;
 }
 
@@ -173,7 +173,7 @@ async fn one_failover_after_the_other() {
     }
 
     let operations = load.stop().await;
-    assert_eq!(failures(&operations), [""; 0]);
+    assert_eq!(failures(&operations), none());
     let masters = cluster_status(&pool).nodes.into_iter().filter(|node| node.slots > 0);
     let mut servers: Vec<_> = masters.map(|node| node.status.server.to_string()).collect();
     servers.sort();
@@ -198,11 +198,9 @@ async fn an_idle_pool_serves_its_first_caller_after_a_failover() {
     cluster.node(0).crash();
     assert_eq!(cluster.moved_from(slot_of(&tag), 0), 3);
     let begun = Instant::now();
-    let mut failed = 0;
     while let Err(error) = set().await {
-        println!("{:?}: {error}", begun.elapsed());
-        failed += 1;
-        assert!(begun.elapsed() < BACK_WITHIN, "{failed} failed");
+        assert!(begun.elapsed() < BACK_WITHIN, "{error}");
         sleep(Duration::from_millis(10)).await;
     }
+    println!("served after {:?}", begun.elapsed());
 }

@@ -60,3 +60,44 @@ async fn a_subscriber_whose_node_dies_goes_on_after_a_gap() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_subscriber_to_a_shard_channel_is_on_its_node() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+
+    for node in NODES {
+        let channel = cluster.key_on(node);
+        let mut subscriber = soon("it", pool.pubsub_for("news", &channel)).await.unwrap();
+        soon("it", subscriber.ssubscribe(&channel)).await.unwrap();
+        let channels = cluster.node(node).admin().text(&["PUBSUB", "SHARDCHANNELS"]);
+        assert_eq!(channels, channel);
+        let mut handle = pool.shared("test");
+        let heard: usize = ask(&mut handle, &format!("SPUBLISH {channel} hello")).await;
+        assert_eq!(heard, 1);
+        let message = message(&mut subscriber).await;
+        assert_eq!(
+            (message.get_channel_name(), message.get_payload_bytes()),
+            (&*channel, b"hello".as_slice())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_to_a_shard_channel_follows_its_slot() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+    let channel = cluster.key_on(0);
+    let mut subscriber = soon("it", pool.pubsub_for("news", &channel)).await.unwrap();
+    soon("it", subscriber.ssubscribe(&channel)).await.unwrap();
+
+    // The server ends the subscription itself.
+    cluster.move_slot(crate::support::cluster::slot_of(&channel), 1);
+
+    let event = soon("the gap", subscriber.next()).await.unwrap().unwrap();
+    assert!(matches!(event, PubSubEvent::Gap), "{event:?}");
+    let channels = || cluster.node(1).admin().text(&["PUBSUB", "SHARDCHANNELS"]) == channel;
+    until("the subscription", &pool, channels).await;
+    cluster.node(1).admin().text(&["SPUBLISH", &channel, "hello"]);
+    assert_eq!(message(&mut subscriber).await.get_payload::<String>().unwrap(), "hello");
+}

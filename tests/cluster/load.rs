@@ -1,5 +1,6 @@
 //! Callers that use a cluster all along, each time on keys of their own, and what became of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::support::Cluster;
-use crate::support::cluster::slot_of;
 use crate::waiting::{soon, until};
 
 const PAUSE: Duration = Duration::from_millis(1);
@@ -87,7 +87,7 @@ impl Load {
                 while !stop.load(Ordering::SeqCst) {
                     let number = numbers.fetch_add(1, Ordering::SeqCst);
                     let key = format!("{{{}}}{number}", rng.choice(&tags).unwrap());
-                    let other = format!("{{{}}}{number}", rng.choice(&others).unwrap());
+                    let other = format!("{{{}}}{number}:other", rng.choice(&others).unwrap());
                     let begun = Instant::now();
                     let told = soon("an operation", once(kind, &pool, &key, &other)).await;
                     let error = told.err().map(|error| error.to_string());
@@ -145,13 +145,24 @@ pub(crate) fn tags(cluster: &Cluster, node: usize, count: usize) -> Vec<String> 
     slots.into_iter().step_by(step).take(count).map(|slot| cluster.key_in(slot)).collect()
 }
 
-/// Those that failed, in words.
-pub(crate) fn failures(operations: &[Operation]) -> Vec<String> {
-    let told = |operation: &Operation| {
-        let Operation { kind, key, error, .. } = operation;
-        error.as_ref().map(|error| format!("{kind:?} of {key} (slot {}): {error}", slot_of(key)))
-    };
-    operations.iter().filter_map(told).collect()
+/// How many failed, by kind and by words without their numbers.
+pub(crate) fn failures<'a>(
+    operations: impl IntoIterator<Item = &'a Operation>,
+) -> BTreeMap<String, usize> {
+    let mut failures = BTreeMap::new();
+    for Operation { kind, error, .. } in operations {
+        if let Some(error) = error {
+            let words = error.split(|letter: char| letter.is_ascii_digit());
+            let words = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("#");
+            *failures.entry(format!("{kind:?}: {words}")).or_default() += 1;
+        }
+    }
+    failures
+}
+
+/// Nobody's.
+pub(crate) fn none() -> BTreeMap<String, usize> {
+    BTreeMap::new()
 }
 
 /// Something that is done once to each key, and read back. What is acknowledged may be lost when a replica

@@ -6,13 +6,18 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod failover;
 mod full;
 mod launcher;
 mod leases;
 mod load;
+mod nodes;
 mod pubsub;
+mod replicas;
 mod resharding;
 mod routing;
+mod seeds;
+mod stopped;
 
 use redis_guard::redis::aio::ConnectionLike;
 use redis_guard::redis::{FromRedisValue, RedisError};
@@ -29,9 +34,11 @@ fn masters() -> Cluster {
 }
 
 /// Three masters, nodes 3 to 5 follow them in their order. A node that is silent counts as failed
-/// after a second.
+/// after a second, and the others serve their own keys nevertheless.
 fn with_replicas() -> Cluster {
-    let settings = TestServer::builder().arg("cluster-node-timeout", "1000");
+    let settings = TestServer::builder()
+        .arg("cluster-node-timeout", "1000")
+        .arg("cluster-require-full-coverage", "no");
     Cluster::with_replicas(3, 1, &settings).unwrap()
 }
 

@@ -9,7 +9,7 @@ use redis_guard::{AsyncCommands, Backoff, GuardedPool};
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
-use crate::load::{Kind, Load, Operation, failures, tags};
+use crate::load::{Load, Operation, failures, none, tags};
 use crate::support::Cluster;
 use crate::support::cluster::slot_of;
 use crate::waiting::{cmd, soon, until};
@@ -41,16 +41,14 @@ async fn a_key_that_has_moved_already_is_asked_of_the_slots_new_node() {
     let [moved, new] = ["moved", "new"].map(|name| format!("{{{tag}}}{name}"));
     let mut handle = pool.shared("test");
     let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
-    let mut own = soon("a lease", pool.acquire_for("test", &tag)).await.unwrap();
 
     assert_eq!(soon("GET", handle.get::<_, String>(&moved)).await.unwrap(), moved);
     assert_eq!(soon("GET", lease.get::<_, String>(&moved)).await.unwrap(), moved);
-    assert_eq!(soon("GET", own.get::<_, String>(&moved)).await.unwrap(), moved);
     let mut pipeline = pipe();
     pipeline.get(&moved).incr(&new, 1).get(cluster.key_on(2)).get(&moved);
     let told: (String, u64, Option<u64>, String) =
         soon("a pipeline", pipeline.query_async(&mut handle)).await.unwrap();
-    assert_eq!(told, (moved.clone(), 1, None, moved.clone()));
+    assert_eq!(told, (moved.clone(), 1, Some(1), moved.clone()));
     let mut atomic = pipe();
     atomic.atomic().get(&moved).incr(&new, 1);
     let told: (String, u64) = soon("MULTI", atomic.query_async(&mut handle)).await.unwrap();
@@ -146,7 +144,8 @@ async fn slots_that_move_back_and_forth_disturb_nobody() {
     let (moving, others) = (tags(&cluster, 0, 20), tags(&cluster, 2, 20));
     let both: Vec<String> = moving.iter().chain(&others).cloned().collect();
     let slots: HashSet<u16> = moving.iter().map(|tag| slot_of(tag)).collect();
-    let load = Load::start(&pool, &both, &both);
+    // Two keys of one command or transaction are not in a slot that moves but where they must be.
+    let load = Load::start(&pool, &both, &others);
     load.more(&pool, 200, |_| true).await;
 
     for (from, to) in [(0, 1), (1, 0), (0, 1), (1, 2), (2, 0)] {
@@ -166,23 +165,18 @@ async fn slots_that_move_back_and_forth_disturb_nobody() {
     }
 
     let operations = load.stop().await;
-    let failed = failures(&operations);
+    let mut failed = failures(&operations);
     let longest = operations.iter().map(|operation| operation.took()).max().unwrap();
     let asked: u64 = NODES.iter().map(|node| errors(&cluster, *node, "ASK")).sum();
     let moved: u64 = NODES.iter().map(|node| errors(&cluster, *node, "MOVED")).sum();
     println!(
-        "{} operations, the longest {longest:?}, {} failed: {failed:#?}; {asked} ASK, {moved} MOVED",
+        "{} operations, the longest {longest:?}; {asked} ASK, {moved} MOVED; failed: {failed:#?}",
         operations.len(),
-        failed.len()
     );
     assert!(asked > 100 && moved > 20, "{asked} ASK, {moved} MOVED");
     // Two keys of one slot of which one has moved.
-    let told = |operation: &Operation| {
-        let error = operation.error.clone()?;
-        let is_between = operation.kind == Kind::Atomic && error.contains("TRYAGAIN");
-        (!is_between).then_some(error)
-    };
-    assert_eq!(operations.iter().filter_map(told).collect::<Vec<_>>(), [""; 0]);
+    failed.retain(|words, _| !(words.starts_with("Atomic") && words.contains("TRYAGAIN")));
+    assert_eq!(failed, none());
     everything_is_there(&pool, &operations).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis_guard::redis::{self, Script, Value, pipe};
+use redis_guard::redis::{self, RedisResult, Script, Value, pipe};
 use redis_guard::{AsyncCommands, Endpoint, SharedConnection};
 use tower::ServiceExt;
 
@@ -93,8 +93,8 @@ async fn a_command_over_many_slots_is_answered_as_by_one_server() {
     };
     assert_eq!(count(&mut handle, "EXISTS", &asked).await, 91);
     assert_eq!(count(&mut handle, "TOUCH", &asked).await, 91);
-    assert_eq!(count(&mut handle, "DEL", &asked[..30]).await, 28, "one twice, one not there");
-    assert_eq!(count(&mut handle, "UNLINK", &asked[30..]).await, 61);
+    assert_eq!(count(&mut handle, "DEL", &asked[..30]).await, 29, "one is not there");
+    assert_eq!(count(&mut handle, "UNLINK", &asked[30..]).await, 61, "one has gone already");
     assert_eq!(count(&mut handle, "EXISTS", &asked).await, 0);
 }
 
@@ -138,14 +138,14 @@ async fn an_error_within_a_pipeline_leaves_the_other_replies_where_they_are() {
         };
     }
 
-    let replies = soon("it", handle.send_pipeline(&pipeline)).await.unwrap();
+    pipeline.ignore_errors();
+    let replies: Vec<RedisResult<String>> =
+        soon("it", pipeline.query_async(&mut handle)).await.unwrap();
 
     for (number, (reply, key)) in replies.into_iter().zip(&keys).enumerate() {
-        match reply {
-            Value::ServerError(error) => {
-                assert_eq!((number % 10, error.code()), (5, "WRONGTYPE"));
-            }
-            reply => assert_eq!(redis::from_redis_value::<String>(reply).unwrap(), value(key)),
+        match number % 10 {
+            5 => assert_eq!(reply.unwrap_err().code(), Some("WRONGTYPE")),
+            _ => assert_eq!(reply.unwrap(), value(key)),
         }
     }
 }
@@ -231,7 +231,7 @@ async fn what_concerns_all_nodes_is_asked_of_all() {
     assert_eq!(NODES.map(|node| cluster.node(node).admin().text(&["DBSIZE"])), ["0", "0", "0"]);
     assert_eq!(ask::<Option<String>>(&mut handle, "RANDOMKEY").await, None);
     let error = refused(&mut handle, "SCAN 0").await;
-    assert!(error.to_string().contains("SCAN"), "{error}");
+    assert!(error.to_string().contains("each node"), "{error}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::registry::Registry;
 use super::sentinel::WatchedMaster;
 use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::policy::LONGEST;
+use crate::sentinel::Named;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
@@ -155,6 +156,16 @@ impl Target {
     #[must_use]
     pub fn server(&self) -> &str {
         &self.at.name
+    }
+
+    /// Its host and port; `None` of a path.
+    pub(super) fn named(&self) -> Option<Named> {
+        match &self.at.address {
+            Address::Tcp { host, port } => Some(Named { host: host.clone(), port: *port }),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { host, port, .. } => Some(Named { host: host.clone(), port: *port }),
+            Address::Unix(_) => None,
+        }
     }
 
     pub(super) fn location(&self) -> Location {

@@ -2,7 +2,6 @@
 //! tenth of a second.
 #![allow(dead_code, reason = "each example uses a part of it")]
 
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,20 +34,19 @@ type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 pub(crate) struct Bars<'a, Run> {
     pub(crate) title: String,
     pub(crate) foot: &'a str,
-    pub(crate) columns: &'a [Column<'a, Run>],
-    /// How long a run lasts, and when the server was full. In seconds.
-    pub(crate) end: f64,
-    pub(crate) full: Range<f64>,
+    pub(crate) columns: &'a [Column<Run>],
+    /// How long each phase lasts; in the second of them the server is full.
+    pub(crate) phases: [Duration; 3],
     pub(crate) name: fn(&Run) -> &'static str,
 }
 
 /// One column of panels, on one scale so that the clients can be compared.
-pub(crate) struct Column<'a, Run> {
+pub(crate) struct Column<Run> {
     pub(crate) title: &'static str,
     pub(crate) colour: RGBColor,
-    /// Where each bar begins, in seconds, and its count.
-    pub(crate) bars: &'a dyn Fn(&Run) -> Vec<(f64, u64)>,
-    pub(crate) caption: &'a dyn Fn(&Run) -> String,
+    /// What was counted in each tenth of a second of each phase.
+    pub(crate) counts: fn(&Run) -> &[Vec<u64>; 3],
+    pub(crate) caption: fn(&Run) -> String,
 }
 
 impl<Run> Bars<'_, Run> {
@@ -66,13 +64,10 @@ impl<Run> Bars<'_, Run> {
         for ((column, area), nth) in self.columns.iter().zip(&areas).zip(0..columns) {
             let left = i32::try_from(nth * COLUMN)? + 14;
             head.draw(&Text::new(column.title, (left, 56), text(15, column.colour)))?;
-            let all: Vec<_> = runs.iter().map(column.bars).collect();
-            let top = all.iter().flatten().map(|(_, count)| *count).max();
-            let top = float(top.unwrap_or(0).max(10)) * 1.1;
-            for ((run, bars), panel) in
-                runs.iter().zip(&all).zip(area.split_evenly((rows as usize, 1)))
-            {
-                self.panel(&panel, column, run, bars, top)?;
+            let top = runs.iter().flat_map(|run| (column.counts)(run).iter().flatten()).max();
+            let top = float(top.copied().unwrap_or(0).max(10)) * 1.1;
+            for (run, panel) in runs.iter().zip(area.split_evenly((runs.len(), 1))) {
+                self.panel(&panel, column, run, top)?;
             }
         }
         root.present().map_err(|e| format!("cannot write {}: {e}", path.display()))?;
@@ -82,21 +77,21 @@ impl<Run> Bars<'_, Run> {
     fn panel(
         &self,
         area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-        column: &Column<'_, Run>,
+        column: &Column<Run>,
         run: &Run,
-        bars: &[(f64, u64)],
         top: f64,
     ) -> Result<(), Failure> {
+        let [healthy, full, last] = self.phases.map(|phase| phase.as_secs_f64());
+        let freed = healthy + full;
         let mut panel: Panel<'_, '_> = ChartBuilder::on(area)
             .margin_left(8)
             .margin_right(20)
             .margin_top(26)
             .x_label_area_size(20)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..self.end, 0.0..top)?;
+            .build_cartesian_2d(0.0..freed + last, 0.0..top)?;
 
-        let Range { start: full, end: freed } = self.full;
-        panel.draw_series([Rectangle::new([(full, 0.0), (freed, top)], SHADE.filled())])?;
+        panel.draw_series([Rectangle::new([(healthy, 0.0), (freed, top)], SHADE.filled())])?;
         panel
             .configure_mesh()
             .disable_x_mesh()
@@ -111,15 +106,20 @@ impl<Run> Bars<'_, Run> {
             .draw()?;
 
         let width = BUCKET.as_secs_f64();
-        for &(left, count) in bars.iter().filter(|(_, count)| *count > 0) {
-            // At least a hair's breadth: a single refused dial is not to be lost.
-            let height = float(count).max(top / 80.0);
-            let corners = [(left, 0.0), (left + width, height)];
-            panel.draw_series([Rectangle::new(corners, column.colour.filled())])?;
+        for (counts, mut left) in (column.counts)(run).iter().zip([0.0, healthy, freed]) {
+            for &count in counts {
+                if count > 0 {
+                    // At least a hair's breadth: a single refused dial is not to be lost.
+                    let height = float(count).max(top / 80.0);
+                    let corners = [(left, 0.0), (left + width, height)];
+                    panel.draw_series([Rectangle::new(corners, column.colour.filled())])?;
+                }
+                left += width;
+            }
         }
 
         // Over the bars, which hide the shade.
-        for x in [full, freed] {
+        for x in [healthy, freed] {
             panel.draw_series([PathElement::new([(x, 0.0), (x, top)], FAINT)])?;
         }
 

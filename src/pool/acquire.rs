@@ -139,7 +139,7 @@ pub(super) async fn acquire_as(
     };
     // First the lease, which gives the connection back: a recorder is somebody else's code.
     let lease = GuardedConnection::new(Arc::clone(&node), leased);
-    node.context.metrics.waited(waited);
+    node.metrics.waited(waited);
     Ok(lease)
 }
 

@@ -13,7 +13,6 @@ use crate::policy::Budgets;
 use crate::server::gate::Transition;
 use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::shielded;
 use crate::telemetry::status::{CloseReason, Leak, LimitedBy};
 use crate::vocabulary::DialFailure;
@@ -57,12 +56,11 @@ pub(super) struct LimitChange {
 pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) events: EventBus,
-    pub(super) metrics: Metrics,
 }
 
 impl Context {
-    pub(super) fn new(settings: Settings, server: &Arc<str>) -> Self {
-        Self { events: EventBus::new(), metrics: Metrics::new(&settings.name, server), settings }
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { events: EventBus::new(), settings }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -117,7 +115,6 @@ impl Context {
     }
 
     pub(super) fn connected(&self, server: Arc<str>, took: Duration, live: usize) {
-        self.metrics.created(took);
         shielded(|| tracing::debug!(pool = %self.name(), %server, ?took, live, "connected"));
         self.events.send(Event::Connected { server, live });
     }

@@ -330,6 +330,7 @@ impl Attempt {
             node.arrived(&self.place, matches!(self.role_check, RoleCheck::Require(_)));
         }
         let live = node.lock().ledger.live();
+        node.metrics.created(took);
         node.context.connected(Arc::clone(server), took, live);
     }
 

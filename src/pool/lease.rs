@@ -299,7 +299,7 @@ enum End {
 /// Ends a lease. The common case, on every request's path, takes the lock once, and concerns nobody.
 fn end(Held { connection, place, node }: Held, residue: Residue, shared: bool) {
     // deadpool reads the clock when it hands out; that is the start.
-    node.context.metrics.used(|| Object::metrics(&connection).last_used());
+    node.metrics.used(|| Object::metrics(&connection).last_used());
     if connection.socket.is_to_authenticate() && residue.is_clean() {
         node.authenticate(&connection.redis, &connection.socket);
     }

@@ -32,6 +32,7 @@ use crate::dial::Dialer;
 use crate::ledger::{AccountId, Ledger};
 use crate::server::Server;
 use crate::server::gate::{Forced, Gate, Overridable};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{CloseReason, Leak};
 use crate::vocabulary::reply::within;
 use crate::{BreakerState, Endpoint, Rejection};
@@ -54,6 +55,7 @@ pub(super) struct Node {
     pub(super) mailbox: Mailbox,
     sockets: Sockets,
     pub(super) replies: Replies,
+    pub(super) metrics: Metrics,
     /// The dialer should look: a connection is wanted, an override, or the end.
     pub(super) dialer_wanted: Notify,
     /// A dial has ended, or the limit or the schedule has changed: who waits for the pool to be warm
@@ -93,6 +95,7 @@ impl Node {
             lanes: Lanes::new(settings.shared_lanes),
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
+            metrics: Metrics::new(&settings.name, &place.target.name),
             place: ArcSwap::new(place),
             moving: Mutex::new(()),
             moved: Notify::new(),

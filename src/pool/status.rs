@@ -95,5 +95,5 @@ pub(super) fn watch_status(node: &Node, now: Instant) -> WatchStatus {
 
 /// Publishes the pool's metrics.
 pub(super) fn publish(node: &Arc<Node>, oldest_lease: Duration) {
-    node.context.metrics.publish(&status(node), oldest_lease);
+    node.metrics.publish(&status(node), oldest_lease);
 }

@@ -187,7 +187,10 @@ fn of_client(subcommand: &[u8]) -> Effect {
 }
 
 /// `name` in upper case, or `None` where it is longer than any that matters.
-fn upper<'a>(name: &[u8], buffer: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
+pub(super) fn upper<'a, const MOST: usize>(
+    name: &[u8],
+    buffer: &'a mut [u8; MOST],
+) -> Option<&'a [u8]> {
     let buffer = buffer.get_mut(..name.len())?;
     buffer.copy_from_slice(name);
     buffer.make_ascii_uppercase();

@@ -1,7 +1,7 @@
 //! Replicas and links of the cluster bus hold the slots.
 
 use crate::run::Doctor;
-use crate::support::cluster::replica_of;
+use crate::support::replication::replica_of;
 use crate::support::{Cluster, Crowd};
 
 #[test]

@@ -24,6 +24,7 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 pub(super) struct Ports {
     pub(super) plain: u16,
     pub(super) tls: u16,
+    pub(super) bus: u16,
 }
 
 /// Starts the process and waits until the answer to a `PING` is one that `ready` likes.
@@ -107,7 +108,7 @@ pub(super) fn write_config(
     if settings.cluster {
         line("cluster-enabled", "yes");
         // One that is free: the usual one, 10,000 above the port, may be anybody's.
-        line("cluster-port", &ports.tls.to_string());
+        line("cluster-port", &ports.bus.to_string());
     }
     for (name, value) in &settings.args {
         line(name, value);
@@ -161,7 +162,7 @@ pub(super) fn major_version(program: &str) -> Result<u32, StartError> {
 }
 
 pub(super) fn free_ports() -> io::Result<Ports> {
-    Ok(Ports { plain: free_port()?, tls: free_port()? })
+    Ok(Ports { plain: free_port()?, tls: free_port()?, bus: free_port()? })
 }
 
 /// A port nobody listens on at the moment. Test processes start from different places, threads

@@ -7,6 +7,7 @@ pub(crate) mod cluster;
 pub(crate) mod crowd;
 pub(crate) mod log;
 pub(crate) mod name;
+pub(crate) mod replication;
 pub(crate) mod sentinel;
 pub(crate) mod server;
 #[cfg(feature = "tls-rustls")]
@@ -19,9 +20,10 @@ use std::time::Duration;
 use redis_guard::{Backoff, Error, GuardedConnection, GuardedPool, GuardedPoolBuilder, redis};
 use tokio::time::{sleep, timeout};
 
-pub(crate) use self::cluster::{Cluster, pair};
+pub(crate) use self::cluster::{Cluster, Move};
 pub(crate) use self::crowd::{Crowd, Storm};
 pub(crate) use self::name::Name;
+pub(crate) use self::replication::pair;
 pub(crate) use self::sentinel::{SentinelSet, SentinelSetBuilder, Switch, Switches};
 pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
 pub(crate) use self::vendor::{VendorScript, VendorServer};

@@ -88,7 +88,7 @@ impl TestServer {
 
     /// The port of the cluster bus.
     pub(crate) fn bus_port(&self) -> u16 {
-        self.ports.tls
+        self.ports.bus
     }
 
     pub(crate) fn socket_path(&self) -> &Path {
@@ -360,7 +360,7 @@ impl TestServerBuilder {
         self
     }
 
-    /// A node of a cluster; see [`Cluster`](super::Cluster). Not together with TLS.
+    /// A node of a cluster; see [`Cluster`](super::Cluster).
     pub(crate) fn cluster(mut self, cluster: bool) -> Self {
         self.cluster = cluster;
         self

@@ -109,7 +109,7 @@ impl GuardedPoolBuilder {
         });
         let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
         let gate = Gate::new(Arc::clone(&place.server), policy, seed);
-        let context = Arc::new(Context::new(settings, &place.target.name));
+        let context = Arc::new(Context::new(settings));
         let starters = Starters {
             dialer: dialer::run,
             maintenance: maintenance::run,

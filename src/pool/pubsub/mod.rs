@@ -421,7 +421,7 @@ async fn open(
     let (subscribed, waited) = acquire_subscriber(&node, &endpoint, location).await?;
     let Subscribed { redis, intake, socket, place } = subscribed;
     let (sink, stream) = redis.split();
-    node.context.metrics.waited(waited);
+    node.metrics.waited(waited);
     let limit = node.settings().response_timeout;
     let silence = Silence::new(Instant::now(), node.settings().link_timeout);
     let mut live = Live { sink, stream, intake, silence, socket, place, node, lost: false };

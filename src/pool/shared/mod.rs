@@ -261,10 +261,10 @@ impl SharedConnection {
             return Err(Rejection::Closed.into());
         };
         let flight = Flight::start(node, in_flight, carrier, permit);
-        let started = node.context.metrics.is_recording().then(Instant::now);
+        let started = node.metrics.is_recording().then(Instant::now);
         let reply = request.send(redis).await;
         if let Some(started) = started {
-            node.context.metrics.used_shared(started.elapsed());
+            node.metrics.used_shared(started.elapsed());
         }
         if let Some(notice) = request.notice(&reply) {
             node.heard(&carrier.socket, notice);

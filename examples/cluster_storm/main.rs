@@ -52,7 +52,7 @@ mod storm;
 mod common;
 
 /// Starts nodes of a cluster for us; the integration tests use the same.
-#[path = "../../tests/support/cluster.rs"]
+#[path = "../../tests/support/cluster/mod.rs"]
 mod cluster;
 #[path = "../../tests/support/server.rs"]
 mod server;
@@ -83,7 +83,7 @@ async fn compare(args: &Args) -> Result<(), Failure> {
         writable(path).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     }
     let set = spawn_blocking(Set::start).await??;
-    eprintln!("{}", report::introduction(args, &set));
+    eprintln!("{}", report::introduction(args));
 
     // A new client: a `Contender` in clients.rs and a line here.
     let runs: [Run; 3] = [

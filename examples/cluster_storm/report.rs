@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::args::{Args, POOL_SIZE};
 use crate::common::numbers::{micros, millis, pretty, thousands};
 use crate::run::{Outcome, PerPhase, Phase, Run};
-use crate::set::Set;
 
 /// Whose keys, and what became of the requests for them.
 type Of = (&'static str, fn(&Run) -> &Outcome);
@@ -19,12 +18,11 @@ const KEYS: [Of; 2] = [
 ];
 
 /// What is about to happen.
-pub(crate) fn introduction(args: &Args, set: &Set) -> String {
+pub(crate) fn introduction(args: &Args) -> String {
     format!(
-        "three masters and three replicas of our own; {} tasks, pools of {POOL_SIZE}; {} will have no \
-         room\n",
-        args.tasks,
-        set.addresses()[set.full()]
+        "three masters and three replicas of our own; {} tasks, pools of {POOL_SIZE}; one master will \
+         have no room\n",
+        args.tasks
     )
 }
 

@@ -101,7 +101,7 @@ pub(crate) struct Node {
     pub(crate) role: &'static str,
     pub(crate) full: bool,
     pub(crate) dials_refused: u64,
-    pub(crate) sockets_peak: u64,
+    pub(crate) sockets_peak: usize,
 }
 
 /// What became of the requests for some keys.
@@ -140,7 +140,7 @@ impl Run {
     }
 
     /// On all nodes; each may have had its most at another time.
-    pub(crate) fn sockets(&self) -> u64 {
+    pub(crate) fn sockets(&self) -> usize {
         self.nodes.iter().map(|node| node.sockets_peak).sum()
     }
 

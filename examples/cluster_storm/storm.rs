@@ -15,7 +15,7 @@ use crate::common::bars::BUCKET;
 use crate::common::numbers::fraction;
 use crate::report;
 use crate::run::{Ended, How, Keys, Log, Node, Outcome, PerPhase, Phase, Run};
-use crate::set::{Counts, Set};
+use crate::set::{Counts, FULL, Set};
 
 /// Each task sends a request this often.
 const PACE: Duration = Duration::from_millis(5);
@@ -28,11 +28,11 @@ const OPEN_LIMIT: Duration = Duration::from_secs(10);
 type Stage = Option<(Phase, Instant)>;
 
 pub(crate) async fn storm<C: Contender>(set: &Set, args: &Args) -> Result<Run, Failure> {
-    let mut driver = Driver::new::<C>(set, args)?;
+    let mut driver = Driver::new::<C>(set, args);
     let service = Service::start::<C>(set, args.tasks).await?;
-    driver.phase(Phase::Healthy, &service).await?;
-    driver.phase(Phase::Full, &service).await?;
-    driver.phase(Phase::Freed, &service).await?;
+    driver.phase(Phase::Healthy, &service).await;
+    driver.phase(Phase::Full, &service).await;
+    driver.phase(Phase::Freed, &service).await;
     let log = service.stop().await?;
     set.emptied(C::NAME).await?;
 
@@ -53,28 +53,27 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    fn new<C: Contender>(set: &'a Set, args: &'a Args) -> Result<Self, Failure> {
-        let masters = set.urls().len();
-        let node = |(nth, server)| Node {
+    fn new<C: Contender>(set: &'a Set, args: &'a Args) -> Self {
+        let node = |(nth, (server, master))| Node {
             server,
-            role: if nth < masters { "master" } else { "replica" },
-            full: nth == set.full(),
+            role: if master { "master" } else { "replica" },
+            full: nth == FULL,
             dials_refused: 0,
             sockets_peak: 0,
         };
-        let nodes = set.addresses().into_iter().enumerate().map(node).collect();
-        let (last, refused) = (set.counts()?, PerPhase::default());
-        Ok(Self { set, args, name: C::NAME, nodes, last, refused })
+        let nodes = set.nodes().enumerate().map(node).collect();
+        let (last, refused) = (set.counts(), PerPhase::default());
+        Self { set, args, name: C::NAME, nodes, last, refused }
     }
 
     /// One phase, from now on. Looks at the nodes in each tenth of a second of it.
-    async fn phase(&mut self, phase: Phase, service: &Service) -> Result<(), Failure> {
+    async fn phase(&mut self, phase: Phase, service: &Service) {
         let length = self.args.phases[phase];
         eprintln!("{:<23} {:<8} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
         let started = Instant::now();
         match phase {
             Phase::Healthy => {}
-            Phase::Full => self.set.fill()?,
+            Phase::Full => self.set.fill(),
             Phase::Freed => self.set.free(),
         }
         service.stage.send_replace(Some((phase, started)));
@@ -84,7 +83,7 @@ impl<'a> Driver<'a> {
         for _ in 0..length.as_millis() / BUCKET.as_millis() {
             ticks.tick().await;
             // Blocks, but on the thread of `main`, which runs none of the tasks.
-            let now = self.set.counts()?;
+            let now = self.set.counts();
             let mut refused = 0;
             for ((node, last), now) in self.nodes.iter_mut().zip(&self.last).zip(&now) {
                 refused += now.refused - last.refused;
@@ -94,7 +93,6 @@ impl<'a> Driver<'a> {
             self.refused[phase].push(refused);
             self.last = now;
         }
-        Ok(())
     }
 
     fn run<C: Contender>(self, log: &Log) -> Run {
@@ -133,17 +131,17 @@ impl Service {
     /// The tasks begin with the first phase.
     async fn start<C: Contender>(set: &Set, tasks: usize) -> Result<Self, Failure> {
         let runtime = Runtime::new()?;
-        let opening = runtime.spawn(timeout(OPEN_LIMIT, C::open(set.urls())));
+        let opening = runtime.spawn(timeout(OPEN_LIMIT, C::open(set.seeds())));
         let runtime = Own(Some(runtime));
         let client = opening.await?.map_err(|_| format!("{}: cannot connect in time", C::NAME))?;
         let client = client.map_err(|e| format!("{}: cannot connect at all: {e}", C::NAME))?;
 
         let (stage, seen) = watch::channel(None);
         let mut all = JoinSet::new();
-        for task in 0..tasks {
-            let keys = set.keys(task)?.into_iter().enumerate();
-            let keys = keys
-                .map(|(nth, key)| (if nth == set.full() { Keys::Full } else { Keys::Others }, key));
+        for (task, keys) in set.keys(tasks).into_iter().enumerate() {
+            let keys = keys.into_iter().enumerate();
+            let keys =
+                keys.map(|(nth, key)| (if nth == FULL { Keys::Full } else { Keys::Others }, key));
             let work = work(client.clone(), keys.collect(), fraction(task, tasks), seen.clone());
             if let Own(Some(runtime)) = &runtime {
                 all.spawn_on(work, runtime.handle());

@@ -63,6 +63,8 @@ pub(crate) struct Dialer {
     pub(crate) connect_timeout: Duration,
     /// After how long a link that carries nothing is dead.
     pub(crate) link_timeout: Duration,
+    /// Nodes of a cluster that are replicas are to answer reads (READONLY).
+    pub(crate) reads_replicas: bool,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
     #[cfg(feature = "credentials")]
@@ -146,11 +148,24 @@ impl Dialer {
             client_name,
             connect_timeout,
             plain: false,
+            reads_replicas: false,
             link_timeout: LINK_TIMEOUT,
             admits_loading: false,
             #[cfg(feature = "credentials")]
             provider: None,
             awaits_credentials: AtomicBool::new(false),
+        }
+    }
+
+    /// Another one alike, which logs in with what this one does by now.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            login: ArcSwap::new(self.login()),
+            client_name: self.client_name.clone(),
+            #[cfg(feature = "credentials")]
+            provider: self.provider.clone(),
+            awaits_credentials: AtomicBool::new(self.awaits_credentials()),
+            ..*self
         }
     }
 
@@ -388,7 +403,7 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&login.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
         let mut hello = redis::pipe();
-        self.name(&mut hello);
+        self.introduce(&mut hello);
         hello.cmd("PING");
         let replies = tokio::select! {
             biased;
@@ -425,7 +440,7 @@ impl Dialer {
         if let Some(password) = login.redis.password() {
             greeting.cmd("AUTH").arg(login.redis.username()).arg(password);
         }
-        self.name(&mut greeting);
+        self.introduce(&mut greeting);
         greeting.cmd("PING");
         tap.write_all(&greeting.get_packed_pipeline()).await?;
         tap.flush().await?;
@@ -442,11 +457,14 @@ impl Dialer {
         }
     }
 
-    /// Adds the command that names the connection. Its error is no reason to do without the
-    /// connection: a user may have no right to it.
-    pub(crate) fn name(&self, pipe: &mut redis::Pipeline) {
+    /// Adds the commands that name the connection, and have a replica answer reads. Their errors are no
+    /// reason to do without the connection: a user may have no right to them.
+    pub(crate) fn introduce(&self, pipe: &mut redis::Pipeline) {
         if !self.plain {
             pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
+        }
+        if self.reads_replicas {
+            pipe.cmd("READONLY");
         }
     }
 }

@@ -6,9 +6,12 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod full;
 mod launcher;
 mod leases;
+mod load;
 mod pubsub;
+mod resharding;
 mod routing;
 
 use redis_guard::redis::aio::ConnectionLike;
@@ -96,4 +99,9 @@ fn stat(cluster: &Cluster, index: usize, name: &str, field: &str) -> u64 {
         fields.into_iter().find_map(|word| word.strip_prefix(field)?.parse().ok())
     };
     info.lines().find_map(of).unwrap_or(0)
+}
+
+/// Closes all connections to the node but the operator's.
+fn kill_all(cluster: &Cluster, index: usize) {
+    cluster.node(index).admin().text(&["CLIENT", "KILL", "TYPE", "normal"]);
 }

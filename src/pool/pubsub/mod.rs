@@ -19,6 +19,7 @@ use self::silence::{Silence, Turn};
 use super::acquire::acquire_subscriber;
 use super::intake::Intake;
 use super::node::Node;
+use super::servers::Servers;
 use super::store::Socket;
 use super::waiting::{LeasePlace, Subscribed};
 use crate::telemetry::status::CloseReason;
@@ -52,7 +53,9 @@ const REPLACE_RETRY: Duration = Duration::from_secs(30);
 /// what is published in that moment may come twice. The successor needs a second place in the endpoint's
 /// budget meanwhile; without one, the connection stays for as long as it works.
 pub struct GuardedPubSub {
-    node: Arc<Node>,
+    servers: Servers,
+    /// It is on the server that has this key.
+    key: Option<Vec<u8>>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
     live: Option<Live>,
@@ -147,13 +150,15 @@ impl fmt::Debug for GuardedPubSub {
 
 impl GuardedPubSub {
     pub(super) fn new(
-        node: Arc<Node>,
+        servers: Servers,
+        key: Option<Vec<u8>>,
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
         let (channels, patterns) = (BTreeSet::new(), BTreeSet::new());
         Self {
-            node,
+            servers,
+            key,
             endpoint,
             location,
             live: None,
@@ -234,7 +239,7 @@ impl GuardedPubSub {
     ///
     /// Safe: no message is lost by dropping the future.
     pub async fn next(&mut self) -> Option<Result<PubSubEvent, Error>> {
-        if self.node.is_closed() {
+        if self.servers.is_closed() {
             return None;
         }
         if std::mem::take(&mut self.gap) {
@@ -256,7 +261,7 @@ impl GuardedPubSub {
         loop {
             match self.connect().await {
                 Ok(()) => return Some(Ok(PubSubEvent::Gap)),
-                Err(Error::Rejected(Rejection::Closed)) => return None,
+                Err(Error::Rejected(Rejection::Closed)) if self.servers.is_closed() => return None,
                 Err(Error::Rejected(rejection)) => {
                     let pause = match rejection.retry_after() {
                         Some(retry_after) => retry_after.max(Duration::from_millis(1)),
@@ -276,7 +281,7 @@ impl GuardedPubSub {
 
     /// Waits, unless the pool is closed first.
     async fn pause(&self, pause: Duration) {
-        let _ = tokio::time::timeout(pause, self.node.closed()).await;
+        let _ = tokio::time::timeout(pause, self.servers.closed()).await;
     }
 
     /// Asks the server for something, on a connection that works. One that does not answer in time is
@@ -290,7 +295,7 @@ impl GuardedPubSub {
             let succession = successor.await;
             self.succeed(succession);
         }
-        let limit = Some(self.node.settings().response_timeout);
+        let limit = Some(self.servers.context().settings.response_timeout);
         let Live { sink, intake, .. } = self.ready().await?;
         let room = intake.unbounded();
         let answer = within(limit, ask(sink)).await;
@@ -316,7 +321,8 @@ impl GuardedPubSub {
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
-        let (node, endpoint) = (Arc::clone(&self.node), self.endpoint.clone());
+        let node = self.servers.primary_of(self.key.as_deref()).await?;
+        let endpoint = self.endpoint.clone();
         let live = open(node, endpoint, self.location, &self.channels, &self.patterns).await?;
         self.live = Some(live);
         Ok(())
@@ -376,16 +382,16 @@ impl GuardedPubSub {
             return;
         }
         self.retry = Instant::now() + REPLACE_RETRY;
-        if !self.node.lock().may_have_another(live.place) {
+        if !live.node.lock().may_have_another(live.place) {
             return;
         }
         let (node, endpoint, location) =
-            (Arc::clone(&self.node), self.endpoint.clone(), self.location);
+            (Arc::clone(&live.node), self.endpoint.clone(), self.location);
         let (channels, patterns) = (self.channels.clone(), self.patterns.clone());
         let (mut sink, intake) = (live.sink.clone(), Arc::clone(&live.intake));
         let (sender, successor) = oneshot::channel();
         self.successor = Some(successor);
-        self.node.spawn(async move {
+        live.node.spawn(async move {
             let limit = node.settings().response_timeout;
             let Ok(successor) = open(node, endpoint, location, &channels, &patterns).await else {
                 return;

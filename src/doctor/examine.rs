@@ -141,8 +141,8 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         Err(why) => Err(why),
     };
     // Asked last: a node that has just been met has its links by then.
-    let cluster = match &info {
-        Ok(info) if info.is_cluster() => Some(cluster::ask(&mut probe).await),
+    let cluster = match info {
+        Ok(_) if probe.is_in_cluster => Some(cluster::ask(&mut probe).await),
         _ => None,
     };
     let holders = probe.holders(options.idle_after, options.top).await;

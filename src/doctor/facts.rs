@@ -195,13 +195,6 @@ impl Info {
         now.saturating_add(now / 2)
     }
 
-    /// True of a node of a cluster.
-    pub(super) fn is_cluster(&self) -> bool {
-        // Valkey's is `server_mode`.
-        let mode = |name| self.fields.get(name).is_some_and(|mode| mode == "cluster");
-        mode("redis_mode") || mode("server_mode") || self.field("cluster_enabled") == Some(1_u8)
-    }
-
     /// A field that the snapshot does not have.
     pub(super) fn field<T: FromStr>(&self, name: &str) -> Option<T> {
         self.fields.get(name)?.parse().ok()

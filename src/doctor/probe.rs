@@ -13,6 +13,7 @@ use redis::{
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::cluster;
 use super::holders::Holders;
 use super::registry::Registry;
 use super::sentinel::WatchedMaster;
@@ -256,6 +257,8 @@ pub struct Probe {
     given_up: bool,
     /// What the last INFO said of the masters that it watches.
     watched_masters: Option<Vec<WatchedMaster>>,
+    /// It said that it is a node of a cluster.
+    pub(super) is_in_cluster: bool,
 }
 
 impl Drop for Probe {
@@ -309,6 +312,7 @@ impl Probe {
             timeout,
             given_up: false,
             watched_masters: None,
+            is_in_cluster: false,
         }
     }
 
@@ -328,6 +332,7 @@ impl Probe {
 
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {
         self.watched_masters = WatchedMaster::all(info);
+        self.is_in_cluster = cluster::is_node(info);
         self.observer.observe(ServerSnapshot::parse(info), Instant::now())
     }
 

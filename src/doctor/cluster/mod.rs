@@ -11,7 +11,7 @@ use super::facts::{Answer, Info, Missed, NoAnswer};
 use super::holders::Holders;
 use crate::sentinel::Named;
 
-pub(super) use ask::ask;
+pub(super) use ask::{ask, is_node};
 pub(super) use follow::{Group, MOST, follow};
 pub use report::{ClusterNode, ClusterReport};
 pub(super) use said::{Said, Way};

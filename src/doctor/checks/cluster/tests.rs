@@ -11,7 +11,8 @@ fn cluster(lines: &[&str], used: &[u64]) -> Cluster {
     assert_eq!(said.len(), lines.len(), "all are lines");
     let nodes = said.iter().zip(used).enumerate().map(|(nth, (it, &used))| {
         let word = Word { nodes: Ok(said.clone()), info: Ok([].into()) };
-        let seen = Seen { word: Some(word), used: Some(used), ceiling: Some(100), ..Seen::default() };
+        let seen =
+            Seen { word: Some(word), used: Some(used), ceiling: Some(100), ..Seen::default() };
         let at = Named::new(&format!("10.0.0.{nth}"), "7000");
         let server = format!("10.0.0.{nth}:7000");
         Node { said: it.clone(), at, server, seen: Some(Ok(seen)), announced: None }
@@ -66,7 +67,10 @@ fn who_is_taken_for_whose_and_who_is_unknown() {
     let mut cluster = cluster(&FOUR, &[1; 4]);
     let says = |lines: &[&str]| {
         let nodes = lines.iter().filter_map(|line| Said::parse(line)).collect();
-        Some(Ok(Seen { word: Some(Word { nodes: Ok(nodes), info: Ok([].into()) }), ..Seen::default() }))
+        Some(Ok(Seen {
+            word: Some(Word { nodes: Ok(nodes), info: Ok([].into()) }),
+            ..Seen::default()
+        }))
     };
     assert_eq!(slots::agreement(&cluster).level, Level::Ok);
     cluster.nodes[2].seen = says(&FOUR[..3]);

@@ -276,12 +276,9 @@ impl Lab {
     }
 
     /// A client of the cluster, and the connections that it holds, as the nodes count them.
-    fn opened<C: Client>(
-        &self,
-        cluster: &Cluster,
-        works: &[Work],
-    ) -> Result<(C, usize), Failure> {
-        let sockets = || (0..cluster.nodes().len()).map(|nth| cluster.connected(nth)).sum::<usize>();
+    fn opened<C: Client>(&self, cluster: &Cluster, works: &[Work]) -> Result<(C, usize), Failure> {
+        let sockets =
+            || (0..cluster.nodes().len()).map(|nth| cluster.connected(nth)).sum::<usize>();
         let before = sockets();
         let mut client: C = self.runtime.block_on(C::open(&cluster.urls()[0]))?;
         for work in works {
@@ -292,9 +289,8 @@ impl Lab {
 
     /// Work on a value of each master.
     fn works_on(&self, cluster: &Cluster) -> Result<Vec<Work>, Failure> {
-        let works: Vec<_> = (0..MASTERS)
-            .map(|nth| Work::at(Verb::Get, &cluster.key_on(nth), 5))
-            .collect();
+        let works: Vec<_> =
+            (0..MASTERS).map(|nth| Work::at(Verb::Get, &cluster.key_on(nth), 5)).collect();
         for (nth, work) in works.iter().enumerate() {
             let client = redis::Client::open(cluster.node(nth).url())?;
             redis::Cmd::set(&*work.key, &*work.value).exec(&mut client.get_connection()?)?;
@@ -418,7 +414,8 @@ async fn operations_per_second<C: Client>(
     let ready = Arc::new(Barrier::new(tasks));
     let mut all: JoinSet<Turn> = (0..tasks)
         .map(|task| {
-            let (mut client, works, ready) = (client.clone(), Arc::clone(works), Arc::clone(&ready));
+            let (mut client, works, ready) =
+                (client.clone(), Arc::clone(works), Arc::clone(&ready));
             async move {
                 let mut works = works.iter().cycle().skip(task % works.len());
                 ready.wait().await;

@@ -140,7 +140,9 @@ fn line(cell: &Cell, cells: &[Cell]) -> String {
     let value = bytes.map(|bytes| format!("{bytes} B")).unwrap_or_default();
     let sockets = cell.sockets.map(|n| format!("{n} sockets")).unwrap_or_default();
     let (client, aim) = (cell.client, cell.aim());
-    format!("{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{sockets}")
+    format!(
+        "{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{sockets}"
+    )
 }
 
 pub(crate) fn write_json(path: &Path, cells: &[Cell]) -> Result<(), Failure> {

@@ -49,11 +49,11 @@ fn of_cluster(cluster: &Arc<Cluster>) -> Status {
 /// Each node of a cluster, with what the cluster says that it is.
 fn nodes(cluster: &Arc<Cluster>) -> Vec<NodeStatus> {
     let roles = cluster.roles();
-    let named = roles.into_iter().map(|(node, role, slots, replica_of)| NodeStatus {
-        role: Some(role),
-        slots,
-        replica_of,
-        status: status(&node),
+    let named = roles.into_iter().map(|part| NodeStatus {
+        role: Some(part.role),
+        slots: part.slots,
+        replica_of: part.replica_of,
+        status: status(&part.node),
     });
     let named: Vec<_> = named.collect();
     let others = cluster.nodes().into_iter().map(|node| status(&node));

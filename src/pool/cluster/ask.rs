@@ -73,11 +73,10 @@ impl Cluster {
             tokio::select! {
                 answer = asked.next(), if !asked.is_empty() => match answer {
                     Some(Ok(said)) if said.is_good(epoch) => return Ok(said),
-                    Some(Ok(said)) => {
-                        if best.as_ref().is_none_or(|best| said.rank() > best.rank()) {
-                            best = Some(said);
-                        }
+                    Some(Ok(said)) if best.as_ref().is_none_or(|best| said.rank() > best.rank()) => {
+                        best = Some(said);
                     }
+                    Some(Ok(_)) => {}
                     Some(Err(failure)) => failures.push(failure),
                     None => {}
                 },

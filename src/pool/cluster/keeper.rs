@@ -19,6 +19,10 @@ const APART: Duration = Duration::from_secs(1);
 /// without a redirection, but replicas come and go unheard. ± 25 %.
 const REGULARLY: Duration = Duration::from_secs(30);
 
+/// The same where reads are to go to replicas, and a primary has none that is up: nothing tells of one that
+/// comes.
+const FOR_REPLICAS: Duration = Duration::from_secs(2);
+
 /// Asks for as long as the pool is open.
 pub(in crate::pool) fn run(cluster: Arc<Cluster>) -> Task {
     // Made before the first poll: a task may be dropped without one.
@@ -47,9 +51,12 @@ async fn keep(running: Running) {
         };
         let regularly = if cluster.is_unsettled() {
             Duration::ZERO
+        } else if cluster.lacks_replicas() {
+            FOR_REPLICAS
         } else {
-            REGULARLY.mul_f64(0.75 + 0.5 * fastrand::f64())
+            REGULARLY
         };
+        let regularly = regularly.mul_f64(0.75 + 0.5 * fastrand::f64());
         tokio::select! {
             () = cluster.wanted.notified() => {}
             () = tokio::time::sleep(regularly) => {}

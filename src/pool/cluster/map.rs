@@ -17,6 +17,16 @@ pub(in crate::pool) struct Map {
     shards: Vec<Arc<Shard>>,
 }
 
+/// What a node is in its cluster.
+pub(in crate::pool) struct Part {
+    pub(in crate::pool) node: Arc<Node>,
+    pub(in crate::pool) role: Role,
+    /// How many slots it serves.
+    pub(in crate::pool) slots: usize,
+    /// The primary that it follows.
+    pub(in crate::pool) replica_of: Option<Arc<str>>,
+}
+
 /// A primary with its replicas.
 #[derive(Debug)]
 pub(in crate::pool) struct Shard {
@@ -66,7 +76,8 @@ impl Map {
             map.shards.push(Arc::new(Shard::new(Arc::clone(node), Vec::new())));
         }
         let number = shard.unwrap_or(self.shards.len()) + 1;
-        if let (Some(slot), Ok(number)) = (map.slots.get_mut(usize::from(slot)), number.try_into()) {
+        if let (Some(slot), Ok(number)) = (map.slots.get_mut(usize::from(slot)), number.try_into())
+        {
             *slot = number;
         }
         map
@@ -90,21 +101,29 @@ impl Map {
         self.primaries().chain(self.shards.iter().flat_map(|shard| &shard.replicas))
     }
 
-    /// Each with its role, how many slots it serves, and whom it follows.
-    pub(super) fn roles(&self) -> Vec<(Arc<Node>, Role, usize, Option<Arc<str>>)> {
+    /// What each of them is.
+    pub(super) fn roles(&self) -> Vec<Part> {
         let mut roles = Vec::new();
         for (at, shard) in self.shards.iter().enumerate() {
             let Shard { primary, replicas, .. } = &**shard;
-            roles.push((Arc::clone(primary), Role::Master, self.slots_of(at), None));
-            let of = Some(primary.address());
-            let replicas = replicas.iter();
-            roles.extend(replicas.map(|node| (Arc::clone(node), Role::Replica, 0, of.clone())));
+            let (node, slots) = (Arc::clone(primary), self.slots_of(at));
+            roles.push(Part { node, role: Role::Master, slots, replica_of: None });
+            roles.extend(replicas.iter().map(|node| Part {
+                node: Arc::clone(node),
+                role: Role::Replica,
+                slots: 0,
+                replica_of: Some(primary.address()),
+            }));
         }
         roles
     }
 
     fn slots_of(&self, shard: usize) -> usize {
         self.slots.iter().filter(|number| usize::from(**number) == shard + 1).count()
+    }
+
+    pub(super) fn lacks_replicas(&self) -> bool {
+        self.shards.iter().any(|shard| shard.replicas.is_empty())
     }
 
     pub(super) fn unserved(&self) -> usize {

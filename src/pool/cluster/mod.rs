@@ -21,18 +21,19 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::map::{Map, Named, Range, Shard};
+use self::map::{Map, Named, Part, Range, Shard};
 use super::context::Context;
 use super::factory::NodeFactory;
 use super::node::Node;
 use super::tasks::{Runtime, Task};
 use super::topology::member::{Member, Membership};
 use super::topology::place::Place;
+use super::topology::settings::Names;
 use crate::dial::{Address, Target};
 use crate::fleet::registry_keys;
 use crate::policy::ReplicaReads;
+use crate::server::Server;
 use crate::server::gate::{Forced, Overridable};
-use crate::server::{Role, Server};
 use crate::telemetry::status::{ClusterStatus, NodeStatus, Status};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::Phase;
@@ -54,8 +55,7 @@ const MOST_NAMES: u32 = 1 << 18;
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) seeds: Vec<Address>,
-    /// By what the cluster announces: a host, or a host and a port. In place of it.
-    pub(super) names: HashMap<String, (String, Option<u16>)>,
+    pub(super) names: Names,
     pub(super) replica_reads: ReplicaReads,
     pub(super) own_gate: bool,
     pub(super) seed: u64,
@@ -168,8 +168,8 @@ impl Cluster {
         first.unwrap_or_else(|| self.member(self.settings.seeds[0].clone()))
     }
 
-    /// The nodes that the cluster names and the pool uses: role, number of slots, and the primary of a replica.
-    pub(super) fn roles(&self) -> Vec<(Arc<Node>, Role, usize, Option<Arc<str>>)> {
+    /// What each node is in the cluster that it names and the pool uses.
+    pub(super) fn roles(&self) -> Vec<Part> {
         self.map.load().roles()
     }
 
@@ -309,6 +309,11 @@ impl Cluster {
         self.settings.replica_reads != ReplicaReads::Off
     }
 
+    /// Whether reads are to go to replicas, and a primary has none.
+    fn lacks_replicas(&self) -> bool {
+        self.reads_replicas() && self.map.load().lacks_replicas()
+    }
+
     /// Whether what a node of the slot's refuses may go to the primary instead.
     pub(super) fn may_fall_back(&self, slot: u16, node: &Arc<Node>) -> bool {
         self.settings.replica_reads == ReplicaReads::Prefer && !self.serves(slot, node)
@@ -354,12 +359,7 @@ impl Cluster {
     }
 
     /// The node that another one names, which may be news.
-    fn named_by(
-        self: &Arc<Self>,
-        asked: &Node,
-        host: &str,
-        port: u16,
-    ) -> Option<Arc<Node>> {
+    fn named_by(self: &Arc<Self>, asked: &Node, host: &str, port: u16) -> Option<Arc<Node>> {
         let host = Some(host).filter(|host| !host.is_empty()).map(str::to_owned);
         let address = self.address(&Named { host, port, id: String::new() }, asked)?;
         Some(self.member(address))
@@ -446,7 +446,7 @@ impl Known {
 impl Cluster {
     /// Takes in what a node has told; when it is to be asked again at the latest.
     fn take(self: &Arc<Self>, asked: &Node, ranges: &[Range]) -> bool {
-        let mut shards: BTreeMap<Arc<str>, (Shard, Vec<(u16, u16)>)> = BTreeMap::new();
+        let mut shards: BTreeMap<Arc<str>, (Shard, Vec<_>)> = BTreeMap::new();
         for Range { first, last, nodes } in ranges {
             let mut nodes = nodes.iter().map(|named| self.address(named, asked));
             let Some(primary) = nodes.next().flatten() else { continue };

@@ -202,8 +202,10 @@ impl<C: Carrier> Router<C> {
 
     /// Sends one command; the reply as it is, an error of the server's too.
     pub(in crate::pool) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        if let Some(pinned) = self.open.iter_mut().find(|carrier| carrier.is_pinned()) {
-            return pinned.command(cmd).await;
+        if let Some(at) = self.pinned() {
+            let reply = self.open[at].command(cmd).await;
+            self.learn(at, reply.as_ref().map(std::slice::from_ref));
+            return reply;
         }
         match (C::objection(cmd), self.home.clone()) {
             (None, _) => {}
@@ -225,10 +227,11 @@ impl<C: Carrier> Router<C> {
         pipeline: &Pipeline,
         (offset, count): (usize, usize),
     ) -> Result<Vec<Value>, Error> {
-        if let Some(pinned) = self.open.iter_mut().find(|carrier| carrier.is_pinned()) {
-            return pinned
-                .pipeline(pipeline, (offset, count), Sharing::of_pipeline(pipeline))
-                .await;
+        if let Some(at) = self.pinned() {
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let replies = self.open[at].pipeline(pipeline, replies, sharing).await;
+            self.learn(at, replies.as_deref());
+            return replies;
         }
         if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
             // The server says what it makes of keys of other slots in between.
@@ -247,6 +250,21 @@ impl<C: Carrier> Router<C> {
         let mut replies = Box::pin(self.run(pieces)).await?;
         let made = made.into_iter().skip(offset).take(count);
         made.map(|made| made.reply(&mut replies)).collect()
+    }
+
+    /// The connection on which a transaction is open, or keys are watched.
+    fn pinned(&self) -> Option<usize> {
+        self.open.iter().position(Carrier::is_pinned)
+    }
+
+    /// What is answered within a transaction is its holder's, who is to begin again, but says who has a slot.
+    fn learn(&self, at: usize, replies: Result<&[Value], &Error>) {
+        let node = self.open[at].node();
+        match replies {
+            Ok(replies) => drop(replies.iter().find_map(|reply| self.next(node, reply))),
+            Err(Error::Inner(error)) => drop(self.cluster.redirected(node, error)),
+            Err(Error::Rejected(_)) => {}
+        }
     }
 
     /// Sends a command to one node, and on to where that says it is to go.
@@ -407,7 +425,8 @@ impl<C: Carrier> Router<C> {
                     let (multi, exec) = (redis::cmd("MULTI"), redis::cmd("EXEC"));
                     let all = [&multi].into_iter().chain(pipeline.cmd_iter()).chain([&exec]);
                     let asked = asking_once(all);
-                    carrier.pipeline(&asked, (wanted.0 + 1, wanted.1), sharing).await
+                    let replies = carrier.pipeline(&asked, (0, asked.len()), sharing).await;
+                    replies.and_then(last)
                 }
                 Ok(carrier) => carrier.pipeline(pipeline, wanted, sharing).await,
             };
@@ -558,6 +577,15 @@ fn asking_once<'a>(cmds: impl Iterator<Item = &'a Cmd>) -> Pipeline {
         pipeline.add_command(cmd.clone());
     }
     pipeline
+}
+
+/// The reply to EXEC, or the first error: what redis-rs makes of a transaction.
+fn last(replies: Vec<Value>) -> Result<Vec<Value>, Error> {
+    let mut last = Vec::new();
+    for reply in replies {
+        last = vec![reply.extract_error()?];
+    }
+    Ok(last)
 }
 
 /// The error of one node where others have done their part.

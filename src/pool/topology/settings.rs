@@ -9,6 +9,9 @@ use crate::dial::{Address, Certificates, Login, Target};
 use crate::policy::{Problems, ReplicaReads};
 use crate::vocabulary::words::host_and_port;
 
+/// By what a cluster announces, a host or a host and a port: what is dialed in its place.
+pub(in crate::pool) type Names = HashMap<String, (String, Option<u16>)>;
+
 /// What a pool was given of a cluster.
 #[derive(Debug)]
 pub(in crate::pool) struct ClusterSettings {
@@ -45,9 +48,7 @@ impl ClusterSettings {
     }
 
     /// By what is announced: what to dial.
-    pub(in crate::pool) fn names(
-        &self,
-    ) -> Result<HashMap<String, (String, Option<u16>)>, Vec<String>> {
+    pub(in crate::pool) fn names(&self) -> Result<Names, Vec<String>> {
         let (mut names, mut problems) = (HashMap::new(), Vec::new());
         for (announced, dialed) in &self.names {
             match (split(announced), split(dialed)) {

@@ -7,6 +7,7 @@ mod support;
 mod waiting;
 
 mod failover;
+mod fleets;
 mod full;
 mod launcher;
 mod leases;

@@ -211,7 +211,7 @@ impl GuardedPoolBuilder {
         }
         for setter in &self.misplaced {
             let has = match &self.topology {
-                Topology::Single => "a server of its own",
+                Topology::Single => "a server of its own, no sentinels and no cluster",
                 Topology::Sentinel(_) => "sentinels, and no cluster",
                 Topology::Cluster(_) => "a cluster, and no sentinels",
             };

@@ -224,3 +224,40 @@ impl Replies {
 fn out_of_step() -> RedisError {
     (ErrorKind::Parse, "a reply that nobody has asked for").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    /// How the driver ended that heard this, after a PING was sent.
+    async fn heard(said: &[u8]) -> (Option<Msg>, RedisResult<()>) {
+        let (ours, mut theirs) = duplex(1024);
+        let Subscriber { sink, mut messages, driver } = Subscriber::over(ours);
+        let pong = sink.send("PING", "PONG", &[]);
+        theirs.write_all(said).await.unwrap();
+        // The end of what it says.
+        theirs.shutdown().await.unwrap();
+        driver.await;
+        (messages.recv().await, answer(pong).await)
+    }
+
+    #[tokio::test]
+    async fn what_comes_between_is_no_answer() {
+        let said = b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n*3\r\n$8\r\nsmessage\r\n$1\r\ns\r\n$1\r\n1\r\n\
+                     *2\r\n$4\r\npong\r\n$0\r\n\r\n";
+        let (message, pong) = heard(said).await;
+        assert_eq!(message.unwrap().get_payload_bytes(), b"1");
+        pong.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_the_server_ends_a_shard_channel_or_makes_no_sense() {
+        let moved = b"*3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n+PONG\r\n".as_slice();
+        let nonsense = b"*1\r\n:1\r\n+PONG\r\n".as_slice();
+        for said in [moved, nonsense, b"HTTP/1.1 400\r\n"] {
+            assert!(heard(said).await.1.is_err(), "{}", String::from_utf8_lossy(said));
+        }
+    }
+}

@@ -1,15 +1,17 @@
 //! The examination: dials, and asks all that the checks go by.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::stream::{StreamExt, iter};
 use redis::{RedisError, RedisResult, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::facts::{Answer, Config, Dials, Facts, Info, NoAnswer, SlowLog};
+use super::facts::{Answer, Config, Dials, Facts, Info, Missed, NoAnswer, SlowLog};
 use super::local::{self, Sockets};
 use super::report::Latency;
-use super::{Options, Probe, Target, sentinel};
+use super::{Options, Probe, Target, cluster, sentinel};
 use crate::Backoff;
 use crate::dial::Trace;
 use crate::server::Observation;
@@ -32,9 +34,49 @@ const SETTINGS: [&str; 8] = [
     "repl-backlog-ttl",
 ];
 
+/// A server, and what a connection brought.
+pub(super) struct Examined {
+    pub(super) target: Target,
+    pub(super) dials: Dials,
+    pub(super) facts: Option<Facts>,
+}
+
+impl Examined {
+    /// Dials, and asks.
+    pub(super) async fn new(target: Target, options: &Options) -> Self {
+        let (dials, probe) = connect(&target, options).await;
+        let mut examined = Self { target, dials, facts: None };
+        if let Some(probe) = probe {
+            examined.facts = Some(examine(probe, options, examined.is_here()).await);
+        }
+        examined
+    }
+
+    /// It runs on this machine.
+    pub(super) fn is_here(&self) -> bool {
+        let addresses = &self.dials.trace.addresses;
+        addresses.iter().any(|address| address.ip().is_loopback()) || self.target.location().is_unix
+    }
+}
+
+/// One dial, of a server that is not examined in full.
+pub(super) async fn dial(target: &Target) -> Result<Probe, Missed> {
+    let mut trace = Trace::default();
+    let dialed = Probe::connect_traced(target, &mut trace).await;
+    dialed.map_err(|failure| Missed { failure, connected: trace.connected.is_some() })
+}
+
+/// All of them, in their order, so many at a time.
+pub(super) async fn at_most<F: Future>(
+    many: usize,
+    futures: impl IntoIterator<Item = F>,
+) -> Vec<F::Output> {
+    iter(futures).buffered(many).collect().await
+}
+
 /// Dials until there is a connection, a failure that waiting does not mend, or `options.wait` is
 /// over.
-pub(super) async fn connect(target: &Target, options: &Options) -> (Dials, Option<Probe>) {
+async fn connect(target: &Target, options: &Options) -> (Dials, Option<Probe>) {
     let deadline = Instant::now() + options.wait;
     let backoff = Backoff::equal_jitter(Duration::from_millis(200), Duration::from_secs(2));
     let mut pauses = backoff.delays(fastrand::u64(..));
@@ -98,6 +140,11 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         }
         Err(why) => Err(why),
     };
+    // Asked last: a node that has just been met has its links by then.
+    let cluster = match info {
+        Ok(_) if probe.is_in_cluster => Some(cluster::ask(&mut probe).await),
+        _ => None,
+    };
     let holders = probe.holders(options.idle_after, options.top).await;
     let pid = info.as_ref().ok().and_then(|info| info.field("process_id")).filter(|_| here);
     Facts {
@@ -108,6 +155,7 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         config,
         slow,
         sentinel,
+        cluster,
         open_files_limit: pid.and_then(local::open_files_limit),
         somaxconn: local::somaxconn().filter(|_| here),
     }

@@ -11,7 +11,7 @@ use super::holders::Holders;
 use super::local::{OwnFiles, Sockets};
 use super::probe::{CLIENT_NAME, text_of};
 use super::report::Latency;
-use super::sentinel::Word;
+use super::{cluster, sentinel};
 use crate::Outcome;
 use crate::dial::{Trace, of_error_line};
 use crate::server::Observation;
@@ -98,6 +98,14 @@ impl Dials {
     }
 }
 
+/// A dial that did not lead to a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Missed {
+    pub(super) failure: DialFailure,
+    /// The connect itself was answered.
+    pub(super) connected: bool,
+}
+
 /// What a connection brought.
 pub(super) struct Facts {
     /// The last INFO, with what had changed since the first.
@@ -109,7 +117,9 @@ pub(super) struct Facts {
     pub(super) config: Answer<Config>,
     pub(super) slow: Answer<SlowLog>,
     /// Of a sentinel.
-    pub(super) sentinel: Option<Word>,
+    pub(super) sentinel: Option<sentinel::Word>,
+    /// Of a node of a cluster.
+    pub(super) cluster: Option<cluster::Word>,
     pub(super) open_files_limit: Option<u64>,
     pub(super) somaxconn: Option<u64>,
 }
@@ -124,6 +134,7 @@ impl Facts {
             self.slow.as_ref().err(),
             self.sentinel.as_ref().and_then(|word| word.refused.as_ref()),
             self.last_look.as_ref(),
+            self.cluster.as_ref().and_then(|word| word.nodes.as_ref().err()),
             self.holders.as_ref().err(),
         ]
         .into_iter()

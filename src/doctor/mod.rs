@@ -17,8 +17,12 @@
 //! what the sentinels say of it, of its replicas and of each other is in that master's report
 //! ([`SentinelReport`]).
 //!
+//! The URL of one node of a cluster leads to all of them: each is examined too, and what they say of each other
+//! is in the report of the node whose URL it was ([`ClusterReport`]).
+//!
 //! It **reads only**: INFO, CLIENT LIST, CONFIG GET, SLOWLOG GET, PING, and of a sentinel SENTINEL MYID, MASTERS,
-//! MASTER, SENTINELS, REPLICAS, GET-MASTER-ADDR-BY-NAME, CKQUORUM, over one connection per server. What would
+//! MASTER, SENTINELS, REPLICAS, GET-MASTER-ADDR-BY-NAME, CKQUORUM, of a node CLUSTER INFO, NODES, SLOTS, MYID, over
+//! one connection per server. What would
 //! mend something is in the report, as text. A server that lets it in answers in full, or as far as it is
 //! allowed to; one that does not is told apart by the first bytes it sent, as every dial of this crate
 //! ([`Outcome`](crate::Outcome)).
@@ -27,6 +31,7 @@
 //! in each [`Check`].
 
 mod checks;
+mod cluster;
 mod examine;
 mod facts;
 mod holders;
@@ -39,11 +44,13 @@ mod text;
 mod unused;
 mod verdict;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 
+pub use cluster::{ClusterNode, ClusterReport};
 pub use holders::{Holder, Holders};
 pub use probe::{Access, Probe, Target};
 pub use registry::{Fleets, Registry, RegistryMember};
@@ -54,10 +61,12 @@ pub use report::{
 pub use sentinel::{ReplicaSeen, SentinelReport, SentinelSeen, WatchedMaster};
 
 use checks::Findings;
+use cluster::{Cluster, Group};
+use examine::Examined;
 use facts::{Dials, Facts};
 use local::OwnFiles;
 use probe::Location;
-use sentinel::{Examined, Set, follow};
+use sentinel::{Set, follow};
 
 use crate::policy::LONGEST;
 use crate::sizing::wide;
@@ -162,31 +171,42 @@ impl Doctor {
         self
     }
 
-    /// Examines all of them. Takes the time of a sample, twice where there is a sentinel among them, and
-    /// as long as the servers make it wait: every step has the [`Access`]'s timeout.
+    /// Examines all of them. Takes the time of a sample, twice where there is a sentinel or a node of a
+    /// cluster among them, and as long as the servers make it wait: every step has the [`Access`]'s timeout.
+    /// Of a cluster 128 nodes are examined at most, 32 at a time, masters first.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the connections.
     pub async fn examine(&self) -> Report {
         let examined = self.urls.iter().map(|url| self.examine_one(url));
-        let urls = join_all(examined).await;
-        let servers = Target::named_by_sentinel(&self.access);
-        let followed = match &servers {
-            Ok(servers) => {
-                let examined = urls.iter().flatten();
-                Box::pin(follow(examined, servers, &self.options)).await
-            }
+        let (mut urls, mut problems) = (Vec::new(), Vec::new());
+        for examined in join_all(examined).await {
+            problems.push(examined.as_ref().err().cloned());
+            urls.push(examined.ok());
+        }
+        let groups = Box::pin(cluster::follow(&mut urls, &self.options)).await;
+        let followed = match &Target::named_by_sentinel(&self.access) {
+            Ok(servers) => Box::pin(follow(urls.iter().flatten(), servers, &self.options)).await,
             // It was looked at when it was given.
             Err(_) => Vec::new(),
         };
-        let of_urls = urls.into_iter().enumerate().map(|(at, examined)| match examined {
-            Ok(examined) => self.judge_examined(examined, None),
-            Err(problem) => ServerReport::bad_url(at + 1, &problem),
+        let cluster = |at| groups.iter().find(|group| group.led_by == at).map(|it| &it.cluster);
+        let of_urls = urls.into_iter().zip(problems).enumerate().map(|(at, url)| match url {
+            (Some(examined), _) => self.judge_examined(examined, None, cluster(at)),
+            (None, problem) => ServerReport::bad_url(at + 1, &problem.unwrap_or_default()),
         });
-        let followed =
-            followed.into_iter().map(|(set, examined)| self.judge_examined(examined, Some(&set)));
-        Report::of(of_urls.chain(followed).collect())
+        let mut servers: Vec<ServerReport> = of_urls.collect();
+        let followed = followed
+            .into_iter()
+            .map(|(set, examined)| self.judge_examined(examined, Some(&set), None));
+        servers.extend(followed);
+        for Group { led_by, found, .. } in groups {
+            let found: Vec<_> =
+                found.into_iter().map(|it| self.judge_examined(it, None, None)).collect();
+            worst_first(&mut servers, led_by, found);
+        }
+        Report::of(servers)
     }
 
     /// Examines the server of a pool **over one of the pool's own connections**: what is left to look
@@ -210,7 +230,7 @@ impl Doctor {
         let status = pool.status();
         let wanted = status.max_connections.saturating_sub(status.live);
         let dials = Dials::none(OwnFiles::of_this_process(wide(wanted)));
-        let report = self.judge(&location, &dials, Some(facts), None);
+        let report = self.judge(&location, &dials, Some(facts), None, None);
         Ok(Report::of(vec![report]))
     }
 
@@ -219,9 +239,14 @@ impl Doctor {
         Ok(Examined::new(target, &self.options).await)
     }
 
-    fn judge_examined(&self, examined: Examined, set: Option<&Set>) -> ServerReport {
+    fn judge_examined(
+        &self,
+        examined: Examined,
+        set: Option<&Set>,
+        cluster: Option<&Cluster>,
+    ) -> ServerReport {
         let Examined { target, dials, facts } = examined;
-        self.judge(&target.location(), &dials, facts, set)
+        self.judge(&target.location(), &dials, facts, set, cluster)
     }
 
     fn judge(
@@ -230,9 +255,10 @@ impl Doctor {
         dials: &Dials,
         facts: Option<Facts>,
         set: Option<&Set>,
+        cluster: Option<&Cluster>,
     ) -> ServerReport {
-        let findings =
-            Findings { location, options: &self.options, dials, facts: facts.as_ref(), set };
+        let options = &self.options;
+        let findings = Findings { location, options, dials, facts: facts.as_ref(), set, cluster };
         let checks = checks::all(findings);
         let (verdict, also) = verdict::of(findings, &checks);
         let info = facts.as_ref().and_then(|facts| facts.info.as_ref().ok());
@@ -248,6 +274,8 @@ impl Doctor {
             uptime_seconds: snapshot.as_ref().and_then(|snapshot| snapshot.uptime_seconds),
             capacity: facts.as_ref().and_then(Capacity::of),
             sentinel: set.map(SentinelReport::of),
+            cluster: cluster.filter(|it| it.refused.is_none()).map(ClusterReport::of),
+            named_by: None,
             watched_masters: facts
                 .as_ref()
                 .and_then(|facts| facts.sentinel.as_ref())
@@ -258,10 +286,24 @@ impl Doctor {
     }
 }
 
+/// Adds the nodes that a URL led to, the worst first, in which order its own report names them all.
+fn worst_first(servers: &mut Vec<ServerReport>, led_by: usize, mut found: Vec<ServerReport>) {
+    let url = servers[led_by].server.clone();
+    found.iter_mut().for_each(|report| report.named_by = Some(url.clone()));
+    found.sort_by(ServerReport::worse);
+    servers.extend(found);
+    let Some(mut cluster) = servers[led_by].cluster.take() else { return };
+    let report = |node: &ClusterNode| servers.iter().find(|it| it.server == node.server);
+    cluster.nodes.sort_by(|one, other| match (report(one), report(other)) {
+        (Some(one), Some(other)) => one.worse(other),
+        (one, other) => one.is_none().cmp(&other.is_none()),
+    });
+    servers[led_by].cluster = Some(cluster);
+}
+
 impl Report {
     fn of(servers: Vec<ServerReport>) -> Self {
-        let saturation =
-            |server: &ServerReport| server.capacity.as_ref().and_then(|it| it.saturation);
+        let saturation = ServerReport::saturation;
         let worst = servers
             .iter()
             .filter(|server| saturation(server).is_some())
@@ -284,6 +326,21 @@ impl Report {
 }
 
 impl ServerReport {
+    fn saturation(&self) -> Option<f64> {
+        self.capacity.as_ref()?.saturation
+    }
+
+    /// `Less` where this one is: not connected, then by its own checks, then by how full it is.
+    fn worse(&self, other: &Self) -> Ordering {
+        let own = |it: &Self| {
+            let checks = it.checks.iter().filter(|check| !check.id.starts_with("cluster."));
+            let level = checks.map(|check| check.level).filter(|level| *level >= Level::Warning);
+            (!it.reachability.connected, level.max())
+        };
+        let full = |it: &Self| it.saturation().unwrap_or(0.0);
+        own(other).cmp(&own(self)).then_with(|| full(other).total_cmp(&full(self)))
+    }
+
     fn bad_url(nth: usize, problem: &str) -> Self {
         Self {
             // Not the text: it may be a password.
@@ -299,6 +356,8 @@ impl ServerReport {
             holders: None,
             snapshot: None,
             sentinel: None,
+            cluster: None,
+            named_by: None,
             watched_masters: None,
         }
     }

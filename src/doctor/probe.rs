@@ -13,11 +13,13 @@ use redis::{
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::cluster;
 use super::holders::Holders;
 use super::registry::Registry;
 use super::sentinel::WatchedMaster;
 use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::policy::LONGEST;
+use crate::sentinel::Named;
 use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
@@ -157,6 +159,16 @@ impl Target {
         &self.at.name
     }
 
+    /// Its host and port; `None` of a path.
+    pub(super) fn named(&self) -> Option<Named> {
+        match &self.at.address {
+            Address::Tcp { host, port } => Some(Named { host: host.clone(), port: *port }),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Address::Tls { host, port, .. } => Some(Named { host: host.clone(), port: *port }),
+            Address::Unix(_) => None,
+        }
+    }
+
     pub(super) fn location(&self) -> Location {
         let mut location = Location::of(&self.dialer, &self.at);
         if self.has_own_authority {
@@ -245,6 +257,8 @@ pub struct Probe {
     given_up: bool,
     /// What the last INFO said of the masters that it watches.
     watched_masters: Option<Vec<WatchedMaster>>,
+    /// It said that it is a node of a cluster.
+    pub(super) is_in_cluster: bool,
 }
 
 impl Drop for Probe {
@@ -298,6 +312,7 @@ impl Probe {
             timeout,
             given_up: false,
             watched_masters: None,
+            is_in_cluster: false,
         }
     }
 
@@ -317,6 +332,7 @@ impl Probe {
 
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {
         self.watched_masters = WatchedMaster::all(info);
+        self.is_in_cluster = cluster::is_node(info);
         self.observer.observe(ServerSnapshot::parse(info), Instant::now())
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cluster::ClusterReport;
 use super::holders::Holders;
 use super::sentinel::{SentinelReport, WatchedMaster};
 use crate::server::{Product, ServerSnapshot};
@@ -27,7 +28,8 @@ pub struct Report {
     pub exit_code: u8,
     /// Of several servers the one with the highest saturation.
     pub worst: Option<String>,
-    /// One for each URL, in their order; then one for each master that sentinels among them watch.
+    /// One for each URL, in their order; then one for each master that sentinels among them watch, and one
+    /// for each other node of the clusters among them, the worst first.
     pub servers: Vec<ServerReport>,
 }
 
@@ -61,6 +63,10 @@ pub struct ServerReport {
     pub sentinel: Option<SentinelReport>,
     /// Of a sentinel: the masters that it watches.
     pub watched_masters: Option<Vec<WatchedMaster>>,
+    /// Of the node of a cluster whose URL led to the others: all of them.
+    pub cluster: Option<ClusterReport>,
+    /// Of those others: the node that led there.
+    pub named_by: Option<String>,
 }
 
 /// One check: what was seen, what it was held against, what would mend it.
@@ -137,10 +143,14 @@ pub enum VerdictKind {
     SentinelsDisagree,
     /// The sentinels hold the master for down.
     MasterDown,
-    /// The sentinels could not fail over now.
+    /// The sentinels could not fail over now, or a master of a cluster has no replica that could take over.
     NoFailover,
-    /// What the sentinels name cannot be reached under the address that they announce.
+    /// What sentinels, or a cluster, name cannot be reached under the address that they announce.
     AnnouncedUnreachable,
+    /// A cluster does not serve all of its slots.
+    ClusterDown,
+    /// The nodes of a cluster do not agree on whose a slot is.
+    NodesDisagree,
     /// Nothing of that, but checks failed.
     ChecksFailed,
     /// It loads its data set.
@@ -196,6 +206,8 @@ impl VerdictKind {
             Self::MasterDown => "master_down",
             Self::NoFailover => "no_failover",
             Self::AnnouncedUnreachable => "announced_unreachable",
+            Self::ClusterDown => "cluster_down",
+            Self::NodesDisagree => "nodes_disagree",
             Self::ChecksFailed => "checks_failed",
             Self::Loading => "loading",
             Self::Unknown => "unknown",

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::report::{Check, Level, Report, ServerReport, Verdict, VerdictKind};
-use super::{Holder, Holders, SentinelReport};
+use super::{ClusterReport, Holder, Holders, SentinelReport};
+use crate::server::Role;
 use crate::vocabulary::words::{clean, count, seconds};
 
 const UNKNOWN: &str = "–";
@@ -69,6 +70,9 @@ impl ServerReport {
         if let Some(sentinel) = &self.sentinel {
             write!(f, " · {} of the sentinel {}", sentinel.master, clean(&sentinel.named_by))?;
         }
+        if let Some(by) = &self.named_by {
+            write!(f, " · named by {}", clean(by))?;
+        }
         if let Some(uptime) = self.uptime_seconds {
             write!(f, " · up {}", seconds(uptime))?;
         }
@@ -78,7 +82,11 @@ impl ServerReport {
         }
         let mut group = "";
         // Those that could not be made for the same reason say it once.
-        for checks in self.checks.chunk_by(|one, next| one.is_skipped_with(next)) {
+        // Of the many nodes of a cluster only what is to be looked at: the rest is in the JSON.
+        let is_short = self.named_by.is_some();
+        let shown = |check: &&Check| !is_short || check.level >= Level::Warning;
+        let shown: Vec<&Check> = self.checks.iter().filter(shown).collect();
+        for checks in shown.chunk_by(|one, next| one.is_skipped_with(next)) {
             let [check, rest @ ..] = checks else { continue };
             if check.group() != group {
                 group = check.group();
@@ -92,9 +100,14 @@ impl ServerReport {
         if let Some(sentinel) = &self.sentinel {
             sentinel.write(f, colours)?;
         }
+        if let Some(cluster) = &self.cluster {
+            cluster.write(f, colours)?;
+        }
         match &self.holders {
-            Some(holders) => holders.write(f, colours),
-            None => Ok(()),
+            Some(holders) if !(is_short && self.verdict.kind == VerdictKind::NothingWrong) => {
+                holders.write(f, colours)
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -127,6 +140,29 @@ impl SentinelReport {
             ["replica", "master", "priority", "slots"],
             &replicas.collect::<Vec<_>>(),
         )
+    }
+}
+
+impl ClusterReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
+        let nodes = self.nodes.iter().map(|node| {
+            let role = match (node.role, &node.replica_of) {
+                (Some(Role::Master), _) => "master".to_owned(),
+                (_, Some(master)) => format!("replica of {master}"),
+                (Some(_), None) => "replica".to_owned(),
+                (None, None) => UNKNOWN.to_owned(),
+            };
+            let trouble = node.flags.join(", ");
+            let trouble = match &node.message {
+                Some(message) if trouble.is_empty() => message.clone(),
+                Some(message) => format!("{trouble}: {message}"),
+                None => trouble,
+            };
+            let connections = slots(node.used, node.maxclients);
+            [node.server.clone(), role, count(node.slots), connections, trouble]
+        });
+        let head = ["node, the worst first", "role", "hash slots", "connections", ""];
+        write_rows(f, colours, head, &nodes.collect::<Vec<_>>())
     }
 }
 

@@ -2,9 +2,10 @@
 
 mod causes;
 mod not_connected;
-mod sentinel;
+mod topology;
 
 use super::checks::{self, Findings};
+use super::cluster::Cluster;
 use super::facts::{Facts, Info};
 use super::report::{Check, Level, Verdict, VerdictKind};
 use crate::server::ServerSnapshot;
@@ -42,7 +43,7 @@ pub(super) fn of(findings: Findings<'_>, checks: &[Check]) -> (Verdict, Vec<Verd
         None => vec![not_connected::verdict(findings)],
         Some(facts) => of_facts(findings, facts),
     };
-    let (first, last) = sentinel::verdicts(checks);
+    let (first, last) = topology::verdicts(checks);
     verdicts.splice(0..0, first);
     verdicts.extend(last);
     if verdicts.is_empty() {
@@ -184,6 +185,12 @@ fn of_checks(findings: Findings<'_>, checks: &[Check]) -> Verdict {
         verdict = verdict.reason(
             "it is a sentinel, which serves no data; what it watches is examined below, master by master",
         );
+    }
+    let looked_at = |it: &Cluster| it.nodes.iter().filter(|node| node.seen.is_some()).count();
+    let others = findings.cluster.map_or(0, looked_at).saturating_sub(1);
+    if others > 0 {
+        let others = counted(others, "other node");
+        verdict = verdict.reason(format!("the {others} of its cluster have reports of their own"));
     }
     if !warnings.is_empty() {
         verdict = verdict.reason(format!("to look at: {}", warnings.join(", ")));

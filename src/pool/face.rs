@@ -79,7 +79,15 @@ impl GuardedPool {
         let servers = self.servers().clone();
         async move {
             let node = servers.primary_of(Some(&key)).await?;
-            Ok(GuardedConnection::of_node(acquire(node, endpoint, location).await?))
+            Ok(match servers {
+                Servers::One(_) => {
+                    GuardedConnection::of_node(acquire(node, endpoint, location).await?)
+                }
+                Servers::Cluster(cluster) => {
+                    let router = Router::new(cluster, endpoint, location);
+                    GuardedConnection::of_cluster(router.at_home(node).await?)
+                }
+            })
         }
     }
 

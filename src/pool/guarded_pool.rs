@@ -117,8 +117,8 @@ impl GuardedPool {
     /// where all keys of one slot can be used together, in transactions with WATCH and MULTI, say. On one
     /// server it is [`acquire`](Self::acquire), so that code is the same everywhere.
     ///
-    /// The lease stays with that server. Once the slot is another one's, keys of it are answered with MOVED;
-    /// the next lease is of the new one then.
+    /// What names no key goes to that server, MULTI for one. Commands with keys of other slots take connections of
+    /// their nodes as well, as those of a lease of [`acquire`](Self::acquire) do.
     ///
     /// # Errors
     ///

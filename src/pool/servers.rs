@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use redis::RedisError;
+
 use super::cluster::Cluster;
 use super::context::Context;
 use super::node::Node;
@@ -46,6 +48,14 @@ impl Servers {
                 cluster.ready().await?;
                 key.map_or_else(|| cluster.any(), |key| cluster.node_of(slot(key), false))
             }
+        }
+    }
+
+    /// Whether an error of a node's says that another one has the slot; it is known from then on.
+    pub(super) fn learns(&self, asked: &Arc<Node>, error: &RedisError) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Cluster(cluster) => cluster.redirected(asked, error).is_some(),
         }
     }
 

@@ -48,6 +48,7 @@ mod outcome;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::Serialize;
@@ -122,6 +123,17 @@ impl Plan {
         Some(plan)
     }
 
+    /// The same for a cluster: for that of its nodes which has the least room, as a process may have as many
+    /// connections to each of them as to any. `None` where no node tells its ceiling.
+    #[must_use]
+    pub fn for_cluster<'a>(nodes: impl IntoIterator<Item = &'a ServerSnapshot>) -> Option<Self> {
+        let room = |plan: &Self| {
+            let (available, taken) = (plan.available(), plan.beside_pools());
+            (available.saturating_sub(taken), Reverse(taken.saturating_sub(available)))
+        };
+        nodes.into_iter().filter_map(Self::for_server).min_by_key(room)
+    }
+
     /// How many instances (containers, virtual machines) run: the most that the autoscaler may start.
     /// Default 1.
     pub const fn instances(mut self, instances: u64) -> Self {
@@ -145,7 +157,7 @@ impl Plan {
 
     /// The most connections that each process opens:
     /// [`max_connections`](crate::GuardedPoolBuilder::max_connections), of all its pools to this
-    /// server.
+    /// server: to each node of a cluster, not to all of them.
     pub const fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
         self

@@ -95,6 +95,26 @@ fn a_server_tells_its_part() {
 }
 
 #[test]
+fn a_cluster_is_as_large_as_its_tightest_node() {
+    let node = |maxclients: u64, replicas: u64| {
+        let info = format!(
+            "connected_slaves:{replicas}\ncluster_connections:10\nmaxclients:{maxclients}\n"
+        );
+        ServerSnapshot::parse(info)
+    };
+    let nodes = [node(1_000, 0), node(400, 1), node(400, 3), node(2_000, 0)];
+    let plan = Plan::for_cluster(&nodes).expect("they say their maxclients");
+    assert_eq!(
+        sentence(plan.instances(10).pool_size(30)),
+        "10 × 30 + 3 replicas + 10 cluster links = 313 fits 400 − 16 (71 left)"
+    );
+    // Two in which not even the links fit.
+    let plan = Plan::for_cluster(&[node(9, 0), node(5, 0)]).expect("they do");
+    assert_eq!(plan.work_out().maxclients, 5);
+    assert_eq!(Plan::for_cluster(&[ServerSnapshot::default()]), None);
+}
+
+#[test]
 fn the_levers_of_a_fleet_that_does_not_fit() {
     let plan = Plan::new(10_000).instances(240).pool_size(50);
     let expected = [

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::run::{Doctor, OWN_NAME};
 use crate::support::server::poll;
-use crate::support::{Crowd, TestServer};
+use crate::support::{Cluster, Crowd, TestServer};
 
 /// How often each command was called.
 fn calls(server: &TestServer) -> BTreeMap<String, u64> {
@@ -33,7 +33,7 @@ fn called(server: &TestServer, args: &[&str]) -> BTreeMap<String, u64> {
     called
 }
 
-const READS: [&str; 14] = [
+const READS: [&str; 17] = [
     "ping",
     "time",
     "info",
@@ -48,6 +48,9 @@ const READS: [&str; 14] = [
     "slowlog|get",
     "command",
     "cluster|info",
+    "cluster|nodes",
+    "cluster|slots",
+    "cluster|myid",
     "latency|latest",
 ];
 
@@ -73,6 +76,19 @@ fn a_sick_server_is_only_read_though_there_is_much_to_mend() {
     assert_eq!(server.admin().maxclients(), 30);
     let list = server.admin().client_list();
     assert_eq!(list.len(), 28, "nobody was killed");
+}
+
+#[test]
+fn the_nodes_of_a_cluster_are_only_read_over_one_connection_each() {
+    let cluster = Cluster::start(2, &crate::server()).unwrap();
+    let [asked, found] = [0, 1].map(|index| cluster.node(index));
+    let accepted = || found.admin().info_u64("total_connections_received");
+    let before = (calls(found), accepted());
+    reads_only(&called(asked, &[]));
+    assert_eq!(accepted(), before.1 + 1);
+    let mut since = calls(found);
+    since.retain(|command, calls| *calls > before.0.get(command).copied().unwrap_or(0));
+    reads_only(&since);
 }
 
 #[test]

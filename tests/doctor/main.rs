@@ -9,6 +9,7 @@ mod run;
 mod bad_input;
 mod blocked;
 mod ceiling;
+mod cluster;
 mod conduct;
 mod denied;
 mod fake;

@@ -17,7 +17,7 @@ pub(crate) const SECRET: &str = "hunter2-Geheimnis";
 pub(crate) const OWN_NAME: &str = "redis-guard:doctor";
 
 /// Every check that there is, in the report's order.
-pub(crate) const CHECKS: [&str; 43] = [
+pub(crate) const CHECKS: [&str; 52] = [
     "reachability.url",
     "reachability.dns",
     "reachability.connect",
@@ -61,6 +61,15 @@ pub(crate) const CHECKS: [&str; 43] = [
     "sentinel.room",
     "sentinel.addresses",
     "sentinel.capacity",
+    "cluster.nodes",
+    "cluster.state",
+    "cluster.agreement",
+    "cluster.migrations",
+    "cluster.addresses",
+    "cluster.replicas",
+    "cluster.connections",
+    "cluster.maxclients",
+    "cluster.links",
 ];
 
 /// Far above what a run may take.

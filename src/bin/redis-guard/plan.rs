@@ -3,16 +3,19 @@
 mod ask;
 mod report;
 
-use clap::Args;
-use redis_guard::sizing::{Plan, Surge};
+use std::cmp::Reverse;
 
-use self::ask::{Seen, ask};
+use clap::Args;
+use redis_guard::sizing::{Outcome, Plan, Surge};
+
+use self::ask::{Asked, Seen, ask};
 use self::report::Report;
 use crate::cli::{Access, Exit, Output, print, print_json};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// A server to read maxclients, replicas and cluster links from, with one INFO
+    /// A server to read maxclients, replicas and cluster links from, with one INFO; of a cluster all nodes are
+    /// asked, and the one with the least room counts
     url: Option<String>,
 
     /// The server's ceiling; beside a URL it is the one to plan for
@@ -72,17 +75,21 @@ pub(crate) struct PlanArgs {
 }
 
 pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
-    let seen = match &args.url {
+    let asked = match &args.url {
         None => None,
         Some(url) => match Box::pin(ask(url, &args.access)).await? {
-            Ok(seen) => Some(seen),
+            Ok(asked) => Some(asked),
             Err(failure) => {
                 return Ok(failure.report(args.output));
             }
         },
     };
-    let outcome = args.plan(seen.as_ref())?.work_out();
-    let report = Report { args: &args, seen: seen.as_ref(), outcome: &outcome };
+    let asked = asked.as_ref();
+    let (seen, outcome) = match asked {
+        Some(asked) => args.tightest(asked)?,
+        None => (None, args.plan(None)?.work_out()),
+    };
+    let report = Report { args: &args, asked, seen, outcome: &outcome };
     let exit = report.exit();
     Ok(match args.output {
         Output::Text => print(&report.text(), exit),
@@ -91,6 +98,22 @@ pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
 }
 
 impl PlanArgs {
+    /// Of the nodes of a cluster, the one with the least room.
+    fn tightest<'a>(&self, asked: &'a Asked) -> Result<(Option<&'a Seen>, Outcome), String> {
+        let mut plans: Vec<_> = asked
+            .seen
+            .iter()
+            .map(|seen| Ok((Some(seen), self.plan(Some(seen))?.work_out())))
+            .collect();
+        // Those that do not tell are left out where others do.
+        if plans.iter().any(Result::is_ok) {
+            plans.retain(Result::is_ok);
+        }
+        let plans = plans.into_iter().collect::<Result<Vec<_>, String>>()?;
+        let room = |(_, it): &(_, Outcome)| (it.headroom, Reverse(it.shortfall));
+        plans.into_iter().min_by_key(room).ok_or_else(|| "nobody was asked".to_owned())
+    }
+
     fn plan(&self, seen: Option<&Seen>) -> Result<Plan, String> {
         let snapshot = seen.map(|seen| &seen.snapshot);
         let Some(maxclients) = self.maxclients.or(snapshot.and_then(|seen| seen.maxclients)) else {

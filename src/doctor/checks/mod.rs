@@ -1,6 +1,7 @@
 //! The checks: what was seen, held against a threshold. Pure.
 
 mod capacity;
+mod cluster;
 mod holders;
 mod reachability;
 mod replication;
@@ -8,6 +9,7 @@ mod sentinel;
 mod server;
 
 use super::Options;
+use super::cluster::Cluster;
 use super::facts::{Dials, Facts, NoAnswer};
 use super::probe::Location;
 use super::report::{Check, Level};
@@ -33,6 +35,8 @@ pub(super) struct Findings<'a> {
     pub(super) facts: Option<&'a Facts>,
     /// Of a master that a sentinel led to.
     pub(super) set: Option<&'a Set>,
+    /// Of the node of a cluster whose URL led to the others.
+    pub(super) cluster: Option<&'a Cluster>,
 }
 
 /// Every check that could be made, in the order of the report.
@@ -48,6 +52,7 @@ pub(super) fn all(findings: Findings<'_>) -> Vec<Check> {
         None => checks.extend(capacity::of_refusal(findings)),
     }
     checks.extend(sentinel::checks(findings));
+    checks.extend(findings.cluster.map(|it| cluster::checks(findings, it)).unwrap_or_default());
     checks
 }
 

@@ -1,19 +1,16 @@
 //! From a sentinel's URL to the master, its replicas, and the other sentinels.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use futures_util::stream::{StreamExt, iter};
 use tokio::time::timeout;
 
 use super::ask::ask_peer;
-use super::{Instance, Look, Master, Missed, Named, Peer, PeerWord, Set, Slots, Word};
-use crate::dial::Trace;
-use crate::doctor::examine;
-use crate::doctor::facts::{Answer, Dials, Facts, Info, NoAnswer};
+use super::{Instance, Look, Master, Named, Peer, PeerWord, Set, Slots};
+use crate::doctor::examine::{Examined, at_most, dial};
+use crate::doctor::facts::{Answer, Info, Missed, NoAnswer};
 use crate::doctor::{Options, Probe, Target};
 
 /// How many masters, or servers of one master, are looked at at a time.
@@ -21,34 +18,6 @@ const AT_ONCE: usize = 16;
 
 /// How many replicas, and sentinels, of a master are looked at: more than that is garbage.
 const MOST: usize = 64;
-
-/// A server, and what a connection brought.
-pub(in crate::doctor) struct Examined {
-    pub(in crate::doctor) target: Target,
-    pub(in crate::doctor) dials: Dials,
-    pub(in crate::doctor) facts: Option<Facts>,
-}
-
-impl Examined {
-    /// Dials, and asks.
-    pub(in crate::doctor) async fn new(target: Target, options: &Options) -> Self {
-        let (dials, probe) = examine::connect(&target, options).await;
-        let facts = match probe {
-            Some(probe) => Some(examine::examine(probe, options, is_here(&target, &dials)).await),
-            None => None,
-        };
-        Self { target, dials, facts }
-    }
-
-    fn word(&self) -> Option<&Word> {
-        self.facts.as_ref()?.sentinel.as_ref()
-    }
-}
-
-fn is_here(target: &Target, dials: &Dials) -> bool {
-    let addresses = &dials.trace.addresses;
-    addresses.iter().any(|address| address.ip().is_loopback()) || target.location().is_unix
-}
 
 /// The masters that the sentinels among these watch, each once, examined over targets like `servers`;
 /// and what belongs to each.
@@ -61,7 +30,9 @@ pub(in crate::doctor) async fn follow(
     let mut led_here = HashSet::new();
     let mut followed = Vec::new();
     for url in urls {
-        let Some(word) = url.word() else { continue };
+        let Some(word) = url.facts.as_ref().and_then(|facts| facts.sentinel.as_ref()) else {
+            continue;
+        };
         let own = word.id.as_deref().unwrap_or(url.target.server());
         let is_new = |master: &&Master| !led_here.contains(&(own.to_owned(), master.name.clone()));
         let masters: Vec<&Master> = word.masters.iter().filter(is_new).collect();
@@ -93,7 +64,7 @@ async fn of_url(
             Box::pin(look_at(url, master, sentinels, servers, options))
         })
         .collect();
-    at_most(sets).await
+    at_most(AT_ONCE, sets).await
 }
 
 type Asked = HashMap<Named, Result<HashMap<String, PeerWord>, Missed>>;
@@ -113,7 +84,7 @@ async fn ask_peers(url: &Target, masters: &[&Master]) -> Asked {
         };
         (named, words)
     });
-    at_most(asked).await.into_iter().collect()
+    at_most(AT_ONCE, asked).await.into_iter().collect()
 }
 
 /// The sentinels of a master, the one of the URL first.
@@ -154,7 +125,7 @@ async fn look_at(
         replicas: Err(NoAnswer::NotAsked),
         others: Vec::new(),
         resolved: HashMap::new(),
-        here: is_here(&url.target, &url.dials),
+        here: url.is_here(),
     };
     let named: BTreeSet<Named> =
         set.views().filter_map(|(_, view)| view.address.clone().ok()?).collect();
@@ -169,7 +140,7 @@ async fn look_at(
     let others: Vec<_> = others.map(|named| look(servers, named, None)).collect();
     let looks = replicas.into_iter().map(|(named, said)| look(servers, named, Some(said)));
     let examined = Examined::new(servers.at(&set.at.host, set.at.port), options);
-    let looked = join(Box::pin(at_most(looks)), Box::pin(at_most(others)));
+    let looked = join(Box::pin(at_most(AT_ONCE, looks)), Box::pin(at_most(AT_ONCE, others)));
     let (examined, (replicas, others)) = join(Box::pin(examined), looked).await;
     set.replicas = master.replicas.as_ref().map(|_| replicas).map_err(NoAnswer::clone);
     set.others = others;
@@ -190,12 +161,6 @@ async fn ask_info(probe: &mut Probe) -> Answer<Info> {
     Ok(Info::new(&text, seen, None))
 }
 
-async fn dial(target: &Target) -> Result<Probe, Missed> {
-    let mut trace = Trace::default();
-    let dialed = Probe::connect_traced(target, &mut trace).await;
-    dialed.map_err(|failure| Missed { failure, connected: trace.connected.is_some() })
-}
-
 /// Those with an address, each once.
 fn listed(instances: &Answer<Vec<Instance>>) -> Vec<(Named, Instance)> {
     let mut seen = HashSet::new();
@@ -213,10 +178,5 @@ async fn resolve(all: BTreeSet<Named>, limit: Duration) -> HashMap<Named, Named>
         let place = Named { host: first.ip().to_string(), port: first.port() };
         Some((named, place))
     });
-    at_most(resolved).await.into_iter().flatten().collect()
-}
-
-/// All of them, in their order, some at a time.
-async fn at_most<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    iter(futures).buffered(AT_ONCE).collect().await
+    at_most(AT_ONCE, resolved).await.into_iter().flatten().collect()
 }

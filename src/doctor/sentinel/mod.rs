@@ -7,14 +7,13 @@ mod report;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::facts::{Answer, Info, NoAnswer};
+use super::facts::{Answer, Info, Missed, NoAnswer};
 use crate::sentinel::{Instance, Named};
 use crate::server::ServerSnapshot;
 use crate::sizing::wide;
-use crate::vocabulary::DialFailure;
 
 pub(super) use ask::ask;
-pub(super) use follow::{Examined, follow};
+pub(super) use follow::follow;
 pub use report::{ReplicaSeen, SentinelReport, SentinelSeen, WatchedMaster};
 
 /// True where whoever dials it dials its own machine.
@@ -94,14 +93,6 @@ impl Slots {
         };
         snapshot.saturation()
     }
-}
-
-/// A dial that did not lead to a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Missed {
-    pub(super) failure: DialFailure,
-    /// The connect itself was answered.
-    pub(super) connected: bool,
 }
 
 /// A sentinel that watches the master.

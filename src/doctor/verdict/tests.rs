@@ -76,11 +76,12 @@ impl Found {
             },
             slow: Ok(SlowLog::default()),
             sentinel: None,
+            cluster: None,
             open_files_limit: None,
             somaxconn: None,
         };
         let target = Target::parse("redis://10.0.0.1", &Access::default()).expect("a URL");
-        doctor.judge(&target.location(), &Dials::none(None), Some(facts), None)
+        doctor.judge(&target.location(), &Dials::none(None), Some(facts), None, None)
     }
 }
 

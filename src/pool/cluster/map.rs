@@ -14,7 +14,7 @@ use crate::vocabulary::routing::SLOTS;
 pub(in crate::pool) struct Map {
     /// By slot: which shard, counted from 1; 0 for one that nobody serves.
     slots: Box<[u16]>,
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
 }
 
 /// A primary with its replicas.
@@ -52,7 +52,22 @@ impl Map {
             for (first, last) in ranges {
                 map.slots[usize::from(first)..=usize::from(last)].fill(number);
             }
-            map.shards.push(shard);
+            map.shards.push(Arc::new(shard));
+        }
+        map
+    }
+
+    /// The same, but that this slot is served by that node.
+    pub(super) fn with(&self, slot: u16, node: &Arc<Node>) -> Self {
+        let shard = self.shards.iter().position(|shard| Arc::ptr_eq(&shard.primary, node));
+        let mut map = Self { slots: self.slots.clone(), shards: self.shards.clone() };
+        if shard.is_none() {
+            // Its replicas are told of later.
+            map.shards.push(Arc::new(Shard::new(Arc::clone(node), Vec::new())));
+        }
+        let number = shard.unwrap_or(self.shards.len()) + 1;
+        if let (Some(slot), Ok(number)) = (map.slots.get_mut(usize::from(slot)), number.try_into()) {
+            *slot = number;
         }
         map
     }
@@ -63,7 +78,7 @@ impl Map {
 
     pub(super) fn shard(&self, slot: u16) -> Option<&Shard> {
         let number = self.slots.get(usize::from(slot))?;
-        self.shards.get(usize::from(*number).checked_sub(1)?)
+        self.shards.get(usize::from(*number).checked_sub(1)?).map(Arc::as_ref)
     }
 
     pub(super) fn primaries(&self) -> impl Iterator<Item = &Arc<Node>> {
@@ -78,7 +93,8 @@ impl Map {
     /// Each with its role, how many slots it serves, and whom it follows.
     pub(super) fn roles(&self) -> Vec<(Arc<Node>, Role, usize, Option<Arc<str>>)> {
         let mut roles = Vec::new();
-        for (at, Shard { primary, replicas, .. }) in self.shards.iter().enumerate() {
+        for (at, shard) in self.shards.iter().enumerate() {
+            let Shard { primary, replicas, .. } = &**shard;
             roles.push((Arc::clone(primary), Role::Master, self.slots_of(at), None));
             let of = Some(primary.address());
             let replicas = replicas.iter();
@@ -98,7 +114,7 @@ impl Map {
     /// Whether the same nodes serve the same slots.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let same = |(ours, theirs): (&Arc<Node>, &Arc<Node>)| Arc::ptr_eq(ours, theirs);
-        let alike = |(ours, theirs): (&Shard, &Shard)| {
+        let alike = |(ours, theirs): (&Arc<Shard>, &Arc<Shard>)| {
             same((&ours.primary, &theirs.primary))
                 && ours.replicas.len() == theirs.replicas.len()
                 && ours.replicas.iter().zip(&theirs.replicas).all(same)

@@ -39,6 +39,10 @@ use crate::vocabulary::Phase;
 use crate::vocabulary::routing::slot;
 use crate::{BreakerState, Endpoint, Error, Rejection};
 
+/// So many redirections of one command are followed, as by redis-cli, Jedis and Lettuce. A slot that is moved
+/// takes two: one to its new node, and one back if that is undone.
+pub(super) const HOPS: usize = 5;
+
 /// How long a node that the cluster does not name any more is kept. One that comes back, as a replica whose
 /// link was down does, is the same one then, with what is still open to it.
 const LEAVES_AFTER: Duration = Duration::from_secs(5);
@@ -94,6 +98,14 @@ struct KnownNode {
     node: Arc<Node>,
     membership: Arc<Membership>,
     unnamed: Option<Instant>,
+}
+
+/// Where something is sent.
+#[derive(Clone)]
+pub(super) struct Aim {
+    node: Arc<Node>,
+    /// The node does not serve the slot yet, and is to answer all the same (ASKING).
+    asking: bool,
 }
 
 /// What came of the questions who the nodes are.
@@ -286,8 +298,10 @@ impl Cluster {
         let map = self.map.load();
         let mut primaries: Vec<_> = map.primaries().collect();
         fastrand::shuffle(&mut primaries);
-        let fit = primaries.iter().find(|node| is_fit(node)).or(primaries.first());
-        fit.map(|node| Arc::clone(node)).ok_or_else(|| Rejection::Closed.into())
+        // What is open costs nothing.
+        primaries.sort_by_key(|node| (!is_fit(node), node.lock().ledger.live() == 0));
+        let first = primaries.first().map(|node| Arc::clone(node));
+        first.ok_or_else(|| Rejection::Closed.into())
     }
 
     /// Whether replicas may be sent reads.
@@ -304,8 +318,43 @@ impl Cluster {
         self.map.load().primaries().map(Arc::clone).collect()
     }
 
-    /// The node that another one names in a redirection, which may be news.
-    pub(super) fn named_by(
+    /// Where an error says that a command is to go. What it says of a slot is known from then on, and all of it
+    /// is asked for.
+    #[cold]
+    pub(super) fn redirected(self: &Arc<Self>, asked: &Node, error: &RedisError) -> Option<Aim> {
+        let errors = error.clone().into_server_errors()?;
+        errors.iter().find_map(|(_, error)| {
+            let error = RedisError::from(error.clone());
+            let asking = match error.kind() {
+                ErrorKind::Server(ServerErrorKind::Moved) => false,
+                ErrorKind::Server(ServerErrorKind::Ask) => true,
+                ErrorKind::Server(ServerErrorKind::ClusterDown) => {
+                    self.want();
+                    return None;
+                }
+                _ => return None,
+            };
+            let (address, slot) = error.redirect_node()?;
+            let (host, port) = address.rsplit_once(':')?;
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let node = self.named_by(asked, host, port.parse().ok()?)?;
+            if !asking {
+                self.moved(slot, &node);
+            }
+            Some(Aim { node, asking })
+        })
+    }
+
+    /// A node has said that a slot is another one's.
+    fn moved(self: &Arc<Self>, slot: u16, node: &Arc<Node>) {
+        self.want();
+        if !self.serves(slot, node) {
+            self.map.rcu(|map| map.with(slot, node));
+        }
+    }
+
+    /// The node that another one names, which may be news.
+    fn named_by(
         self: &Arc<Self>,
         asked: &Node,
         host: &str,

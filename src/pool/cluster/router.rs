@@ -9,9 +9,9 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 
-use super::Cluster;
+use super::{Aim, Cluster, HOPS};
 use crate::pool::acquire::acquire;
 use crate::pool::lease::NodeLease;
 use crate::pool::node::Node;
@@ -19,10 +19,6 @@ use crate::pool::shared::NodeShared;
 use crate::vocabulary::command::{Effect, Sharing, effect, is_read_only};
 use crate::vocabulary::routing::{Combine, Part, Route, Split, route, slot_of_all};
 use crate::{Endpoint, Error, Rejection};
-
-/// So many redirections of one command are followed, as by redis-cli, Jedis and Lettuce. A slot that is moved
-/// takes two: one to its new node, and one back if that is undone.
-const HOPS: usize = 5;
 
 /// What commands for one node go over.
 pub(in crate::pool) trait Carrier: Send + Sized {
@@ -132,14 +128,8 @@ pub(in crate::pool) struct Router<C> {
     endpoint: Endpoint,
     location: &'static Location<'static>,
     open: Vec<C>,
-}
-
-/// Where something is sent.
-#[derive(Clone)]
-struct Aim {
-    node: Arc<Node>,
-    /// The node does not serve the slot yet, and is to answer all the same (ASKING).
-    asking: bool,
+    /// What names no node goes there: a lease begins with this one.
+    home: Option<Arc<Node>>,
 }
 
 /// Whom a command, or a part of one, is for.
@@ -178,15 +168,15 @@ impl Router<NodeShared> {
     pub(in crate::pool) fn fork(&mut self) -> Self {
         let open = self.open.iter_mut().map(NodeShared::fork).collect();
         let (cluster, endpoint) = (Arc::clone(&self.cluster), self.endpoint.clone());
-        Self { cluster, endpoint, location: self.location, open }
+        Self { cluster, endpoint, location: self.location, open, home: None }
     }
 }
 
 impl Clone for Router<NodeShared> {
     fn clone(&self) -> Self {
-        let Self { cluster, endpoint, location, open } = self;
+        let Self { cluster, endpoint, location, open, home: _ } = self;
         let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
-        Self { cluster, endpoint, location, open: open.clone() }
+        Self { cluster, endpoint, location, open: open.clone(), home: None }
     }
 }
 
@@ -196,7 +186,14 @@ impl<C: Carrier> Router<C> {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        Self { cluster, endpoint, location, open: Vec::new() }
+        Self { cluster, endpoint, location, open: Vec::new(), home: None }
+    }
+
+    /// Opens the connection to this node, where everything goes that names none.
+    pub(in crate::pool) async fn at_home(mut self, node: Arc<Node>) -> Result<Self, Rejection> {
+        self.open_at(&node).await?;
+        self.home = Some(node);
+        Ok(self)
     }
 
     pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
@@ -208,8 +205,10 @@ impl<C: Carrier> Router<C> {
         if let Some(pinned) = self.open.iter_mut().find(|carrier| carrier.is_pinned()) {
             return pinned.command(cmd).await;
         }
-        if let Some(objection) = C::objection(cmd) {
-            return Err(objection.into());
+        match (C::objection(cmd), self.home.clone()) {
+            (None, _) => {}
+            (Some(_), Some(home)) => return self.carrier(&home).await?.command(cmd).await,
+            (Some(objection), None) => return Err(objection.into()),
         }
         self.cluster.ready().await?;
         match route(cmd) {
@@ -232,7 +231,10 @@ impl<C: Carrier> Router<C> {
                 .await;
         }
         if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
-            return Err(objection.into());
+            // The server says what it makes of keys of other slots in between.
+            let Some(home) = self.home.clone() else { return Err(objection.into()) };
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            return self.carrier(&home).await?.pipeline(pipeline, replies, sharing).await;
         }
         self.cluster.ready().await?;
         if pipeline.is_transaction() {
@@ -304,7 +306,7 @@ impl<C: Carrier> Router<C> {
             Route::Primaries(combine) => (self.cluster.primaries(), combine),
             Route::Nodes(combine) => (self.cluster.named(), combine),
             Route::CrossSlot => return Err(cross_slot().into()),
-            Route::Refused(why) => return Err(refused(why).into()),
+            Route::Refused(why) => return Err(refused(cmd, why).into()),
         };
         let each = nodes.into_iter().map(|node| Piece { cmd: cmd.clone(), goal: Goal::Node(node) });
         pieces.extend(each);
@@ -444,6 +446,9 @@ impl<C: Carrier> Router<C> {
             Goal::Slot(slot) => self.cluster.node_of(*slot, reads),
             Goal::Node(node) => Ok(Arc::clone(node)),
             // One that something is open to will do, and costs nothing.
+            Goal::Any if self.home.is_some() => {
+                self.home.clone().ok_or_else(|| Rejection::Closed.into())
+            }
             Goal::Any => match self.open.iter().find(|carrier| !carrier.node().is_refusing()) {
                 Some(carrier) => Ok(Arc::clone(carrier.node())),
                 None => self.cluster.any(),
@@ -470,39 +475,14 @@ impl<C: Carrier> Router<C> {
     /// Where a reply says that its command is to go.
     fn next(&self, asked: &Arc<Node>, reply: &Value) -> Option<Aim> {
         match reply {
-            Value::ServerError(error) => self.redirected(asked, &error.clone().into()),
+            Value::ServerError(error) => self.cluster.redirected(asked, &error.clone().into()),
             _ => None,
         }
     }
 
     /// Where an error says that the command is to go.
     fn redirection(&self, aim: &Aim, error: &RedisError) -> Option<Aim> {
-        self.redirected(&aim.node, error)
-    }
-
-    #[cold]
-    fn redirected(&self, asked: &Arc<Node>, error: &RedisError) -> Option<Aim> {
-        let errors = error.clone().into_server_errors()?;
-        errors.iter().find_map(|(_, error)| {
-            let error = RedisError::from(error.clone());
-            let asking = match error.kind() {
-                ErrorKind::Server(ServerErrorKind::Moved) => false,
-                ErrorKind::Server(ServerErrorKind::Ask) => true,
-                ErrorKind::Server(ServerErrorKind::ClusterDown) => {
-                    self.cluster.want();
-                    return None;
-                }
-                _ => return None,
-            };
-            if !asking {
-                self.cluster.want();
-            }
-            let (address, _) = error.redirect_node()?;
-            let (host, port) = address.rsplit_once(':')?;
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let node = self.cluster.named_by(asked, host, port.parse().ok()?)?;
-            Some(Aim { node, asking })
-        })
+        self.cluster.redirected(&aim.node, error)
     }
 
     /// Another node for what one has refused, so that nothing was sent: it has left the cluster, or it is a
@@ -595,6 +575,10 @@ fn cross_slot() -> RedisError {
     (ErrorKind::Server(ServerErrorKind::CrossSlot), "nothing was sent", why.to_owned()).into()
 }
 
-fn refused(why: &str) -> RedisError {
-    (ErrorKind::Client, "command refused on a cluster", why.to_owned()).into()
+fn refused(cmd: &Cmd, why: &str) -> RedisError {
+    let name = match cmd.args_iter().next() {
+        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).to_uppercase(),
+        _ => String::new(),
+    };
+    (ErrorKind::Client, "command refused on a cluster", format!("{name}: {why}")).into()
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use self::silence::{Silence, Turn};
 use self::subscriptions::Subscriptions;
 use super::acquire::acquire_subscriber;
+use super::cluster::HOPS;
 use super::intake::Intake;
 use super::node::Node;
 use super::servers::Servers;
@@ -201,7 +202,8 @@ impl GuardedPubSub {
     /// see [`subscribe`](Self::subscribe). They go together with channels and patterns.
     ///
     /// In a cluster all shard channels of a subscriber are in one slot, on a connection to the node that has
-    /// it. When the slot moves to another node, that counts as a lost connection.
+    /// it: [`pubsub_for`](crate::GuardedPool::pubsub_for) begins there, and a subscriber that has nothing else
+    /// goes there. When the slot moves to another node, that counts as a lost connection.
     ///
     /// # Errors
     ///
@@ -270,9 +272,30 @@ impl GuardedPubSub {
     }
 
     async fn add(&mut self, kind: Kind, names: Vec<Vec<u8>>) -> Result<(), Error> {
-        self.ask(async |sink| sink.subscribe(kind, &names).await).await?;
+        let mut subscribed = self.ask(async |sink| sink.subscribe(kind, &names).await).await;
+        if kind == Kind::ShardChannel {
+            if subscribed.as_ref().is_err_and(|error| self.is_elsewhere(error)) {
+                // Nothing else is on this connection: another one, to the node that has the slot.
+                (self.live, self.key) = (None, names.first().cloned());
+                subscribed = self.ask(async |sink| sink.subscribe(kind, &names).await).await;
+            }
+            if subscribed.is_ok() && self.key.is_none() {
+                self.key = names.first().cloned();
+            }
+        }
+        subscribed?;
         self.subscriptions.add(kind, names);
         Ok(())
+    }
+
+    /// Whether a node says that another one has the slot of a shard channel, and may be left for that.
+    fn is_elsewhere(&self, error: &Error) -> bool {
+        match (error, &self.live) {
+            (Error::Inner(error), Some(live)) if self.subscriptions.len() == 0 => {
+                self.servers.learns(&live.node, error)
+            }
+            _ => false,
+        }
     }
 
     async fn remove(&mut self, kind: Kind, mut names: Vec<Vec<u8>>) -> Result<(), Error> {
@@ -347,11 +370,21 @@ impl GuardedPubSub {
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
-        let node = self.servers.primary_of(self.key.as_deref()).await?;
-        let endpoint = self.endpoint.clone();
-        let live = open(node, endpoint, self.location, &self.subscriptions).await?;
-        self.live = Some(live);
-        Ok(())
+        let mut hops = HOPS;
+        loop {
+            let node = self.servers.primary_of(self.key.as_deref()).await?;
+            let endpoint = self.endpoint.clone();
+            match open(Arc::clone(&node), endpoint, self.location, &self.subscriptions).await {
+                Ok(live) => {
+                    self.live = Some(live);
+                    return Ok(());
+                }
+                Err(Error::Inner(error)) if hops > 0 && self.servers.learns(&node, &error) => {
+                    hops -= 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The connection has ended.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::server::StartError;
 use super::Cluster;
-use crate::support::server::StartError;
 
 /// When a replica that was told to become the master is told again: it gives up after five seconds.
 const GIVEN_UP: Duration = Duration::from_secs(6);

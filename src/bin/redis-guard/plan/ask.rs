@@ -1,5 +1,6 @@
-//! What a server says of itself, over one connection.
+//! What a server says of itself, over one connection; and the other nodes of its cluster, over one each.
 
+use futures_util::stream::{StreamExt, iter};
 use redis_guard::doctor::{Probe, Target, WatchedMaster};
 use redis_guard::server::{Role, ServerSnapshot};
 use redis_guard::{DialFailure, Outcome};
@@ -9,6 +10,25 @@ use super::PlanArgs;
 use super::report::SCHEMA_VERSION;
 use crate::cli::{Access, Exit, Output, complain, print_json};
 use redis_guard::internal::words;
+
+/// How many nodes of a cluster are asked at a time.
+const AT_ONCE: usize = 16;
+
+/// What the server of the URL said, and the other nodes of its cluster.
+pub(super) struct Asked {
+    /// That of the URL first.
+    pub(super) seen: Vec<Seen>,
+    pub(super) cluster: Option<Cluster>,
+}
+
+/// That the server is in one.
+#[derive(Default)]
+pub(super) struct Cluster {
+    /// Nodes that could not be asked, and why.
+    missed: Vec<(String, String)>,
+    /// Why it does not tell which nodes there are.
+    refusal: Option<String>,
+}
 
 /// What a server said of itself.
 pub(super) struct Seen {
@@ -21,24 +41,85 @@ pub(super) struct Seen {
 /// Why there was no connection.
 pub(super) struct Failure(DialFailure);
 
-/// Asks for one INFO over one connection, which is dialed once: a full server is not to be pressed.
+/// Asks for one INFO over one connection, which is dialed once: a full server is not to be pressed. The same
+/// of the other nodes, if it is one of a cluster.
 ///
 /// # Errors
 /// The URL or the flags make no sense; the server is a sentinel.
-pub(super) async fn ask(url: &str, access: &Access) -> Result<Result<Seen, Failure>, String> {
+pub(super) async fn ask(url: &str, access: &Access) -> Result<Result<Asked, Failure>, String> {
     let target = Target::parse(url, &access.resolve()?).map_err(|why| format!("the URL: {why}"))?;
     let mut probe = match Probe::connect(&target).await {
         Ok(probe) => probe,
         Err(failure) => return Ok(Err(Failure(failure))),
     };
-    let (snapshot, refusal) = match probe.observe().await {
-        Ok(observation) => (observation.snapshot, None),
-        Err(error) => (ServerSnapshot::default(), Some(error.to_string())),
-    };
+    let first = Seen::of(&target, &mut probe).await;
     if let Some(masters) = probe.watched_masters() {
         return Err(a_sentinel(target.server(), masters));
     }
-    Ok(Ok(Seen { server: target.server().to_owned(), snapshot, refusal }))
+    let nodes = probe.cluster_nodes(&target).await;
+    // Its slot is not for us.
+    drop(probe);
+    let mut asked = Asked { seen: vec![first], cluster: None };
+    match nodes {
+        Ok(None) => {}
+        Ok(Some(nodes)) => asked.ask_others(nodes).await,
+        Err(error) => {
+            let refusal = Some(error.to_string());
+            asked.cluster = Some(Cluster { refusal, ..Cluster::default() });
+        }
+    }
+    Ok(Ok(asked))
+}
+
+impl Asked {
+    async fn ask_others(&mut self, nodes: Vec<Target>) {
+        let asked = nodes.into_iter().map(|node| async move {
+            match Probe::connect(&node).await {
+                Ok(mut probe) => Ok(Seen::of(&node, &mut probe).await),
+                Err(failure) => Err((node.server().to_owned(), failure.message)),
+            }
+        });
+        let mut cluster = Cluster::default();
+        for node in iter(asked).buffered(AT_ONCE).collect::<Vec<_>>().await {
+            match node {
+                Ok(seen) => self.seen.push(seen),
+                Err(missed) => cluster.missed.push(missed),
+            }
+        }
+        self.cluster = Some(cluster);
+    }
+
+    /// What is said beside what is said of `tightest`.
+    pub(super) fn notes(&self, tightest: &Seen) -> Vec<String> {
+        let Some(cluster) = &self.cluster else { return Vec::new() };
+        let nodes = self.seen.len() + cluster.missed.len();
+        let mut notes = match &cluster.refusal {
+            Some(why) => vec![format!(
+                "this is one node of a cluster, which does not tell of the others ({}): the smallest decides",
+                words::clean(why)
+            )],
+            None => vec![format!(
+                "a cluster of {}: planned for the one with the least room, {}; max_connections is for each node",
+                words::counted(nodes, "node"),
+                tightest.server
+            )],
+        };
+        notes.extend(cluster.missed.iter().map(|(server, why)| {
+            format!("{server} could not be asked ({}): it may have less room", words::clean(why))
+        }));
+        notes
+    }
+
+    /// The nodes of a cluster.
+    pub(super) fn json(&self) -> Option<Value> {
+        let Cluster { missed, refusal } = self.cluster.as_ref()?;
+        let missed = missed.iter().map(|(server, why)| json!({ "server": server, "message": why }));
+        Some(json!({
+            "nodes": self.seen.iter().map(Seen::json).collect::<Vec<_>>(),
+            "not_asked": missed.collect::<Vec<_>>(),
+            "nodes_refused": refusal,
+        }))
+    }
 }
 
 fn a_sentinel(server: &str, masters: &[WatchedMaster]) -> String {
@@ -85,6 +166,14 @@ impl Failure {
 }
 
 impl Seen {
+    async fn of(target: &Target, probe: &mut Probe) -> Self {
+        let (snapshot, refusal) = match probe.observe().await {
+            Ok(observation) => (observation.snapshot, None),
+            Err(error) => (ServerSnapshot::default(), Some(error.to_string())),
+        };
+        Self { server: target.server().to_owned(), snapshot, refusal }
+    }
+
     pub(super) fn notes(&self, args: &PlanArgs) -> Vec<String> {
         let Self { snapshot, .. } = self;
         let mut notes = Vec::new();
@@ -112,7 +201,8 @@ impl Seen {
                 words::count(clients),
             ));
         }
-        if let Some(Role::Replica) = snapshot.role {
+        // In a cluster all are planned for.
+        if snapshot.role == Some(Role::Replica) && snapshot.cluster_connections.unwrap_or(0) == 0 {
             notes.push("this server is a replica: writes need a plan for its master".to_owned());
         }
         notes

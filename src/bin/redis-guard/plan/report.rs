@@ -7,7 +7,7 @@ use redis_guard::sizing::Outcome;
 use serde_json::{Value, json};
 
 use super::PlanArgs;
-use super::ask::Seen;
+use super::ask::{Asked, Seen};
 use crate::cli::Exit;
 use redis_guard::internal::words;
 
@@ -24,6 +24,8 @@ const SERVERLESS_ADVICE: [&str; 5] = [
 /// A plan that was worked out, to be written down.
 pub(super) struct Report<'a> {
     pub(super) args: &'a PlanArgs,
+    pub(super) asked: Option<&'a Asked>,
+    /// Whom it was worked out for.
     pub(super) seen: Option<&'a Seen>,
     pub(super) outcome: &'a Outcome,
 }
@@ -66,14 +68,15 @@ impl Report<'_> {
                     .to_owned(),
             );
         }
-        if let Some(seen) = self.seen {
+        if let (Some(asked), Some(seen)) = (self.asked, self.seen) {
+            notes.extend(asked.notes(seen));
             notes.extend(seen.notes(args));
         }
         notes
     }
 
     pub(super) fn json(&self, exit: Exit) -> Value {
-        let Self { args, seen, outcome } = self;
+        let Self { args, asked, seen, outcome } = self;
         let levers = outcome.levers.iter().map(|lever| {
             // Numbers and names: nothing of it can fail to be written.
             let mut json = serde_json::to_value(lever).unwrap_or_default();
@@ -115,6 +118,7 @@ impl Report<'_> {
             "advice": self.advice(),
             "notes": self.notes(),
             "server": seen.map(Seen::json),
+            "cluster": asked.and_then(Asked::json),
         })
     }
 

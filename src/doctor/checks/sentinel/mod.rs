@@ -8,8 +8,9 @@ mod tests;
 
 use super::{Check, Findings, above};
 use crate::Outcome;
+use crate::doctor::facts::Missed;
 use crate::doctor::report::Level;
-use crate::doctor::sentinel::{Missed, Peer, Word};
+use crate::doctor::sentinel::{Peer, Word};
 use crate::vocabulary::words::{clean, counted};
 
 /// Names that a list in one line has.
@@ -83,7 +84,7 @@ fn is_down(peer: &Peer) -> bool {
     peer.named.as_ref().is_some_and(|(_, said)| said.is_down())
 }
 
-fn is_unreached(missed: &Missed) -> bool {
+pub(super) fn is_unreached(missed: &Missed) -> bool {
     is_no_way(missed.failure.outcome, missed.connected)
 }
 
@@ -96,7 +97,7 @@ fn is_no_way(outcome: Outcome, connected: bool) -> bool {
 }
 
 /// The first few, and how many more.
-fn list(items: impl Iterator<Item = impl ToString>) -> String {
+pub(super) fn list(items: impl Iterator<Item = impl ToString>) -> String {
     let all: Vec<String> = items.map(|item| item.to_string()).collect();
     let first = all.iter().take(NAMED_AT_MOST).cloned().collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMED_AT_MOST) {

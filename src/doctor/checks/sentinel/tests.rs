@@ -91,6 +91,7 @@ fn judged(set: &Set, failure: Option<Missed>) -> HashMap<&'static str, Check> {
         dials: &dials,
         facts: None,
         set: Some(set),
+        cluster: None,
     };
     checks(findings).into_iter().map(|check| (check.id, check)).collect()
 }

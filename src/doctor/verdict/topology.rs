@@ -1,4 +1,4 @@
-//! Verdicts on a master that sentinels watch: each is the failure of one check.
+//! Verdicts on a master that sentinels watch, and on a cluster: each is the failure of one check.
 
 use crate::doctor::report::{Check, Level, Verdict, VerdictKind};
 
@@ -27,6 +27,20 @@ fn of(check: &Check) -> Option<Verdict> {
             VerdictKind::AnnouncedUnreachable,
             "what the sentinels announce cannot be reached from here",
         ),
+        "cluster.state" => {
+            (VerdictKind::ClusterDown, "the cluster does not serve all of its slots")
+        }
+        "cluster.agreement" => (
+            VerdictKind::NodesDisagree,
+            "the nodes do not agree on whose a slot is: clients are sent back and forth",
+        ),
+        "cluster.addresses" => (
+            VerdictKind::AnnouncedUnreachable,
+            "what the cluster announces cannot be reached from here",
+        ),
+        "cluster.replicas" => {
+            (VerdictKind::NoFailover, "there is a master without a replica to fail over to")
+        }
         _ => return None,
     };
     let verdict = Verdict::new(kind, summary).reason(check.evidence.clone());

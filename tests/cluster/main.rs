@@ -17,6 +17,7 @@ mod pubsub;
 mod replicas;
 mod resharding;
 mod routing;
+mod same_answers;
 mod seeds;
 mod stopped;
 

@@ -3,8 +3,9 @@
 use redis_guard::redis::pipe;
 use redis_guard::{AsyncCommands, GuardedPool, ReplicaReads};
 
-use crate::support::Cluster;
 use crate::support::cluster::slot_of;
+use crate::support::server::poll;
+use crate::support::{Cluster, HANG, TestServer};
 use crate::waiting::{soon, until};
 use crate::{
     ask, calls, errors, kill_all, node_status, refused, sockets, unhurried, with_replicas,
@@ -18,13 +19,27 @@ fn pool(cluster: &Cluster, reads: ReplicaReads) -> GuardedPool {
 }
 
 /// A key of each master, whose value is its name; the replicas have it.
-fn written(cluster: &Cluster) -> [String; 3] {
-    MASTERS.map(|node| {
+fn written(cluster: &Cluster) -> Vec<String> {
+    let masters: Vec<usize> =
+        (0..cluster.nodes().len()).filter(|it| cluster.is_master(*it)).collect();
+    let replicas = (cluster.nodes().len() - masters.len()) / masters.len();
+    let write = |node: usize| {
         let (admin, key) = (cluster.node(node).admin(), cluster.key_on(node));
         assert_eq!(admin.text(&["SET", &key, &key]), "OK");
-        assert_eq!(admin.text(&["WAIT", "1", "60000"]), "1");
+        let (replicas, limit) = (replicas.to_string(), HANG.as_millis().to_string());
+        assert_eq!(admin.text(&["WAIT", &replicas, &limit]), replicas);
         key
-    })
+    };
+    let keys = masters.into_iter().map(write).collect();
+    // A replica is not named before it is known to have something.
+    let ports = || cluster.nodes().iter().map(|node| node.port().to_string());
+    let knows = |node: &TestServer| {
+        let slots = node.admin().text(&["CLUSTER", "SLOTS"]);
+        ports().all(|port| slots.lines().any(|line| line == port))
+    };
+    let all = || cluster.nodes().iter().all(knows).then_some(());
+    poll(HANG, all).expect("the nodes should name the replicas");
+    keys
 }
 
 async fn get(pool: &GuardedPool, key: &str) {
@@ -83,11 +98,8 @@ async fn preferred_replicas_answer_what_only_reads() {
 /// Whose turn it is goes round.
 #[tokio::test]
 async fn several_replicas_of_one_master_share_its_reads() {
-    let settings = crate::support::TestServer::builder();
-    let cluster = Cluster::with_replicas(1, 2, &settings).unwrap();
-    let key = cluster.key_on(0);
-    cluster.node(0).admin().text(&["SET", &key, &key]);
-    assert_eq!(cluster.node(0).admin().text(&["WAIT", "2", "60000"]), "2");
+    let cluster = Cluster::with_replicas(1, 2, &TestServer::builder()).unwrap();
+    let key = written(&cluster).remove(0);
     let pool = pool(&cluster, ReplicaReads::Prefer);
 
     for _ in 0..30 {
@@ -120,7 +132,6 @@ async fn preferred_replicas_that_die_are_done_without() {
     let cluster = with_replicas();
     let pool = pool(&cluster, ReplicaReads::Prefer);
     let keys = written(&cluster);
-    keys.iter().for_each(drop);
     get(&pool, &keys[0]).await;
 
     cluster.node(3).crash();

@@ -29,8 +29,7 @@ pub(super) fn of_pool(servers: &Servers) -> Status {
 
 /// Of a cluster: all nodes together, and each.
 fn of_cluster(cluster: &Arc<Cluster>) -> Status {
-    let now = Instant::now();
-    let mut nodes = nodes(cluster);
+    let (mut nodes, left) = nodes(cluster);
     nodes.sort_by(|one, other| other.concern().total_cmp(&one.concern()));
     let mut total = match nodes.first() {
         Some(worst) => worst.status.clone(),
@@ -39,31 +38,40 @@ fn of_cluster(cluster: &Arc<Cluster>) -> Status {
     for other in nodes.iter().skip(1) {
         total.add(&other.status);
     }
-    if let Some(departed) = cluster.departed() {
-        total.add(&departed);
+    let base = total.server.clone();
+    let left = left.into_iter().filter(|counts| counts.server != base);
+    for counts in left.chain(cluster.departed()) {
+        total.add(&counts);
     }
-    total.cluster = Some(cluster.status(nodes, now));
+    total.cluster = Some(cluster.status(nodes, Instant::now()));
     total
 }
 
-/// Each node of a cluster, with what the cluster says that it is.
-fn nodes(cluster: &Arc<Cluster>) -> Vec<NodeStatus> {
-    let roles = cluster.roles();
-    let named = roles.into_iter().map(|part| NodeStatus {
-        role: Some(part.role),
-        slots: part.slots,
-        replica_of: part.replica_of,
-        status: status(&part.node),
-    });
-    let named: Vec<_> = named.collect();
-    let others = cluster.nodes().into_iter().map(|node| status(&node));
-    let others = others
-        .filter(|other| {
-            other.live > 0 && !named.iter().any(|node| node.status.server == other.server)
+/// Each node of a cluster, with what the cluster says that it is; and what was counted at those that it does
+/// not name, and to which nothing is open.
+fn nodes(cluster: &Arc<Cluster>) -> (Vec<NodeStatus>, Vec<Status>) {
+    let roles = cluster.roles().into_iter();
+    let mut named: Vec<_> = roles
+        .map(|part| NodeStatus {
+            role: Some(part.role),
+            slots: part.slots,
+            replica_of: part.replica_of,
+            status: status(&part.node),
         })
-        .map(|status| NodeStatus { role: None, slots: 0, replica_of: None, status });
-    let others: Vec<_> = others.collect();
-    named.into_iter().chain(others).collect()
+        .collect();
+    let (mut others, mut left) = (Vec::new(), Vec::new());
+    for node in cluster.nodes() {
+        let status = status(&node);
+        if named.iter().any(|known| known.status.server == status.server) {
+            continue;
+        }
+        match status.live {
+            0 => left.push(status.counts_only()),
+            _ => others.push(NodeStatus { role: None, slots: 0, replica_of: None, status }),
+        }
+    }
+    named.append(&mut others);
+    (named, left)
 }
 
 /// The server to look at first.

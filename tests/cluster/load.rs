@@ -221,17 +221,27 @@ async fn count(connection: &mut (impl ConnectionLike + Send + Sync), key: &str) 
     Ok(())
 }
 
-/// A transaction step by step.
+/// A transaction step by step. One whose slot moves meanwhile is begun again.
 async fn watched(lease: &mut (impl ConnectionLike + Send + Sync), key: &str) -> RedisResult<()> {
     let words = |line: &str| crate::waiting::cmd(line);
-    let () = words("WATCH").arg(key).query_async(lease).await?;
-    let () = words("MULTI").query_async(lease).await?;
-    let queued = words("INCR").arg(key).query_async::<String>(lease).await;
-    if let Err(error) = queued {
-        let _ = words("DISCARD").query_async::<()>(lease).await;
-        return Err::<_, RedisError>(error);
+    loop {
+        let () = words("WATCH").arg(key).query_async(lease).await?;
+        let () = words("MULTI").query_async(lease).await?;
+        let queued = words("INCR").arg(key).query_async::<String>(lease).await;
+        let done = match queued {
+            Ok(_) => words("EXEC").query_async::<(u64,)>(lease).await,
+            Err(error) => {
+                let _ = words("DISCARD").query_async::<()>(lease).await;
+                Err::<_, RedisError>(error)
+            }
+        };
+        match done {
+            Ok((counted,)) => {
+                assert_eq!(counted, 1, "{key}");
+                return Ok(());
+            }
+            Err(error) if matches!(error.code(), Some("MOVED" | "ASK")) => {}
+            Err(error) => return Err(error),
+        }
     }
-    let (counted,): (u64,) = words("EXEC").query_async(lease).await?;
-    assert_eq!(counted, 1, "{key}");
-    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::{builder, cluster_status, masters, node_status, sockets, unhurried_po
 /// Those that failed but a transaction on a slot on its way, whose keys are here and there.
 fn unexpected(operations: &[Operation]) -> BTreeMap<String, usize> {
     let mut failures = failures(operations);
-    failures.retain(|words, _| !(words.starts_with("Atomic") && words.contains("TRYAGAIN")));
+    failures.retain(|words, _| !(words.starts_with("Atomic") && words.contains("TryAgain")));
     failures
 }
 

@@ -335,9 +335,7 @@ impl<C: Carrier> Router<C> {
     /// the replies, errors of servers among them.
     async fn run(&mut self, pieces: Vec<Piece>) -> Result<Vec<Value>, Error> {
         let mut replies = vec![Value::Nil; pieces.len()];
-        let aims = pieces.iter().map(|piece| self.aim(&piece.goal, &piece.cmd));
-        let mut aims: Vec<(usize, Aim)> =
-            aims.collect::<Result<Vec<_>, _>>()?.into_iter().enumerate().collect();
+        let mut aims = self.aims(&pieces)?;
         let mut hops = HOPS;
         while !aims.is_empty() {
             let is_first = hops == HOPS;
@@ -453,6 +451,22 @@ impl<C: Carrier> Router<C> {
             refusal
         });
         refusal.map_or(Ok(()), Err)
+    }
+
+    /// Where the pieces go, by number. One that any node can do goes along with another one, so that it takes no
+    /// further node.
+    fn aims(&self, pieces: &[Piece]) -> Result<Vec<(usize, Aim)>, Error> {
+        let first = pieces.iter().find(|piece| !matches!(piece.goal, Goal::Any));
+        let mut last = first.or(pieces.first()).map(|piece| self.aim(&piece.goal, &piece.cmd));
+        let aim = |(number, piece): (usize, &Piece)| {
+            let aim = match (&piece.goal, last.take()) {
+                (Goal::Any, Some(aim)) => aim?,
+                (goal, _) => self.aim(goal, &piece.cmd)?,
+            };
+            last = Some(Ok(aim.clone()));
+            Ok((number, aim))
+        };
+        pieces.iter().enumerate().map(aim).collect()
     }
 
     fn aim(&self, goal: &Goal, cmd: &Cmd) -> Result<Aim, Error> {

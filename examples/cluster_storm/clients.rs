@@ -5,6 +5,7 @@ use std::time::Duration;
 use deadpool_redis::Runtime;
 use deadpool_redis::cluster::{ClusterClient, ClusterConnection, Config, Pool};
 use redis::{AsyncCommands as _, RedisResult};
+use redis_guard::{GuardedPool, SharedConnection};
 
 use crate::Failure;
 use crate::args::POOL_SIZE;
@@ -98,4 +99,45 @@ impl Contender for TimedCluster {
     async fn set(&mut self, key: &str) -> Result<(), String> {
         self.0.set(key).await
     }
+}
+
+/// redis-guard, through a handle on its shared connections.
+#[derive(Clone)]
+pub(crate) struct Shared(SharedConnection);
+
+impl Contender for Shared {
+    const NAME: &'static str = "redis-guard";
+    const TERMS: &'static str = "1 s to wait for a connection, 2 s to connect, 0.5 s for a reply";
+
+    async fn open(seeds: Vec<String>) -> Result<Self, Failure> {
+        Ok(Self(guarded(seeds)?.shared("storm")))
+    }
+
+    async fn set(&mut self, key: &str) -> Result<(), String> {
+        set(&mut self.0, key).await.map_err(|error| error.to_string())
+    }
+}
+
+/// redis-guard, with a lease of the key's node for each request.
+#[derive(Clone)]
+pub(crate) struct Leases(GuardedPool);
+
+impl Contender for Leases {
+    const NAME: &'static str = "redis-guard-leases";
+    const TERMS: &'static str = Shared::TERMS;
+
+    async fn open(seeds: Vec<String>) -> Result<Self, Failure> {
+        Ok(Self(guarded(seeds)?))
+    }
+
+    async fn set(&mut self, key: &str) -> Result<(), String> {
+        let lease = self.0.acquire_for("storm", key).await;
+        set(&mut lease.map_err(|error| error.to_string())?, key)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn guarded(seeds: Vec<String>) -> Result<GuardedPool, Failure> {
+    Ok(GuardedPool::cluster(seeds).max_connections(POOL_SIZE).build()?)
 }

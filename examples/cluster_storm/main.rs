@@ -58,7 +58,7 @@ mod cluster;
 mod server;
 
 use args::{Args, Command};
-use clients::{BareDeadpool, Cluster, TimedCluster};
+use clients::{BareDeadpool, Cluster, Leases, Shared, TimedCluster};
 use common::{Failure, exit_code, until_interrupted, writable};
 use run::Run;
 use set::Set;
@@ -86,10 +86,12 @@ async fn compare(args: &Args) -> Result<(), Failure> {
     eprintln!("{}", report::introduction(args));
 
     // A new client: a `Contender` in clients.rs and a line here.
-    let runs: [Run; 3] = [
+    let runs: [Run; 5] = [
         storm::<BareDeadpool>(&set, args).await?,
         storm::<Cluster>(&set, args).await?,
         storm::<TimedCluster>(&set, args).await?,
+        storm::<Shared>(&set, args).await?,
+        storm::<Leases>(&set, args).await?,
     ];
 
     println!("{}", report::text(args, &runs));

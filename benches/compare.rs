@@ -13,6 +13,7 @@
 //! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
 //! | `layer_call` | a call through [`GuardLayer`] before a service that answers at once; `bare` is that service alone | tower's `LoadShed` over `ConcurrencyLimit` (no breaker), tower-resilience's breaker and bulkhead, failsafe and recloser (breakers, no limit), recloser over tower's two |
 //! | `layer_refusal` | a call that the open breaker refuses | the same; of tower the limit is taken |
+//! | `cluster` | `GET` on a cluster of three masters and three replicas, keys of all masters in turn: 1, 16, 64 tasks, and the sockets that takes | redis-rs' `ClusterConnection`, deadpool-redis' cluster pool of 16 |
 //! | `shared_get`, `shared_set` | `GET`, `SET` on a shared connection: 1, 16, 64, 512 tasks, values of 16 B and 1 KiB | redis-rs' own multiplexed connection, and leases from pools of 16 (and deadpool-redis' of 50) |
 //!
 //! All contenders take their turn in every round, so that what disturbs the machine disturbs all of
@@ -34,6 +35,10 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+#[path = "../tests/support/cluster/mod.rs"]
+mod cluster;
+#[path = "compare/clustered.rs"]
+mod clustered;
 #[path = "compare/contenders.rs"]
 mod contenders;
 #[path = "compare/layers.rs"]
@@ -43,6 +48,8 @@ mod report;
 #[path = "../tests/support/server.rs"]
 mod server;
 
+use cluster::Cluster;
+use clustered::{ClusterConnection, DeadpoolCluster, GuardCluster};
 use contenders::{
     Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardShared, Multiplexed,
     POOL_SIZE, Pool, RefusingGuard, Verb, Work,
@@ -54,15 +61,19 @@ use server::TestServer;
 type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "usage: cargo bench --bench compare -- [--quick] [--only NAME] [--json PATH]";
-const BENCHES: [&str; 7] = [
+const BENCHES: [&str; 8] = [
     "acquire_release",
     "refusal",
     "acquire_get",
     "layer_call",
     "layer_refusal",
+    "cluster",
     "shared_get",
     "shared_set",
 ];
+
+/// Of the cluster; each has a replica.
+const MASTERS: usize = 3;
 
 /// What a pool is measured with: as many tasks as connections, fewer, and more.
 const TASKS: [usize; 3] = [1, 16, 64];
@@ -123,6 +134,12 @@ struct Options {
     json: Option<PathBuf>,
 }
 
+impl Options {
+    fn wants(&self, bench: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == bench)
+    }
+}
+
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Options, Failure> {
     let mut options = Options { effort: Effort::TEST, only: None, json: None };
     let mut effort = None;
@@ -154,6 +171,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         effort: options.effort,
         url: server.url(),
         full_url: full.url(),
+        cluster: options
+            .wants("cluster")
+            .then(|| Cluster::with_replicas(MASTERS, 1, &TestServer::builder().in_memory(true)))
+            .transpose()?,
     };
     let mut cells = lab.cells(options)?;
     for round in 1..=options.effort.rounds {
@@ -178,12 +199,15 @@ struct Lab {
     url: String,
     /// Of a server without a free slot.
     full_url: String,
+    /// Where it is asked for.
+    cluster: Option<Cluster>,
 }
 
 impl Lab {
     /// Everything that was asked for, each contender ready to be measured.
+    // Long because it lists all of them.
     fn cells(&self, options: &Options) -> Result<Vec<Cell>, Failure> {
-        let wanted = |bench: &str| options.only.as_deref().is_none_or(|only| only == bench);
+        let wanted = |bench: &str| options.wants(bench);
         let mut cells = Vec::new();
         if wanted("acquire_release") {
             cells.push(self.calls("acquire_release", self.open::<GuardExclusive>()?));
@@ -199,7 +223,7 @@ impl Lab {
             let (guard, deadpool, bb8) = (self.open()?, self.open()?, self.open()?);
             for tasks in TASKS {
                 let matchup = Matchup { bench: "acquire_get", tasks, bytes: None };
-                let get = self.work(Verb::Get, 5)?;
+                let get = [self.work(Verb::Get, 5)?];
                 cells.push(self.throughput::<GuardExclusive>(matchup, &get, &guard));
                 cells.push(self.throughput::<DeadpoolRedis<POOL_SIZE>>(matchup, &get, &deadpool));
                 cells.push(self.throughput::<Bb8Redis>(matchup, &get, &bb8));
@@ -222,12 +246,56 @@ impl Lab {
             cells.push(self.refused(layers::RECLOSER, layers::recloser())?);
             cells.push(self.refused(layers::TOWER_RECLOSER, layers::tower_recloser())?);
         }
+        if wanted("cluster") {
+            self.clustered(&mut cells)?;
+        }
         for (bench, verb) in [("shared_get", Verb::Get), ("shared_set", Verb::Set)] {
             if wanted(bench) {
                 self.shared(bench, verb, &mut cells)?;
             }
         }
         Ok(cells)
+    }
+
+    fn clustered(&self, cells: &mut Vec<Cell>) -> Result<(), Failure> {
+        let cluster = self.cluster.as_ref().ok_or("there is no cluster")?;
+        let works = self.works_on(cluster)?;
+        let (guard, guard_sockets) = self.opened::<GuardCluster>(cluster, &works)?;
+        let (bare, bare_sockets) = self.opened::<ClusterConnection>(cluster, &works)?;
+        let (deadpool, deadpool_sockets) = self.opened::<DeadpoolCluster>(cluster, &works)?;
+        for tasks in TASKS {
+            let matchup = Matchup { bench: "cluster", tasks, bytes: None };
+            let guard = self.throughput::<GuardCluster>(matchup, &works, &guard);
+            cells.push(guard.holding(guard_sockets));
+            let bare = self.throughput::<ClusterConnection>(matchup, &works, &bare);
+            cells.push(bare.holding(bare_sockets));
+            let deadpool = self.throughput::<DeadpoolCluster>(matchup, &works, &deadpool);
+            cells.push(deadpool.holding(deadpool_sockets));
+        }
+        Ok(())
+    }
+
+    /// A client of the cluster, and the connections that it holds, as the nodes count them.
+    fn opened<C: Client>(&self, cluster: &Cluster, works: &[Work]) -> Result<(C, usize), Failure> {
+        let sockets =
+            || (0..cluster.nodes().len()).map(|nth| cluster.connected(nth)).sum::<usize>();
+        let before = sockets();
+        let mut client: C = self.runtime.block_on(C::open(&cluster.urls()[0]))?;
+        for work in works {
+            self.runtime.block_on(client.operation(work))?;
+        }
+        Ok((client, sockets() - before))
+    }
+
+    /// Work on a value of each master.
+    fn works_on(&self, cluster: &Cluster) -> Result<Vec<Work>, Failure> {
+        let works: Vec<_> =
+            (0..MASTERS).map(|nth| Work::at(Verb::Get, &cluster.key_on(nth), 5)).collect();
+        for (nth, work) in works.iter().enumerate() {
+            let client = redis::Client::open(cluster.node(nth).url())?;
+            redis::Cmd::set(&*work.key, &*work.value).exec(&mut client.get_connection()?)?;
+        }
+        Ok(works)
     }
 
     fn shared(
@@ -240,7 +308,7 @@ impl Lab {
         let (deadpool, deadpool_50, bb8) = (self.open()?, self.open()?, self.open()?);
         let exclusive = self.open()?;
         for &bytes in self.effort.bytes {
-            let work = self.work(verb, bytes)?;
+            let work = [self.work(verb, bytes)?];
             for tasks in SHARED_TASKS {
                 let matchup = Matchup { bench, tasks, bytes: Some(bytes) };
                 cells.push(self.throughput::<GuardShared>(matchup, &work, &guard));
@@ -316,13 +384,14 @@ impl Lab {
     }
 
     /// Operations a second, of all tasks together.
-    fn throughput<C: Client>(&self, matchup: Matchup, work: &Work, client: &C) -> Cell {
+    /// They do the pieces of work in turn.
+    fn throughput<C: Client>(&self, matchup: Matchup, works: &[Work], client: &C) -> Cell {
         let Effort { window, shared_window, .. } = self.effort;
         let window = if matchup.bytes.is_some() { shared_window } else { window };
         let (runtime, tasks) = (self.runtime.clone(), matchup.tasks);
-        let (client, work) = (client.clone(), work.clone());
+        let (client, works): (C, Arc<[Work]>) = (client.clone(), works.into());
         let measure =
-            move || runtime.block_on(operations_per_second(&client, &work, tasks, window));
+            move || runtime.block_on(operations_per_second(&client, &works, tasks, window));
         Cell::new(matchup, C::NAME, Unit::OpsPerSecond, measure)
     }
 }
@@ -338,20 +407,24 @@ struct Matchup {
 
 async fn operations_per_second<C: Client>(
     client: &C,
-    work: &Work,
+    works: &Arc<[Work]>,
     tasks: usize,
     window: Duration,
 ) -> f64 {
     let ready = Arc::new(Barrier::new(tasks));
     let mut all: JoinSet<Turn> = (0..tasks)
-        .map(|_| {
-            let (mut client, work, ready) = (client.clone(), work.clone(), Arc::clone(&ready));
+        .map(|task| {
+            let (mut client, works, ready) =
+                (client.clone(), Arc::clone(works), Arc::clone(&ready));
             async move {
+                let mut works = works.iter().cycle().skip(task % works.len());
                 ready.wait().await;
                 let started = Instant::now();
                 let mut turn = Turn { started, ended: started, done: 0, failed: 0, failure: None };
-                while turn.ended - started < window {
-                    match client.operation(&work).await {
+                while turn.ended - started < window
+                    && let Some(work) = works.next()
+                {
+                    match client.operation(work).await {
                         Ok(()) => turn.done += 1,
                         Err(failure) => turn.fail(failure),
                     }

@@ -39,7 +39,7 @@ pub mod internal;
 
 pub use fleet::Fleet;
 pub use guard::{Guard, GuardBuilder, Permit};
-pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, RetryBudget};
+pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, ReplicaReads, RetryBudget};
 pub use pool::{
     GuardedConnection, GuardedPool, GuardedPoolBuilder, GuardedPubSub, PubSubEvent,
     SharedConnection,
@@ -47,8 +47,9 @@ pub use pool::{
 pub use server::{BreakerHandle, WatchStatus};
 pub use telemetry::event::{Event, Events, RecentEvent};
 pub use telemetry::status::{
-    BreakerStatus, CallsStatus, CloseReason, EndpointStatus, FleetStatus, GuardStatus, Health,
-    LaneStatus, Leak, LimitedBy, SentinelServerStatus, SentinelStatus, Status,
+    BreakerStatus, CallsStatus, CloseReason, ClusterStatus, EndpointStatus, FleetStatus,
+    GuardStatus, Health, LaneStatus, Leak, LimitedBy, NodeStatus, SentinelServerStatus,
+    SentinelStatus, Status,
 };
 pub use vocabulary::{BuildError, Class, DialFailure, Endpoint, Error, Outcome, Phase, Rejection};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use redis_guard::server::Role;
 use redis_guard::{
-    Backoff, Breaker, Budget, Endpoint, Fleet, Guard, GuardBuilder, GuardedPool, GuardedPoolBuilder,
+    Backoff, Breaker, Budget, Endpoint, Fleet, Guard, GuardBuilder, GuardedPool,
+    GuardedPoolBuilder, ReplicaReads,
 };
 
 const URL: &str = "redis://127.0.0.1:6379";
@@ -319,6 +320,40 @@ fn sentinels_that_cannot_be_asked_are_reported() {
 fn what_only_sentinels_have_is_reported_where_there_are_none() {
     one_problem(GuardedPool::builder(URL).connect_as(URL), &["connect_as", "no sentinels"]);
     one_problem(GuardedPool::builder(URL).sentinel_client_name("x"), &["sentinel_client_name"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_reported() {
+    let cluster = || GuardedPool::cluster(["redis://127.0.0.1:7000"]);
+    assert_eq!(problems(cluster().replica_reads(ReplicaReads::Prefer)), Vec::<String>::new());
+    let none: [&str; 0] = [];
+    one_problem(GuardedPool::cluster(none), &["no node of the cluster is given"]);
+    let urls = ["redis://h:7000", "http://h", "redis://:s3cret@h:99999", "unix:///tmp/r.sock"];
+    let unusable = problems(GuardedPool::cluster(urls).max_connections(0));
+    assert_eq!(unusable.len(), 4, "{unusable:?}");
+    assert!(!format!("{unusable:?}").contains("s3cret"), "{unusable:?}");
+    one_problem(GuardedPool::cluster(["redis://h:7000/1"]), &["no database but 0"]);
+    one_problem(cluster().role(Role::Replica), &["role", "replica_reads"]);
+    one_problem(cluster().connect_as(URL), &["connect_as", "a cluster"]);
+    for good in ["10.0.0.1:7000", "10.0.0.1", "::1", "[::1]:7000", "node-1.example.com:7000"] {
+        assert_eq!(problems(cluster().map_address(good, good)), Vec::<String>::new(), "{good}");
+    }
+    for bad in ["", ":7000", "h:", "h:0", "h:x", "h:99999", "[::1", "[::1]7000", "a b:1"] {
+        one_problem(cluster().map_address(bad, "h"), &["map_address", &format!("{bad:?}")]);
+        one_problem(cluster().map_address("h", bad), &["map_address", &format!("{bad:?}")]);
+    }
+    one_problem(GuardedPool::builder(URL).map_address("a", "b"), &["map_address", "no cluster"]);
+    one_problem(GuardedPool::builder(URL).replica_reads(ReplicaReads::Only), &["replica_reads"]);
+}
+
+#[test]
+fn deadpools_configuration_of_a_cluster_is_taken() {
+    use redis_guard::deadpool_redis::cluster::Config;
+    let config = Config::from_urls(["redis://h:7000".to_owned()]);
+    assert_eq!(problems(GuardedPool::from_config(config)), Vec::<String>::new());
+    assert_eq!(problems(GuardedPool::from_config(Config::default())), Vec::<String>::new());
+    let both = Config { urls: Some(vec!["redis://h".to_owned()]), ..Config::default() };
+    one_problem(GuardedPool::from_config(both), &["both urls and connections"]);
 }
 
 #[test]

@@ -52,10 +52,14 @@ pub(crate) enum Verb {
 impl Work {
     /// With a value of so many bytes, at a key of its own.
     pub(crate) fn new(verb: Verb, bytes: usize) -> Self {
-        Self { verb, key: format!("compare:{bytes}").into(), value: vec![b'v'; bytes].into() }
+        Self::at(verb, &format!("compare:{bytes}"), bytes)
     }
 
-    async fn on(
+    pub(crate) fn at(verb: Verb, key: &str, bytes: usize) -> Self {
+        Self { verb, key: key.into(), value: vec![b'v'; bytes].into() }
+    }
+
+    pub(crate) async fn on(
         &self,
         connection: &mut (impl ConnectionLike + Send + Sync),
     ) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::clustered::GuardCluster;
 use crate::contenders::{Client, GuardExclusive, GuardShared};
 use crate::{Failure, Matchup, layers};
 
@@ -15,6 +16,8 @@ pub(crate) struct Cell {
     pub(crate) measure: Box<dyn Fn() -> f64>,
     /// One of each round.
     pub(crate) samples: Vec<f64>,
+    /// Connections that the contender holds, where they are counted.
+    sockets: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,12 @@ impl Cell {
         unit: Unit,
         measure: impl Fn() -> f64 + 'static,
     ) -> Self {
-        Self { matchup, client, unit, measure: Box::new(measure), samples: Vec::new() }
+        let measure = Box::new(measure);
+        Self { matchup, client, unit, measure, samples: Vec::new(), sockets: None }
+    }
+
+    pub(crate) fn holding(self, sockets: usize) -> Self {
+        Self { sockets: Some(sockets), ..self }
     }
 
     fn median(&self) -> f64 {
@@ -58,6 +66,9 @@ impl Cell {
         if let Some(bytes) = bytes {
             row["bytes"] = json!(bytes);
         }
+        if let Some(sockets) = self.sockets {
+            row["sockets"] = json!(sockets);
+        }
         row
     }
 
@@ -66,6 +77,7 @@ impl Cell {
         match self.matchup.bench {
             "layer_call" | "layer_refusal" => layers::GUARD_LAYER,
             "shared_get" | "shared_set" => GuardShared::NAME,
+            "cluster" => GuardCluster::NAME,
             _ => <GuardExclusive as Client>::NAME,
         }
     }
@@ -91,6 +103,8 @@ impl Cell {
             }
             ("shared_get" | "shared_set", "redis-multiplexed", _) => "aim: at least 0.95",
             ("shared_get" | "shared_set", "deadpool-redis", 64) => "aim: at least 6.00",
+            ("cluster", "redis-cluster", 64) => "aim: at least 1.00",
+            ("cluster", "deadpool-cluster", 64) => "aim: at least 6.00",
             _ => "",
         }
     }
@@ -124,8 +138,11 @@ fn line(cell: &Cell, cells: &[Cell]) -> String {
         None => String::new(),
     };
     let value = bytes.map(|bytes| format!("{bytes} B")).unwrap_or_default();
+    let sockets = cell.sockets.map(|n| format!("{n} sockets")).unwrap_or_default();
     let (client, aim) = (cell.client, cell.aim());
-    format!("{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim}")
+    format!(
+        "{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{sockets}"
+    )
 }
 
 pub(crate) fn write_json(path: &Path, cells: &[Cell]) -> Result<(), Failure> {

@@ -1,6 +1,9 @@
 //! What the examples that start servers have in common.
 #![allow(dead_code, reason = "each example uses a part of it")]
 
+pub(crate) mod bars;
+pub(crate) mod numbers;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};

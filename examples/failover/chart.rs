@@ -10,8 +10,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Failure;
 use crate::args::Args;
+use crate::common::bars::{FAINT, INK, RULE, text};
+use crate::common::numbers::{float, thousands};
 use crate::outcome::{BUCKET, Bar, Outcome, Run};
-use crate::report::thousands;
 use crate::run::{Scenario, Times};
 
 const WIDTH: u32 = 1_280;
@@ -24,9 +25,6 @@ const DIALS: u32 = 76;
 const HEAD: u32 = 88;
 const FOOT: u32 = 36;
 
-const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
-const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x7b);
-const RULE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
 const KEPT: RGBColor = RGBColor(0x1d, 0x6f, 0xa5);
 const LOST: RGBColor = RGBColor(0xc0, 0x26, 0x4b);
 const FAILED: RGBColor = RGBColor(0x8a, 0x92, 0x9b);
@@ -224,13 +222,4 @@ fn panel(area: &Area<'_>, column: &Column, row: &Row, outcome: &Outcome) -> Resu
 /// From the sentinels' word.
 fn seconds(times: &Times, at: std::time::Duration) -> f64 {
     at.as_secs_f64() - times.word.as_secs_f64()
-}
-
-fn text(size: i32, colour: RGBColor) -> TextStyle<'static> {
-    let font = FontDesc::new(FontFamily::SansSerif, f64::from(size), FontStyle::Normal);
-    TextStyle { font, color: colour.to_backend_color(), pos: Pos::new(HPos::Left, VPos::Top) }
-}
-
-fn float(n: u64) -> f64 {
-    f64::from(u32::try_from(n).unwrap_or(u32::MAX))
 }

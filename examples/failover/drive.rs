@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use crate::Failure;
 use crate::args::{Args, POOL_SIZE};
 use crate::clients::Contender;
+use crate::common::numbers::fraction;
 use crate::outcome::Run;
 use crate::report;
 use crate::run::{Record, Sample, Scenario, Times, Write};
@@ -204,9 +205,4 @@ async fn work<C: Contender>(
         next = (next + PACE).max(heard);
         writes.push(Write { key, pool, heard: heard - started, error });
     }
-}
-
-fn fraction(part: usize, whole: usize) -> f64 {
-    let float = |n| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-    float(part) / float(whole)
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::Failure;
+use crate::common::numbers::pretty;
 use crate::outcome::Run;
-use crate::report::pretty;
 
 /// From the sentinels' word on.
 const WRITES_BACK_WITHIN: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, POOL_SIZE};
+use crate::common::numbers::{millis, pretty, thousands};
 use crate::outcome::{Outcome, Run};
 use crate::run::Scenario;
 use crate::set::Counts;
@@ -222,38 +223,4 @@ fn scenario(outcome: &Outcome) -> Value {
         "sentinel_slots_peak": outcome.sentinel_slots_peak,
         "error": outcome.told,
     })
-}
-
-fn millis(time: Duration) -> f64 {
-    micros(time) / 1e3
-}
-
-/// To three decimals, which is all the clock gives.
-fn micros(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e9).round() / 1e3
-}
-
-/// A duration in three figures or so, in the unit that fits.
-pub(crate) fn pretty(time: Duration) -> String {
-    let us = micros(time);
-    let (value, unit) = match us {
-        ..1e3 => (us, "µs"),
-        ..1e6 => (us / 1e3, "ms"),
-        _ => (us / 1e6, "s"),
-    };
-    let decimals = if value < 10.0 { 1 } else { 0 };
-    let decimals = if unit == "s" { 2 } else { decimals };
-    format!("{value:.decimals$} {unit}")
-}
-
-pub(crate) fn thousands(n: impl ToString) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

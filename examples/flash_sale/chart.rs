@@ -8,19 +8,16 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Failure;
+use crate::common::bars::{FAINT, INK, REFUSED, RULE, text};
+use crate::common::numbers::{float, thousands};
 use crate::plan::{Plan, STEPS};
-use crate::report::thousands;
-use crate::run::{Run, TICK, float};
+use crate::run::{Run, TICK};
 
 const WIDTH: u32 = 1_100;
 const ROW: u32 = 150;
 const HEAD: u32 = 84;
 const FOOT: u32 = 36;
 
-const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
-const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x7b);
-const RULE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
-const REFUSED: RGBColor = RGBColor(0xc2, 0x41, 0x0c);
 const USED: RGBColor = RGBColor(0x1d, 0x6f, 0xa5);
 
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -154,9 +151,4 @@ fn draw_panel(
     let caption = text(14, column.colour).pos(Pos::new(HPos::Right, VPos::Top));
     area.draw(&Text::new((column.caption)(run), (right, 8), caption))?;
     Ok(())
-}
-
-fn text(size: i32, colour: RGBColor) -> TextStyle<'static> {
-    let font = FontDesc::new(FontFamily::SansSerif, f64::from(size), FontStyle::Normal);
-    TextStyle { font, color: colour.to_backend_color(), pos: Pos::new(HPos::Left, VPos::Top) }
 }

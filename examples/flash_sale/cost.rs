@@ -6,11 +6,12 @@ use tokio::time::sleep;
 
 use crate::Failure;
 use crate::args::Args;
+use crate::common::numbers::float;
 use crate::crew::Crew;
 use crate::orders::Setup;
 use crate::plan::Plan;
 use crate::policy::Policy;
-use crate::run::{Cost, Run, float};
+use crate::run::{Cost, Run};
 use crate::target::Target;
 
 /// The first beats come at once, and the registry gets to know its members.

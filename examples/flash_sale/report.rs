@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::args::Args;
+use crate::common::numbers::{float, thousands};
 use crate::orders::Seen;
 use crate::plan::{Plan, STEPS};
 use crate::policy::Policy;
-use crate::run::{Run, Sample, float};
+use crate::run::{Run, Sample};
 
 /// What the cost figures are, for whoever has only the file.
 const COST_METHOD: &str = "CPU time (/proc/<pid>/task/*/schedstat) of 240 idle pools with one \
@@ -253,16 +254,4 @@ pub(crate) fn json(plan: &Plan, runs: &[Run]) -> Value {
 /// To four decimals, which is more than the runs agree in.
 fn rounded(x: f64) -> f64 {
     (x * 1e4).round() / 1e4
-}
-
-pub(crate) fn thousands(n: impl ToString) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::common::numbers::float;
 use crate::plan::{Plan, STEPS};
 use crate::policy::Policy;
 use crate::target::Commands;
@@ -174,8 +175,4 @@ pub(crate) fn jain(shares: &[usize]) -> f64 {
         return 0.0;
     }
     float(sum) * float(sum) / (float(shares.len() as u64) * float(squares))
-}
-
-pub(crate) fn float(n: u64) -> f64 {
-    f64::from(u32::try_from(n).unwrap_or(u32::MAX))
 }

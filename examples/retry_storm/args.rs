@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::run::{PerPhase, Phase};
+use crate::run::PerPhase;
 
 pub(crate) const HELP: &str = "\
 usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [--quick]
@@ -148,11 +148,6 @@ fn parsed<T: FromStr<Err: ToString>>(flag: &str, text: &str) -> Result<T, String
 }
 
 impl Args {
-    /// When a phase begins, counted from the start of the first.
-    pub(crate) fn offset(&self, phase: Phase) -> Duration {
-        Phase::ALL.into_iter().take_while(|p| *p != phase).map(|p| self.phases[p]).sum()
-    }
-
     /// Connections each pool may hold: its share of what one pool would have, at least one.
     pub(crate) fn pool_size(&self) -> usize {
         (CONNECTIONS / self.pools).max(1)
@@ -164,10 +159,5 @@ impl Args {
             1 => format!("pools of {}", self.pool_size()),
             n => format!("{n} pools of {}", self.pool_size()),
         }
-    }
-
-    /// All phases together.
-    pub(crate) fn length(&self) -> Duration {
-        self.phases.0.iter().sum()
     }
 }

@@ -3,8 +3,8 @@
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
-/// The width of a bar in the chart.
-pub(crate) const BUCKET: Duration = Duration::from_millis(100);
+use crate::common::bars::BUCKET;
+use crate::common::numbers::Spread;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -134,23 +134,5 @@ impl Run {
             refusal: Spread::of(log.refusals),
             error: log.error,
         }
-    }
-}
-
-/// How times are spread.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Spread {
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
-    pub(crate) max: Duration,
-}
-
-impl Spread {
-    fn of(mut times: Vec<Duration>) -> Option<Self> {
-        times.sort_unstable();
-        let rank = |percent: usize| {
-            times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)))
-        };
-        Some(Self { p50: *rank(50)?, p99: *rank(99)?, max: *times.last()? })
     }
 }

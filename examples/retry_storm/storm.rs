@@ -10,8 +10,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use crate::Failure;
 use crate::args::{Args, Start};
 use crate::clients::Contender;
+use crate::common::bars::BUCKET;
+use crate::common::numbers::fraction;
 use crate::report;
-use crate::run::{BUCKET, Log, PerPhase, Phase, Run, Success};
+use crate::run::{Log, PerPhase, Phase, Run, Success};
 use crate::target::{Target, key};
 
 /// Each task sends a request this often.
@@ -159,9 +161,4 @@ async fn work<C: Contender>(
             }
         }
     }
-}
-
-fn fraction(part: usize, whole: usize) -> f64 {
-    let float = |n| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-    float(part) / float(whole)
 }

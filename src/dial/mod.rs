@@ -5,6 +5,7 @@ mod login;
 mod notice;
 mod race;
 mod stream;
+mod subscriber;
 mod tap;
 mod target;
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use redis::aio::{MultiplexedConnection, PubSub};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value,
     parse_redis_value_async,
@@ -38,6 +39,7 @@ use target::Progress;
 pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
+pub(crate) use subscriber::{Kind, Sink, Subscriber};
 pub(crate) use tap::Tap;
 pub(crate) use target::{Address, Certificates, Target};
 
@@ -63,6 +65,8 @@ pub(crate) struct Dialer {
     pub(crate) connect_timeout: Duration,
     /// After how long a link that carries nothing is dead.
     pub(crate) link_timeout: Duration,
+    /// Nodes of a cluster that are replicas are to answer reads (READONLY).
+    pub(crate) reads_replicas: bool,
     /// A server that loads its data set will do: it answers INFO.
     pub(crate) admits_loading: bool,
     #[cfg(feature = "credentials")]
@@ -146,11 +150,24 @@ impl Dialer {
             client_name,
             connect_timeout,
             plain: false,
+            reads_replicas: false,
             link_timeout: LINK_TIMEOUT,
             admits_loading: false,
             #[cfg(feature = "credentials")]
             provider: None,
             awaits_credentials: AtomicBool::new(false),
+        }
+    }
+
+    /// Another one alike, which logs in with what this one does by now.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            login: ArcSwap::new(self.login()),
+            client_name: self.client_name.clone(),
+            #[cfg(feature = "credentials")]
+            provider: self.provider.clone(),
+            awaits_credentials: AtomicBool::new(self.awaits_credentials()),
+            ..*self
         }
     }
 
@@ -240,20 +257,14 @@ impl Dialer {
         login: &Login,
         asks_role: bool,
         wrap: impl FnOnce(Tap<Stream>) -> W,
-    ) -> Result<(PubSub, Option<bool>), DialFailure>
+    ) -> Result<(Subscriber, Option<bool>), DialFailure>
     where
         W: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let set_up = |mut tap, _| async move {
             self.greet(login, &mut tap).await?;
-            let mut is_replica = None;
-            if asks_role {
-                tap.write_all(&redis::cmd("ROLE").get_packed_command()).await?;
-                tap.flush().await?;
-                let mut decoder = Default::default();
-                is_replica = is_replicas(&parse_redis_value_async(&mut decoder, &mut tap).await?);
-            }
-            Ok((PubSub::new(&login.redis, wrap(tap)).await?, is_replica))
+            let is_replica = set_session(login, &mut tap, asks_role).await?;
+            Ok((Subscriber::over(wrap(tap)), is_replica))
         };
         self.attempt(target, login, self.connect_timeout, &mut Trace::default(), set_up).await
     }
@@ -388,7 +399,7 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&login.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
         let mut hello = redis::pipe();
-        self.name(&mut hello);
+        self.introduce(&mut hello);
         hello.cmd("PING");
         let replies = tokio::select! {
             biased;
@@ -425,7 +436,7 @@ impl Dialer {
         if let Some(password) = login.redis.password() {
             greeting.cmd("AUTH").arg(login.redis.username()).arg(password);
         }
-        self.name(&mut greeting);
+        self.introduce(&mut greeting);
         greeting.cmd("PING");
         tap.write_all(&greeting.get_packed_pipeline()).await?;
         tap.flush().await?;
@@ -442,11 +453,14 @@ impl Dialer {
         }
     }
 
-    /// Adds the command that names the connection. Its error is no reason to do without the
-    /// connection: a user may have no right to it.
-    pub(crate) fn name(&self, pipe: &mut redis::Pipeline) {
+    /// Adds the commands that name the connection, and have a replica answer reads. Their errors are no
+    /// reason to do without the connection: a user may have no right to them.
+    pub(crate) fn introduce(&self, pipe: &mut redis::Pipeline) {
         if !self.plain {
             pipe.cmd("CLIENT").arg("SETNAME").arg(&self.client_name);
+        }
+        if self.reads_replicas {
+            pipe.cmd("READONLY");
         }
     }
 }
@@ -472,6 +486,42 @@ pub(crate) fn reset_commands(pipe: &mut redis::Pipeline, redis: &RedisConnection
 fn socket_limit() -> Option<io::Error> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
     socket.err().filter(|error| classify::local_limit(error).is_some())
+}
+
+/// The rest of a subscriber's login: the library's name, the database, and, if `asks_role`, whether the
+/// server is a replica.
+async fn set_session(
+    login: &Login,
+    tap: &mut Tap<Stream>,
+    asks_role: bool,
+) -> Result<Option<bool>, RedisError> {
+    let redis = &login.redis;
+    let mut session = redis::pipe();
+    if !redis.skip_set_lib_name() {
+        let name = redis.lib_name().unwrap_or("redis-rs");
+        session.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg(name);
+    }
+    let named = session.len();
+    if redis.db() != 0 {
+        session.cmd("SELECT").arg(redis.db());
+    }
+    let selected = session.len();
+    if asks_role {
+        session.cmd("ROLE");
+    }
+    tap.write_all(&session.get_packed_pipeline()).await?;
+    tap.flush().await?;
+    let mut decoder = Default::default();
+    let mut is_replica = None;
+    for at in 0..session.len() {
+        let reply = parse_redis_value_async(&mut decoder, tap).await?;
+        if at >= selected {
+            is_replica = is_replicas(&reply);
+        } else if at >= named {
+            reply.extract_error()?;
+        }
+    }
+    Ok(is_replica)
 }
 
 /// Whether a reply to ROLE is a replica's.

@@ -74,6 +74,16 @@ impl Address {
         false
     }
 
+    /// The host, unless it is a path.
+    pub(crate) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp { host, .. } => Some(host),
+            #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
+            Self::Tls { host, .. } => Some(host),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Another one that is spoken to alike.
     pub(crate) fn at(&self, host: &str, port: u16) -> Self {
         let host = host.to_owned();

@@ -222,8 +222,9 @@ impl Doctor {
     ///
     /// Dropping the future gives the connection back.
     pub async fn examine_pool(&self, pool: &GuardedPool) -> Result<Report, Error> {
-        let lease = pool.acquire("doctor").await?;
-        let location = Location::of(pool.dialer(), &pool.target());
+        let examined = pool.examined();
+        let lease = examined.acquire("doctor".into()).await?;
+        let location = Location::of(examined.dialer(), &examined.target());
         let probe = Probe::over(lease, location.timeout);
         let facts = examine::examine(probe, &self.options, location.is_unix).await;
         let status = pool.status();

@@ -6,6 +6,7 @@ mod breaker;
 mod budget;
 mod demand;
 mod price_law;
+mod replica_reads;
 mod retry_budget;
 
 pub use backoff::{Backoff, Delays};
@@ -13,6 +14,7 @@ pub use breaker::{Breaker, BreakerState};
 pub use budget::Budget;
 pub use demand::{Demand, Load};
 pub use price_law::{FLOOR, PriceLaw, Signal};
+pub use replica_reads::ReplicaReads;
 pub use retry_budget::RetryBudget;
 
 pub(crate) use backoff::between;

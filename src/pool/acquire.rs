@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lease::GuardedConnection;
+use super::lease::NodeLease;
 use super::node::Node;
 use super::state::State;
 use super::waiting::{Answer, Leased, Subscribed, Waiting};
@@ -114,7 +114,7 @@ pub(super) async fn acquire(
     node: Arc<Node>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
-) -> Result<GuardedConnection, Rejection> {
+) -> Result<NodeLease, Rejection> {
     acquire_as(node, |ledger| ledger.account(&endpoint), location).await
 }
 
@@ -123,10 +123,10 @@ pub(super) async fn acquire_as(
     node: Arc<Node>,
     account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
     location: &'static Location<'static>,
-) -> Result<GuardedConnection, Rejection> {
+) -> Result<NodeLease, Rejection> {
     let (account, entry) = enter(&node, account, location)?;
     let queued = match entry {
-        Entry::Leased(leased) => return Ok(GuardedConnection::new(node, leased)),
+        Entry::Leased(leased) => return Ok(NodeLease::new(node, leased)),
         Entry::Queued(queued) => queued,
     };
     let mut waiter = Waiter::new(Arc::clone(&node), account, queued);
@@ -138,7 +138,7 @@ pub(super) async fn acquire_as(
         waiter.requeue(leased, location);
     };
     // First the lease, which gives the connection back: a recorder is somebody else's code.
-    let lease = GuardedConnection::new(Arc::clone(&node), leased);
+    let lease = NodeLease::new(Arc::clone(&node), leased);
     node.metrics.waited(waited);
     Ok(lease)
 }
@@ -237,7 +237,7 @@ pub(super) fn try_acquire(
     node: &Arc<Node>,
     endpoint: &Endpoint,
     location: &'static Location<'static>,
-) -> Result<GuardedConnection, Rejection> {
+) -> Result<NodeLease, Rejection> {
     let (account, admission, start_maintenance) = node.change(|state| {
         let account = state.ledger.account(endpoint);
         let start_maintenance = state.wants_maintenance();
@@ -262,7 +262,7 @@ pub(super) fn try_acquire(
         node.start_maintenance();
     }
     match admission {
-        Ok(leased) => Ok(GuardedConnection::new(Arc::clone(node), leased)),
+        Ok(leased) => Ok(NodeLease::new(Arc::clone(node), leased)),
         Err(rejection) => Err(node.reject(account, rejection)),
     }
 }

@@ -1,6 +1,7 @@
 //! The builder: collects settings. What comes of them is in [`build`].
 
 mod build;
+mod cluster;
 mod sentinel;
 
 #[cfg(feature = "credentials")]
@@ -11,7 +12,7 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::context::Settings;
 use super::guarded_pool::GuardedPool;
-use super::topology::settings::SentinelSettings;
+use super::topology::settings::{ClusterSettings, SentinelSettings};
 use crate::dial::LINK_TIMEOUT;
 #[cfg(feature = "credentials")]
 use crate::dial::Provider;
@@ -52,6 +53,7 @@ enum Topology {
     /// The URL.
     Single,
     Sentinel(SentinelSettings),
+    Cluster(ClusterSettings),
 }
 
 impl GuardedPool {
@@ -64,8 +66,9 @@ impl GuardedPool {
     }
 
     /// Starts a pool from deadpool-redis's configuration, be it of one server
-    /// ([`deadpool_redis::Config`]) or of sentinels ([`deadpool_redis::sentinel::Config`]): its URLs or
-    /// connections, `max_size`, and the `wait` and `create` timeouts.
+    /// ([`deadpool_redis::Config`]), of sentinels ([`deadpool_redis::sentinel::Config`]) or of a cluster
+    /// ([`deadpool_redis::cluster::Config`]): its URLs or connections, `max_size`, and the `wait` and `create`
+    /// timeouts.
     pub fn from_config(config: impl Into<GuardedPoolBuilder>) -> GuardedPoolBuilder {
         config.into()
     }

@@ -1,11 +1,13 @@
 //! What all nodes of a pool have in common: its settings, and where it tells what happens.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::companion::{self, Companion};
 use super::leaks::Lease;
 use crate::dial::Notice;
 use crate::fleet::Fleet;
@@ -14,7 +16,7 @@ use crate::server::gate::Transition;
 use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
 use crate::telemetry::shielded;
-use crate::telemetry::status::{CloseReason, Leak, LimitedBy};
+use crate::telemetry::status::{CloseReason, Leak, LimitedBy, RequestOutcome};
 use crate::vocabulary::DialFailure;
 use crate::{Endpoint, Rejection};
 
@@ -52,15 +54,43 @@ pub(super) struct LimitChange {
     pub(super) limited_by: LimitedBy,
 }
 
+/// By [`RequestOutcome`].
+type Requests = [u64; RequestOutcome::ALL.len()];
+
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) events: EventBus,
+    /// What goes by the pool's budgets beside it, while somebody holds it; see [`Companion`].
+    pub(super) companion: Mutex<Weak<dyn Companion>>,
+    /// How HTTP requests ended, by endpoint.
+    requests: Mutex<HashMap<Endpoint, Requests>>,
 }
 
 impl Context {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { events: EventBus::new(), settings }
+        let (companion, requests) = (companion::nobody(), Mutex::default());
+        Self { events: EventBus::new(), companion, requests, settings }
+    }
+
+    /// The calls in flight beside the leases.
+    pub(super) fn calls_in_flight(&self) -> HashMap<Endpoint, usize> {
+        let companion = self.companion.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        companion.map(|companion| companion.calls_in_flight()).unwrap_or_default()
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<Endpoint, Requests>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `endpoint`: as a ledger names it, for there is a bound on how many names are told apart.
+    #[cfg(feature = "axum")]
+    pub(super) fn count_request(&self, endpoint: Endpoint, outcome: RequestOutcome) {
+        self.requests().entry(endpoint).or_default()[outcome as usize] += 1;
+    }
+
+    pub(super) fn requests_of(&self, endpoint: &Endpoint) -> Requests {
+        self.requests().get(endpoint).copied().unwrap_or_default()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -103,6 +133,25 @@ impl Context {
         let pool = self.name();
         shielded(|| tracing::info!(%pool, master, "a sentinel says again where the server is"));
         self.events.send(Event::SentinelsFound { master: master.to_owned() });
+    }
+
+    /// Other nodes serve the slots than before, or the same ones others.
+    pub(super) fn cluster_changed(&self, primaries: Vec<Arc<str>>, told_by: &str) {
+        let pool = self.name();
+        shielded(|| tracing::info!(%pool, ?primaries, told_by, "the cluster is another one now"));
+        self.events.send(Event::ClusterChanged { primaries });
+    }
+
+    pub(super) fn cluster_lost(&self, failure: &DialFailure) {
+        let (pool, reason) = (self.name(), failure.to_string());
+        shielded(|| tracing::warn!(%pool, reason, "no node says who the nodes of the cluster are"));
+        self.events.send(Event::ClusterLost { reason });
+    }
+
+    pub(super) fn cluster_found(&self) {
+        let pool = self.name();
+        shielded(|| tracing::info!(%pool, "a node says again who the nodes of the cluster are"));
+        self.events.send(Event::ClusterFound);
     }
 
     pub(super) fn demoted(&self, server: &str) {

@@ -12,18 +12,18 @@ use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::aio::PubSub;
 use tokio::time::Instant;
 
+use super::intake::{Bounded, Intake};
 use super::node::Node;
-use super::slot::{Slot, SlotCell};
+use super::slot::Slot;
 use super::state::{DialerTask, News, Reserved, State};
 use super::store::{Connection, Ending, Owned, Socket};
 use super::tasks::Task;
 use super::topology::place::{Doubt, Place};
 use super::waiting::{Answer, Subscribed};
 use crate::Outcome;
-use crate::dial::{Dialed, Driver, Login};
+use crate::dial::{Dialed, Driver, Login, Subscriber};
 use crate::server::Role;
 use crate::server::gate::{Approval, Decision};
 use crate::telemetry::status::CloseReason;
@@ -249,7 +249,7 @@ impl RoleCheck {
 /// What a dial brings.
 enum Product {
     Connection(Dialed),
-    PubSub(PubSub, SlotCell),
+    Subscriber(Subscriber, Arc<Intake>),
 }
 
 impl Attempt {
@@ -275,10 +275,10 @@ impl Attempt {
                 if asks { dialer.is_replica(&mut dialed, target, started).await? } else { None };
             (Product::Connection(dialed), is_replica)
         } else {
-            let cell = SlotCell::default();
-            let dialed = dialer.dial_pubsub(target, login, asks, |stream| cell.wrap(stream));
-            let (redis, is_replica) = dialed.await?;
-            (Product::PubSub(redis, cell), is_replica)
+            let intake = Arc::new(Intake::default());
+            let bounded = |stream| Bounded { stream, intake: Arc::clone(&intake) };
+            let (dialed, is_replica) = dialer.dial_pubsub(target, login, asks, bounded).await?;
+            (Product::Subscriber(dialed, intake), is_replica)
         };
         match self.role_check.problem(is_replica) {
             None => Ok((product, is_replica)),
@@ -308,11 +308,11 @@ impl Attempt {
         let server = &self.place.target.name;
         let (slot, took) = connected(node, server, approval, reserved.is_some(), started);
         match (product, reserved) {
-            (Product::PubSub(redis, cell), Some(reserved)) => {
+            (Product::Subscriber(dialed, intake), Some(reserved)) => {
                 if !is_current {
                     slot.socket.outdate(CloseReason::Replaced);
                 }
-                deliver(node, reserved, redis, cell, slot);
+                deliver(node, reserved, dialed, intake, slot);
             }
             (Product::Connection(dialed), _) => {
                 let connection = open(slot, dialed);
@@ -321,7 +321,7 @@ impl Attempt {
                 }
                 self.opened(connection, is_replica, started);
             }
-            (Product::PubSub(..), None) => {
+            (Product::Subscriber(..), None) => {
                 unreachable!("a subscriber is dialed only for its waiter")
             }
         }
@@ -452,25 +452,30 @@ fn doubt(outcome: Outcome) -> Option<Doubt> {
 /// Starts the connection's driver.
 fn open(slot: Slot, dialed: Dialed) -> Connection {
     let Dialed { connection: redis, driver } = dialed;
-    let socket = Arc::clone(&slot.socket);
-    let task = tokio::spawn(Driven { driver, made_way: false, slot });
-    socket.set_ending(Ending::Task(task.abort_handle()));
+    let socket = start(slot, driver, false);
     Box::new(Owned { redis, socket })
 }
 
-/// Hands a subscriber its socket, which has its slot from here on.
-fn deliver(node: &Arc<Node>, reserved: Reserved, redis: PubSub, cell: SlotCell, slot: Slot) {
-    let socket: Arc<Socket> = Arc::clone(&slot.socket);
-    if let Some(signal) = cell.take_signal() {
-        socket.set_ending(Ending::Signal(signal));
-    }
-    let intake = cell.intake();
-    cell.fill(slot);
-    // Or else our copy keeps the slot when the socket is closed.
-    drop(cell);
+fn start(slot: Slot, driver: Driver, listens: bool) -> Arc<Socket> {
+    let socket = Arc::clone(&slot.socket);
+    let driver = tokio::spawn(Driven { driver, made_way: false, slot }).abort_handle();
+    socket.set_ending(Ending { driver, listens });
+    socket
+}
+
+/// Hands a subscriber its connection.
+fn deliver(
+    node: &Arc<Node>,
+    reserved: Reserved,
+    dialed: Subscriber,
+    intake: Arc<Intake>,
+    slot: Slot,
+) {
+    let Subscriber { sink, messages, driver } = dialed;
+    let socket = start(slot, driver, true);
     socket.lent_to(Some(reserved.place.seat));
     let listening = Arc::clone(&socket);
-    let subscribed = Subscribed { redis, intake, socket, place: reserved.place };
+    let subscribed = Subscribed { sink, messages, intake, socket, place: reserved.place };
     let unclaimed = match reserved.waiting.answer {
         Answer::Subscriber(waiter) => waiter.send(Ok(subscribed)).err().and_then(Result::ok),
         Answer::Lease(_) => Some(subscribed),

@@ -5,32 +5,43 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::acquire::acquire;
+use super::cluster::router::Router;
 use super::companion::Companion;
+use super::guarded_connection::GuardedConnection;
 use super::guarded_pool::GuardedPool;
-use super::lease::GuardedConnection;
-use super::shared::SharedConnection;
+#[cfg(feature = "axum")]
+use super::node::Node;
+use super::servers::Servers;
+use super::shared::NodeShared;
+use super::shared_connection::SharedConnection;
+#[cfg(feature = "doctor")]
+use super::status;
 use crate::ledger::Ledger;
 #[cfg(feature = "axum")]
 use crate::telemetry::status::RequestOutcome;
 use crate::vocabulary::DialFailure;
-use crate::{Endpoint, Rejection};
+use crate::{Endpoint, Error, Rejection};
 
 impl GuardedPool {
+    pub(super) fn servers(&self) -> &Servers {
+        &self.handle.servers
+    }
+
     /// What goes by the pool's budgets beside it, while somebody holds it; or `new`, made of a ledger of
     /// those budgets.
     pub(crate) fn companion<C: Companion, W>(
         &self,
         new: impl FnOnce(Ledger<W>) -> Arc<C>,
     ) -> Arc<C> {
-        let node = &self.handle.node;
-        let mut companion = node.companion.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = self.servers().context();
+        let mut companion = context.companion.lock().unwrap_or_else(PoisonError::into_inner);
         let known = companion.upgrade().and_then(|known| {
             let known: Arc<dyn std::any::Any + Send + Sync> = known;
             known.downcast::<C>().ok()
         });
         known.unwrap_or_else(|| {
-            let settings = node.settings();
-            let queue_limit = node.lock().ledger.queue_limit();
+            let (settings, first) = (&context.settings, self.servers().first());
+            let queue_limit = first.lock().ledger.queue_limit();
             let new = new(Ledger::new(settings.max_connections, queue_limit, &settings.budgets));
             let weak: Weak<C> = Arc::downgrade(&new);
             *companion = weak;
@@ -43,7 +54,41 @@ impl GuardedPool {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send + use<> {
-        acquire(Arc::clone(&self.handle.node), endpoint, location)
+        let servers = self.servers().clone();
+        async move {
+            match servers {
+                Servers::One(node) => {
+                    Ok(GuardedConnection::of_node(acquire(node, endpoint, location).await?))
+                }
+                Servers::Cluster(cluster) => {
+                    cluster.ready().await?;
+                    cluster.admit(&endpoint)?;
+                    Ok(GuardedConnection::of_cluster(Router::new(cluster, endpoint, location)))
+                }
+            }
+        }
+    }
+
+    /// A lease of the server that takes writes of this key.
+    pub(crate) fn acquire_for_at(
+        &self,
+        endpoint: Endpoint,
+        key: Vec<u8>,
+        location: &'static Location<'static>,
+    ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
+        let servers = self.servers().clone();
+        async move {
+            let node = servers.primary_of(Some(&key)).await?;
+            Ok(match servers {
+                Servers::One(_) => {
+                    GuardedConnection::of_node(acquire(node, endpoint, location).await?)
+                }
+                Servers::Cluster(cluster) => {
+                    let router = Router::new(cluster, endpoint, location);
+                    GuardedConnection::of_cluster(router.at_home(node).await?)
+                }
+            })
+        }
     }
 
     pub(crate) fn shared_at(
@@ -51,40 +96,47 @@ impl GuardedPool {
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> SharedConnection {
-        SharedConnection::new(self.handle.clone(), endpoint, location)
+        let pool = self.handle.clone();
+        match self.servers() {
+            Servers::One(node) => {
+                let shared = NodeShared::new(Arc::clone(node), endpoint, location);
+                SharedConnection::of_node(shared, pool)
+            }
+            Servers::Cluster(cluster) => {
+                let router = Router::new(Arc::clone(cluster), endpoint.clone(), location);
+                SharedConnection::of_cluster(router, pool)
+            }
+        }
     }
 
     /// Why a caller would be refused right now, if that is so; not counted. The next dial is made
     /// for it all the same.
     pub(crate) fn refusal(&self) -> Option<Rejection> {
-        let node = &self.handle.node;
-        let rejection = node.lock().refusal()?;
-        node.change(|state| state.ledger.request_dial());
-        Some(rejection)
+        self.servers().refusal()
     }
 
     /// Counts and announces a refusal that was decided elsewhere.
     pub(crate) fn count_rejection(&self, endpoint: &Endpoint, rejection: &Rejection) {
-        let node = &self.handle.node;
+        let node = self.servers().first();
         let account = node.lock().ledger.account(endpoint);
         node.reject(account, rejection.clone());
     }
 
     /// The server refused somebody else's connection: it is full.
     pub(crate) fn heard_refusal(&self, failure: &Arc<DialFailure>) {
-        self.handle.node.heard_refusal(failure);
+        self.servers().first().heard_refusal(failure);
     }
 
     pub(crate) fn name(&self) -> &str {
-        self.handle.node.context.name()
+        self.servers().context().name()
     }
 
     pub(crate) fn server(&self) -> Arc<str> {
-        self.handle.node.address()
+        self.servers().first().address()
     }
 
     pub(crate) fn acquire_timeout(&self) -> Duration {
-        self.handle.node.settings().acquire_timeout
+        self.servers().context().settings.acquire_timeout
     }
 }
 
@@ -99,13 +151,13 @@ impl GuardedPool {
     }
 
     pub(crate) fn count_request(&self, endpoint: &Endpoint, outcome: RequestOutcome) {
-        let node = &self.handle.node;
-        let start_maintenance = {
+        let node = self.servers().first();
+        let (name, start_maintenance) = {
             let mut state = node.lock();
             let account = state.ledger.account(endpoint);
-            state.tally(account).requests[outcome as usize] += 1;
-            state.wants_maintenance()
+            (state.ledger.account_name(account).clone(), state.wants_maintenance())
         };
+        self.servers().context().count_request(name, outcome);
         if start_maintenance {
             node.start_maintenance();
         }
@@ -115,24 +167,49 @@ impl GuardedPool {
     /// one is dialed, when the schedule says so: an instance that gets no requests because it is not
     /// ready would never be ready again.
     pub(crate) fn readiness(&self) -> (usize, Option<Rejection>) {
-        self.handle.node.change(|state| {
-            let live = state.ledger.live();
-            if live == 0 {
-                state.ledger.request_dial();
-            }
-            (live, state.refusal())
-        })
+        let live = |node: &Arc<Node>| {
+            node.change(|state| {
+                let live = state.ledger.live();
+                if live == 0 {
+                    state.ledger.request_dial();
+                }
+                live
+            })
+        };
+        let live = self.servers().nodes().iter().map(live).sum();
+        (live, self.servers().refusal())
     }
 }
 
 #[cfg(feature = "doctor")]
 impl GuardedPool {
+    /// The server to be examined: of a cluster's the worst.
+    pub(crate) fn examined(&self) -> Examined {
+        Examined(status::worst(self.servers()))
+    }
+}
+
+/// A server of a pool's that is to be examined.
+#[cfg(feature = "doctor")]
+pub(crate) struct Examined(Arc<Node>);
+
+#[cfg(feature = "doctor")]
+impl Examined {
     pub(crate) fn dialer(&self) -> &crate::dial::Dialer {
-        &self.handle.node.dialer
+        &self.0.dialer
     }
 
-    /// Where the pool's server is.
+    /// Where it is.
     pub(crate) fn target(&self) -> crate::dial::Target {
-        self.handle.node.target()
+        self.0.target()
+    }
+
+    #[track_caller]
+    pub(crate) fn acquire(
+        &self,
+        endpoint: Endpoint,
+    ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send {
+        let (node, location) = (Arc::clone(&self.0), Location::caller());
+        async move { Ok(GuardedConnection::of_node(acquire(node, endpoint, location).await?)) }
     }
 }

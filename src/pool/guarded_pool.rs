@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::cluster::router::Router;
+use super::guarded_connection::GuardedConnection;
 use super::handle::Handle;
-use super::lease::GuardedConnection;
 use super::node::Node;
 use super::pubsub::GuardedPubSub;
-use super::shared::SharedConnection;
+use super::servers::Servers;
+use super::shared_connection::SharedConnection;
 use super::{acquire, status, warm};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Rejection;
@@ -59,24 +62,26 @@ pub struct GuardedPool {
 
 impl fmt::Debug for GuardedPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let node = &self.handle.node;
-        f.debug_struct("GuardedPool")
-            .field("name", &node.context.name())
-            .field("server", &node.address())
-            .field("counts", &node.lock().ledger.counts())
-            .finish_non_exhaustive()
+        let mut f = f.debug_struct("GuardedPool");
+        f.field("name", &self.name());
+        for node in self.servers().nodes() {
+            f.field("server", &node.address()).field("counts", &node.lock().ledger.counts());
+        }
+        f.finish_non_exhaustive()
     }
 }
 
-impl Watching for Node {
+impl Watching for Servers {
     fn watched(&self) -> Vec<(Arc<str>, WatchStatus)> {
-        vec![(self.address(), status::watch_status(self, Instant::now()))]
+        let now = Instant::now();
+        let nodes = self.nodes().into_iter();
+        nodes.map(|node| (node.address(), status::watch_status(&node, now))).collect()
     }
 }
 
 impl From<GuardedPool> for ServerWatch {
     fn from(pool: GuardedPool) -> Self {
-        Self::of(pool.handle.node)
+        Self::of(Arc::new(pool.servers().clone()))
     }
 }
 
@@ -106,6 +111,29 @@ impl GuardedPool {
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
         self.acquire_at(endpoint.into(), Location::caller()).map_err(Error::from)
+    }
+
+    /// Leases a connection to the server that has `key`: of a [cluster](Self::cluster) the primary of its slot,
+    /// where all keys of one slot can be used together, in transactions with WATCH and MULTI, say. On one
+    /// server it is [`acquire`](Self::acquire), so that code is the same everywhere.
+    ///
+    /// What names no key goes to that server, MULTI for one. Commands with keys of other slots take connections of
+    /// their nodes as well, as those of a lease of [`acquire`](Self::acquire) do.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire); [`Error::Inner`] with CLUSTERDOWN where no node serves the slot.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[track_caller]
+    pub fn acquire_for<E: Into<Endpoint>, K: AsRef<[u8]>>(
+        &self,
+        endpoint: E,
+        key: K,
+    ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E, K> {
+        self.acquire_for_at(endpoint.into(), key.as_ref().to_vec(), Location::caller())
     }
 
     /// A handle on the shared connections, for `endpoint`: `Clone`, and cheap to make. It opens
@@ -169,8 +197,29 @@ impl GuardedPool {
         &self,
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedPubSub, Error>> + Send + use<E> {
-        let node = Arc::clone(&self.handle.node);
-        GuardedPubSub::new(node, endpoint.into(), Location::caller()).connected()
+        let servers = self.servers().clone();
+        GuardedPubSub::new(servers, None, endpoint.into(), Location::caller()).connected()
+    }
+
+    /// [`pubsub`](Self::pubsub) on the server that has `channel`: of a [cluster](Self::cluster) the primary of its
+    /// slot, which is the one that takes subscriptions to it as a shard channel. On one server it is
+    /// [`pubsub`](Self::pubsub).
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_for`](Self::acquire_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    #[track_caller]
+    pub fn pubsub_for<E: Into<Endpoint>, K: AsRef<[u8]>>(
+        &self,
+        endpoint: E,
+        channel: K,
+    ) -> impl Future<Output = Result<GuardedPubSub, Error>> + Send + use<E, K> {
+        let (servers, channel) = (self.servers().clone(), channel.as_ref().to_vec());
+        GuardedPubSub::new(servers, Some(channel), endpoint.into(), Location::caller()).connected()
     }
 
     /// Leases a connection if one is free right now. Where none is, one is dialed in the
@@ -182,7 +231,18 @@ impl GuardedPool {
     /// waited zero. Needs a tokio runtime, or one that called before, to dial.
     #[track_caller]
     pub fn try_acquire(&self, endpoint: impl Into<Endpoint>) -> Result<GuardedConnection, Error> {
-        Ok(acquire::try_acquire(&self.handle.node, &endpoint.into(), Location::caller())?)
+        let (endpoint, location) = (endpoint.into(), Location::caller());
+        match self.servers() {
+            Servers::One(node) => {
+                Ok(GuardedConnection::of_node(acquire::try_acquire(node, &endpoint, location)?))
+            }
+            Servers::Cluster(cluster) => {
+                cluster.is_ready()?;
+                cluster.admit(&endpoint)?;
+                let router = Router::new(Arc::clone(cluster), endpoint, location);
+                Ok(GuardedConnection::of_cluster(router))
+            }
+        }
     }
 
     /// Dials until at least `connections` are live (at most `max_connections`, and at most what the
@@ -201,7 +261,10 @@ impl GuardedPool {
     ///
     /// Dropping the future stops the dialing; what is live stays.
     pub async fn warm_up(&self, connections: usize) -> Result<usize, Error> {
-        Ok(warm::warm_up(&self.handle.node, connections).await?)
+        match self.servers() {
+            Servers::One(node) => Ok(warm::warm_up(node, connections).await?),
+            Servers::Cluster(cluster) => Ok(warm::warm_up_all(cluster, connections).await?),
+        }
     }
 
     /// PINGs the server over a live connection, dialing one if none is.
@@ -217,7 +280,10 @@ impl GuardedPool {
     ///
     /// Safe; a PING on its way is answered to nobody.
     pub async fn health(&self) -> Result<Health, Error> {
-        warm::health(&self.handle.node).await
+        match self.servers() {
+            Servers::One(node) => warm::health(node).await,
+            Servers::Cluster(cluster) => warm::health_of_all(cluster).await,
+        }
     }
 
     /// Logs in with other credentials from now on; `username`: `None` for the default user. Needs no
@@ -236,13 +302,16 @@ impl GuardedPool {
     /// To change a password without a gap, let the server know both for a while (`ACL SETUSER app >new`,
     /// then this, then `ACL SETUSER app <old`).
     pub fn set_credentials(&self, username: Option<&str>, password: &str) {
-        self.handle.node.set_credentials(username, password);
+        match self.servers() {
+            Servers::One(node) => node.set_credentials(username, password),
+            Servers::Cluster(cluster) => cluster.set_credentials(username, password),
+        }
     }
 
     /// The pool at this moment. Takes the pool's lock for a few microseconds.
     #[must_use]
     pub fn status(&self) -> Status {
-        status::status(&self.handle.node)
+        status::of_pool(self.servers())
     }
 
     /// What the pool knows of its server.
@@ -254,7 +323,7 @@ impl GuardedPool {
     /// A stream of what happens from now on: transitions, dials, refusals, leaks.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.handle.node.context.events.subscribe()
+        self.servers().context().events.subscribe()
     }
 
     /// The last 100 events, oldest first, whether anybody listened or not. Of rejections, which come
@@ -262,13 +331,16 @@ impl GuardedPool {
     /// the limit, the last 20.
     #[must_use]
     pub fn recent_events(&self) -> Vec<RecentEvent> {
-        self.handle.node.context.events.recent()
+        self.servers().context().events.recent()
     }
 
     /// The breaker, to look at or to override.
     #[must_use]
     pub fn breaker(&self) -> BreakerHandle {
-        BreakerHandle::of(Arc::clone(&self.handle.node) as _)
+        BreakerHandle::of(match self.servers() {
+            Servers::One(node) => Arc::clone(node) as _,
+            Servers::Cluster(cluster) => Arc::clone(cluster) as _,
+        })
     }
 
     /// Refuses new callers and those who wait, closes what is idle, waits for the leases to end, and
@@ -280,16 +352,22 @@ impl GuardedPool {
     ///
     /// Dropping the future leaves the pool closed; what is left is closed as it comes back.
     pub async fn close(&self) {
-        let node = &self.handle.node;
-        node.shut();
-        let drained = node.drained(|state| state.ledger.is_drained());
-        if tokio::time::timeout(node.settings().drain_timeout, drained).await.is_err() {
-            for socket in node.sockets() {
-                node.revoke(&socket, CloseReason::PoolClosed);
-            }
-            let closed = node.drained(|state| state.ledger.sockets() == 0);
-            let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
-        }
-        status::publish(node, Duration::ZERO);
+        // Before it is shut, for its nodes leave then.
+        let nodes = self.servers().nodes();
+        self.servers().shut();
+        join_all(nodes.iter().map(closed)).await;
     }
+}
+
+/// Waits until a node that was shut is empty, and closes what is left after the drain timeout.
+async fn closed(node: &Arc<Node>) {
+    let drained = node.drained(|state| state.ledger.is_drained());
+    if tokio::time::timeout(node.settings().drain_timeout, drained).await.is_err() {
+        for socket in node.sockets() {
+            node.revoke(&socket, CloseReason::PoolClosed);
+        }
+        let closed = node.drained(|state| state.ledger.sockets() == 0);
+        let _ = tokio::time::timeout(LAST_SOCKETS, closed).await;
+    }
+    status::publish(node, Duration::ZERO);
 }

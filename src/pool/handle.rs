@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use super::node::Node;
+use super::servers::Servers;
 
-/// A handle on an open pool: the last one to go shuts it. The node itself lives on in its tasks and
-/// leases.
+/// A handle on an open pool: the last one to go shuts it. Its nodes live on in their tasks and leases.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
-    pub(super) node: Arc<Node>,
+    pub(super) servers: Servers,
     _last: Arc<ShutOnDrop>,
 }
 
 #[derive(Debug)]
-struct ShutOnDrop(Arc<Node>);
+struct ShutOnDrop(Servers);
 
 impl Drop for ShutOnDrop {
     fn drop(&mut self) {
@@ -22,8 +21,8 @@ impl Drop for ShutOnDrop {
 }
 
 impl Handle {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        let last = Arc::new(ShutOnDrop(Arc::clone(&node)));
-        Self { node, _last: last }
+    pub(super) fn new(servers: Servers) -> Self {
+        let last = Arc::new(ShutOnDrop(servers.clone()));
+        Self { servers, _last: last }
     }
 }

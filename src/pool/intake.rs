@@ -1,9 +1,13 @@
 //! What a subscriber's connection has received, and how much of it waits for the subscriber.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How many bytes may wait for a subscriber before its socket is not read any more. Enough for a burst
 /// of thousands of messages; beyond it the server holds them, whose own limit
@@ -12,7 +16,7 @@ const ROOM: usize = 1024 * 1024;
 
 /// Shared by a subscriber's stream, which the driver reads, and the subscriber, who takes messages.
 ///
-/// redis-rs hands messages over by a channel without a bound. So the stream counts the bytes that were
+/// The driver hands messages over by a channel without a bound. So the stream counts the bytes that were
 /// read since the subscriber last found the channel empty, and is not read past [`ROOM`]: the driver
 /// then wakes the subscriber, who empties the channel and lets it go on. A single message may be longer
 /// than that: the channel is empty while it arrives, so the driver goes on for as long as the subscriber
@@ -31,7 +35,7 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Ready when the stream may be read.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_room() {
             return Poll::Ready(());
         }
@@ -48,7 +52,7 @@ impl Intake {
     }
 
     /// Notes what the driver has read.
-    pub(super) fn received(&self, bytes: usize) {
+    fn received(&self, bytes: usize) {
         self.waiting.fetch_add(bytes, Ordering::SeqCst);
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -85,5 +89,43 @@ pub(super) struct Unbounded<'a>(&'a Intake);
 impl Drop for Unbounded<'_> {
     fn drop(&mut self) {
         self.0.unbounded.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A stream that is not read while too much waits for the subscriber.
+pub(super) struct Bounded<S> {
+    pub(super) stream: S,
+    pub(super) intake: Arc<Intake>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.intake.poll_room(cx));
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.intake.received(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

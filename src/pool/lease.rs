@@ -1,12 +1,11 @@
 //! The lease: a connection in the hands of one caller.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value};
 
 use deadpool::managed::Object;
 
@@ -21,33 +20,8 @@ use crate::telemetry::status::CloseReason;
 use crate::vocabulary::command;
 use crate::vocabulary::reply::within;
 
-/// An exclusive lease of one connection, returned when it is dropped.
-///
-/// It implements [`ConnectionLike`], so everything in [`redis::AsyncCommands`], pipelines and scripts
-/// work on it. It is neither `Clone` nor does it dereference to something that is: a copy would
-/// outlive the lease and escape the budget.
-///
-/// **Timeouts.** A command that is not answered within
-/// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout) fails with an I/O error of the
-/// kind `TimedOut`. Commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) have their own timeout
-/// besides; one that blocks for ever ends with the
-/// [link](crate::GuardedPoolBuilder::link_timeout).
-///
-/// **What a lease leaves behind.** A connection on which keys are still watched, a transaction is
-/// open, or the session was changed (SELECT, AUTH, HELLO, CLIENT SETNAME, …) is brought back to
-/// where the dial left it, with RESET (Redis 6.2 and later), in the background, before anybody else
-/// gets it. One that cannot be (SUBSCRIBE, MONITOR, CLIENT REPLY, an abandoned blocking command) is
-/// closed.
-///
-/// # Cancel safety
-///
-/// Dropping the future of a command does not recall the command: the server may run it. The
-/// connection stays usable; it is lent again once the reply has come.
-///
-/// A command that blocks is the exception: given up, by a drop or a timeout, it might still take an item
-/// that nobody hears of. Its connection is closed at once, and whatever is sent on the lease after that
-/// fails, unsent, with an I/O error of the kind `BrokenPipe` that says so: acquire another lease.
-pub struct GuardedConnection {
+/// An exclusive lease of a connection to one server, returned when it is dropped.
+pub(super) struct NodeLease {
     /// `Some` until the drop.
     held: Option<Held>,
     residue: Residue,
@@ -61,13 +35,27 @@ struct Held {
     node: Arc<Node>,
 }
 
-impl GuardedConnection {
+impl NodeLease {
     pub(super) fn new(node: Arc<Node>, Leased { connection, place }: Leased) -> Self {
         Self {
             held: Some(Held { connection, place, node }),
             residue: Residue::default(),
             shared: false,
         }
+    }
+
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.held().node
+    }
+
+    /// A transaction is open, or keys are watched.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.residue.watching || self.residue.queueing
+    }
+
+    /// Its number among the node's connections.
+    pub(super) fn id(&self) -> u64 {
+        self.held().connection.socket.id
     }
 
     /// Its place in its endpoint's budget.
@@ -85,7 +73,7 @@ impl GuardedConnection {
 
     /// Puts a shared connection's successor in its place; the old one, which others may still send on.
     pub(super) fn succeed(&mut self, successor: Connection) -> Connection {
-        let held = self.held();
+        let held = self.held_mut();
         successor.socket.set_surplus(false);
         successor.socket.lent_to(Some(held.place.seat));
         let old = std::mem::replace(&mut *held.connection, successor);
@@ -100,25 +88,22 @@ impl GuardedConnection {
         self.held().connection.socket.blame(reason);
     }
 
-    /// Sends a pipeline; the replies are those of its commands, or the one of EXEC where it is atomic.
-    pub(crate) async fn send_pipeline(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let (offset, count) = command::replies(pipeline);
-        let replies = self.pipeline(pipeline, offset, count).await?;
-        replies.into_iter().map(Value::extract_error).collect()
+    fn held(&self) -> &Held {
+        self.held.as_ref().expect("held until the drop")
     }
 
-    fn held(&mut self) -> &mut Held {
+    fn held_mut(&mut self) -> &mut Held {
         self.held.as_mut().expect("held until the drop")
     }
 
     /// Sends a command and notes what it leaves behind, also when the caller loses patience.
-    pub(crate) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
         lease.authenticate();
         lease.residue.before(cmd);
         let limit = lease.limit(command::blocking_time(cmd));
-        let reply = within(limit, lease.held().connection.redis.send_packed_command(cmd)).await;
+        let reply = within(limit, lease.held_mut().connection.redis.send_packed_command(cmd)).await;
         lease.hear(reply.as_ref().map(std::slice::from_ref));
         if !cmd.is_no_response() {
             lease.note(&reply, |residue| residue.after(cmd));
@@ -129,8 +114,7 @@ impl GuardedConnection {
     pub(super) async fn pipeline(
         &mut self,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        (offset, count): (usize, usize),
     ) -> RedisResult<Vec<Value>> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
@@ -139,7 +123,7 @@ impl GuardedConnection {
         let mut times = pipeline.cmd_iter().map(command::blocking_time);
         let blocking = times.try_fold(Duration::ZERO, |sum, time| Some(sum.saturating_add(time?)));
         let limit = lease.limit(blocking);
-        let redis = &mut lease.held().connection.redis;
+        let redis = &mut lease.held_mut().connection.redis;
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
         lease.hear(replies.as_deref());
         lease.note(&replies, |residue| residue.after_pipeline(pipeline));
@@ -216,7 +200,7 @@ impl GuardedConnection {
 
 /// A lease whose command is on its way, which is used until this is dropped. If that blocks, and has not been answered when this is dropped, it
 /// might take an item for nobody: the connection is closed.
-struct Sending<'a>(&'a mut GuardedConnection);
+struct Sending<'a>(&'a mut NodeLease);
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
@@ -254,33 +238,7 @@ fn given_up() -> RedisError {
     io::Error::new(io::ErrorKind::BrokenPipe, why).into()
 }
 
-impl ConnectionLike for GuardedConnection {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(self.command(cmd))
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(self.pipeline(pipeline, offset, count))
-    }
-
-    fn get_db(&self) -> i64 {
-        self.held.as_ref().map_or(0, |held| held.node.dialer.db())
-    }
-}
-
-impl fmt::Debug for GuardedConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.held.as_ref().map(|held| held.connection.socket.id);
-        f.debug_struct("GuardedConnection").field("id", &id).finish_non_exhaustive()
-    }
-}
-
-impl Drop for GuardedConnection {
+impl Drop for NodeLease {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             end(held, self.residue, self.shared);
@@ -361,7 +319,7 @@ fn clean(node: &Arc<Node>, mut connection: Connection, residue: Residue) {
             connection.socket.authenticates();
             reset_commands(&mut commands, &keeper.dialer.login().redis);
             naming.start = commands.len();
-            keeper.dialer.name(&mut commands);
+            keeper.dialer.introduce(&mut commands);
             naming.end = commands.len();
         }
         // Replies come in order, so once this one is there no other is outstanding. A number that

@@ -8,10 +8,12 @@ mod store;
 mod tasks;
 mod topology;
 
+mod cluster;
 mod companion;
 mod context;
 mod credentials;
 mod demotion;
+mod factory;
 mod node;
 mod replies;
 mod sockets;
@@ -36,14 +38,17 @@ mod warm;
 mod watch;
 
 mod face;
+mod guarded_connection;
 mod guarded_pool;
+mod servers;
+mod shared_connection;
 
 mod builder;
 
 pub use builder::GuardedPoolBuilder;
+pub use guarded_connection::GuardedConnection;
 pub use guarded_pool::GuardedPool;
-pub use lease::GuardedConnection;
 pub use pubsub::{GuardedPubSub, PubSubEvent};
-pub use shared::SharedConnection;
+pub use shared_connection::SharedConnection;
 
 pub(crate) use companion::Companion;

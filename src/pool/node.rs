@@ -7,16 +7,14 @@
 //! **Lock order**: `moving`, the state, then the server's schedule or what is known of it, then the store's. The
 //! other locks here are leaves: nothing is locked under them.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::companion::{self, Companion};
 use super::context::{Context, Settings, leak_of};
 use super::leaks::{Lease, Seat};
 use super::replies::Replies;
@@ -66,8 +64,6 @@ pub(super) struct Node {
     closed: watch::Sender<bool>,
     starters: Starters<Arc<Node>>,
     runtime: Runtime,
-    /// What goes by the pool's budgets beside it, while somebody holds it; see [`Companion`].
-    pub(super) companion: Mutex<Weak<dyn Companion>>,
     epoch: Instant,
     /// Milliseconds since `epoch`, as of the last sweep.
     coarse: AtomicU64,
@@ -107,13 +103,17 @@ impl Node {
             closed: watch::Sender::new(false),
             starters,
             runtime: Runtime::new(settings.runtime.clone()),
-            companion: companion::nobody(),
             epoch: Instant::now(),
             coarse: AtomicU64::new(0),
             context,
             dialer,
             resolver,
         }
+    }
+
+    /// The name under which the pool's fleet keeps its registry on the server, if the pool is in one and it can.
+    pub(super) fn registry(&self) -> Option<String> {
+        self.resolver.registry(self.settings().fleet.as_ref()?.name())
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -245,10 +245,9 @@ impl Node {
 
     /// A subscriber's connection was not wanted after all.
     pub(super) fn take_back_subscriber(self: &Arc<Self>, subscribed: Subscribed) {
-        let Subscribed { redis, intake: _, socket, place } = subscribed;
+        let Subscribed { socket, place, .. } = subscribed;
         socket.blame(CloseReason::Dropped);
         socket.abort();
-        drop(redis);
         self.end_lease(place);
     }
 
@@ -421,6 +420,18 @@ impl Node {
         }
     }
 
+    /// Why a caller would be refused now, if that is so. The next dial is made for it all the same.
+    pub(super) fn refusal(self: &Arc<Self>) -> Option<Rejection> {
+        let rejection = self.lock().refusal()?;
+        self.change(|state| state.ledger.request_dial());
+        Some(rejection)
+    }
+
+    /// Whether a caller would be refused now.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.lock().refusal().is_some()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }
@@ -498,12 +509,6 @@ impl Node {
             // All are lent: over the first that comes back.
             self.mailbox.set_goodbye(Some(goodbye));
         }
-    }
-
-    /// The calls in flight beside the leases.
-    pub(super) fn calls_in_flight(&self) -> HashMap<Endpoint, usize> {
-        let companion = self.companion.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        companion.map(|companion| companion.calls_in_flight()).unwrap_or_default()
     }
 }
 

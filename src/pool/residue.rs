@@ -15,6 +15,8 @@ pub(super) struct Residue {
     pub(super) session: bool,
     /// Replies no longer match requests one to one, or the connection is broken.
     pub(super) poisoned: bool,
+    /// The next command is to be answered for a slot that is on its way here.
+    pub(super) asking: bool,
     /// A command was given up before its reply came.
     pub(super) unanswered: bool,
     /// The one given up blocks on the server.
@@ -33,7 +35,7 @@ impl Residue {
 
     /// RESET is needed, and not only the outstanding replies.
     pub(super) fn needs_reset(self) -> bool {
-        self.watching || self.queueing || self.session
+        self.watching || self.queueing || self.session || self.asking
     }
 
     /// Notes that a command is on its way: until it is answered, it must be taken to have done what
@@ -46,6 +48,7 @@ impl Residue {
             Effect::Watch => self.watching = true,
             Effect::Multi => self.queueing = true,
             Effect::Session => self.session = true,
+            Effect::Asking => self.asking = true,
             Effect::Poison => self.poisoned = true,
         }
     }
@@ -55,6 +58,8 @@ impl Residue {
     pub(super) fn after(&mut self, cmd: &Cmd) {
         self.unanswered = false;
         self.blocked = false;
+        // Of the command before, and so over, except within a transaction, whose end is its.
+        self.asking = false;
         match effect(cmd) {
             Effect::None | Effect::Blocks => {}
             Effect::Watch => self.watching = true,
@@ -67,6 +72,7 @@ impl Residue {
             }
             Effect::EndTransaction => {}
             Effect::Session => self.session = true,
+            Effect::Asking => self.asking = true,
             Effect::Poison => self.poisoned = true,
         }
     }

@@ -21,7 +21,7 @@ use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};
-use crate::telemetry::status::{CloseReason, LimitedBy, RequestOutcome, Transitions};
+use crate::telemetry::status::{CloseReason, LimitedBy, Transitions};
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome, Rejection};
 
@@ -87,8 +87,6 @@ pub(super) struct Tally {
     pub(super) rejected: [u64; Reason::ALL.len()],
     pub(super) leaks_suspected: u64,
     pub(super) leaks_resolved: u64,
-    /// By how the request ended.
-    pub(super) requests: [u64; RequestOutcome::ALL.len()],
 }
 
 /// A dial for one waiter.

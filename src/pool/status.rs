@@ -6,19 +6,86 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cluster::Cluster;
 use super::node::Node;
+use super::servers::Servers;
 use super::state::{State, Tally};
 use crate::dial::Notice;
 use crate::server::{Seen, WatchStatus};
 use crate::telemetry::status::{
-    BreakerStatus, CloseReason, EndpointStatus, RequestOutcome, SentinelStatus, Status, named,
+    BreakerStatus, CloseReason, EndpointStatus, NodeStatus, RequestOutcome, SentinelStatus, Status,
+    named,
 };
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome};
 
+/// The pool at this moment.
+pub(super) fn of_pool(servers: &Servers) -> Status {
+    match servers {
+        Servers::One(node) => status(node),
+        Servers::Cluster(cluster) => of_cluster(cluster),
+    }
+}
+
+/// Of a cluster: all nodes together, and each.
+fn of_cluster(cluster: &Arc<Cluster>) -> Status {
+    let (mut nodes, left) = nodes(cluster);
+    nodes.sort_by(|one, other| other.concern().total_cmp(&one.concern()));
+    let mut total = match nodes.first() {
+        Some(worst) => worst.status.clone(),
+        None => status(&cluster.first()),
+    };
+    for other in nodes.iter().skip(1) {
+        total.add(&other.status);
+    }
+    let base = total.server.clone();
+    let left = left.into_iter().filter(|counts| counts.server != base);
+    for counts in left.chain(cluster.departed()) {
+        total.add(&counts);
+    }
+    total.cluster = Some(cluster.status(nodes, Instant::now()));
+    total
+}
+
+/// Each node of a cluster, with what the cluster says that it is; and what was counted at those that it does
+/// not name, and to which nothing is open.
+fn nodes(cluster: &Arc<Cluster>) -> (Vec<NodeStatus>, Vec<Status>) {
+    let roles = cluster.roles().into_iter();
+    let mut named: Vec<_> = roles
+        .map(|part| NodeStatus {
+            role: Some(part.role),
+            slots: part.slots,
+            replica_of: part.replica_of,
+            status: status(&part.node),
+        })
+        .collect();
+    let (mut others, mut left) = (Vec::new(), Vec::new());
+    for node in cluster.nodes() {
+        let status = status(&node);
+        if named.iter().any(|known| known.status.server == status.server) {
+            continue;
+        }
+        match status.live {
+            0 => left.push(status.counts_only()),
+            _ => others.push(NodeStatus { role: None, slots: 0, replica_of: None, status }),
+        }
+    }
+    named.append(&mut others);
+    (named, left)
+}
+
+/// The server to look at first.
+#[cfg(feature = "doctor")]
+pub(super) fn worst(servers: &Servers) -> Arc<Node> {
+    let nodes = servers.nodes();
+    let worst = of_pool(servers).server;
+    let found = nodes.into_iter().find(|node| node.address() == worst);
+    found.unwrap_or_else(|| servers.first())
+}
+
 pub(super) fn status(node: &Node) -> Status {
     let now = Instant::now();
-    let calls = node.calls_in_flight();
+    let calls = node.context.calls_in_flight();
     let suspected = node.lock().leases.suspected();
     let leaks = suspected.iter().map(|lease| node.leak(lease, now)).collect();
     let watch = watch_status(node, now);
@@ -41,6 +108,7 @@ pub(super) fn status(node: &Node) -> Status {
         watch,
         fleet: state.steering.fleet.clone(),
         sentinel,
+        cluster: None,
         live: counts.live,
         idle: counts.idle,
         in_use: counts.in_use,
@@ -78,7 +146,11 @@ fn endpoints(node: &Node, state: &State, calls: &HashMap<Endpoint, usize>) -> Ve
                 rejected: named(&Reason::ALL, Reason::as_str, &tally.rejected),
                 leaks_suspected: tally.leaks_suspected,
                 leaks_resolved: tally.leaks_resolved,
-                requests: named(&RequestOutcome::ALL, RequestOutcome::as_str, &tally.requests),
+                requests: named(
+                    &RequestOutcome::ALL,
+                    RequestOutcome::as_str,
+                    &node.context.requests_of(&account.name),
+                ),
                 name: account.name,
             }
         })

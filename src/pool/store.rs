@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
 use redis::aio::MultiplexedConnection;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -446,17 +446,14 @@ impl Socket {
 
     /// Closes the socket.
     pub(super) fn abort(&self) {
-        match self.ending().take() {
-            Some(Ending::Task(task)) => task.abort(),
-            // A stream that is gone needs no signal.
-            Some(Ending::Signal(signal)) => drop(signal.send(())),
-            None => {}
+        if let Some(Ending { driver, .. }) = self.ending().take() {
+            driver.abort();
         }
     }
 
     /// True for a connection that listens and is never lent.
     pub(super) fn is_subscriber(&self) -> bool {
-        matches!(*self.ending(), Some(Ending::Signal(_)))
+        self.ending().as_ref().is_some_and(|ending| ending.listens)
     }
 
     fn ending(&self) -> MutexGuard<'_, Option<Ending>> {
@@ -468,11 +465,10 @@ fn reason_of(number: u8) -> Option<CloseReason> {
     CloseReason::ALL.iter().copied().find(|reason| *reason as u8 == number)
 }
 
-/// How a socket is closed from outside.
+/// How a socket is closed from outside: by ending the driver that owns it.
 #[derive(Debug)]
-pub(super) enum Ending {
-    /// By ending the driver that owns it.
-    Task(AbortHandle),
-    /// By telling the stream, whose driver is not ours.
-    Signal(oneshot::Sender<()>),
+pub(super) struct Ending {
+    pub(super) driver: AbortHandle,
+    /// It is a subscriber's.
+    pub(super) listens: bool,
 }

@@ -21,6 +21,14 @@ pub(super) struct Starters<N> {
     pub(super) check: fn(N, Connection) -> Task,
 }
 
+impl<N> Clone for Starters<N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N> Copy for Starters<N> {}
+
 impl<N> fmt::Debug for Starters<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Starters")

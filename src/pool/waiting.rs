@@ -4,13 +4,14 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use redis::aio::PubSub;
-use tokio::sync::oneshot;
+use redis::Msg;
+use tokio::sync::{mpsc, oneshot};
 
 use super::intake::Intake;
 use super::leaks::Seat;
 use super::store::{Connection, Lent, Socket};
 use crate::Rejection;
+use crate::dial::Sink;
 use crate::ledger::AccountId;
 
 /// A waiter, as the ledger keeps it.
@@ -53,7 +54,8 @@ pub(super) enum Succession {
 
 /// A subscriber's connection, and the place of its lease.
 pub(super) struct Subscribed {
-    pub(super) redis: PubSub,
+    pub(super) sink: Sink,
+    pub(super) messages: mpsc::UnboundedReceiver<Msg>,
     pub(super) intake: Arc<Intake>,
     pub(super) socket: Arc<Socket>,
     pub(super) place: LeasePlace,

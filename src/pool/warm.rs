@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::time::Instant;
 
 use super::acquire::{NUDGE, late};
+use super::cluster::Cluster;
 use super::maintenance::check;
 use super::node::Node;
+use crate::server::gate::Overridable;
 use crate::telemetry::status::Health;
 use crate::vocabulary::reply::{unanswered, within};
 use crate::{Error, Rejection};
@@ -43,6 +46,29 @@ pub(super) async fn warm_up(node: &Arc<Node>, wanted: usize) -> Result<usize, Re
             node.change(|_| ());
         }
     }
+}
+
+/// The same at every node of a cluster; how many are live at the one that has the fewest.
+pub(super) async fn warm_up_all(cluster: &Arc<Cluster>, wanted: usize) -> Result<usize, Rejection> {
+    cluster.ready().await?;
+    let nodes = cluster.named();
+    let live = join_all(nodes.iter().map(|node| warm_up(node, wanted))).await;
+    let live = live.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(live.into_iter().min().unwrap_or(0))
+}
+
+/// Of a cluster: the slowest round trip, and the counts of all nodes together.
+pub(super) async fn health_of_all(cluster: &Arc<Cluster>) -> Result<Health, Error> {
+    cluster.ready().await?;
+    let nodes = cluster.named();
+    let each = join_all(nodes.iter().map(health)).await.into_iter();
+    let breaker = cluster.breaker_state();
+    let none = Health { latency: None, live: 0, idle: 0, breaker };
+    each.into_iter().try_fold(none, |all, one| {
+        let one = one?;
+        let (live, idle) = (all.live + one.live, all.idle + one.idle);
+        Ok(Health { latency: all.latency.max(one.latency), live, idle, breaker })
+    })
 }
 
 /// Whether `wanted` connections are live, or cannot be; `None` while that is open.

@@ -179,7 +179,8 @@ impl Server {
         self.change(|schedule| schedule.fleet_of(pools / ours));
     }
 
-    fn state(&self) -> BreakerState {
+    /// The breaker's state, whatever a pool's operator holds it at.
+    pub(crate) fn state(&self) -> BreakerState {
         let state = self.state.load(Ordering::Relaxed);
         let found = BreakerState::ALL.iter().copied().find(|known| *known as u8 == state);
         found.unwrap_or_default()

@@ -162,6 +162,22 @@ pub enum Event {
         /// The master's name, as the sentinels know it.
         master: String,
     },
+    /// The nodes of the cluster serve other slots than before, or others serve them: after a failover, say,
+    /// or while slots are moved, and when they are told for the first time.
+    #[non_exhaustive]
+    ClusterChanged {
+        /// The primaries that serve slots now.
+        primaries: Vec<Arc<str>>,
+    },
+    /// No node says any more who the nodes of the cluster are, or none has ever said it. The pool goes on with
+    /// those that were named last. Told once, not for each time that they are asked in vain.
+    #[non_exhaustive]
+    ClusterLost {
+        /// Why.
+        reason: String,
+    },
+    /// A node says again who the nodes of the cluster are.
+    ClusterFound,
     /// The subscriber fell behind and missed `count` events.
     #[non_exhaustive]
     Missed {

@@ -1,5 +1,7 @@
 //! Snapshots of a pool, for a status page, a log line or a test.
 
+mod sum;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::server::WatchStatus;
 use crate::server::gate::Gate;
+use crate::server::{Role, WatchStatus};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::serialize::{maybe_seconds, seconds};
 use crate::{BreakerState, Endpoint};
@@ -56,6 +58,10 @@ pub struct Status {
     pub fleet: Option<FleetStatus>,
     /// The sentinels that say where the server is, if the pool has any.
     pub sentinel: Option<SentinelStatus>,
+    /// The nodes of the cluster, if the pool is one of a [cluster](crate::GuardedPool::cluster). All counts
+    /// here are summed over them then, the limits as well; `server`, `limited_by`, `breaker`, `watch` and
+    /// `fleet` are those of the worst.
+    pub cluster: Option<ClusterStatus>,
     /// The lanes that [`shared`](crate::GuardedPool::shared) handles use; empty until the first
     /// one is used.
     pub lanes: Vec<LaneStatus>,
@@ -147,6 +153,37 @@ pub struct SentinelServerStatus {
     pub connected: bool,
     /// Why it did not answer when it was asked last.
     pub last_failure: Option<Arc<DialFailure>>,
+}
+
+/// A pool's cluster; see [`GuardedPool::cluster`](crate::GuardedPool::cluster).
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ClusterStatus {
+    /// The nodes, those first that need somebody's attention.
+    pub nodes: Vec<NodeStatus>,
+    /// Slots that no node serves, by what was told last; all of them before that.
+    pub unserved_slots: usize,
+    /// How long ago the nodes told who they are, in seconds; `None` before the first time.
+    #[serde(rename = "age_seconds", serialize_with = "maybe_seconds")]
+    pub age: Option<Duration>,
+    /// How often the nodes or their slots have changed since the pool was built.
+    pub changes: u64,
+    /// Why no node says who the nodes are, if so. The pool goes on with those that were named last.
+    pub trouble: Option<String>,
+}
+
+/// One node of a cluster.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// What the cluster says it is; `None` of one that it does not name any more, which is left soon.
+    pub role: Option<Role>,
+    /// How many slots it serves.
+    pub slots: usize,
+    /// The primary that it follows.
+    pub replica_of: Option<Arc<str>>,
+    /// The pool at this node: as of a pool that has no other.
+    pub status: Status,
 }
 
 /// The breaker and the dial schedule at one moment.

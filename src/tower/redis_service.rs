@@ -96,9 +96,7 @@ impl Service<Pipeline> for RedisService {
     fn call(&mut self, pipeline: Pipeline) -> Self::Future {
         if self.exclusive {
             let lease = self.lease();
-            return RedisFuture::new(
-                async move { Ok(lease.await?.send_pipeline(&pipeline).await?) },
-            );
+            return RedisFuture::new(async move { lease.await?.send_pipeline(&pipeline).await });
         }
         let mut shared = self.shared.fork();
         RedisFuture::new(async move { shared.send_pipeline(&pipeline).await })

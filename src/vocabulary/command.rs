@@ -41,8 +41,8 @@ fn own_timeout(cmd: &Cmd) -> Option<Duration> {
     if seconds == 0.0 { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
-/// Whether a command may go over a connection that others use at the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a command may go over a connection that others use at the same time; the strictest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sharing {
     Allowed,
     /// It would hold up everybody behind it, so it gets a connection of its own.
@@ -62,11 +62,7 @@ impl Sharing {
 
     /// The strictest of its commands'.
     pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Self {
-        pipeline.cmd_iter().map(Self::of).fold(Self::Allowed, |all, one| match (all, one) {
-            (Self::Refused, _) | (_, Self::Refused) => Self::Refused,
-            (Self::Exclusive, _) | (_, Self::Exclusive) => Self::Exclusive,
-            (Self::Allowed, Self::Allowed) => Self::Allowed,
-        })
+        pipeline.cmd_iter().map(Self::of).max().unwrap_or(Self::Allowed)
     }
 }
 
@@ -127,6 +123,8 @@ pub(crate) enum Effect {
     Multi,
     EndTransaction,
     Session,
+    /// For the next command only.
+    Asking,
     Poison,
 }
 
@@ -147,9 +145,8 @@ pub(crate) fn effect(cmd: &Cmd) -> Effect {
         b"UNWATCH" => Effect::Unwatch,
         b"MULTI" => Effect::Multi,
         b"EXEC" | b"DISCARD" => Effect::EndTransaction,
-        b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"READONLY" | b"READWRITE" | b"ASKING" => {
-            Effect::Session
-        }
+        b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"READONLY" | b"READWRITE" => Effect::Session,
+        b"ASKING" => Effect::Asking,
         b"CLIENT" => of_client(args.next().unwrap_or_default()),
         b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE"
         | b"SUNSUBSCRIBE" | b"MONITOR" | b"QUIT" | b"SYNC" | b"PSYNC" | b"REPLCONF" => {

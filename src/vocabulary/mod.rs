@@ -6,7 +6,6 @@ mod error;
 mod outcome;
 mod rejection;
 pub(crate) mod reply;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the router"))]
 pub(crate) mod routing;
 pub(crate) mod serialize;
 pub mod words;

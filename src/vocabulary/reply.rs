@@ -26,9 +26,11 @@ pub(crate) fn unanswered() -> RedisError {
 
 /// Whether we lack the right to ask, or the server does not know the question.
 pub(crate) fn is_denied(error: &RedisError) -> bool {
-    match error.code() {
-        Some("NOPERM" | "NOAUTH") => true,
-        Some("ERR") => error.detail().is_some_and(|detail| detail.starts_with("unknown command")),
-        _ => false,
-    }
+    matches!(error.code(), Some("NOPERM" | "NOAUTH")) || is_unknown_command(error)
+}
+
+/// Whether the server does not know the command.
+pub(crate) fn is_unknown_command(error: &RedisError) -> bool {
+    error.code() == Some("ERR")
+        && error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
 }

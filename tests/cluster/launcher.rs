@@ -92,6 +92,7 @@ fn nodes_come_and_go() {
     assert_eq!(cluster.replicas_of(added), [replica]);
     let key = cluster.key_on(added);
     assert_eq!(told(&cluster, added, &["SET", &key, "value"]), "OK");
+    cluster.empty_node(added);
     cluster.remove_node(added);
     let new = cluster.primary_of_key(&key);
     assert_eq!(told(&cluster, new, &["GET", &key]), "value");

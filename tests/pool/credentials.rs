@@ -80,11 +80,12 @@ impl Load {
     }
 }
 
-/// Hears every number that is published, in order, and perhaps some twice; returns after `last`.
+/// Hears every number that is published, in order, and perhaps some twice, until what is published is none.
 fn listen(pool: &GuardedPool) -> tokio::task::JoinHandle<u64> {
     let pool = pool.clone();
     tokio::spawn(async move {
         let mut subscriber = pool.pubsub("subscribers").await.unwrap();
+        subscriber.ssubscribe("numbers").await.unwrap();
         subscriber.subscribe("numbers").await.unwrap();
         let mut heard = 0;
         loop {
@@ -101,6 +102,12 @@ fn listen(pool: &GuardedPool) -> tokio::task::JoinHandle<u64> {
     })
 }
 
+/// To the channel what is even, and to the shard channel what is odd. How many heard it.
+fn publish(server: &TestServer, number: u64) -> String {
+    let command = if number.is_multiple_of(2) { "PUBLISH" } else { "SPUBLISH" };
+    server.admin().text(&[command, "numbers", &number.to_string()])
+}
+
 #[tokio::test]
 async fn a_pool_under_load_changes_its_user_without_a_failed_request() {
     for protocol in ["resp2", "resp3"] {
@@ -109,15 +116,14 @@ async fn a_pool_under_load_changes_its_user_without_a_failed_request() {
         let mut held = pool.acquire("held").await.unwrap();
         let load = Load::start(&pool);
         let listener = listen(&pool);
-        let publish = |text: &str| server.admin().text(&["PUBLISH", "numbers", text]);
-        until("the subscriber", &pool, || publish("0") == "1").await;
+        until("the subscriber", &pool, || publish(&server, 0) == "1").await;
         load.some(&pool).await;
         let mut published = 0;
 
         pool.set_credentials(Some("new"), "second");
         until("all but the lease", &pool, || {
             published += 1;
-            publish(&published.to_string());
+            publish(&server, published);
             of_user(&server, "old") == 1
         })
         .await;
@@ -125,7 +131,7 @@ async fn a_pool_under_load_changes_its_user_without_a_failed_request() {
         // Closes whatever is still connected as that user.
         server.admin().text(&["ACL", "DELUSER", "old"]);
         load.some(&pool).await;
-        publish("the last one");
+        server.admin().text(&["PUBLISH", "numbers", "the last one"]);
         assert_eq!(soon("the subscriber", listener).await.unwrap(), published);
         load.stop().await;
         assert_eq!(user(&mut held).await, "new");
@@ -221,16 +227,15 @@ async fn a_subscriber_without_a_place_for_its_successor_goes_on() {
     let builder = builder(&server, "resp2").endpoint("subscribers", Budget::max(1));
     let pool = builder.build().unwrap();
     let listener = listen(&pool);
-    let publish = |text: &str| server.admin().text(&["PUBLISH", "numbers", text]);
-    until("the subscriber", &pool, || publish("0") == "1").await;
+    until("the subscriber", &pool, || publish(&server, 0) == "1").await;
 
     pool.set_credentials(Some("new"), "second");
 
     for number in 1..=20 {
-        publish(&number.to_string());
+        publish(&server, number);
         tokio::task::yield_now().await;
     }
-    publish("the last one");
+    server.admin().text(&["PUBLISH", "numbers", "the last one"]);
     assert_eq!(soon("the subscriber", listener).await.unwrap(), 20);
     assert_eq!(closed(&pool, "peer"), 0);
 }

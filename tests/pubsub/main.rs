@@ -18,6 +18,7 @@ mod dead;
 mod dropped;
 mod room;
 mod runtimes;
+mod shard;
 mod silent;
 mod unread;
 
@@ -43,6 +44,10 @@ async fn payload(subscriber: &mut GuardedPubSub) -> String {
 /// How many heard it.
 fn publish(server: &TestServer, channel: &str, text: &str) -> u64 {
     server.admin().text(&["PUBLISH", channel, text]).parse().expect("a number")
+}
+
+fn spublish(server: &TestServer, channel: &str, text: &str) -> u64 {
+    server.admin().text(&["SPUBLISH", channel, text]).parse().expect("a number")
 }
 
 async fn closed(pool: &GuardedPool, live: usize) {

@@ -8,7 +8,7 @@ use crate::proxy::Proxy;
 use crate::support::TestServer;
 use crate::waiting::{HANG, soon};
 
-/// A subscriber to the channel `a` and the pattern `p*`, through a proxy that may go silent.
+/// A subscriber to the channel `a`, the pattern `p*` and the shard channel `s`, through a proxy that may go silent.
 async fn subscriber() -> (TestServer, Proxy, GuardedPool, GuardedPubSub) {
     let server = TestServer::start().unwrap();
     let proxy = Proxy::start(&server).await;
@@ -18,6 +18,7 @@ async fn subscriber() -> (TestServer, Proxy, GuardedPool, GuardedPubSub) {
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     subscriber.psubscribe("p*").await.unwrap();
+    subscriber.ssubscribe("s").await.unwrap();
     (server, proxy, pool, subscriber)
 }
 
@@ -52,4 +53,18 @@ async fn to_unsubscribe_from_a_pattern_times_out() {
     let (_server, proxy, _pool, mut subscriber) = subscriber().await;
     proxy.go_silent();
     times_out("to unsubscribe", subscriber.punsubscribe("p*")).await;
+}
+
+#[tokio::test]
+async fn to_subscribe_to_a_shard_channel_times_out() {
+    let (_server, proxy, _pool, mut subscriber) = subscriber().await;
+    proxy.go_silent();
+    times_out("to subscribe", subscriber.ssubscribe("t")).await;
+}
+
+#[tokio::test]
+async fn to_unsubscribe_from_a_shard_channel_times_out() {
+    let (_server, proxy, _pool, mut subscriber) = subscriber().await;
+    proxy.go_silent();
+    times_out("to unsubscribe", subscriber.sunsubscribe("s")).await;
 }

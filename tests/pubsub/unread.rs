@@ -15,14 +15,17 @@ async fn subscriber(server: &TestServer) -> (GuardedPool, GuardedPubSub) {
     let pool = unhurried(server.url()).watch(false).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
+    subscriber.ssubscribe("s").await.unwrap();
     (pool, subscriber)
 }
 
-/// Publishes so many messages of so many bytes, each with its number in front, from a thread of its own.
+/// Publishes so many messages of so many bytes, each with its number in front, from a thread of its own,
+/// by turns to the channel and to the shard channel.
 async fn flood(server: &Arc<TestServer>, messages: usize, bytes: usize) {
     let server = Arc::clone(server);
     let script = "local filler = string.rep('x', ARGV[2]) for i = 1, ARGV[1] do \
-                  redis.call('PUBLISH', 'a', i .. ' ' .. filler) end return 'OK'";
+                  local to = i % 2 == 0 and {'PUBLISH', 'a'} or {'SPUBLISH', 's'} \
+                  redis.call(to[1], to[2], i .. ' ' .. filler) end return 'OK'";
     let publishing = tokio::task::spawn_blocking(move || {
         // In parts, so that the server sends in between, and its buffers hold no more than they may.
         for _ in 0..messages.div_ceil(PART) {
@@ -36,7 +39,12 @@ async fn flood(server: &Arc<TestServer>, messages: usize, bytes: usize) {
 const PART: usize = 10;
 
 fn listeners(server: &TestServer) -> usize {
-    server.admin().client_list().iter().filter(|client| client["sub"] != "0").count()
+    server
+        .admin()
+        .client_list()
+        .iter()
+        .filter(|client| client["sub"] != "0" || client["ssub"] != "0")
+        .count()
 }
 
 /// How many messages come before the gap.

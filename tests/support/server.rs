@@ -113,6 +113,10 @@ impl TestServer {
         self.pid().is_some() && !self.paused.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn has_tls(&self) -> bool {
+        self.ca_pem.is_some()
+    }
+
     /// The certificate of the authority that signed the server's, for the client's trust store.
     ///
     /// # Panics

@@ -8,19 +8,21 @@ use super::{GuardedPoolBuilder, Topology};
 use crate::Backoff;
 use crate::dial::{Address, Certificates, Dialer, Target};
 use crate::fleet::Fleet;
-use crate::ledger::Ledger;
-use crate::policy::{Common, FLOOR, MOST_LANES, Problems, default_queue_limit};
+use crate::policy::{Common, FLOOR, MOST_LANES, Problems, ReplicaReads, default_queue_limit};
+use crate::pool::cluster::{self, Cluster, keeper};
 use crate::pool::context::{Context, Settings};
+use crate::pool::factory::NodeFactory;
 use crate::pool::guarded_pool::GuardedPool;
 use crate::pool::handle::Handle;
-use crate::pool::node::Node;
+use crate::pool::servers::Servers;
 use crate::pool::tasks::Starters;
 use crate::pool::topology::place::{Place, Resolve};
 use crate::pool::topology::sentinel::Sentinel;
+use crate::pool::topology::settings::ClusterSettings;
 use crate::pool::topology::single::Single;
-use crate::pool::{dialer, maintenance};
+use crate::pool::{dialer, maintenance, status};
 use crate::sentinel::{FIRST_BACKOFF, Sentinels};
-use crate::server::gate::{DialPolicy, Gate};
+use crate::server::gate::DialPolicy;
 use crate::server::{Role, Server};
 use crate::vocabulary::BuildError;
 
@@ -38,8 +40,36 @@ impl GuardedPoolBuilder {
     /// repeated endpoint name, sentinels that cannot be asked.
     pub fn build(self) -> Result<GuardedPool, BuildError> {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
+        if let Topology::Cluster(settings) = &self.topology {
+            let settings = self.cluster(settings, seed).map_err(BuildError::new)?;
+            let factory = self.factory(seed);
+            let cluster = Cluster::new(factory, settings, keeper::run, status::status);
+            return Ok(GuardedPool { handle: Handle::new(Servers::Cluster(Arc::new(cluster))) });
+        }
         let (place, resolver) = self.place(seed).map_err(BuildError::new)?;
         Ok(self.build_at(place, resolver, seed))
+    }
+
+    /// Where the nodes of the cluster are; or everything that is wrong.
+    fn cluster(
+        &self,
+        settings: &ClusterSettings,
+        seed: u64,
+    ) -> Result<cluster::Settings, Vec<String>> {
+        let mut problems = self.problems();
+        let seeds = settings.seeds(self.certificates());
+        let seeds = seeds.map_err(|more| problems.extend(more));
+        let names = settings.names().map_err(|more| problems.extend(more));
+        match (seeds, names, &*problems) {
+            (Ok(seeds), Ok(names), []) => Ok(cluster::Settings {
+                seeds,
+                names,
+                replica_reads: settings.replica_reads,
+                own_gate: self.own_gate,
+                seed,
+            }),
+            _ => Err(problems),
+        }
     }
 
     /// Where the pool begins, and who says where it goes on; or everything that is wrong.
@@ -56,6 +86,7 @@ impl GuardedPoolBuilder {
                 let place = Arc::new(Place::new(Target::new(address), server));
                 Ok((Arc::clone(&place), Box::new(Single(place))))
             }
+            Topology::Cluster(_) => unreachable!("it has several places"),
             Topology::Sentinel(settings) => {
                 let sentinels = settings.targets(self.certificates());
                 let sentinels = sentinels.map_err(|more| problems.extend(more));
@@ -87,19 +118,34 @@ impl GuardedPoolBuilder {
         resolver: Box<dyn Resolve>,
         seed: u64,
     ) -> GuardedPool {
+        let node = self.factory(seed).node(place, resolver, seed);
+        GuardedPool { handle: Handle::new(Servers::One(node)) }
+    }
+
+    /// What the pool's nodes are made of.
+    fn factory(self, seed: u64) -> NodeFactory {
         let client_name = self.name_for_clients();
         let Self { mut settings, info, plain_handshake, connect_timeout, .. } = self;
         settings.seed = seed;
+        let is_cluster = matches!(self.topology, Topology::Cluster(_));
+        if is_cluster {
+            // A replica is none by mistake: a cluster redirects whoever wants a primary.
+            settings.role = Role::ActiveReplica;
+        }
         let mut redis = info.map(|info| info.redis_settings().clone()).unwrap_or_default();
         if plain_handshake {
             redis = redis.set_skip_set_lib_name();
         }
         let mut dial = Dialer::new(redis, client_name, connect_timeout);
         (dial.plain, dial.link_timeout) = (plain_handshake, settings.link_timeout);
+        dial.reads_replicas = matches!(
+            &self.topology,
+            Topology::Cluster(cluster) if cluster.replica_reads != ReplicaReads::Off
+        );
         #[cfg(feature = "credentials")]
         let dial = dial.provided(self.credentials_provider);
         let first_backoff = match self.topology {
-            Topology::Single => Backoff::default().base(),
+            Topology::Single | Topology::Cluster(_) => Backoff::default().base(),
             Topology::Sentinel(_) => FIRST_BACKOFF,
         };
         let (backoff, breaker) = (self.backoff, self.breaker);
@@ -107,16 +153,13 @@ impl GuardedPoolBuilder {
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
         });
-        let ledger = Ledger::new(settings.max_connections, queue_limit, &settings.budgets);
-        let gate = Gate::new(Arc::clone(&place.server), policy, seed);
         let context = Arc::new(Context::new(settings));
         let starters = Starters {
             dialer: dialer::run,
             maintenance: maintenance::run,
             check: maintenance::check_first,
         };
-        let node = Node::new(context, dial, resolver, place, (ledger, gate), starters);
-        GuardedPool { handle: Handle::new(Arc::new(node)) }
+        NodeFactory { context, dialer: dial, policy, queue_limit, starters }
     }
 
     fn certificates(&self) -> Option<&Certificates> {
@@ -163,8 +206,16 @@ impl GuardedPoolBuilder {
         if let Topology::Sentinel(sentinels) = &self.topology {
             sentinels.check(&mut problems);
         }
+        if let Topology::Cluster(_) = &self.topology {
+            self.check_cluster(&mut problems);
+        }
         for setter in &self.misplaced {
-            problems.add(format!("{setter}: the pool has a server of its own, and no sentinels"));
+            let has = match &self.topology {
+                Topology::Single => "a server of its own, no sentinels and no cluster",
+                Topology::Sentinel(_) => "sentinels, and no cluster",
+                Topology::Cluster(_) => "a cluster, and no sentinels",
+            };
+            problems.add(format!("{setter}: the pool has {has}"));
         }
         problems.into_vec()
     }
@@ -185,6 +236,16 @@ impl GuardedPoolBuilder {
             problems.add("min_limit is 0, so the last connection might be given back");
         } else if min_limit > max.max(FLOOR) {
             problems.add(format!("min_limit {min_limit} is above max_connections {max}"));
+        }
+    }
+
+    /// What a cluster has no use for.
+    fn check_cluster(&self, problems: &mut Problems) {
+        if self.settings.role != Role::Master {
+            problems.add("role: a cluster says itself which node is what; see replica_reads");
+        }
+        if self.info.as_ref().is_ok_and(|info| info.redis_settings().db() != 0) {
+            problems.add("a cluster has no database but 0");
         }
     }
 

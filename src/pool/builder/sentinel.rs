@@ -118,7 +118,7 @@ impl GuardedPoolBuilder {
             Topology::Sentinel(_) => {
                 self.info = params.into_connection_info().map_err(|error| error.to_string());
             }
-            Topology::Single => self.misplaced.push("connect_as"),
+            Topology::Single | Topology::Cluster(_) => self.misplaced.push("connect_as"),
         }
         self
     }
@@ -129,7 +129,7 @@ impl GuardedPoolBuilder {
     pub fn sentinel_client_name(mut self, name: impl Into<String>) -> Self {
         match &mut self.topology {
             Topology::Sentinel(settings) => settings.client_name = Some(name.into()),
-            Topology::Single => self.misplaced.push("sentinel_client_name"),
+            Topology::Single | Topology::Cluster(_) => self.misplaced.push("sentinel_client_name"),
         }
         self
     }
@@ -141,7 +141,9 @@ impl GuardedPoolBuilder {
     pub fn sentinel_tls_certificates(mut self, certificates: redis::TlsCertificates) -> Self {
         match &mut self.topology {
             Topology::Sentinel(settings) => settings.certificates = Some(certificates),
-            Topology::Single => self.misplaced.push("sentinel_tls_certificates"),
+            Topology::Single | Topology::Cluster(_) => {
+                self.misplaced.push("sentinel_tls_certificates")
+            }
         }
         self
     }

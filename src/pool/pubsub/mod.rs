@@ -1,26 +1,29 @@
 //! Subscribers: connections that hold a slot for as long as they listen.
 
 mod silence;
+mod subscriptions;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{FutureExt, poll_fn};
-use futures_util::stream::{self, Stream, StreamExt};
-use redis::aio::{PubSubSink, PubSubStream};
-use redis::{Msg, RedisError, RedisResult, ToRedisArgs, Value};
-use tokio::sync::oneshot;
+use futures_util::future::poll_fn;
+use futures_util::stream::{self, Stream};
+use redis::{Msg, RedisError, RedisResult, ToRedisArgs};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::silence::{Silence, Turn};
+use self::subscriptions::Subscriptions;
 use super::acquire::acquire_subscriber;
+use super::cluster::HOPS;
 use super::intake::Intake;
 use super::node::Node;
+use super::servers::Servers;
 use super::store::Socket;
 use super::waiting::{LeasePlace, Subscribed};
+use crate::dial::{Kind, Sink};
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::reply::within;
 use crate::{Endpoint, Error, Rejection};
@@ -52,12 +55,13 @@ const REPLACE_RETRY: Duration = Duration::from_secs(30);
 /// what is published in that moment may come twice. The successor needs a second place in the endpoint's
 /// budget meanwhile; without one, the connection stays for as long as it works.
 pub struct GuardedPubSub {
-    node: Arc<Node>,
+    servers: Servers,
+    /// It is on the server that has this key.
+    key: Option<Vec<u8>>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
     live: Option<Live>,
-    channels: BTreeSet<Vec<u8>>,
-    patterns: BTreeSet<Vec<u8>>,
+    subscriptions: Subscriptions,
     /// The connection was replaced while nobody listened.
     gap: bool,
     /// The connection that is to follow the one that is to be replaced, on its way.
@@ -72,8 +76,8 @@ pub struct GuardedPubSub {
 type Succession = oneshot::Receiver<Live>;
 
 struct Live {
-    sink: PubSubSink,
-    stream: PubSubStream,
+    sink: Sink,
+    messages: mpsc::UnboundedReceiver<Msg>,
     intake: Arc<Intake>,
     silence: Silence,
     socket: Arc<Socket>,
@@ -100,10 +104,10 @@ impl Live {
         loop {
             // Here, because the channel is taken out of it: it would say that it is empty.
             tokio::task::consume_budget().await;
-            let Self { stream, intake, .. } = self;
+            let Self { messages, intake, .. } = self;
             let message = poll_fn(|cx| {
                 intake.looks(cx);
-                let message = stream.poll_next_unpin(cx);
+                let message = messages.poll_recv(cx);
                 if message.is_pending() {
                     intake.emptied();
                 }
@@ -116,8 +120,8 @@ impl Live {
             }
             match self.silence.turn(self.intake.total(), Instant::now(), link_timeout) {
                 Turn::Heard => {}
-                // The first poll sends it, and that something was received is answer enough.
-                Turn::Ask => drop(self.sink.ping::<Value>().now_or_never()),
+                // That something was received is answer enough.
+                Turn::Ask => self.sink.ping(),
                 Turn::Dead => return None,
             }
         }
@@ -140,25 +144,25 @@ impl fmt::Debug for GuardedPubSub {
         f.debug_struct("GuardedPubSub")
             .field("endpoint", &self.endpoint)
             .field("connected", &self.live.is_some())
-            .field("subscriptions", &(self.channels.len() + self.patterns.len()))
+            .field("subscriptions", &self.subscriptions.len())
             .finish_non_exhaustive()
     }
 }
 
 impl GuardedPubSub {
     pub(super) fn new(
-        node: Arc<Node>,
+        servers: Servers,
+        key: Option<Vec<u8>>,
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        let (channels, patterns) = (BTreeSet::new(), BTreeSet::new());
         Self {
-            node,
+            servers,
+            key,
             endpoint,
             location,
             live: None,
-            channels,
-            patterns,
+            subscriptions: Subscriptions::default(),
             gap: false,
             successor: None,
             retry: Instant::now(),
@@ -182,10 +186,7 @@ impl GuardedPubSub {
     ///
     /// Dropping the future may leave the subscription on the connection, but not for the next one.
     pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
-        let channels = channels.to_redis_args();
-        self.ask(async |sink| sink.subscribe(&channels).await).await?;
-        self.channels.extend(channels);
-        Ok(())
+        self.add(Kind::Channel, channels.to_redis_args()).await
     }
 
     /// Subscribes to one or more patterns; see [`subscribe`](Self::subscribe).
@@ -194,21 +195,32 @@ impl GuardedPubSub {
     ///
     /// As [`subscribe`](Self::subscribe).
     pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
-        let patterns = patterns.to_redis_args();
-        self.ask(async |sink| sink.psubscribe(&patterns).await).await?;
-        self.patterns.extend(patterns);
-        Ok(())
+        self.add(Kind::Pattern, patterns.to_redis_args()).await
     }
 
-    /// Ends the subscription to one or more channels, now and after every reconnection.
+    /// Subscribes to one or more shard channels, of what is published with SPUBLISH (Redis 7.0 and later);
+    /// see [`subscribe`](Self::subscribe). They go together with channels and patterns.
+    ///
+    /// In a cluster all shard channels of a subscriber are in one slot, on a connection to the node that has
+    /// it: [`pubsub_for`](crate::GuardedPool::pubsub_for) begins there, and a subscriber that has nothing else
+    /// goes there. When the slot moves to another node, that counts as a lost connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe); the server's refusal may be that it is too old, or, in a cluster,
+    /// `MOVED` or `CROSSSLOT`.
+    pub async fn ssubscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
+        self.add(Kind::ShardChannel, channels.to_redis_args()).await
+    }
+
+    /// Ends the subscription to one or more channels, or without any to all, now and after every
+    /// reconnection.
     ///
     /// # Errors
     ///
     /// As [`subscribe`](Self::subscribe); the channels are forgotten all the same.
     pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
-        let channels = channels.to_redis_args();
-        self.channels.retain(|channel| !channels.contains(channel));
-        self.ask(async |sink| sink.unsubscribe(&channels).await).await
+        self.remove(Kind::Channel, channels.to_redis_args()).await
     }
 
     /// Ends the subscription to one or more patterns; see [`unsubscribe`](Self::unsubscribe).
@@ -217,9 +229,16 @@ impl GuardedPubSub {
     ///
     /// As [`unsubscribe`](Self::unsubscribe).
     pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> Result<(), Error> {
-        let patterns = patterns.to_redis_args();
-        self.patterns.retain(|pattern| !patterns.contains(pattern));
-        self.ask(async |sink| sink.punsubscribe(&patterns).await).await
+        self.remove(Kind::Pattern, patterns.to_redis_args()).await
+    }
+
+    /// Ends the subscription to one or more shard channels; see [`unsubscribe`](Self::unsubscribe).
+    ///
+    /// # Errors
+    ///
+    /// As [`unsubscribe`](Self::unsubscribe).
+    pub async fn sunsubscribe(&mut self, channels: impl ToRedisArgs) -> Result<(), Error> {
+        self.remove(Kind::ShardChannel, channels.to_redis_args()).await
     }
 
     /// The next message, or the news that some may have been missed; `None` once the pool is
@@ -234,7 +253,7 @@ impl GuardedPubSub {
     ///
     /// Safe: no message is lost by dropping the future.
     pub async fn next(&mut self) -> Option<Result<PubSubEvent, Error>> {
-        if self.node.is_closed() {
+        if self.servers.is_closed() {
             return None;
         }
         if std::mem::take(&mut self.gap) {
@@ -252,11 +271,49 @@ impl GuardedPubSub {
         stream::unfold(self, |mut this| async move { Some((this.next().await?, this)) })
     }
 
+    async fn add(&mut self, kind: Kind, names: Vec<Vec<u8>>) -> Result<(), Error> {
+        let mut subscribed = self.ask(async |sink| sink.subscribe(kind, &names).await).await;
+        if kind == Kind::ShardChannel {
+            if subscribed.as_ref().is_err_and(|error| self.is_elsewhere(error)) {
+                // Nothing else is on this connection: another one, to the node that has the slot.
+                (self.live, self.key) = (None, names.first().cloned());
+                subscribed = self.ask(async |sink| sink.subscribe(kind, &names).await).await;
+            }
+            if subscribed.is_ok() && self.key.is_none() {
+                self.key = names.first().cloned();
+            }
+        }
+        subscribed?;
+        self.subscriptions.add(kind, names);
+        Ok(())
+    }
+
+    /// Whether a node says that another one has the slot of a shard channel, and may be left for that.
+    fn is_elsewhere(&self, error: &Error) -> bool {
+        match (error, &self.live) {
+            (Error::Inner(error), Some(live)) if self.subscriptions.len() == 0 => {
+                self.servers.learns(&live.node, error)
+            }
+            _ => false,
+        }
+    }
+
+    async fn remove(&mut self, kind: Kind, mut names: Vec<Vec<u8>>) -> Result<(), Error> {
+        if names.is_empty() {
+            names = self.subscriptions.all(kind);
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.subscriptions.remove(kind, &names);
+        self.ask(async |sink| sink.unsubscribe(kind, &names).await).await
+    }
+
     async fn reconnect(&mut self) -> Option<Result<PubSubEvent, Error>> {
         loop {
             match self.connect().await {
                 Ok(()) => return Some(Ok(PubSubEvent::Gap)),
-                Err(Error::Rejected(Rejection::Closed)) => return None,
+                Err(Error::Rejected(Rejection::Closed)) if self.servers.is_closed() => return None,
                 Err(Error::Rejected(rejection)) => {
                     let pause = match rejection.retry_after() {
                         Some(retry_after) => retry_after.max(Duration::from_millis(1)),
@@ -276,21 +333,18 @@ impl GuardedPubSub {
 
     /// Waits, unless the pool is closed first.
     async fn pause(&self, pause: Duration) {
-        let _ = tokio::time::timeout(pause, self.node.closed()).await;
+        let _ = tokio::time::timeout(pause, self.servers.closed()).await;
     }
 
     /// Asks the server for something, on a connection that works. One that does not answer in time is
     /// closed: what is subscribed there is not known.
-    async fn ask(
-        &mut self,
-        ask: impl AsyncFnOnce(&mut PubSubSink) -> RedisResult<()>,
-    ) -> Result<(), Error> {
+    async fn ask(&mut self, ask: impl AsyncFnOnce(&Sink) -> RedisResult<()>) -> Result<(), Error> {
         if let Some(successor) = &mut self.successor {
             // What changes is for the one that is going to be listened to.
             let succession = successor.await;
             self.succeed(succession);
         }
-        let limit = Some(self.node.settings().response_timeout);
+        let limit = Some(self.servers.context().settings.response_timeout);
         let Live { sink, intake, .. } = self.ready().await?;
         let room = intake.unbounded();
         let answer = within(limit, ask(sink)).await;
@@ -309,17 +363,28 @@ impl GuardedPubSub {
         }
         if self.live.is_none() {
             self.connect().await?;
-            self.gap = !self.channels.is_empty() || !self.patterns.is_empty();
+            self.gap = self.subscriptions.len() > 0;
         }
         self.live.as_mut().ok_or_else(|| Rejection::Closed.into())
     }
 
     /// Gets a connection through the gate, and subscribes to what was subscribed to before.
     async fn connect(&mut self) -> Result<(), Error> {
-        let (node, endpoint) = (Arc::clone(&self.node), self.endpoint.clone());
-        let live = open(node, endpoint, self.location, &self.channels, &self.patterns).await?;
-        self.live = Some(live);
-        Ok(())
+        let mut hops = HOPS;
+        loop {
+            let node = self.servers.primary_of(self.key.as_deref()).await?;
+            let endpoint = self.endpoint.clone();
+            match open(Arc::clone(&node), endpoint, self.location, &self.subscriptions).await {
+                Ok(live) => {
+                    self.live = Some(live);
+                    return Ok(());
+                }
+                Err(Error::Inner(error)) if hops > 0 && self.servers.learns(&node, &error) => {
+                    hops -= 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The connection has ended.
@@ -335,9 +400,8 @@ impl GuardedPubSub {
     async fn message(&mut self) -> Option<Msg> {
         loop {
             if let Some(left) = &mut self.left {
-                // Whatever a task may do in one go: what is not taken now is lost.
-                let rest = tokio::task::unconstrained(left.stream.next());
-                if let Some(Some(message)) = rest.now_or_never() {
+                // What is not taken now is lost.
+                if let Ok(message) = left.messages.try_recv() {
                     return Some(message);
                 }
                 self.left = None;
@@ -376,24 +440,23 @@ impl GuardedPubSub {
             return;
         }
         self.retry = Instant::now() + REPLACE_RETRY;
-        if !self.node.lock().may_have_another(live.place) {
+        if !live.node.lock().may_have_another(live.place) {
             return;
         }
         let (node, endpoint, location) =
-            (Arc::clone(&self.node), self.endpoint.clone(), self.location);
-        let (channels, patterns) = (self.channels.clone(), self.patterns.clone());
-        let (mut sink, intake) = (live.sink.clone(), Arc::clone(&live.intake));
+            (Arc::clone(&live.node), self.endpoint.clone(), self.location);
+        let subscriptions = self.subscriptions.clone();
+        let (sink, intake) = (live.sink.clone(), Arc::clone(&live.intake));
         let (sender, successor) = oneshot::channel();
         self.successor = Some(successor);
-        self.node.spawn(async move {
+        live.node.spawn(async move {
             let limit = node.settings().response_timeout;
-            let Ok(successor) = open(node, endpoint, location, &channels, &patterns).await else {
+            let Ok(successor) = open(node, endpoint, location, &subscriptions).await else {
                 return;
             };
             // Once that is answered, all that it has brought is there to be read.
             let _room = intake.unbounded();
-            let left = unsubscribe(&mut sink, &channels, &patterns);
-            let _ = tokio::time::timeout(limit, left).await;
+            let _ = tokio::time::timeout(limit, subscriptions.end(&sink)).await;
             // A subscriber that is gone drops it.
             drop(sender.send(successor));
         });
@@ -415,49 +478,19 @@ async fn open(
     node: Arc<Node>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
-    channels: &BTreeSet<Vec<u8>>,
-    patterns: &BTreeSet<Vec<u8>>,
+    subscriptions: &Subscriptions,
 ) -> Result<Live, Error> {
     let (subscribed, waited) = acquire_subscriber(&node, &endpoint, location).await?;
-    let Subscribed { redis, intake, socket, place } = subscribed;
-    let (sink, stream) = redis.split();
+    let Subscribed { sink, messages, intake, socket, place } = subscribed;
     node.metrics.waited(waited);
     let limit = node.settings().response_timeout;
     let silence = Silence::new(Instant::now(), node.settings().link_timeout);
-    let mut live = Live { sink, stream, intake, silence, socket, place, node, lost: false };
-    let subscribed = tokio::time::timeout(limit, subscribe_again(&mut live, channels, patterns));
-    subscribed.await.unwrap_or_else(|_| Err(silent()))?;
+    let live = Live { sink, messages, intake, silence, socket, place, node, lost: false };
+    let room = live.intake.unbounded();
+    let made = tokio::time::timeout(limit, subscriptions.make(&live.sink)).await;
+    drop(room);
+    made.unwrap_or_else(|_| Err(silent()))?;
     Ok(live)
-}
-
-async fn unsubscribe(
-    sink: &mut PubSubSink,
-    channels: &BTreeSet<Vec<u8>>,
-    patterns: &BTreeSet<Vec<u8>>,
-) -> RedisResult<()> {
-    if !channels.is_empty() {
-        sink.unsubscribe(channels).await?;
-    }
-    if !patterns.is_empty() {
-        sink.punsubscribe(patterns).await?;
-    }
-    Ok(())
-}
-
-async fn subscribe_again(
-    live: &mut Live,
-    channels: &BTreeSet<Vec<u8>>,
-    patterns: &BTreeSet<Vec<u8>>,
-) -> RedisResult<()> {
-    let Live { sink, intake, .. } = live;
-    let _room = intake.unbounded();
-    if !channels.is_empty() {
-        sink.subscribe(channels).await?;
-    }
-    if !patterns.is_empty() {
-        sink.psubscribe(patterns).await?;
-    }
-    Ok(())
 }
 
 fn silent() -> RedisError {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::lanes::{Carrier, Lane, Line};
 use crate::ledger::AccountId;
 use crate::pool::acquire::{acquire_as, late};
-use crate::pool::lease::GuardedConnection;
+use crate::pool::lease::NodeLease;
 use crate::pool::node::Node;
 use crate::pool::store::{Connection, Socket};
 use crate::pool::waiting::Succession;
@@ -100,7 +100,7 @@ fn refusal(node: &Arc<Node>) -> Option<Rejection> {
 
 /// A lease for a lane: in the budget of the lanes, which has a reserve for each, exempt from leak
 /// detection.
-async fn lease(node: &Arc<Node>) -> Result<GuardedConnection, Rejection> {
+async fn lease(node: &Arc<Node>) -> Result<NodeLease, Rejection> {
     // One more than there are lanes, so that an old one can be replaced before it is closed.
     let lanes = node.lanes.count();
     let budget = Budget::max(lanes + 1).reserve(lanes);
@@ -123,7 +123,7 @@ impl Keeper {
         self.node.lanes.lane(self.at)
     }
 
-    fn put_up(&self, mut lease: GuardedConnection) -> Carried {
+    fn put_up(&self, mut lease: NodeLease) -> Carried {
         let (redis, socket) = lease.share();
         let carrier = self.lane().put_up(redis, socket);
         // Whoever wanted it until now has it.
@@ -153,7 +153,7 @@ impl Drop for Keeper {
 struct Carried {
     carrier: Arc<Carrier>,
     /// `Some` until the drop.
-    lease: Option<GuardedConnection>,
+    lease: Option<NodeLease>,
 }
 
 impl Carried {

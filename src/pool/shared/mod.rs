@@ -5,12 +5,11 @@ pub(super) mod in_flight;
 mod keeper;
 pub(super) mod lanes;
 
-use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
@@ -19,45 +18,16 @@ use self::in_flight::InFlight;
 use self::keeper::{Pick, pick};
 use self::lanes::Carrier;
 use super::acquire::acquire;
-use super::handle::Handle;
-use super::lease::GuardedConnection;
+use super::lease::NodeLease;
 use super::node::Node;
-#[expect(unused_imports, reason = "for the docs")]
-use crate::Budget;
 use crate::dial::Notice;
-use crate::vocabulary::command::{Sharing, replies};
+use crate::vocabulary::command::Sharing;
 use crate::vocabulary::reply::unanswered;
 use crate::{Endpoint, Error, Rejection};
 
-/// A handle on the pool's shared connections: cheap to make and to clone, for commands that need
-/// no connection of their own, which are most.
-///
-/// Commands of all handles go over a few multiplexed connections
-/// ([`shared_lanes`](crate::GuardedPoolBuilder::shared_lanes), one by default) that come from the
-/// pool's own budget and stand behind the same gate. A handle keeps the pool open.
-///
-/// - **Blocking commands** (BLPOP, XREAD BLOCK, WAIT, …) would hold up everybody behind them: they
-///   go over an exclusive lease of the same endpoint, with its budget, by themselves.
-/// - **Commands that change the connection** (WATCH, MULTI sent alone, SELECT, SUBSCRIBE, MONITOR,
-///   CLIENT REPLY, RESET, …) are refused before they are sent; use
-///   [`acquire`](crate::GuardedPool::acquire). `pipe().atomic()` and scripts are fine.
-/// - **In flight**: an endpoint has at most [`Budget::in_flight`] commands on their way.
-/// - **Nothing is sent twice.** When a lane dies, the commands in flight get an error that says that
-///   they may or may not have run; the next ones use the lane's replacement.
-///
-/// # Errors
-///
-/// [`ConnectionLike`] speaks only [`RedisError`]: a refusal is one of the kind
-/// [`Client`](ErrorKind::Client), and nothing was sent. [`send`](Self::send) and
-/// [`send_pipeline`](Self::send_pipeline) return the [`Error`] itself. A command that was not answered
-/// within the response timeout, or whose lane died, is an I/O error, and may have run.
-///
-/// # Cancel safety
-///
-/// Dropping the future of a command does not recall it; the others are not disturbed, and its place
-/// in the endpoint's `in_flight` is free once its reply has come.
-pub struct SharedConnection {
-    pool: Handle,
+/// A handle on the shared connections to one server: cheap to make and to clone.
+pub(super) struct NodeShared {
+    node: Arc<Node>,
     in_flight: Arc<InFlight>,
     /// Which lane is this handle's own.
     home: usize,
@@ -66,20 +36,13 @@ pub struct SharedConnection {
     location: &'static Location<'static>,
 }
 
-impl Clone for SharedConnection {
+impl Clone for NodeShared {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { pool, in_flight, home: _, lane: _, location } = self;
-        let (pool, in_flight) = (pool.clone(), Arc::clone(in_flight));
-        let home = pool.node.lanes.home();
-        Self { pool, in_flight, home, lane: None, location }
-    }
-}
-
-impl fmt::Debug for SharedConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoint = &self.in_flight.endpoint;
-        f.debug_struct("SharedConnection").field("endpoint", endpoint).finish_non_exhaustive()
+        let Self { node, in_flight, home: _, lane: _, location } = self;
+        let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
+        let home = node.lanes.home();
+        Self { node, in_flight, home, lane: None, location }
     }
 }
 
@@ -96,7 +59,7 @@ trait Request {
     ) -> impl Future<Output = Result<Self::Reply, RedisError>> + Send;
     fn send_exclusive(
         &self,
-        lease: &mut GuardedConnection,
+        lease: &mut NodeLease,
     ) -> impl Future<Output = Result<Self::Reply, RedisError>> + Send;
     /// What the reply says of the server.
     fn notice(&self, reply: &Result<Self::Reply, RedisError>) -> Option<(Notice, String)>;
@@ -122,7 +85,7 @@ impl Request for &Cmd {
 
     fn send_exclusive(
         &self,
-        lease: &mut GuardedConnection,
+        lease: &mut NodeLease,
     ) -> impl Future<Output = Result<Value, RedisError>> + Send {
         lease.command(self)
     }
@@ -136,13 +99,17 @@ impl Request for &Cmd {
 }
 
 /// A pipeline with the replies that are wanted of it: how many to skip, how many to keep.
-struct Batch<'a>(&'a Pipeline, usize, usize);
+struct Batch<'a> {
+    pipeline: &'a Pipeline,
+    replies: (usize, usize),
+    sharing: Sharing,
+}
 
 impl Request for Batch<'_> {
     type Reply = Vec<Value>;
 
     fn sharing(&self) -> Sharing {
-        Sharing::of_pipeline(self.0)
+        self.sharing
     }
 
     fn is_answered(&self) -> bool {
@@ -153,14 +120,14 @@ impl Request for Batch<'_> {
         &self,
         redis: &mut MultiplexedConnection,
     ) -> impl Future<Output = Result<Vec<Value>, RedisError>> + Send {
-        redis.send_packed_commands(self.0, self.1, self.2)
+        redis.send_packed_commands(self.pipeline, self.replies.0, self.replies.1)
     }
 
     fn send_exclusive(
         &self,
-        lease: &mut GuardedConnection,
+        lease: &mut NodeLease,
     ) -> impl Future<Output = Result<Vec<Value>, RedisError>> + Send {
-        lease.pipeline(self.0, self.1, self.2)
+        lease.pipeline(self.pipeline, self.replies)
     }
 
     fn notice(&self, reply: &Result<Vec<Value>, RedisError>) -> Option<(Notice, String)> {
@@ -171,64 +138,64 @@ impl Request for Batch<'_> {
     }
 }
 
-impl SharedConnection {
+impl NodeShared {
     pub(super) fn new(
-        pool: Handle,
+        node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
         let (account, endpoint, max) = {
-            let mut state = pool.node.lock();
+            let mut state = node.lock();
             let account = state.ledger.account(endpoint);
             let budget = state.ledger.account_budget(account);
             (account, state.ledger.account_name(account).clone(), budget.max_in_flight())
         };
         let in_flight =
-            pool.node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
-        let home = pool.node.lanes.home();
-        Self { pool, in_flight, home, lane: None, location }
+            node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
+        let home = node.lanes.home();
+        Self { node, in_flight, home, lane: None, location }
     }
 
     /// A copy on the same lane, for one command that outlives the borrow of this handle.
-    pub(crate) fn fork(&mut self) -> Self {
-        let Self { pool, in_flight, home, lane, location } = self;
+    pub(super) fn fork(&mut self) -> Self {
+        let Self { node, in_flight, home, lane, location } = self;
         if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
-            let node = &pool.node;
             *lane = node.lanes.carrier(*home).map(|carrier| with_connection(node, carrier));
         }
-        let (pool, in_flight) = (pool.clone(), Arc::clone(in_flight));
-        Self { pool, in_flight, home: *home, lane: lane.clone(), location }
+        let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
+        Self { node, in_flight, home: *home, lane: lane.clone(), location }
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
         &self.in_flight.endpoint
     }
 
-    /// Sends one command; what [`ConnectionLike`] does, with the guard's own error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Rejected`] if nothing was sent, as from [`acquire`](crate::GuardedPool::acquire), or because
-    /// of [`InFlightLimit`](Rejection::InFlightLimit); [`Error::Inner`] with the server's error, or
-    /// an I/O error after which it is not known whether the command ran.
-    pub async fn send(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        Ok(self.request(cmd).await?.extract_error()?)
+    /// Why what is to be shared so cannot be sent, if that is so.
+    pub(super) fn objection(sharing: Sharing) -> Option<RedisError> {
+        (sharing == Sharing::Refused).then(unshareable)
     }
 
-    /// Sends a pipeline; see [`send`](Self::send). The replies are those of its commands, or the one
-    /// of EXEC where it is atomic.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub async fn send_pipeline(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
-        let (offset, count) = replies(pipeline);
-        let replies = self.request(Batch(pipeline, offset, count)).await?;
-        Ok(replies.into_iter().map(Value::extract_error).collect::<Result<_, _>>()?)
+    /// Sends one command; the reply as it is, an error of the server's too.
+    pub(super) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        self.request(cmd).await
+    }
+
+    /// Sends a pipeline that is to be shared so, and skips so many of the replies to keep so many.
+    pub(super) async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        sharing: Sharing,
+    ) -> Result<Vec<Value>, Error> {
+        self.request(Batch { pipeline, replies, sharing }).await
     }
 
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
-        let (node, endpoint) = (Arc::clone(&self.pool.node), self.in_flight.endpoint.clone());
+        let (node, endpoint) = (Arc::clone(&self.node), self.in_flight.endpoint.clone());
         let mut lease = acquire(node, endpoint, self.location).await?;
         Ok(request.send_exclusive(&mut lease).await?)
     }
@@ -240,8 +207,7 @@ impl SharedConnection {
             Sharing::Exclusive => return Box::pin(self.request_exclusive(request)).await,
             Sharing::Refused => return Err(unshareable().into()),
         }
-        let Self { pool, in_flight, home, lane, .. } = self;
-        let node = &pool.node;
+        let Self { node, in_flight, home, lane, .. } = self;
         // Read only by those who have to wait.
         let mut since = None;
         let permit = match in_flight.try_enter() {
@@ -315,23 +281,4 @@ fn unshareable() -> RedisError {
 fn lost(error: &RedisError) -> RedisError {
     let what = "connection lost with the command in flight, which may or may not have run";
     (ErrorKind::Io, what, error.to_string()).into()
-}
-
-impl ConnectionLike for SharedConnection {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move { Ok(self.request(cmd).await?) })
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move { Ok(self.request(Batch(pipeline, offset, count)).await?) })
-    }
-
-    fn get_db(&self) -> i64 {
-        self.pool.node.dialer.db()
-    }
 }

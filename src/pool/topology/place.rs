@@ -81,6 +81,11 @@ pub(in crate::pool) trait Resolve: Send + Sync + fmt::Debug {
         Box::pin(std::future::pending())
     }
 
+    /// The name under which the fleet keeps its registry there; `None` where it cannot keep one.
+    fn registry(&self, fleet: &str) -> Option<String> {
+        Some(fleet.to_owned())
+    }
+
     /// Whose answer [`resolve`](Self::resolve) waits for, as the failure that it is to those who do not
     /// wait so long.
     fn unanswered(&self) -> Option<DialFailure> {

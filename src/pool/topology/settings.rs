@@ -1,11 +1,92 @@
-//! What is known of sentinels before the pool is built.
+//! What is known of sentinels, or of a cluster, before the pool is built.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
 use crate::dial::{Address, Certificates, Login, Target};
-use crate::policy::Problems;
+use crate::policy::{Problems, ReplicaReads};
+use crate::vocabulary::words::host_and_port;
+
+/// By what a cluster announces, a host or a host and a port: what is dialed in its place.
+pub(in crate::pool) type Names = HashMap<String, (String, Option<u16>)>;
+
+/// What a pool was given of a cluster.
+#[derive(Debug)]
+pub(in crate::pool) struct ClusterSettings {
+    pub(in crate::pool) seeds: Vec<Result<ConnectionInfo, String>>,
+    /// What the cluster announces, and what is dialed in its place.
+    pub(in crate::pool) names: Vec<(String, String)>,
+    pub(in crate::pool) replica_reads: ReplicaReads,
+}
+
+impl ClusterSettings {
+    /// Where the seeds are, each once; or all that is not usable.
+    pub(in crate::pool) fn seeds(
+        &self,
+        certificates: Option<&Certificates>,
+    ) -> Result<Vec<Address>, Vec<String>> {
+        let (mut seeds, mut problems) = (Vec::<Address>::new(), Vec::new());
+        for seed in &self.seeds {
+            let address = seed.as_ref().map_err(Clone::clone);
+            match address.and_then(|info| Address::new(info.addr(), certificates)) {
+                Ok(Address::Unix(_)) => {
+                    problems
+                        .push("a cluster's nodes have no Unix sockets for one another".to_owned());
+                }
+                Ok(address)
+                    if seeds.iter().any(|other| other.to_string() == address.to_string()) => {}
+                Ok(address) => seeds.push(address),
+                Err(problem) => problems.push(format!("a node's URL is not usable: {problem}")),
+            }
+        }
+        if seeds.is_empty() && problems.is_empty() {
+            problems.push("no node of the cluster is given".to_owned());
+        }
+        if problems.is_empty() { Ok(seeds) } else { Err(problems) }
+    }
+
+    /// By what is announced: what to dial.
+    pub(in crate::pool) fn names(&self) -> Result<Names, Vec<String>> {
+        let (mut names, mut problems) = (HashMap::new(), Vec::new());
+        for (announced, dialed) in &self.names {
+            match (split(announced), split(dialed)) {
+                (Some((host, port)), Some(dialed)) => {
+                    let announced = match port {
+                        Some(port) => host_and_port(&host, port),
+                        None => host,
+                    };
+                    names.insert(announced, dialed);
+                }
+                _ => problems.push(format!(
+                    "map_address: {announced:?} and {dialed:?} are to be a host, or a host and a port, each"
+                )),
+            }
+        }
+        if problems.is_empty() { Ok(names) } else { Err(problems) }
+    }
+}
+
+/// A host and a port, or a host; an IPv6 address with a port stands in brackets.
+fn split(text: &str) -> Option<(String, Option<u16>)> {
+    let is_host = |host: &str| !host.is_empty() && !host.contains(char::is_whitespace);
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']')? {
+            (host, "") => (host, None),
+            (host, port) => (host, Some(port.strip_prefix(':')?)),
+        },
+        None => match text.split_once(':') {
+            Some((_, port)) if port.contains(':') => (text, None),
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port
+        .map(|port| port.parse().ok().filter(|port| *port != 0))
+        .map_or(Some(None), |port| port.map(Some))?;
+    is_host(host).then(|| (host.to_owned(), port))
+}
 
 /// The sentinels that a pool was given, and how they are spoken to.
 #[derive(Debug)]

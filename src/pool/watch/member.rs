@@ -21,7 +21,8 @@ pub(super) const DENIED_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Member {
     pub(super) membership: Membership,
     script: Script,
-    keys: [String; 3],
+    /// The registry's name, and its keys.
+    registry: (String, [String; 3]),
     joined: bool,
     /// The server knows the script by its hash.
     loaded: bool,
@@ -39,7 +40,7 @@ impl Member {
         Self {
             membership: Membership::new(id, max, fleet.reserved(), now, seed),
             script: Script::new(SCRIPT),
-            keys: fleet::registry_keys(fleet.name()),
+            registry: (fleet.name().to_owned(), fleet::registry_keys(fleet.name())),
             joined: false,
             loaded: false,
             not_before: now,
@@ -57,7 +58,8 @@ impl Member {
 
     fn call(&self, verb: &str, script: &str, args: &[String]) -> Cmd {
         let mut command = redis::cmd(verb);
-        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(args);
+        let (_, keys) = &self.registry;
+        command.arg(script).arg(keys.len()).arg(keys).arg(args);
         command
     }
 
@@ -65,6 +67,16 @@ impl Member {
     pub(super) fn due(&self, hungry: bool, live: usize) -> Option<Instant> {
         let due = self.membership.due(hungry, live);
         if due.is_none_or(|due| due < self.not_before) { Some(self.not_before) } else { due }
+    }
+
+    /// Where the registry is now; `None` where there can be none.
+    fn find_registry(&mut self, node: &Node) -> Option<()> {
+        let name = node.registry()?;
+        if name != self.registry.0 {
+            let keys = fleet::registry_keys(&name);
+            self.registry = (name, keys);
+        }
+        Some(())
     }
 
     /// A heartbeat: what we hold and need, for the registry to say what we may have; `None` if the pool
@@ -76,6 +88,7 @@ impl Member {
         hungry: bool,
         tries: bool,
     ) -> Option<Beat> {
+        self.find_registry(node)?;
         // What is reported is all there is: no dial starts that the registry does not hear of.
         let counts = node.change(|state| {
             if state.ledger.is_closed() {

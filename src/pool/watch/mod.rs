@@ -182,7 +182,13 @@ impl Watch {
 
     /// True while the registry's last word holds.
     fn has_share(&self, now: Instant) -> bool {
-        self.fleet.as_ref().is_some_and(|member| member.membership.share(now).is_some())
+        self.membership().is_some_and(|membership| membership.share(now).is_some())
+    }
+
+    /// Our membership in a fleet that can keep a registry on this server.
+    fn membership(&self) -> Option<&Membership> {
+        let member = self.fleet.as_ref()?;
+        self.node.registry().is_some().then_some(&member.membership)
     }
 
     fn see(&mut self, now: Instant) -> Sight {
@@ -401,7 +407,7 @@ impl Watch {
     /// what the pool may ever have.
     fn steer(&mut self) {
         let now = Instant::now();
-        let membership = self.fleet.as_ref().map(|member| &member.membership);
+        let membership = self.membership();
         if let Some(peers) = self.peers(membership, now) {
             self.node.lock().gate.fleet_of(peers);
         }

@@ -1,5 +1,6 @@
-//! The commands of Redis 6.2 to 8 and Valkey, and of the modules that come with them, that have not
-//! just one key as their first argument; who is not here has, as most commands of other modules.
+//! The commands of Redis 6.2 to 8 and Valkey, and of the modules that come with them, that have
+//! arguments, and not just one key as the first of them. Who is not here has, as most commands of
+//! other modules.
 
 use super::Combine;
 use super::keys::Keys;
@@ -81,13 +82,11 @@ pub(super) fn rule<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Rule {
 
         // INFO, LATENCY LATEST and their like tell of the one node that is asked. PUBLISH reaches
         // the subscribers of every node.
-        b"ASKING" | b"AUTH" | b"BGREWRITEAOF" | b"BGSAVE" | b"CLIENT" | b"COMMAND" | b"DEBUG"
-        | b"DISCARD" | b"ECHO" | b"EXEC" | b"HELLO" | b"HOTKEYS" | b"INFO" | b"LASTSAVE"
-        | b"LOLWUT" | b"MONITOR" | b"MULTI" | b"PFSELFTEST" | b"PING" | b"PSUBSCRIBE"
-        | b"PSYNC" | b"PUBLISH" | b"PUNSUBSCRIBE" | b"QUIT" | b"READONLY" | b"READWRITE"
-        | b"REPLCONF" | b"RESET" | b"ROLE" | b"SAVE" | b"SELECT" | b"SFLUSH" | b"SUBSCRIBE"
-        | b"SWAPDB" | b"SYNC" | b"TIME" | b"TS.MGET" | b"TS.MRANGE" | b"TS.MREVRANGE"
-        | b"TS.QUERYINDEX" | b"UNSUBSCRIBE" | b"UNWATCH" => Rule::Keyless,
+        b"AUTH" | b"BGSAVE" | b"CLIENT" | b"COMMAND" | b"DEBUG" | b"ECHO" | b"HELLO"
+        | b"HOTKEYS" | b"INFO" | b"LOLWUT" | b"PING" | b"PSUBSCRIBE" | b"PSYNC" | b"PUBLISH"
+        | b"PUNSUBSCRIBE" | b"QUIT" | b"REPLCONF" | b"SELECT" | b"SFLUSH" | b"SUBSCRIBE"
+        | b"SWAPDB" | b"TS.MGET" | b"TS.MRANGE" | b"TS.MREVRANGE" | b"TS.QUERYINDEX"
+        | b"UNSUBSCRIBE" => Rule::Keyless,
         _ => Rule::Keys(Keys::Some(1, 1)),
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::server::StartError;
 use super::Cluster;
-use crate::support::server::StartError;
 
 /// When a replica that was told to become the master is told again: it gives up after five seconds.
 const GIVEN_UP: Duration = Duration::from_secs(6);
@@ -48,7 +48,7 @@ impl Cluster {
     pub(crate) fn add_node(&mut self) -> Result<usize, StartError> {
         let index = self.launch()?;
         self.introduce(index);
-        self.until_acquainted();
+        self.until_whole();
         Ok(index)
     }
 
@@ -64,24 +64,28 @@ impl Cluster {
         Ok(index)
     }
 
-    /// Moves the node's slots and replicas to the other masters, and makes everybody forget it. It
-    /// stays, alone, if it runs.
+    /// Moves the node's slots and replicas to the other masters.
     #[track_caller]
-    pub(crate) fn remove_node(&mut self, index: usize) {
-        let is_other = |other: &usize| *other != index;
-        let others: Vec<usize> = self.running().into_iter().filter(is_other).collect();
-        let masters: Vec<usize> =
-            others.iter().copied().filter(|&other| self.is_master(other)).collect();
-        if self.nodes[index].is_running() {
-            let slots = self.slots_of(index);
-            for (slot, to) in slots.into_iter().zip(masters.iter().cycle()) {
-                self.move_slot(slot, *to);
-            }
+    pub(crate) fn empty_node(&self, index: usize) {
+        let mut masters = self.others(index);
+        masters.retain(|&other| self.is_master(other));
+        for (slot, to) in self.slots_of(index).into_iter().zip(masters.iter().cycle()) {
+            self.move_slot(slot, *to);
         }
         for (replica, to) in self.replicas_of(index).into_iter().zip(masters.iter().cycle()) {
             self.follow(replica, *to);
         }
-        for other in others {
+        self.until_whole();
+    }
+
+    fn others(&self, index: usize) -> Vec<usize> {
+        self.running().into_iter().filter(|other| *other != index).collect()
+    }
+
+    /// Makes everybody forget a node that has no slots and no replicas. It stays, alone, if it runs.
+    #[track_caller]
+    pub(crate) fn remove_node(&mut self, index: usize) {
+        for other in self.others(index) {
             self.ask(other, &["CLUSTER", "FORGET", &self.ids[index]]);
         }
         self.left.insert(index);
@@ -102,6 +106,11 @@ impl Cluster {
             .arg("repl-diskless-sync-delay", "0")
             // A master that gives its last slot away stays one, and its replicas stay its own.
             .arg("cluster-allow-replica-migration", "no");
+        // All trust one authority.
+        let settings = match self.nodes.first().filter(|first| first.has_tls()) {
+            Some(first) => settings.tls_of(first),
+            None => settings,
+        };
         let node = settings.start()?;
         self.ids.push(node.admin().text(&["CLUSTER", "MYID"]));
         self.nodes.push(node);
@@ -111,9 +120,10 @@ impl Cluster {
     /// Has the node meet all that run.
     #[track_caller]
     pub(super) fn introduce(&self, index: usize) {
-        for other in self.running().into_iter().filter(|other| *other != index) {
+        for other in self.others(index) {
             let node = &self.nodes[other];
-            let ports = [node.port(), node.bus_port()].map(|port| port.to_string());
+            let port = if node.has_tls() { node.tls_port() } else { node.port() };
+            let ports = [port, node.bus_port()].map(|port| port.to_string());
             self.ask(index, &["CLUSTER", "MEET", "127.0.0.1", &ports[0], &ports[1]]);
         }
     }

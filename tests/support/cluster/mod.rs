@@ -8,8 +8,11 @@ mod view;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(crate) use self::moves::Move;
-pub(crate) use self::view::slot_of;
+#[allow(
+    unused_imports,
+    reason = "every test, example and benchmark uses its own part of the support code"
+)]
+pub(crate) use self::{moves::Move, view::slot_of};
 use super::server::{StartError, TestServer, TestServerBuilder, poll};
 
 pub(crate) const SLOTS: u16 = 16_384;

@@ -1,7 +1,7 @@
 //! Who has what, in the nodes' own words.
 
+use super::super::server::{Admin, poll};
 use super::{Cluster, SLOTS, WHOLE_LIMIT};
-use crate::support::server::{Admin, poll};
 
 /// One line of `CLUSTER NODES`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

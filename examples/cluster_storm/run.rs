@@ -1,0 +1,183 @@
+//! What is recorded of one client's run.
+
+use std::ops::{Index, IndexMut};
+use std::time::Duration;
+
+use crate::common::bars::BUCKET;
+use crate::common::numbers::Spread;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Healthy,
+    Full,
+    Freed,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 3] = [Self::Healthy, Self::Full, Self::Freed];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Full => "full",
+            Self::Freed => "freed",
+        }
+    }
+}
+
+/// One value for each phase.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerPhase<T>(pub(crate) [T; 3]);
+
+impl<T> Index<Phase> for PerPhase<T> {
+    type Output = T;
+
+    fn index(&self, phase: Phase) -> &T {
+        &self.0[phase as usize]
+    }
+}
+
+impl<T> IndexMut<Phase> for PerPhase<T> {
+    fn index_mut(&mut self, phase: Phase) -> &mut T {
+        &mut self.0[phase as usize]
+    }
+}
+
+impl<T> PerPhase<T> {
+    pub(crate) fn of(value: impl FnMut(Phase) -> T) -> Self {
+        Self(Phase::ALL.map(value))
+    }
+}
+
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// The full node's.
+    Full,
+    /// Those of the other nodes.
+    Others,
+}
+
+/// A request that has ended, in the phase in which it did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) keys: Keys,
+    pub(crate) phase: Phase,
+    /// Since the phase began.
+    pub(crate) at: Duration,
+    pub(crate) took: Duration,
+    pub(crate) how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Succeeded,
+    Failed,
+    /// Neither, within [`HUNG`](crate::storm::HUNG).
+    Hung,
+}
+
+/// What one task saw.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    pub(crate) ended: Vec<Ended>,
+    /// The last error of the full phase, of the full node's keys and of the others.
+    pub(crate) told: [Option<String>; 2],
+}
+
+impl Log {
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.ended.extend(other.ended);
+        for (told, other) in self.told.iter_mut().zip(other.told) {
+            *told = other.or(told.take());
+        }
+    }
+}
+
+/// A node, as the client used it.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) server: String,
+    pub(crate) role: &'static str,
+    pub(crate) full: bool,
+    pub(crate) dials_refused: u64,
+    pub(crate) sockets_peak: usize,
+}
+
+/// What became of the requests for some keys.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) ok: PerPhase<u64>,
+    /// All that did not succeed; those that hung are some of them.
+    pub(crate) failed: PerPhase<u64>,
+    pub(crate) hung: PerPhase<u64>,
+    /// Of those that succeeded.
+    pub(crate) took: PerPhase<Option<Spread>>,
+    /// Of all, how ever they ended.
+    pub(crate) longest: PerPhase<Option<Duration>>,
+    /// Requests that succeeded in each tenth of a second of each phase.
+    pub(crate) succeeded: PerPhase<Vec<u64>>,
+    pub(crate) first_after_freed: Option<Duration>,
+    /// The last error of the full phase.
+    pub(crate) told: Option<String>,
+}
+
+/// One client's run, as it is reported.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) name: &'static str,
+    pub(crate) terms: &'static str,
+    pub(crate) nodes: Vec<Node>,
+    /// Dials refused in each tenth of a second of each phase, by all nodes.
+    pub(crate) refused: PerPhase<Vec<u64>>,
+    pub(crate) full_node: Outcome,
+    pub(crate) others: Outcome,
+}
+
+impl Run {
+    pub(crate) fn dials_refused(&self) -> u64 {
+        self.nodes.iter().map(|node| node.dials_refused).sum()
+    }
+
+    /// On all nodes; each may have had its most at another time.
+    pub(crate) fn sockets(&self) -> usize {
+        self.nodes.iter().map(|node| node.sockets_peak).sum()
+    }
+
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        let outcomes = [&self.full_node, &self.others];
+        outcomes.iter().flat_map(|outcome| outcome.longest.0).flatten().max()
+    }
+}
+
+impl Outcome {
+    /// Of these keys; `buckets` is how many tenths of a second each phase had.
+    pub(crate) fn of(keys: Keys, log: &Log, buckets: PerPhase<usize>) -> Self {
+        let all = |phase| log.ended.iter().filter(move |e| e.keys == keys && e.phase == phase);
+        let ok = |phase| all(phase).filter(|e| e.how == How::Succeeded);
+        let hung = |phase| all(phase).filter(|e| e.how == How::Hung).count() as u64;
+        let succeeded = |phase| {
+            let mut counts = vec![0; buckets[phase]];
+            for ended in ok(phase) {
+                let bucket = (ended.at.as_millis() / BUCKET.as_millis()).try_into();
+                // What ends in the moment after the last bucket belongs to it.
+                counts[bucket.unwrap_or(usize::MAX).min(buckets[phase] - 1)] += 1;
+            }
+            counts
+        };
+        Self {
+            ok: PerPhase::of(|phase| ok(phase).count() as u64),
+            failed: PerPhase::of(|phase| (all(phase).count() - ok(phase).count()) as u64),
+            hung: PerPhase::of(hung),
+            took: PerPhase::of(|phase| Spread::of(ok(phase).map(|e| e.took).collect())),
+            longest: PerPhase::of(|phase| all(phase).map(|e| e.took).max()),
+            succeeded: PerPhase::of(succeeded),
+            first_after_freed: ok(Phase::Freed).map(|e| e.at).min(),
+            told: log.told[keys as usize].clone(),
+        }
+    }
+
+    pub(crate) fn all_failed(&self) -> u64 {
+        self.failed.0.iter().sum()
+    }
+}

@@ -1,0 +1,125 @@
+//! The keeper of a cluster's map: one task a pool, which asks who the nodes are when somebody needs to know.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ask::Said;
+use super::{Cluster, Known};
+use crate::pool::tasks::Task;
+use crate::vocabulary::DialFailure;
+
+/// Questions are at least so far apart, and up to a tenth more: what is moved slot by slot is heard of with
+/// every move.
+const APART: Duration = Duration::from_secs(1);
+
+/// How old what is known may become while nothing seems to have changed: nodes that join take nothing over
+/// without a redirection, but replicas come and go unheard. ± 25 %.
+const REGULARLY: Duration = Duration::from_secs(30);
+
+/// The same where reads are to go to replicas, and a primary has none that is up: nothing tells of one that
+/// comes.
+const FOR_REPLICAS: Duration = Duration::from_secs(2);
+
+/// Asks for as long as the pool is open.
+pub(in crate::pool) fn run(cluster: Arc<Cluster>) -> Task {
+    // Made before the first poll: a task may be dropped without one.
+    let running = Running(cluster);
+    Box::pin(keep(running))
+}
+
+/// Says that the keeper has stopped, also when its runtime is shut down under it.
+struct Running(Arc<Cluster>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.keeper_runs.store(false, Ordering::Release);
+        // Whoever waits starts the next one.
+        self.0.known.send_modify(|_| ());
+    }
+}
+
+async fn keep(running: Running) {
+    let cluster = &running.0;
+    let mut is_lost = false;
+    while !cluster.is_closed() {
+        let next = tokio::select! {
+            answer = cluster.question() => cluster.heard(answer, &mut is_lost),
+            () = cluster.closed() => return,
+        };
+        let regularly = if cluster.is_unsettled() {
+            Duration::ZERO
+        } else if cluster.lacks_replicas() {
+            FOR_REPLICAS
+        } else {
+            REGULARLY
+        };
+        let regularly = regularly.mul_f64(0.75 + 0.5 * fastrand::f64());
+        tokio::select! {
+            () = cluster.wanted.notified() => {}
+            () = tokio::time::sleep(regularly) => {}
+            () = cluster.closed() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = cluster.closed() => return,
+        }
+    }
+}
+
+impl Cluster {
+    async fn question(self: &Arc<Self>) -> Result<Said, DialFailure> {
+        let epoch = self.known.borrow().epoch;
+        let said = self.ask(epoch).await?;
+        if self.map.load().is_empty()
+            && let Some(failure) = self.disagreement(&said).await
+        {
+            return Err(failure);
+        }
+        Ok(said)
+    }
+
+    /// Takes in an answer; when to ask again at the earliest. Tells what is new, and of trouble once.
+    fn heard(self: &Arc<Self>, answer: Result<Said, DialFailure>, is_lost: &mut bool) -> Instant {
+        let now = Instant::now();
+        let next = now + APART.mul_f64(1.0 + 0.1 * fastrand::f64());
+        let trouble = match answer {
+            Ok(said) => {
+                let changed = self.take(&said.by, &said.ranges);
+                self.known.send_modify(|known| {
+                    // One that does not say is no measure for the others.
+                    let epoch = if said.epoch == u64::MAX { known.epoch } else { said.epoch };
+                    *known = Known { at: Some(now), epoch, trouble: None, next: Some(next) };
+                });
+                if changed {
+                    let (servers, by) = (self.servers(), said.by.address());
+                    self.context.cluster_changed(servers, &by);
+                }
+                None
+            }
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                self.known.send_modify(|known| {
+                    (known.trouble, known.next) = (Some(Arc::clone(&failure)), Some(next));
+                });
+                Some(failure)
+            }
+        };
+        match (trouble, *is_lost) {
+            (Some(failure), false) => self.context.cluster_lost(&failure),
+            (None, true) => self.context.cluster_found(),
+            _ => return next,
+        }
+        *is_lost = !*is_lost;
+        next
+    }
+
+    /// The primaries' addresses.
+    fn servers(&self) -> Vec<Arc<str>> {
+        let mut servers: Vec<_> = self.primaries().iter().map(|node| node.address()).collect();
+        servers.sort_unstable();
+        servers
+    }
+}

@@ -1,0 +1,593 @@
+//! A cluster: its nodes, each with a guard of its own, and which of them serves which slot.
+//!
+//! The routing is ours. redis-rs's could be had through a hidden door
+//! (`ClusterClient::get_async_generic_connection`), but it takes no pipeline of several nodes, tries sixteen
+//! times with pauses between, asks for the topology by connections that it wants for itself, and its hook is
+//! static, so that two pools of one cluster cannot be told apart; what it makes public of its routing is
+//! without the numbers of the slots.
+
+mod ask;
+pub(super) mod keeper;
+mod map;
+pub(super) mod router;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use self::map::{Map, Named, Part, Range, Shard};
+use super::context::Context;
+use super::factory::NodeFactory;
+use super::node::Node;
+use super::tasks::{Runtime, Task};
+use super::topology::member::{Member, Membership};
+use super::topology::place::Place;
+use super::topology::settings::Names;
+use crate::dial::{Address, Target};
+use crate::fleet::registry_keys;
+use crate::policy::ReplicaReads;
+use crate::server::Server;
+use crate::server::gate::{Forced, Overridable};
+use crate::telemetry::status::{ClusterStatus, NodeStatus, Status};
+use crate::vocabulary::DialFailure;
+use crate::vocabulary::Phase;
+use crate::vocabulary::routing::slot;
+use crate::{BreakerState, Endpoint, Error, Rejection};
+
+/// So many redirections of one command are followed, as by redis-cli, Jedis and Lettuce. A slot that is moved
+/// takes two: one to its new node, and one back if that is undone.
+pub(super) const HOPS: usize = 5;
+
+/// How long a node that the cluster does not name any more is kept. One that comes back, as a replica whose
+/// link was down does, is the same one then, with what is still open to it.
+const LEAVES_AFTER: Duration = Duration::from_secs(5);
+
+/// So many names are tried until one is in a slot of a node's: of the fewest that it may have, one in 16,384.
+const MOST_NAMES: u32 = 1 << 18;
+
+/// Where the nodes of a cluster are, and how they are spoken to.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) seeds: Vec<Address>,
+    pub(super) names: Names,
+    pub(super) replica_reads: ReplicaReads,
+    pub(super) own_gate: bool,
+    pub(super) seed: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) context: Arc<Context>,
+    factory: NodeFactory,
+    settings: Settings,
+    map: ArcSwap<Map>,
+    /// By address. A leaf lock, but for the nodes' own, which are taken under it.
+    members: Mutex<Members>,
+    /// What came of the questions so far.
+    known: watch::Sender<Known>,
+    /// Somebody needs to know who the nodes are.
+    wanted: Arc<Notify>,
+    closed: watch::Sender<bool>,
+    keeper_runs: AtomicBool,
+    keeper: fn(Arc<Cluster>) -> Task,
+    runtime: Runtime,
+    /// How often the nodes or their slots have changed.
+    changes: AtomicU64,
+    /// What was counted at nodes that have left.
+    departed: Mutex<Option<Status>>,
+    status: fn(&Node) -> Status,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    nodes: HashMap<Arc<str>, KnownNode>,
+    /// What an operator holds the breakers at.
+    forced: Option<Forced>,
+    closed: bool,
+}
+
+/// A node, and since when the cluster does not name it.
+#[derive(Debug)]
+struct KnownNode {
+    node: Arc<Node>,
+    membership: Arc<Membership>,
+    unnamed: Option<Instant>,
+}
+
+/// Where something is sent.
+#[derive(Clone)]
+pub(super) struct Aim {
+    node: Arc<Node>,
+    /// The node does not serve the slot yet, and is to answer all the same (ASKING).
+    asking: bool,
+}
+
+/// What came of the questions who the nodes are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// When it was last told.
+    pub(super) at: Option<Instant>,
+    /// The highest epoch of the cluster that was heard of.
+    epoch: u64,
+    /// Why it cannot be told, if so.
+    pub(super) trouble: Option<Arc<DialFailure>>,
+    /// When it is asked next.
+    next: Option<Instant>,
+}
+
+impl Cluster {
+    /// `keeper` and `status` stand above the cluster: its task, and what there is to tell of a node.
+    pub(super) fn new(
+        factory: NodeFactory,
+        settings: Settings,
+        keeper: fn(Arc<Self>) -> Task,
+        status: fn(&Node) -> Status,
+    ) -> Self {
+        let context = Arc::clone(&factory.context);
+        Self {
+            map: ArcSwap::from_pointee(Map::empty()),
+            members: Mutex::new(Members::default()),
+            known: watch::Sender::new(Known::default()),
+            wanted: Arc::new(Notify::new()),
+            closed: watch::Sender::new(false),
+            keeper_runs: AtomicBool::new(false),
+            keeper,
+            runtime: Runtime::new(context.settings.runtime.clone()),
+            changes: AtomicU64::new(0),
+            departed: Mutex::new(None),
+            status,
+            context,
+            factory,
+            settings,
+        }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every node that has not left, those included that the cluster does not name.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+        self.members().nodes.values().map(|known| Arc::clone(&known.node)).collect()
+    }
+
+    /// The nodes that the cluster names and the pool uses.
+    pub(super) fn named(&self) -> Vec<Arc<Node>> {
+        self.map.load().nodes().map(Arc::clone).collect()
+    }
+
+    /// A node that is there in any case.
+    pub(super) fn first(self: &Arc<Self>) -> Arc<Node> {
+        let first = self.map.load().primaries().next().map(Arc::clone);
+        first.unwrap_or_else(|| self.member(self.settings.seeds[0].clone()))
+    }
+
+    /// What each node is in the cluster that it names and the pool uses.
+    pub(super) fn roles(&self) -> Vec<Part> {
+        self.map.load().roles()
+    }
+
+    /// What was counted at nodes that have left.
+    pub(super) fn departed(&self) -> Option<Status> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What there is to tell of it as a whole.
+    pub(super) fn status(&self, nodes: Vec<NodeStatus>, now: Instant) -> ClusterStatus {
+        let known = self.known.borrow();
+        ClusterStatus {
+            nodes,
+            unserved_slots: self.map.load().unserved(),
+            age: known.at.map(|at| now.saturating_duration_since(at)),
+            changes: self.changes.load(Ordering::Relaxed),
+            trouble: known.trouble.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// Where commands of a slot go.
+impl Cluster {
+    /// Completes once it is known who the nodes are.
+    pub(super) async fn ready(self: &Arc<Self>) -> Result<(), Rejection> {
+        match self.map.load().is_empty() {
+            false => Ok(()),
+            true => Box::pin(self.first_told()).await,
+        }
+    }
+
+    /// As [`ready`](Self::ready), for those who do not wait.
+    pub(super) fn is_ready(self: &Arc<Self>) -> Result<(), Rejection> {
+        if !self.map.load().is_empty() {
+            return Ok(());
+        }
+        self.want();
+        let failure = self.known.borrow().trouble.clone();
+        Err(Rejection::AcquireTimeout { waited: Duration::ZERO, phase: Phase::Dial, failure })
+    }
+
+    /// Whether a caller without keys so far may hope to be served; refused, it is counted.
+    pub(super) fn admit(self: &Arc<Self>, endpoint: &Endpoint) -> Result<(), Rejection> {
+        let Some(rejection) = self.refusal() else { return Ok(()) };
+        let node = self.first();
+        let account = node.lock().ledger.account(endpoint);
+        Err(node.reject(account, rejection))
+    }
+
+    /// Waits, for the acquire timeout at most, until the nodes have told who they are.
+    async fn first_told(self: &Arc<Self>) -> Result<(), Rejection> {
+        let since = Instant::now();
+        let mut known = self.known.subscribe();
+        let mut last = known.borrow_and_update().clone();
+        loop {
+            if self.is_closed() {
+                return Err(Rejection::Closed);
+            }
+            if !self.map.load().is_empty() {
+                return Ok(());
+            }
+            if let Some(rejection) = last.refusal() {
+                return Err(rejection);
+            }
+            self.want();
+            let timeout = self.context.settings.acquire_timeout;
+            match tokio::time::timeout_at(since + timeout, known.changed()).await {
+                Ok(Ok(())) => last = known.borrow_and_update().clone(),
+                Ok(Err(_)) => return Err(Rejection::Closed),
+                Err(_) => {
+                    let failure = last.trouble;
+                    return Err(Rejection::AcquireTimeout {
+                        waited: timeout,
+                        phase: Phase::Dial,
+                        failure,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The cluster is to be asked who its nodes are.
+    pub(super) fn want(self: &Arc<Self>) {
+        self.wanted.notify_one();
+        self.start_keeper();
+    }
+
+    /// Its runtime may have ended.
+    fn start_keeper(self: &Arc<Self>) {
+        if !self.keeper_runs.load(Ordering::Relaxed)
+            && !self.is_closed()
+            && !self.keeper_runs.swap(true, Ordering::AcqRel)
+            && !self.runtime.spawn((self.keeper)(Arc::clone(self)))
+        {
+            self.keeper_runs.store(false, Ordering::Release);
+        }
+    }
+
+    /// The node for commands with keys of this slot. `reads`: that change nothing.
+    pub(super) fn node_of(self: &Arc<Self>, slot: u16, reads: bool) -> Result<Arc<Node>, Error> {
+        let map = self.map.load();
+        let Some(shard) = map.shard(slot) else {
+            self.want();
+            return Err(unserved(slot));
+        };
+        self.start_keeper();
+        let node = match (self.settings.replica_reads, reads) {
+            (ReplicaReads::Off, _) | (_, false) => &shard.primary,
+            (ReplicaReads::Prefer, true) => shard.replica(is_fit).unwrap_or(&shard.primary),
+            (ReplicaReads::Only, true) => match shard.replica(is_fit).or(shard.replicas.first()) {
+                Some(replica) => replica,
+                None => return Err(no_replica(slot)),
+            },
+        };
+        Ok(Arc::clone(node))
+    }
+
+    /// Whether a slot is that node's, by what was told last.
+    pub(super) fn serves(&self, slot: u16, node: &Arc<Node>) -> bool {
+        self.map.load().serves(slot, node)
+    }
+
+    /// A primary at random, for what any node can do; one that serves, if there is one.
+    pub(super) fn any(self: &Arc<Self>) -> Result<Arc<Node>, Error> {
+        self.start_keeper();
+        let map = self.map.load();
+        let mut primaries: Vec<_> = map.primaries().collect();
+        fastrand::shuffle(&mut primaries);
+        // What is open costs nothing.
+        primaries.sort_by_key(|node| (!is_fit(node), node.lock().ledger.live() == 0));
+        let first = primaries.first().map(|node| Arc::clone(node));
+        first.ok_or_else(|| Rejection::Closed.into())
+    }
+
+    /// Whether replicas may be sent reads.
+    pub(super) fn reads_replicas(&self) -> bool {
+        self.settings.replica_reads != ReplicaReads::Off
+    }
+
+    /// Whether reads are to go to replicas, and a primary has none.
+    fn lacks_replicas(&self) -> bool {
+        self.reads_replicas() && self.map.load().lacks_replicas()
+    }
+
+    /// Whether what a node of the slot's refuses may go to the primary instead.
+    pub(super) fn may_fall_back(&self, slot: u16, node: &Arc<Node>) -> bool {
+        self.settings.replica_reads == ReplicaReads::Prefer && !self.serves(slot, node)
+    }
+
+    pub(super) fn primaries(&self) -> Vec<Arc<Node>> {
+        self.map.load().primaries().map(Arc::clone).collect()
+    }
+
+    /// Where an error says that a command is to go. What it says of a slot is known from then on, and all of it
+    /// is asked for.
+    #[cold]
+    pub(super) fn redirected(self: &Arc<Self>, asked: &Node, error: &RedisError) -> Option<Aim> {
+        let errors = error.clone().into_server_errors()?;
+        errors.iter().find_map(|(_, error)| {
+            let error = RedisError::from(error.clone());
+            let asking = match error.kind() {
+                ErrorKind::Server(ServerErrorKind::Moved) => false,
+                ErrorKind::Server(ServerErrorKind::Ask) => true,
+                ErrorKind::Server(ServerErrorKind::ClusterDown) => {
+                    self.want();
+                    return None;
+                }
+                _ => return None,
+            };
+            let (address, slot) = error.redirect_node()?;
+            let (host, port) = address.rsplit_once(':')?;
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let node = self.named_by(asked, host, port.parse().ok()?)?;
+            if !asking {
+                self.moved(slot, &node);
+            }
+            Some(Aim { node, asking })
+        })
+    }
+
+    /// A node has said that a slot is another one's.
+    fn moved(self: &Arc<Self>, slot: u16, node: &Arc<Node>) {
+        self.want();
+        if !self.serves(slot, node) {
+            self.map.rcu(|map| map.with(slot, node));
+        }
+    }
+
+    /// The node that another one names, which may be news.
+    fn named_by(self: &Arc<Self>, asked: &Node, host: &str, port: u16) -> Option<Arc<Node>> {
+        let host = Some(host).filter(|host| !host.is_empty()).map(str::to_owned);
+        let address = self.address(&Named { host, port, id: String::new() }, asked)?;
+        Some(self.member(address))
+    }
+
+    /// Where to dial a node that another one has announced.
+    fn address(&self, named: &Named, asked: &Node) -> Option<Address> {
+        let asked = asked.target().address;
+        let host = named.host.as_deref().or_else(|| asked.host())?;
+        let names = &self.settings.names;
+        let full = names.get(&crate::vocabulary::words::host_and_port(host, named.port));
+        let (host, port) = match full.or_else(|| names.get(host)) {
+            Some((host, port)) => (&**host, port.unwrap_or(named.port)),
+            None => (host, named.port),
+        };
+        (port != 0).then(|| asked.at(host, port))
+    }
+
+    /// The node at that address.
+    fn member(self: &Arc<Self>, address: Address) -> Arc<Node> {
+        let name: Arc<str> = address.to_string().into();
+        let mut members = self.members();
+        if let Some(known) = members.nodes.get(&name) {
+            return Arc::clone(&known.node);
+        }
+        let seed = name
+            .bytes()
+            .fold(self.settings.seed, |seed, byte| seed.rotate_left(5) ^ u64::from(byte));
+        let server = match self.settings.own_gate {
+            true => Server::alone(&name, seed),
+            false => Server::shared(&address, seed),
+        };
+        let place = Arc::new(Place::new(Target::new(address), server));
+        let (membership, doubted) = (Arc::new(Membership::default()), Arc::clone(&self.wanted));
+        let resolver =
+            Member { place: Arc::clone(&place), membership: Arc::clone(&membership), doubted };
+        let node = self.factory.node(place, Box::new(resolver), seed);
+        if members.closed {
+            node.shut();
+        }
+        if members.forced.is_some() {
+            Arc::clone(&node).force(members.forced);
+        }
+        // Not named yet, wherever it comes from.
+        let unnamed = Some(Instant::now());
+        members.nodes.insert(name, KnownNode { node: Arc::clone(&node), membership, unnamed });
+        node
+    }
+}
+
+/// Whether a node can be expected to serve. Looked at for each command, so it takes no lock of the node's.
+fn is_fit(node: &Node) -> bool {
+    node.server().state() == BreakerState::Closed || node.lanes.any().is_some()
+}
+
+/// Whether a node seems not to be there any more; one that is full is.
+fn is_gone(node: &Node) -> bool {
+    let state = node.lock();
+    let failure = state.gate.failure().filter(|_| state.ledger.live() == 0);
+    failure.is_some_and(|failure| !failure.outcome.is_full() && !failure.outcome.is_permanent())
+}
+
+fn unserved(slot: u16) -> Error {
+    let kind = ErrorKind::Server(ServerErrorKind::ClusterDown);
+    let why = format!("no node serves the slot {slot}, by what the cluster told last");
+    RedisError::from((kind, "slot not served", why)).into()
+}
+
+fn no_replica(slot: u16) -> Error {
+    let why = format!("the pool reads from replicas only, and none serves the slot {slot}");
+    RedisError::from((ErrorKind::Client, "no replica", why)).into()
+}
+
+impl Known {
+    /// Why nobody can be served before the next question, if so.
+    fn refusal(&self) -> Option<Rejection> {
+        let failure = self.trouble.clone()?;
+        let retry_after = self.next?.checked_duration_since(Instant::now())?;
+        Some(Rejection::ConnectFailed { failure, retry_after })
+    }
+}
+
+/// What the nodes tell.
+impl Cluster {
+    /// Takes in what a node has told; when it is to be asked again at the latest.
+    fn take(self: &Arc<Self>, asked: &Node, ranges: &[Range]) -> bool {
+        let mut shards: BTreeMap<Arc<str>, (Shard, Vec<_>)> = BTreeMap::new();
+        for Range { first, last, nodes } in ranges {
+            let mut nodes = nodes.iter().map(|named| self.address(named, asked));
+            let Some(primary) = nodes.next().flatten() else { continue };
+            let primary = self.member(primary);
+            let shard = shards.entry(primary.address()).or_insert_with(|| {
+                let replicas =
+                    nodes.flatten().filter(|_| self.reads_replicas()).map(|at| self.member(at));
+                (Shard::new(primary, replicas.collect()), Vec::new())
+            });
+            shard.1.push((*first, *last));
+        }
+        let map = Map::new(shards.into_values().collect());
+        let changed = !map.is_like(&self.map.load());
+        if changed {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            self.assign_registries(&map);
+            self.map.store(Arc::new(map));
+        }
+        self.let_go();
+        changed
+    }
+
+    /// Says which registry of the fleet is whose: each node's is in a slot of its own.
+    fn assign_registries(&self, map: &Map) {
+        let Some(fleet) = &self.context.settings.fleet else { return };
+        let members = self.members();
+        for known in members.nodes.values() {
+            let is_its = |name: &String| {
+                let [key, ..] = registry_keys(name);
+                map.serves(slot(key.as_bytes()), &known.node)
+            };
+            // Whoever knows the same slots finds the same name.
+            let serves = map.primaries().any(|node| Arc::ptr_eq(node, &known.node));
+            let mut names = (0..MOST_NAMES).map(|number| format!("{}#{number}", fleet.name()));
+            let name = if serves { names.find(is_its) } else { None };
+            known.membership.registry.store(name.map(Arc::new));
+        }
+    }
+
+    /// Lets those nodes go that the cluster has not named for a while.
+    fn let_go(self: &Arc<Self>) {
+        let (map, now) = (self.map.load(), Instant::now());
+        let mut left = Vec::new();
+        {
+            let mut members = self.members();
+            let named: Vec<_> = map.nodes().map(Arc::as_ptr).collect();
+            members.nodes.retain(|_, known| {
+                if named.contains(&Arc::as_ptr(&known.node)) {
+                    known.unnamed = None;
+                    return true;
+                }
+                let since = *known.unnamed.get_or_insert(now);
+                let stays = now.saturating_duration_since(since) < LEAVES_AFTER;
+                if !stays {
+                    left.push(Arc::clone(&known.node));
+                }
+                stays
+            });
+        }
+        for node in left {
+            node.shut();
+            let counts = (self.status)(&node).counts_only();
+            let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *departed {
+                Some(departed) => departed.add(&counts),
+                none => *none = Some(counts),
+            }
+        }
+    }
+
+    /// Whether a node is about to be let go, or the cluster does not work as a whole.
+    fn is_unsettled(&self) -> bool {
+        let members = self.members();
+        let unnamed = members.nodes.values().any(|known| known.unnamed.is_some());
+        drop(members);
+        let map = self.map.load();
+        // What was never known is asked for only while somebody waits for it.
+        !map.is_empty()
+            && (unnamed || map.unserved() > 0 || map.primaries().any(|node| is_gone(node)))
+    }
+}
+
+/// The pool as a whole.
+impl Cluster {
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Completes when the pool is closed.
+    pub(super) async fn closed(&self) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Refuses everybody from now on, and closes what is idle. Leases stay valid.
+    pub(super) fn shut(&self) {
+        self.members().closed = true;
+        self.closed.send_replace(true);
+        self.nodes().iter().for_each(Node::shut);
+        self.known.send_modify(|_| ());
+    }
+
+    /// Logs in with other credentials from now on, at every node.
+    pub(super) fn set_credentials(&self, username: Option<&str>, password: &str) {
+        // First, for the nodes that are yet to come.
+        self.factory.dialer.set_credentials(username, password);
+        self.nodes().iter().for_each(|node| node.set_credentials(username, password));
+        self.wanted.notify_one();
+    }
+
+    /// Why a caller would be refused whatever its keys are, if that is so.
+    pub(super) fn refusal(self: &Arc<Self>) -> Option<Rejection> {
+        if self.is_closed() {
+            return Some(Rejection::Closed);
+        }
+        let primaries = self.primaries();
+        if primaries.is_empty() {
+            self.want();
+            return self.known.borrow().refusal();
+        }
+        let refusals = primaries.iter().map(|node| node.lock().refusal());
+        let all = refusals.collect::<Option<Vec<_>>>()?;
+        primaries.iter().for_each(|node| node.change(|state| state.ledger.request_dial()));
+        all.into_iter().min_by_key(Rejection::retry_after)
+    }
+}
+
+impl Overridable for Cluster {
+    fn breaker_state(&self) -> BreakerState {
+        let states = self.nodes().into_iter().map(|node| node.breaker_state());
+        let severity = |state: &BreakerState| match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        states.max_by_key(severity).unwrap_or_default()
+    }
+
+    fn force(self: Arc<Self>, forced: Option<Forced>) {
+        self.members().forced = forced;
+        self.nodes().into_iter().for_each(|node| node.force(forced));
+        self.wanted.notify_one();
+    }
+}

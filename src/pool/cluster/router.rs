@@ -1,0 +1,626 @@
+//! The router: sends each command, or each part of it, to the node that has its keys, and puts the replies
+//! together.
+//!
+//! Redirections are followed: what was answered with one has not run. The node that it names is reached like
+//! any other, over what is open to it or the dialer's next connection.
+
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+
+use super::{Aim, Cluster, HOPS};
+use crate::pool::acquire::acquire;
+use crate::pool::lease::NodeLease;
+use crate::pool::node::Node;
+use crate::pool::shared::NodeShared;
+use crate::vocabulary::command::{Effect, Sharing, effect, is_read_only};
+use crate::vocabulary::routing::{Combine, Part, Route, Split, route, slot_of_all};
+use crate::{Endpoint, Error, Rejection};
+
+/// What commands for one node go over.
+pub(in crate::pool) trait Carrier: Send + Sized {
+    fn open(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> impl Future<Output = Result<Self, Rejection>> + Send;
+
+    fn node(&self) -> &Arc<Node>;
+
+    /// Everything goes to this node for now: it has a transaction open, or watches keys.
+    fn is_pinned(&self) -> bool;
+
+    /// Why this cannot be sent where the next command may be for another node.
+    fn objection(cmd: &Cmd) -> Option<RedisError>;
+
+    fn command(&mut self, cmd: &Cmd) -> impl Future<Output = Result<Value, Error>> + Send;
+
+    /// `sharing`: of the commands, ASKING aside.
+    fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        sharing: Sharing,
+    ) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
+}
+
+impl Carrier for NodeShared {
+    async fn open(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<Self, Rejection> {
+        Ok(Self::new(node, endpoint, location))
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        self.node()
+    }
+
+    fn is_pinned(&self) -> bool {
+        false
+    }
+
+    fn objection(cmd: &Cmd) -> Option<RedisError> {
+        Self::objection(Sharing::of(cmd))
+    }
+
+    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        self.command(cmd).await
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        sharing: Sharing,
+    ) -> Result<Vec<Value>, Error> {
+        self.pipeline(pipeline, replies, sharing).await
+    }
+}
+
+impl Carrier for NodeLease {
+    fn open(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> impl Future<Output = Result<Self, Rejection>> + Send {
+        acquire(node, endpoint.clone(), location)
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        self.node()
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.is_in_transaction()
+    }
+
+    fn objection(cmd: &Cmd) -> Option<RedisError> {
+        let effect = effect(cmd);
+        matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
+            let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or \
+                       an atomic pipeline";
+            (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
+        })
+    }
+
+    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        Ok(self.command(cmd).await?)
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        _sharing: Sharing,
+    ) -> Result<Vec<Value>, Error> {
+        Ok(self.pipeline(pipeline, replies).await?)
+    }
+}
+
+/// Sends on connections to the nodes of a cluster, each opened with the first command for its node.
+pub(in crate::pool) struct Router<C> {
+    cluster: Arc<Cluster>,
+    endpoint: Endpoint,
+    location: &'static Location<'static>,
+    open: Vec<C>,
+    /// What names no node goes there: a lease begins with this one.
+    home: Option<Arc<Node>>,
+}
+
+/// Whom a command, or a part of one, is for.
+#[derive(Clone)]
+enum Goal {
+    Slot(u16),
+    Any,
+    Node(Arc<Node>),
+}
+
+/// A command, or a part of one, for one node.
+struct Piece {
+    cmd: Cmd,
+    goal: Goal,
+}
+
+/// How the reply to one command of a pipeline comes about.
+enum Made {
+    /// It is the reply to this piece.
+    Of(usize),
+    /// It is made of the replies to these.
+    Together(std::ops::Range<usize>, Combine),
+}
+
+/// What one node is sent in one go.
+struct Leg {
+    node: Arc<Node>,
+    pipeline: Pipeline,
+    /// By reply: the piece that it is for; none is for ASKING.
+    pieces: Vec<Option<usize>>,
+    sharing: Sharing,
+}
+
+impl Router<NodeShared> {
+    /// A copy on the same lanes, for one command that outlives the borrow of this handle.
+    pub(in crate::pool) fn fork(&mut self) -> Self {
+        let open = self.open.iter_mut().map(NodeShared::fork).collect();
+        let (cluster, endpoint) = (Arc::clone(&self.cluster), self.endpoint.clone());
+        Self { cluster, endpoint, location: self.location, open, home: None }
+    }
+}
+
+impl Clone for Router<NodeShared> {
+    fn clone(&self) -> Self {
+        let Self { cluster, endpoint, location, open, home: _ } = self;
+        let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
+        Self { cluster, endpoint, location, open: open.clone(), home: None }
+    }
+}
+
+impl<C: Carrier> Router<C> {
+    pub(in crate::pool) fn new(
+        cluster: Arc<Cluster>,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> Self {
+        Self { cluster, endpoint, location, open: Vec::new(), home: None }
+    }
+
+    /// Opens the connection to this node, where everything goes that names none.
+    pub(in crate::pool) async fn at_home(mut self, node: Arc<Node>) -> Result<Self, Rejection> {
+        self.open_at(&node).await?;
+        self.home = Some(node);
+        Ok(self)
+    }
+
+    pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Sends one command; the reply as it is, an error of the server's too.
+    pub(in crate::pool) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        if let Some(at) = self.pinned() {
+            let reply = self.open[at].command(cmd).await;
+            self.learn(at, reply.as_ref().map(std::slice::from_ref));
+            return reply;
+        }
+        match (C::objection(cmd), self.home.clone()) {
+            (None, _) => {}
+            (Some(_), Some(home)) => return self.carrier(&home).await?.command(cmd).await,
+            (Some(objection), None) => return Err(objection.into()),
+        }
+        self.cluster.ready().await?;
+        match route(cmd) {
+            Route::Slot(slot) => self.one(Goal::Slot(slot), cmd).await,
+            Route::Any => self.one(Goal::Any, cmd).await,
+            // Boxed: rare, and larger than all the rest.
+            parted => Box::pin(self.parted(cmd, parted)).await,
+        }
+    }
+
+    /// Sends a pipeline, split by node unless it is atomic, and skips so many of the replies to keep so many.
+    pub(in crate::pool) async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        (offset, count): (usize, usize),
+    ) -> Result<Vec<Value>, Error> {
+        if let Some(at) = self.pinned() {
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let replies = self.open[at].pipeline(pipeline, replies, sharing).await;
+            self.learn(at, replies.as_deref());
+            return replies;
+        }
+        if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
+            // The server says what it makes of keys of other slots in between.
+            let Some(home) = self.home.clone() else { return Err(objection.into()) };
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            return self.carrier(&home).await?.pipeline(pipeline, replies, sharing).await;
+        }
+        self.cluster.ready().await?;
+        if pipeline.is_transaction() {
+            return Box::pin(self.transaction(pipeline, (offset, count))).await;
+        }
+        let (mut pieces, mut made) = (Vec::new(), Vec::new());
+        for cmd in pipeline.cmd_iter() {
+            made.push(self.plan(cmd, route(cmd), &mut pieces)?);
+        }
+        let mut replies = Box::pin(self.run(pieces)).await?;
+        let made = made.into_iter().skip(offset).take(count);
+        made.map(|made| made.reply(&mut replies)).collect()
+    }
+
+    /// The connection on which a transaction is open, or keys are watched.
+    fn pinned(&self) -> Option<usize> {
+        self.open.iter().position(Carrier::is_pinned)
+    }
+
+    /// What is answered within a transaction is its holder's, who is to begin again, but says who has a slot.
+    fn learn(&self, at: usize, replies: Result<&[Value], &Error>) {
+        let node = self.open[at].node();
+        match replies {
+            Ok(replies) => drop(replies.iter().find_map(|reply| self.next(node, reply))),
+            Err(Error::Inner(error)) => drop(self.cluster.redirected(node, error)),
+            Err(Error::Rejected(_)) => {}
+        }
+    }
+
+    /// Sends a command to one node, and on to where that says it is to go.
+    async fn one(&mut self, goal: Goal, cmd: &Cmd) -> Result<Value, Error> {
+        let mut aim = self.aim(&goal, cmd)?;
+        let mut hops = HOPS;
+        loop {
+            let reply = match self.carrier(&aim.node).await {
+                Err(rejection) => Err(rejection.into()),
+                Ok(carrier) if aim.asking => {
+                    let asking = asking([cmd]);
+                    let reply = carrier.pipeline(&asking, (1, 1), Sharing::of(cmd)).await;
+                    reply.map(|reply| reply.into_iter().next().unwrap_or(Value::Nil))
+                }
+                Ok(carrier) => carrier.command(cmd).await,
+            };
+            let next = match &reply {
+                Ok(Value::ServerError(error)) => self.redirection(&aim, &error.clone().into()),
+                Ok(_) => return reply,
+                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
+            };
+            match next.filter(|_| hops > 0) {
+                Some(next) => aim = next,
+                None => return reply,
+            }
+            hops -= 1;
+        }
+    }
+
+    /// Sends a command that is for several nodes.
+    async fn parted(&mut self, cmd: &Cmd, route: Route) -> Result<Value, Error> {
+        let mut pieces = Vec::new();
+        let made = self.plan(cmd, route, &mut pieces)?;
+        let mut replies = self.run(pieces).await?;
+        made.reply(&mut replies)
+    }
+
+    /// What has to be sent for a command.
+    fn plan(&self, cmd: &Cmd, route: Route, pieces: &mut Vec<Piece>) -> Result<Made, Error> {
+        let first = pieces.len();
+        let (nodes, combine) = match route {
+            Route::Slot(slot) => {
+                pieces.push(Piece { cmd: cmd.clone(), goal: Goal::Slot(slot) });
+                return Ok(Made::Of(first));
+            }
+            Route::Any => {
+                pieces.push(Piece { cmd: cmd.clone(), goal: Goal::Any });
+                return Ok(Made::Of(first));
+            }
+            Route::Split(Split { parts, combine }) => {
+                let parts = parts.into_iter();
+                pieces
+                    .extend(parts.map(|Part { slot, cmd }| Piece { cmd, goal: Goal::Slot(slot) }));
+                return Ok(Made::Together(first..pieces.len(), combine));
+            }
+            Route::Primaries(combine) => (self.cluster.primaries(), combine),
+            Route::Nodes(combine) => (self.cluster.named(), combine),
+            Route::CrossSlot => return Err(cross_slot().into()),
+            Route::Refused(why) => return Err(refused(cmd, why).into()),
+        };
+        let each = nodes.into_iter().map(|node| Piece { cmd: cmd.clone(), goal: Goal::Node(node) });
+        pieces.extend(each);
+        Ok(Made::Together(first..pieces.len(), combine))
+    }
+
+    /// Sends all pieces, those of one node in one go and in their order, and those that are redirected again;
+    /// the replies, errors of servers among them.
+    async fn run(&mut self, pieces: Vec<Piece>) -> Result<Vec<Value>, Error> {
+        let mut replies = vec![Value::Nil; pieces.len()];
+        let mut aims = self.aims(&pieces)?;
+        let mut hops = HOPS;
+        while !aims.is_empty() {
+            let is_first = hops == HOPS;
+            let legs = legs(&pieces, std::mem::take(&mut aims));
+            let several = legs.len() > 1;
+            if is_first && several {
+                // Before anything is sent, so that a refusal means that nothing was.
+                for leg in &legs {
+                    self.would_serve(&leg.node)?;
+                }
+            }
+            let answers = self.send(legs).await?;
+            let mut failed = None;
+            for (leg, answer) in answers {
+                match answer {
+                    Ok(values) => {
+                        for (piece, value) in leg.pieces.iter().zip(values) {
+                            let Some(piece) = *piece else { continue };
+                            let aim = self.next(&leg.node, &value).filter(|_| hops > 0);
+                            match aim {
+                                Some(aim) => aims.push((piece, aim)),
+                                None => replies[piece] = value,
+                            }
+                        }
+                    }
+                    Err(Error::Rejected(Rejection::Closed))
+                        if hops > 0 && !self.cluster.is_closed() =>
+                    {
+                        // Its node has left the cluster, and was sent nothing.
+                        for piece in leg.pieces.into_iter().flatten() {
+                            let Piece { cmd, goal } = &pieces[piece];
+                            aims.push((piece, self.aim(goal, cmd)?));
+                        }
+                    }
+                    Err(error) => failed = failed.or(Some((leg.node.address(), error))),
+                }
+            }
+            if let Some((server, error)) = failed {
+                let harmless = pieces.iter().all(|piece| is_read_only(&piece.cmd));
+                let alone = is_first && !several;
+                return Err(if harmless || alone { error } else { in_part(&server, error) });
+            }
+            aims.sort_by_key(|(piece, _)| *piece);
+            hops = hops.saturating_sub(1);
+        }
+        Ok(replies)
+    }
+
+    /// Sends to several nodes at the same time.
+    async fn send(
+        &mut self,
+        legs: Vec<Leg>,
+    ) -> Result<Vec<(Leg, Result<Vec<Value>, Error>)>, Error> {
+        let mut ready = HashMap::new();
+        for leg in legs {
+            let at = self.open_at(&leg.node).await?;
+            ready.insert(at, leg);
+        }
+        let sending = self.open.iter_mut().enumerate().filter_map(|(at, carrier)| {
+            let leg = ready.remove(&at)?;
+            Some(async move {
+                let all = (0, leg.pipeline.len());
+                let answer = carrier.pipeline(&leg.pipeline, all, leg.sharing).await;
+                (leg, answer)
+            })
+        });
+        Ok(join_all(sending).await)
+    }
+
+    /// Sends an atomic pipeline, whose keys are in one slot.
+    async fn transaction(
+        &mut self,
+        pipeline: &Pipeline,
+        wanted: (usize, usize),
+    ) -> Result<Vec<Value>, Error> {
+        let slot = slot_of_all(pipeline.cmd_iter()).map_err(|_| cross_slot())?;
+        let goal = slot.map_or(Goal::Any, Goal::Slot);
+        let sharing = Sharing::of_pipeline(pipeline);
+        let mut aim = Aim { node: self.node_for(&goal, false)?, asking: false };
+        let mut hops = HOPS;
+        loop {
+            let replies = match self.carrier(&aim.node).await {
+                Err(rejection) => Err(rejection.into()),
+                Ok(carrier) if aim.asking => {
+                    let (multi, exec) = (redis::cmd("MULTI"), redis::cmd("EXEC"));
+                    let all = [&multi].into_iter().chain(pipeline.cmd_iter()).chain([&exec]);
+                    let asked = asking_once(all);
+                    let replies = carrier.pipeline(&asked, (0, asked.len()), sharing).await;
+                    replies.and_then(last)
+                }
+                Ok(carrier) => carrier.pipeline(pipeline, wanted, sharing).await,
+            };
+            let next = match &replies {
+                Ok(replies) => replies.iter().find_map(|reply| self.next(&aim.node, reply)),
+                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
+            };
+            match next.filter(|_| hops > 0) {
+                Some(next) => aim = next,
+                None => return replies,
+            }
+            hops -= 1;
+        }
+    }
+
+    /// Why a node would refuse right now.
+    fn would_serve(&self, node: &Arc<Node>) -> Result<(), Rejection> {
+        let refusal = node.change(|state| {
+            let refusal = state.refusal();
+            if refusal.is_some() {
+                state.ledger.request_dial();
+            }
+            refusal
+        });
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Where the pieces go, by number. One that any node can do goes along with another one, so that it takes no
+    /// further node.
+    fn aims(&self, pieces: &[Piece]) -> Result<Vec<(usize, Aim)>, Error> {
+        let first = pieces.iter().find(|piece| !matches!(piece.goal, Goal::Any));
+        let mut last = first.or(pieces.first()).map(|piece| self.aim(&piece.goal, &piece.cmd));
+        let aim = |(number, piece): (usize, &Piece)| {
+            let aim = match (&piece.goal, last.take()) {
+                (Goal::Any, Some(aim)) => aim?,
+                (goal, _) => self.aim(goal, &piece.cmd)?,
+            };
+            last = Some(Ok(aim.clone()));
+            Ok((number, aim))
+        };
+        pieces.iter().enumerate().map(aim).collect()
+    }
+
+    fn aim(&self, goal: &Goal, cmd: &Cmd) -> Result<Aim, Error> {
+        let reads = self.cluster.reads_replicas() && is_read_only(cmd);
+        Ok(Aim { node: self.node_for(goal, reads)?, asking: false })
+    }
+
+    fn node_for(&self, goal: &Goal, reads: bool) -> Result<Arc<Node>, Error> {
+        match goal {
+            Goal::Slot(slot) => self.cluster.node_of(*slot, reads),
+            Goal::Node(node) => Ok(Arc::clone(node)),
+            // One that something is open to will do, and costs nothing.
+            Goal::Any if self.home.is_some() => {
+                self.home.clone().ok_or_else(|| Rejection::Closed.into())
+            }
+            Goal::Any => match self.open.iter().find(|carrier| !carrier.node().is_refusing()) {
+                Some(carrier) => Ok(Arc::clone(carrier.node())),
+                None => self.cluster.any(),
+            },
+        }
+    }
+
+    async fn carrier(&mut self, node: &Arc<Node>) -> Result<&mut C, Rejection> {
+        let at = self.open_at(node).await?;
+        Ok(&mut self.open[at])
+    }
+
+    /// Where among those that are open the node's is, once it is.
+    async fn open_at(&mut self, node: &Arc<Node>) -> Result<usize, Rejection> {
+        let open = self.open.iter().position(|carrier| Arc::ptr_eq(carrier.node(), node));
+        if let Some(at) = open {
+            return Ok(at);
+        }
+        self.open.retain(|carrier| !carrier.node().is_closed());
+        self.open.push(C::open(Arc::clone(node), &self.endpoint, self.location).await?);
+        Ok(self.open.len() - 1)
+    }
+
+    /// Where a reply says that its command is to go.
+    fn next(&self, asked: &Arc<Node>, reply: &Value) -> Option<Aim> {
+        match reply {
+            Value::ServerError(error) => self.cluster.redirected(asked, &error.clone().into()),
+            _ => None,
+        }
+    }
+
+    /// Where an error says that the command is to go.
+    fn redirection(&self, aim: &Aim, error: &RedisError) -> Option<Aim> {
+        self.cluster.redirected(&aim.node, error)
+    }
+
+    /// Another node for what one has refused, so that nothing was sent: it has left the cluster, or it is a
+    /// replica that need not be it.
+    #[cold]
+    fn other_than(&self, aim: &Aim, goal: &Goal, rejection: &Rejection) -> Option<Aim> {
+        let Goal::Slot(slot) = goal else { return None };
+        let has_left = *rejection == Rejection::Closed && !self.cluster.is_closed();
+        if !has_left && !self.cluster.may_fall_back(*slot, &aim.node) {
+            return None;
+        }
+        let node = self.cluster.node_of(*slot, false).ok()?;
+        (!Arc::ptr_eq(&node, &aim.node)).then_some(Aim { node, asking: false })
+    }
+}
+
+impl Made {
+    /// The reply of all replies.
+    fn reply(self, replies: &mut [Value]) -> Result<Value, Error> {
+        let take = |reply: &mut Value| std::mem::replace(reply, Value::Nil);
+        let (range, combine) = match self {
+            Self::Of(piece) => return Ok(take(&mut replies[piece])),
+            Self::Together(range, combine) => (range, combine),
+        };
+        let (errors, good): (Vec<_>, Vec<_>) = replies[range]
+            .iter_mut()
+            .map(take)
+            .partition(|reply| matches!(reply, Value::ServerError(_)));
+        match errors.into_iter().next() {
+            Some(error) if good.is_empty() || !combine.one_is_enough() => Ok(error),
+            _ => Ok(combine.combine(good)?),
+        }
+    }
+}
+
+/// What each node is sent, by the nodes' names: whoever takes several connections takes them in one order.
+fn legs(pieces: &[Piece], aims: Vec<(usize, Aim)>) -> Vec<Leg> {
+    let mut legs: Vec<Leg> = Vec::new();
+    for (number, Aim { node, asking }) in aims {
+        let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, &node)).unwrap_or(legs.len());
+        if at == legs.len() {
+            let (pipeline, sharing) = (redis::pipe(), Sharing::Allowed);
+            legs.push(Leg { node, pipeline, pieces: Vec::new(), sharing });
+        }
+        let leg = &mut legs[at];
+        if asking {
+            leg.pipeline.cmd("ASKING");
+            leg.pieces.push(None);
+        }
+        let cmd = &pieces[number].cmd;
+        leg.pipeline.add_command(cmd.clone());
+        leg.pieces.push(Some(number));
+        leg.sharing = leg.sharing.max(Sharing::of(cmd));
+    }
+    legs.sort_by_cached_key(|leg| leg.node.address());
+    legs
+}
+
+/// The commands, each to be answered by a node that does not serve its slot yet.
+fn asking<'a>(cmds: impl IntoIterator<Item = &'a Cmd>) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for cmd in cmds {
+        pipeline.cmd("ASKING").add_command(cmd.clone());
+    }
+    pipeline
+}
+
+/// A transaction for such a node: within one, ASKING holds until its end.
+fn asking_once<'a>(cmds: impl Iterator<Item = &'a Cmd>) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("ASKING");
+    for cmd in cmds {
+        pipeline.add_command(cmd.clone());
+    }
+    pipeline
+}
+
+/// The reply to EXEC, or the first error: what redis-rs makes of a transaction.
+fn last(replies: Vec<Value>) -> Result<Vec<Value>, Error> {
+    let mut last = Vec::new();
+    for reply in replies {
+        last = vec![reply.extract_error()?];
+    }
+    Ok(last)
+}
+
+/// The error of one node where others have done their part.
+fn in_part(server: &str, error: Error) -> Error {
+    let (kind, what) = match &error {
+        Error::Rejected(_) => (ErrorKind::Client, "was sent nothing"),
+        Error::Inner(error) => (error.kind(), "failed"),
+    };
+    let why = format!("{server} {what}, and the other nodes may have done their part: {error}");
+    RedisError::from((kind, "command over several nodes", why)).into()
+}
+
+fn cross_slot() -> RedisError {
+    let why = "its keys are in several slots; a common part in braces, as in {cart:42}:items, puts keys into one";
+    (ErrorKind::Server(ServerErrorKind::CrossSlot), "nothing was sent", why.to_owned()).into()
+}
+
+fn refused(cmd: &Cmd, why: &str) -> RedisError {
+    let name = match cmd.args_iter().next() {
+        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).to_uppercase(),
+        _ => String::new(),
+    };
+    (ErrorKind::Client, "command refused on a cluster", format!("{name}: {why}")).into()
+}

@@ -1,0 +1,113 @@
+//! A lease, as its holder has it.
+
+use std::fmt;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Pipeline, RedisFuture, Value};
+
+use super::cluster::router::Router;
+use super::lease::NodeLease;
+use crate::Error;
+use crate::vocabulary::command::replies;
+
+/// An exclusive lease of one connection, returned when it is dropped.
+///
+/// It implements [`ConnectionLike`], so everything in [`redis::AsyncCommands`], pipelines and scripts
+/// work on it. It is neither `Clone` nor does it dereference to something that is: a copy would
+/// outlive the lease and escape the budget.
+///
+/// **Timeouts.** A command that is not answered within
+/// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout) fails with an I/O error of the
+/// kind `TimedOut`. Commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) have their own timeout
+/// besides; one that blocks for ever ends with the
+/// [link](crate::GuardedPoolBuilder::link_timeout).
+///
+/// **What a lease leaves behind.** A connection on which keys are still watched, a transaction is
+/// open, or the session was changed (SELECT, AUTH, HELLO, CLIENT SETNAME, …) is brought back to
+/// where the dial left it, with RESET (Redis 6.2 and later), in the background, before anybody else
+/// gets it. One that cannot be (SUBSCRIBE, MONITOR, CLIENT REPLY, an abandoned blocking command) is
+/// closed.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a command does not recall the command: the server may run it. The
+/// connection stays usable; it is lent again once the reply has come.
+///
+/// A command that blocks is the exception: given up, by a drop or a timeout, it might still take an item
+/// that nobody hears of. Its connection is closed at once, and whatever is sent on the lease after that
+/// fails, unsent, with an I/O error of the kind `BrokenPipe` that says so: acquire another lease.
+pub struct GuardedConnection(Kind);
+
+enum Kind {
+    Node(NodeLease),
+    Cluster(Router<NodeLease>),
+}
+
+impl GuardedConnection {
+    pub(super) fn of_node(lease: NodeLease) -> Self {
+        Self(Kind::Node(lease))
+    }
+
+    /// Takes its connections when it needs them.
+    pub(super) fn of_cluster(router: Router<NodeLease>) -> Self {
+        Self(Kind::Cluster(router))
+    }
+
+    /// Sends one command; the reply as it is, an error of the server's too.
+    pub(crate) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        match &mut self.0 {
+            Kind::Node(lease) => Ok(lease.command(cmd).await?),
+            Kind::Cluster(router) => router.command(cmd).await,
+        }
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+    ) -> Result<Vec<Value>, Error> {
+        match &mut self.0 {
+            Kind::Node(lease) => Ok(lease.pipeline(pipeline, replies).await?),
+            Kind::Cluster(router) => router.pipeline(pipeline, replies).await,
+        }
+    }
+
+    /// Sends a pipeline; the replies are those of its commands, or the one of EXEC where it is atomic.
+    pub(crate) async fn send_pipeline(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let replies = self.pipeline(pipeline, replies(pipeline)).await?;
+        Ok(replies.into_iter().map(Value::extract_error).collect::<Result<_, _>>()?)
+    }
+}
+
+impl ConnectionLike for GuardedConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move { Ok(self.command(cmd).await?) })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move { Ok(self.pipeline(pipeline, (offset, count)).await?) })
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.0 {
+            Kind::Node(lease) => lease.node().dialer.db(),
+            Kind::Cluster(..) => 0,
+        }
+    }
+}
+
+impl fmt::Debug for GuardedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("GuardedConnection");
+        match &self.0 {
+            Kind::Node(lease) => f.field("id", &lease.id()),
+            Kind::Cluster(router) => f.field("endpoint", router.endpoint()),
+        };
+        f.finish_non_exhaustive()
+    }
+}

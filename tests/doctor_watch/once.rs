@@ -8,7 +8,7 @@ use crate::NAME;
 use crate::fake::{Fake, array, bulk};
 use crate::program::{Live, json, run, text, watch};
 use crate::support::server::poll;
-use crate::support::{Auth, Occupants, Resp, TestServer, Transport};
+use crate::support::{Auth, Cluster, Occupants, Resp, TestServer, Transport};
 
 const SHORT: &[&str] = &["--interval", "200ms"];
 
@@ -273,4 +273,30 @@ fn a_sentinel_says_what_to_watch_instead() {
     assert!(!frame.contains("fleet"), "it has no keys: {frame}");
     let it = &seen["servers"][0];
     assert_eq!((code, &it["watched_masters"][0]["port"]), (0, &6379.into()), "{it:#}");
+}
+
+#[test]
+fn a_node_of_a_cluster_names_the_others_that_are_not_watched() {
+    let cluster = Cluster::start(3, &TestServer::builder()).unwrap();
+    let urls = cluster.urls();
+    let [first, second, third] = [0, 1, 2].map(|node| cluster.address(node));
+
+    let (_, frame) = text(&args(&urls[0], &[&urls[1]]));
+    let (code, seen) = json(&args(&urls[0], &[]));
+    let (_, all) = text(&args(&urls[0], &[&urls[1], &urls[2]]));
+
+    assert!(frame.contains("one node of a cluster of 3; 1 is not watched"), "{frame}");
+    assert!(frame.contains(&third), "{frame}");
+    assert!(!all.contains("one node of a cluster"), "{all}");
+    let it = &seen["servers"][0];
+    let mut others: Vec<_> =
+        it["other_nodes"].as_array().unwrap().iter().filter_map(|node| node.as_str()).collect();
+    others.sort_unstable();
+    let mut expected = [second.as_str(), &third];
+    expected.sort_unstable();
+    assert_eq!(
+        (code, it["server"].as_str(), others),
+        (0, Some(&*first), expected.to_vec()),
+        "{it:#}"
+    );
 }

@@ -49,6 +49,7 @@ fn server(state: &State, server: &Server) -> Value {
         "silent_seconds": server.silent(state.now).map(|silent| silent.as_secs_f64()),
         "info_problem": server.info_problem,
         "watched_masters": server.watched_masters,
+        "other_nodes": server.other_nodes,
         "product": snapshot.and_then(|it| it.product),
         "version": snapshot.and_then(|it| it.version.clone()),
         "role": snapshot.and_then(|it| it.role),

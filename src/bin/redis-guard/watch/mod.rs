@@ -33,7 +33,8 @@ const SIGTSTP: i32 = if cfg!(target_os = "linux") { 20 } else { 18 };
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct WatchArgs {
-    /// Servers to watch, such as redis://host:6379; the worst is shown first
+    /// Servers to watch, such as redis://host:6379; the worst is shown first. One node of a cluster names the
+    /// others
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
 

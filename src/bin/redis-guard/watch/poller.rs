@@ -24,6 +24,9 @@ const SHARE_OF_TIME: u32 = 100;
 /// What was denied is asked for again after this: somebody may have changed the rules.
 const DENIED: Duration = Duration::from_secs(60);
 
+/// Nodes come and go this seldom.
+const NODES: Duration = Duration::from_secs(60);
+
 /// Timeouts in a row after which a connection is taken for dead.
 const SILENCES: u32 = 3;
 
@@ -43,6 +46,7 @@ pub(super) struct Poller {
     observer: ServerObserver,
     holders_due: Option<Instant>,
     registries_due: Option<Instant>,
+    nodes_due: Option<Instant>,
     silences: u32,
     updates: Sender,
 }
@@ -63,6 +67,7 @@ impl Poller {
             observer: ServerObserver::default(),
             holders_due: None,
             registries_due: None,
+            nodes_due: None,
             silences: 0,
             updates,
         }
@@ -123,7 +128,8 @@ impl Poller {
     }
 
     async fn connected(&mut self) {
-        (self.holders_due, self.registries_due, self.silences) = (None, None, 0);
+        (self.holders_due, self.registries_due, self.nodes_due) = (None, None, None);
+        self.silences = 0;
         self.tell(Update::Connected).await;
     }
 
@@ -138,12 +144,28 @@ impl Poller {
         let masters = probe.watched_masters().map(<[_]>::to_vec);
         let is_sentinel = masters.is_some();
         self.tell(Update::Sentinel(masters)).await;
+        self.look_at_nodes(probe).await?;
         self.look_at_holders(probe, round_trip).await?;
         // A sentinel has no keys.
         if self.silences == 0 && !is_sentinel {
             self.look_at_fleets(probe, round_trip).await?;
         }
         self.tell(Update::Answered(round)).await;
+        Ok(())
+    }
+
+    /// Of a cluster's node: which others there are.
+    async fn look_at_nodes(&mut self, probe: &mut Probe) -> Result<(), Lost> {
+        let now = Instant::now();
+        if self.nodes_due.is_some_and(|due| now < due) {
+            return Ok(());
+        }
+        let answer = probe.cluster_nodes(&self.target).await;
+        let Some(answer) = self.heard(answer)? else { return Ok(()) };
+        self.nodes_due = Some(now + NODES);
+        let names = |nodes: Vec<Target>| nodes.iter().map(|it| it.server().to_owned()).collect();
+        // Where they are not told there is nobody to name.
+        self.tell(Update::Cluster(answer.map_or(Some(Vec::new()), |nodes| nodes.map(names)))).await;
         Ok(())
     }
 

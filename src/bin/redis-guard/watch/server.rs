@@ -30,6 +30,8 @@ pub(super) struct Server {
     pub(super) info_problem: Option<String>,
     /// Of a sentinel: what it watches.
     pub(super) watched_masters: Option<Vec<WatchedMaster>>,
+    /// Of a node of a cluster: the addresses of the others.
+    pub(super) other_nodes: Option<Vec<String>>,
     /// A second, since the look before.
     pub(super) rejections: Option<f64>,
     pub(super) churn: Option<f64>,
@@ -105,6 +107,7 @@ impl Server {
             seen: None,
             info_problem: None,
             watched_masters: None,
+            other_nodes: None,
             rejections: None,
             churn: None,
             new_rejections: None,
@@ -144,6 +147,7 @@ impl Server {
             }
             Update::Observed(answer) => self.observed(*answer, now, at),
             Update::Sentinel(masters) => self.watched_masters = masters,
+            Update::Cluster(nodes) => self.other_nodes = nodes,
             Update::Holders { answer, every } => {
                 (self.holders, self.holders_every) = (Some(*answer), every);
                 self.holders_at = Some(now);

@@ -38,6 +38,8 @@ pub(super) enum Update {
     Observed(Box<Result<Observation, String>>),
     /// Whether it is a sentinel, and what that watches.
     Sentinel(Option<Vec<WatchedMaster>>),
+    /// Whether it is a node of a cluster, and the others, where they are told.
+    Cluster(Option<Vec<String>>),
     Holders {
         answer: Box<Result<Holders, String>>,
         every: Option<Duration>,

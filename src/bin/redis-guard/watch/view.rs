@@ -131,6 +131,9 @@ fn block(state: &State, server: &Server, width: usize, rows: usize, airy: bool) 
             if let Some(masters) = &server.watched_masters {
                 lines.extend(a_sentinel(masters));
             }
+            if let Some(nodes) = &server.other_nodes {
+                lines.extend(one_node(state, nodes));
+            }
             lines.extend(gap());
             lines.extend(slots(server, condition, width));
             lines.extend(rates(server, width));
@@ -313,6 +316,33 @@ fn a_sentinel(masters: &[WatchedMaster]) -> Vec<Line> {
     lines.extend(named.map(|words| labelled("").with(Style::Warn, &words)));
     if masters.len() > NAMED {
         let more = format!("and {} more", count(masters.len() - NAMED));
+        lines.push(labelled("").with(Style::Warn, &more));
+    }
+    lines
+}
+
+/// The other nodes of its cluster that are not watched: each has slots of its own.
+fn one_node(state: &State, others: &[String]) -> Vec<Line> {
+    const NAMED: usize = 5;
+    let is_watched = |node: &String| state.servers.iter().any(|it| it.address == *node);
+    let left: Vec<&String> = others.iter().filter(|node| !is_watched(node)).collect();
+    let words = match (others.len(), left.len()) {
+        (0, _) => "one node of a cluster; it names no others".to_owned(),
+        (_, 0) => return Vec::new(),
+        (all, left) => format!(
+            "one node of a cluster of {}; {} not watched:",
+            count(all + 1),
+            match left {
+                1 => "1 is".to_owned(),
+                left => format!("{} are", count(left)),
+            }
+        ),
+    };
+    let mut lines = vec![labelled("this is").with(Style::Warn, &words)];
+    let named = left.iter().take(NAMED).map(|node| labelled("").with(Style::Warn, node));
+    lines.extend(named);
+    if left.len() > NAMED {
+        let more = format!("and {} more", count(left.len() - NAMED));
         lines.push(labelled("").with(Style::Warn, &more));
     }
     lines

@@ -64,6 +64,7 @@ fn everything() -> State {
     let holders = Box::new(Ok(holders(HOSTILE)));
     state.apply(0, Update::Holders { answer: holders, every: Some(Duration::from_secs(12)) });
     state.apply(0, Update::Registries(vec![Ok(registry(HOSTILE)), Err(HOSTILE.to_owned())]));
+    state.apply(0, Update::Cluster(Some(vec![HOSTILE.to_owned(); 9])));
     state.apply(1, Update::Connected);
     state.apply(1, Update::Observed(Box::new(Err(HOSTILE.to_owned()))));
     let denied = Box::new(Err(HOSTILE.to_owned()));

@@ -59,15 +59,9 @@ fn unhurried_pool(cluster: &Cluster) -> GuardedPool {
 }
 
 /// Sends these words, which are answered well.
-#[track_caller]
-fn ask<'a, T: FromRedisValue>(
-    connection: &'a mut (impl ConnectionLike + Send),
-    line: &'a str,
-) -> impl Future<Output = T> + 'a {
-    async move {
-        let reply = soon(line, cmd(line).query_async(connection)).await;
-        reply.unwrap_or_else(|error| panic!("{line}: {error}"))
-    }
+async fn ask<T: FromRedisValue>(connection: &mut (impl ConnectionLike + Send), line: &str) -> T {
+    let reply = soon(line, cmd(line).query_async(connection)).await;
+    reply.unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
 /// Sends these words, and gives the error that answers them.

@@ -9,7 +9,7 @@ use super::cluster::router::Router;
 use super::companion::Companion;
 use super::guarded_connection::GuardedConnection;
 use super::guarded_pool::GuardedPool;
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "axum", feature = "doctor"))]
 use super::node::Node;
 use super::servers::Servers;
 use super::shared::NodeShared;

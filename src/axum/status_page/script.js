@@ -117,6 +117,10 @@ function findings(s) {
     const then = since === null ? "none has said it yet" : `the pool goes on with ${s.server}, and would not follow a failover`;
     say("warn", "NO SENTINEL", `No sentinel says where ${master} is: ${then}.`);
   }
+  if (s.cluster?.trouble) say("warn", "NO MAP", `No node says who the nodes of the cluster are: ${s.cluster.trouble}.`);
+  if (s.cluster?.age_seconds != null && s.cluster.unserved_slots > 0) {
+    say("bad", "UNSERVED", `No node serves ${plural(s.cluster.unserved_slots, "slot")} of the cluster.`);
+  }
   if (s.fleet?.trouble) say("warn", "FLEET LOST", `The fleet's registry does not answer: ${s.fleet.trouble}.`);
   if (watch.trouble) say("warn", "UNWATCHED", `The server cannot be watched: ${watch.trouble}.`);
   if (found.every(({ level }) => level === "ok") && s.live > 0) {
@@ -128,6 +132,18 @@ function findings(s) {
   }
   const levels = ["bad", "warn", "ok"];
   return found.sort((a, b) => levels.indexOf(a.level) - levels.indexOf(b.level));
+}
+
+// One line of a cluster's node.
+function ofNode({ role, slots, status: s }) {
+  const { last_failure: failure, next_dial_in_seconds: wait } = s.breaker;
+  const part = role === "replica" ? "replica" : role ? `primary of ${plural(slots, "slot")}` : "not named any more";
+  const words = [part, `${count(s.live)} of ${plural(s.max_connections, "connection")} live`];
+  if (s.limit < s.max_connections) words.push(`limit ${count(s.limit)}`);
+  if (s.waiting > 0) words.push(plural(s.waiting, "caller waits", "callers wait"));
+  if (failure) words.push(`[${failure.outcome}] ${failure.message}${wait >= 0.05 ? `, next dial in ${seconds(wait)}` : ""}`);
+  if (s.watch.saturation !== null) words.push(`${Math.round(s.watch.saturation * 100)} % of the node's slots taken`);
+  return words.join(" · ");
 }
 
 const EVENTS = {
@@ -147,6 +163,9 @@ const EVENTS = {
   master_changed: (e) => `${e.master} moved, ${e.from} → ${e.to}`,
   sentinels_lost: (e) => `${e.master}: ${e.reason}`,
   sentinels_found: (e) => `a sentinel says again where ${e.master} is`,
+  cluster_changed: (e) => `the cluster's slots are served by ${e.primaries.join(", ")}`,
+  cluster_lost: (e) => `no node says who the nodes of the cluster are: ${e.reason}`,
+  cluster_found: () => "a node says again who the nodes of the cluster are",
   restarted: () => "the server restarted",
   role_changed: (e) => `the server was ${e.from} and is ${e.to}`,
   replica_lost: (e) => `a replica is lost, ${count(e.online)} of ${count(e.expected)} online`,
@@ -252,6 +271,13 @@ function show(s) {
   $("#watch-trouble").hidden = !s.watch.trouble;
   $("#fleet").hidden = !s.fleet;
   $("#fleet-trouble").hidden = !s.fleet?.trouble;
+  $("#cluster").hidden = !s.cluster;
+  $("#cluster-trouble").hidden = !s.cluster?.trouble;
+  list($("#nodes"), s.cluster?.nodes ?? [], (each) => each.status.server, (each) => {
+    const group = make("div", "", { class: "wide" });
+    group.append(make("dt", each.status.server), make("dd", "", { class: "words" }));
+    return group;
+  }, (group, node) => write($("dd", group), ofNode(node)));
   $("#sentinel").hidden = !s.sentinel;
   $("#sentinel-trouble").hidden = !s.sentinel?.trouble;
   list($("#sentinels"), s.sentinel?.sentinels ?? [], (each) => each.server, (each) => {

@@ -14,6 +14,7 @@ mod support;
 mod waiting;
 
 mod browser;
+mod cluster;
 mod gone;
 mod looks;
 mod numbers;

@@ -473,7 +473,7 @@ fn a_cluster_is_planned_for_the_node_with_the_least_room() {
     assert_eq!(json["server"]["server"], *cluster.address(2));
     assert_eq!(json["cluster"]["nodes"].as_array().map(Vec::len), Some(6));
     plan(&[&url, "--instances", "7", "--pool-size", "16"]).exited(0).says(&[
-        "a cluster of 6 nodes",
+        "a cluster, 6 nodes asked",
         &cluster.address(2),
         "max_connections is for each node",
     ]);
@@ -488,6 +488,19 @@ fn a_cluster_is_planned_for_the_node_with_the_least_room() {
     let hung = format!("{} could not be asked", cluster.address(1));
     ran.exited(0).says(&["fits 400 − 16", &full, &hung]);
     drop(occupants);
+}
+
+#[test]
+fn a_node_that_denies_info_is_named_and_the_others_are_planned_for() {
+    let settings = TestServer::builder().maxclients(400).acl_user("plan", "pw");
+    let cluster = Cluster::start(2, &settings).unwrap();
+    cluster.node(1).admin().text(&["ACL", "SETUSER", "plan", "+@all", "-info"]);
+    let [first, silent] = [0, 1].map(|index| cluster.address(index));
+    plan(&[&format!("redis://plan:pw@{first}"), "--instances", "8"]).exited(0).says(&[
+        "fits 400 − 16",
+        &format!("the one with the least room, {first}"),
+        &format!("{silent} does not tell its maxclients (NoPerm"),
+    ]);
 }
 
 #[test]

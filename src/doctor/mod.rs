@@ -210,7 +210,8 @@ impl Doctor {
     }
 
     /// Examines the server of a pool **over one of the pool's own connections**: what is left to look
-    /// with when the server is full and lets nobody in. The [URLs](Self::new) have no part in it.
+    /// with when the server is full and lets nobody in. The [URLs](Self::new) have no part in it. Of a
+    /// cluster's pool it is the worst node, the `server` of its [`Status`](crate::Status), alone.
     ///
     /// The connection is leased like any other, under the endpoint `doctor`.
     ///

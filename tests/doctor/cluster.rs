@@ -1,5 +1,9 @@
 //! The URL of one node leads to all nodes of its cluster.
 
+use std::time::Duration;
+
+use redis_guard::GuardedPool;
+use redis_guard::doctor::VerdictKind;
 use serde_json::Value;
 
 use crate::fake::{Fake, array, bulk};
@@ -189,6 +193,34 @@ fn a_full_node_is_the_worst() {
     assert_eq!(full.verdict(), "full", "{report}");
     let said = nodes(&report.server(0))[0]["message"].as_str().unwrap();
     assert!(said.contains("max number of clients"), "{report}");
+}
+
+#[tokio::test]
+async fn the_full_node_of_a_pool_is_examined_over_a_connection_that_it_has() {
+    let cluster = Cluster::start(3, &settings()).unwrap();
+    let pool = GuardedPool::cluster(cluster.urls()).max_connections(2).build().unwrap();
+    for index in 0..3 {
+        drop(pool.acquire_for("app", &cluster.key_on(index)).await.unwrap());
+    }
+    cluster.node(2).admin().set_maxclients(40);
+    let _occupants = cluster.node(2).fill();
+    // Until the pool has seen it itself, no node is worse than another.
+    let wait = async {
+        while *pool.status().server != *cluster.address(2) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(crate::IDLE_LIMIT, wait).await.expect("the full node is the worst");
+    let before = cluster.node(2).admin().info_u64("total_connections_received");
+
+    let doctor = redis_guard::doctor::Doctor::default().sample(Duration::from_millis(50));
+    let report = doctor.examine_pool(&pool).await.unwrap();
+
+    let [seen] = report.servers.as_slice() else { panic!("{report:?}") };
+    assert_eq!(seen.server, cluster.address(2), "{report}");
+    assert_eq!(seen.verdict.kind, VerdictKind::CeilingTooLow, "{report}");
+    assert_eq!(seen.capacity.as_ref().and_then(|capacity| capacity.used), Some(40), "{report}");
+    assert_eq!(cluster.node(2).admin().info_u64("total_connections_received"), before, "no dial");
 }
 
 #[test]

@@ -92,20 +92,26 @@ impl Asked {
     /// What is said beside what is said of `tightest`.
     pub(super) fn notes(&self, tightest: &Seen) -> Vec<String> {
         let Some(cluster) = &self.cluster else { return Vec::new() };
-        let nodes = self.seen.len() + cluster.missed.len();
+        let asked = self.seen.len() + cluster.missed.len();
         let mut notes = match &cluster.refusal {
             Some(why) => vec![format!(
                 "this is one node of a cluster, which does not tell of the others ({}): the smallest decides",
                 words::clean(why)
             )],
             None => vec![format!(
-                "a cluster of {}: planned for the one with the least room, {}; max_connections is for each node",
-                words::counted(nodes, "node"),
+                "a cluster, {} asked: planned for the one with the least room, {}; max_connections is for each node",
+                words::counted(asked, "node"),
                 tightest.server
             )],
         };
         notes.extend(cluster.missed.iter().map(|(server, why)| {
             format!("{server} could not be asked ({}): it may have less room", words::clean(why))
+        }));
+        let others = self.seen.iter().filter(|seen| seen.server != tightest.server);
+        notes.extend(others.filter(|seen| seen.snapshot.maxclients.is_none()).map(|seen| {
+            let why = seen.refusal.as_deref().unwrap_or("INFO has none");
+            let (server, why) = (&seen.server, words::clean(why));
+            format!("{server} does not tell its maxclients ({why}): it may have less room")
         }));
         notes
     }

@@ -144,11 +144,13 @@ impl Poller {
         let masters = probe.watched_masters().map(<[_]>::to_vec);
         let is_sentinel = masters.is_some();
         self.tell(Update::Sentinel(masters)).await;
-        self.look_at_nodes(probe).await?;
         self.look_at_holders(probe, round_trip).await?;
         // A sentinel has no keys.
         if self.silences == 0 && !is_sentinel {
             self.look_at_fleets(probe, round_trip).await?;
+        }
+        if self.silences == 0 {
+            self.look_at_nodes(probe).await?;
         }
         self.tell(Update::Answered(round)).await;
         Ok(())

@@ -4,7 +4,6 @@
 //! Redirections are followed: what was answered with one has not run. The node that it names is reached like
 //! any other, over what is open to it or the dialer's next connection.
 
-use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -347,8 +346,11 @@ impl<C: Carrier> Router<C> {
                     self.would_serve(&leg.node)?;
                 }
             }
-            let answers = self.send(legs).await?;
-            let mut failed = None;
+            let (answers, mut failed) = match self.send(legs).await {
+                Ok(answers) => (answers, None),
+                Err((_, error)) if is_first => return Err(error),
+                Err(refused) => (Vec::new(), Some(refused)),
+            };
             for (leg, answer) in answers {
                 match answer {
                     Ok(values) => {
@@ -367,7 +369,12 @@ impl<C: Carrier> Router<C> {
                         // Its node has left the cluster, and was sent nothing.
                         for piece in leg.pieces.into_iter().flatten() {
                             let Piece { cmd, goal } = &pieces[piece];
-                            aims.push((piece, self.aim(goal, cmd)?));
+                            match self.aim(goal, cmd) {
+                                Ok(aim) => aims.push((piece, aim)),
+                                Err(error) => {
+                                    failed = failed.or(Some((leg.node.address(), error)));
+                                }
+                            }
                         }
                     }
                     Err(error) => failed = failed.or(Some((leg.node.address(), error))),
@@ -384,25 +391,30 @@ impl<C: Carrier> Router<C> {
         Ok(replies)
     }
 
-    /// Sends to several nodes at the same time.
+    /// Sends to several nodes at the same time. An error, with its server, means that nothing was sent.
     async fn send(
         &mut self,
-        legs: Vec<Leg>,
-    ) -> Result<Vec<(Leg, Result<Vec<Value>, Error>)>, Error> {
-        let mut ready = HashMap::new();
-        for leg in legs {
-            let at = self.open_at(&leg.node).await?;
-            ready.insert(at, leg);
+        mut legs: Vec<Leg>,
+    ) -> Result<Vec<(Leg, Result<Vec<Value>, Error>)>, (Arc<str>, Error)> {
+        for leg in &legs {
+            let opened = self.open_at(&leg.node).await;
+            opened.map_err(|rejection| (leg.node.address(), rejection.into()))?;
         }
-        let sending = self.open.iter_mut().enumerate().filter_map(|(at, carrier)| {
-            let leg = ready.remove(&at)?;
-            Some(async move {
+        // Only now, for opening one drops those of nodes that have left.
+        let mut sending = Vec::new();
+        for carrier in &mut self.open {
+            let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, carrier.node()));
+            let Some(leg) = at.map(|at| legs.swap_remove(at)) else { continue };
+            sending.push(async move {
                 let all = (0, leg.pipeline.len());
                 let answer = carrier.pipeline(&leg.pipeline, all, leg.sharing).await;
                 (leg, answer)
-            })
-        });
-        Ok(join_all(sending).await)
+            });
+        }
+        let mut answers = join_all(sending).await;
+        let left = legs.into_iter().map(|leg| (leg, Err(Rejection::Closed.into())));
+        answers.extend(left);
+        Ok(answers)
     }
 
     /// Sends an atomic pipeline, whose keys are in one slot.

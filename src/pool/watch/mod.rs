@@ -230,6 +230,8 @@ impl Watch {
 
     /// When to beat; `None` for a pool that is in no fleet.
     fn beat_due(&self, sight: &Sight) -> Option<Instant> {
+        // Where there can be no registry, there is nothing to wait for.
+        self.node.registry()?;
         self.fleet.as_ref()?.due(sight.hungry, sight.live)
     }
 

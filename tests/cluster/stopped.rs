@@ -46,7 +46,9 @@ async fn a_master_that_stands_still_is_left_for_its_replica_and_disturbs_no_othe
     // Several commands each.
     assert!(longest < PATIENCE, "{longest:?}");
     let last = operations.iter().filter(|it| it.error.is_some()).map(|it| it.ended).max();
-    assert!(last.is_some_and(|last| last < served + Duration::from_secs(1)), "no failure later");
+    // A second and a tenth from question to question, and what was sent before has its time for a reply.
+    let late = last.map(|last| last.saturating_duration_since(served));
+    assert!(late.is_some_and(|late| late < Duration::from_millis(1_600)), "{late:?}");
 }
 
 /// The last master says so itself as soon as it knows.

@@ -97,7 +97,8 @@ impl Cluster {
     fn candidates(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let mut known = self.primaries();
         fastrand::shuffle(&mut known);
-        known.sort_by_key(|node| node.lock().ledger.live() == 0);
+        let last = self.known.borrow().by.clone();
+        known.sort_by_key(|node| (Some(node.address()) != last, node.lock().ledger.live() == 0));
         known.truncate(MOST_ASKED);
         for seed in &self.settings.seeds {
             let seed = self.member(seed.clone());

@@ -45,8 +45,9 @@ async fn keep(running: Running) {
     let cluster = &running.0;
     let mut is_lost = false;
     while !cluster.is_closed() {
+        let asked = Instant::now();
         let next = tokio::select! {
-            answer = cluster.question() => cluster.heard(answer, &mut is_lost),
+            answer = cluster.question() => cluster.heard(answer, asked, &mut is_lost),
             () = cluster.closed() => return,
         };
         let regularly = if cluster.is_unsettled() {
@@ -82,16 +83,23 @@ impl Cluster {
     }
 
     /// Takes in an answer; when to ask again at the earliest. Tells what is new, and of trouble once.
-    fn heard(self: &Arc<Self>, answer: Result<Said, DialFailure>, is_lost: &mut bool) -> Instant {
+    fn heard(
+        self: &Arc<Self>,
+        answer: Result<Said, DialFailure>,
+        asked: Instant,
+        is_lost: &mut bool,
+    ) -> Instant {
         let now = Instant::now();
-        let next = now + APART.mul_f64(1.0 + 0.1 * fastrand::f64());
+        // From question to question, for one that a silent node delayed is urgent.
+        let next = asked + APART.mul_f64(1.0 + 0.1 * fastrand::f64());
         let trouble = match answer {
             Ok(said) => {
                 let changed = self.take(&said.by, &said.ranges);
                 self.known.send_modify(|known| {
                     // One that does not say is no measure for the others.
                     let epoch = if said.epoch == u64::MAX { known.epoch } else { said.epoch };
-                    *known = Known { at: Some(now), epoch, trouble: None, next: Some(next) };
+                    let by = Some(said.by.address());
+                    *known = Known { at: Some(now), by, epoch, trouble: None, next: Some(next) };
                 });
                 if changed {
                     let (servers, by) = (self.servers(), said.by.address());

@@ -113,6 +113,8 @@ pub(super) struct Aim {
 pub(super) struct Known {
     /// When it was last told.
     pub(super) at: Option<Instant>,
+    /// Who told it: the first to be asked again, for a node that stands still keeps the question waiting.
+    by: Option<Arc<str>>,
     /// The highest epoch of the cluster that was heard of.
     epoch: u64,
     /// Why it cannot be told, if so.

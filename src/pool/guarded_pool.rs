@@ -352,10 +352,8 @@ impl GuardedPool {
     ///
     /// Dropping the future leaves the pool closed; what is left is closed as it comes back.
     pub async fn close(&self) {
-        // Before it is shut, for its nodes leave then.
-        let nodes = self.servers().nodes();
         self.servers().shut();
-        join_all(nodes.iter().map(closed)).await;
+        join_all(self.servers().nodes_in_use().iter().map(closed)).await;
     }
 }
 

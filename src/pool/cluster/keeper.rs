@@ -100,6 +100,12 @@ impl Cluster {
         Ok(Some(said))
     }
 
+    /// Whether it names a primary that can be dialed.
+    fn can_use(&self, said: &Said) -> bool {
+        let mut primaries = said.ranges.iter().filter_map(|range| range.nodes.first());
+        primaries.any(|named| self.address(named, &said.by).is_some())
+    }
+
     /// Takes in an answer; when to ask again at the earliest. Tells what is new, and of trouble once.
     fn heard(
         self: &Arc<Self>,

@@ -21,7 +21,6 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::ask::Said;
 use self::map::{Map, Named, Part, Range, Shard};
 use super::context::Context;
 use super::factory::NodeFactory;
@@ -496,12 +495,6 @@ impl Known {
 
 /// What the nodes tell.
 impl Cluster {
-    /// Whether it names a primary that can be dialed.
-    fn can_use(&self, said: &Said) -> bool {
-        let mut primaries = said.ranges.iter().filter_map(|range| range.nodes.first());
-        primaries.any(|named| self.address(named, &said.by).is_some())
-    }
-
     /// Takes in what a node has told; when it is to be asked again at the latest.
     fn take(self: &Arc<Self>, asked: &Node, ranges: &[Range]) -> bool {
         let mut shards: BTreeMap<Arc<str>, (Shard, Vec<_>)> = BTreeMap::new();

@@ -13,6 +13,7 @@ use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use super::{Aim, Cluster, HOPS};
 use crate::pool::acquire::acquire;
 use crate::pool::lease::NodeLease;
+use crate::pool::multiplexed::Multiplexed;
 use crate::pool::node::Node;
 use crate::pool::shared::NodeShared;
 use crate::vocabulary::command::{Effect, Sharing, effect, is_read_only};
@@ -21,13 +22,18 @@ use crate::{Endpoint, Error, Rejection};
 
 /// What commands for one node go over.
 pub(in crate::pool) trait Carrier: Send + Sized {
+    /// `exclusive`: with a connection of its own, whatever it is.
     fn open(
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        exclusive: bool,
     ) -> impl Future<Output = Result<Self, Rejection>> + Send;
 
     fn node(&self) -> &Arc<Node>;
+
+    /// Takes a connection of its own for good, if it has none.
+    fn make_exclusive(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Everything goes to this node for now: it has a transaction open, or watches keys.
     fn is_pinned(&self) -> bool;
@@ -51,12 +57,18 @@ impl Carrier for NodeShared {
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        _exclusive: bool,
     ) -> Result<Self, Rejection> {
         Ok(Self::new(node, endpoint, location))
     }
 
     fn node(&self) -> &Arc<Node> {
         self.node()
+    }
+
+    /// Handles share for good.
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 
     fn is_pinned(&self) -> bool {
@@ -86,6 +98,7 @@ impl Carrier for NodeLease {
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        _exclusive: bool,
     ) -> impl Future<Output = Result<Self, Rejection>> + Send {
         acquire(node, endpoint.clone(), location)
     }
@@ -94,17 +107,16 @@ impl Carrier for NodeLease {
         self.node()
     }
 
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn is_pinned(&self) -> bool {
         self.is_in_transaction()
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
-        let effect = effect(cmd);
-        matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
-            let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or \
-                       an atomic pipeline";
-            (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
-        })
+        of_one_node(cmd)
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -121,6 +133,59 @@ impl Carrier for NodeLease {
     }
 }
 
+impl Carrier for Multiplexed {
+    async fn open(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+        exclusive: bool,
+    ) -> Result<Self, Rejection> {
+        match exclusive {
+            true => Self::acquire_exclusive(node, endpoint, location).await,
+            false => Self::acquire(node, endpoint, location).await,
+        }
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        self.node()
+    }
+
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        self.make_exclusive().await
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.is_in_transaction()
+    }
+
+    fn objection(cmd: &Cmd) -> Option<RedisError> {
+        of_one_node(cmd)
+    }
+
+    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        self.command(cmd).await
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        _sharing: Sharing,
+    ) -> Result<Vec<Value>, Error> {
+        self.pipeline(pipeline, replies).await
+    }
+}
+
+/// Why a command cannot be sent on a lease that is not on one node, if that is so.
+fn of_one_node(cmd: &Cmd) -> Option<RedisError> {
+    let effect = effect(cmd);
+    matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
+        let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or an \
+                   atomic pipeline";
+        (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
+    })
+}
+
 /// Sends on connections to the nodes of a cluster, each opened with the first command for its node.
 pub(in crate::pool) struct Router<C> {
     cluster: Arc<Cluster>,
@@ -129,6 +194,8 @@ pub(in crate::pool) struct Router<C> {
     open: Vec<C>,
     /// What names no node goes there: a lease begins with this one.
     home: Option<Arc<Node>>,
+    /// What is opened from now on takes a connection of its own at once.
+    exclusive: bool,
 }
 
 /// Whom a command, or a part of one, is for.
@@ -167,15 +234,15 @@ impl Router<NodeShared> {
     pub(in crate::pool) fn fork(&mut self) -> Self {
         let open = self.open.iter_mut().map(NodeShared::fork).collect();
         let (cluster, endpoint) = (Arc::clone(&self.cluster), self.endpoint.clone());
-        Self { cluster, endpoint, location: self.location, open, home: None }
+        Self { cluster, endpoint, location: self.location, open, home: None, exclusive: false }
     }
 }
 
 impl Clone for Router<NodeShared> {
     fn clone(&self) -> Self {
-        let Self { cluster, endpoint, location, open, home: _ } = self;
+        let Self { cluster, endpoint, location, open, home: _, exclusive: _ } = self;
         let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
-        Self { cluster, endpoint, location, open: open.clone(), home: None }
+        Self { cluster, endpoint, location, open: open.clone(), home: None, exclusive: false }
     }
 }
 
@@ -185,7 +252,7 @@ impl<C: Carrier> Router<C> {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        Self { cluster, endpoint, location, open: Vec::new(), home: None }
+        Self { cluster, endpoint, location, open: Vec::new(), home: None, exclusive: false }
     }
 
     /// Opens the connection to this node, where everything goes that names none.
@@ -193,6 +260,20 @@ impl<C: Carrier> Router<C> {
         self.open_at(&node).await?;
         self.home = Some(node);
         Ok(self)
+    }
+
+    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
+    /// for them.
+    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
+        self.exclusive = true;
+        for open in &mut self.open {
+            open.make_exclusive().await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::pool) fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
@@ -557,7 +638,8 @@ impl<C: Carrier> Router<C> {
             let is_home = home.is_some_and(|home| Arc::ptr_eq(home, carrier.node()));
             is_home || !carrier.node().is_closed()
         });
-        self.open.push(C::open(Arc::clone(node), &self.endpoint, self.location).await?);
+        let node = Arc::clone(node);
+        self.open.push(C::open(node, &self.endpoint, self.location, self.exclusive).await?);
         Ok(self.open.len() - 1)
     }
 

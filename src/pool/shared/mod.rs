@@ -39,8 +39,8 @@ struct HomeLane {
     number: usize,
     /// With a connection of the handle's own to send on.
     own: Option<(Arc<Carrier>, MultiplexedConnection)>,
-    /// What the last request was sent on instead, because the lane was down.
-    other: Option<(Arc<Carrier>, MultiplexedConnection)>,
+    /// What the last request was sent on instead, because the lane was down. Boxed, for it is rare.
+    other: Option<Box<(Arc<Carrier>, MultiplexedConnection)>>,
 }
 
 impl HomeLane {
@@ -55,8 +55,13 @@ impl HomeLane {
     fn take(&mut self, node: &Node, pick: Pick) {
         match pick {
             Pick::Own(carrier) => self.own = Some(with_connection(node, carrier)),
-            Pick::Other(carrier) => self.other = Some(with_connection(node, carrier)),
+            Pick::Other(carrier) => self.other = Some(Box::new(with_connection(node, carrier))),
         }
+    }
+
+    /// What to send on.
+    fn up(&mut self) -> Option<&mut (Arc<Carrier>, MultiplexedConnection)> {
+        self.other.as_deref_mut().or(self.own.as_mut())
     }
 }
 
@@ -230,7 +235,7 @@ impl NodeShared {
 
     /// Where the last request was sent.
     pub(super) fn last(&self) -> Option<&Arc<Carrier>> {
-        let last = self.lane.other.as_ref().or(self.lane.own.as_ref());
+        let last = self.lane.other.as_deref().or(self.lane.own.as_ref());
         last.map(|(carrier, _)| carrier)
     }
 
@@ -284,7 +289,7 @@ impl NodeShared {
             let pick = Box::pin(pick(node, lane.number, in_flight.account, since)).await?;
             lane.take(node, pick);
         }
-        let Some((carrier, redis)) = lane.other.as_mut().or(lane.own.as_mut()) else {
+        let Some((carrier, redis)) = lane.up() else {
             return Err(Rejection::Closed.into());
         };
         let flight = Flight::start(node, in_flight, carrier, permit);

@@ -91,7 +91,11 @@ impl Node {
             lanes: Lanes::new(settings.shared_lanes),
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
-            metrics: Metrics::new(&settings.name, &place.target.name),
+            metrics: Metrics::new(
+                &settings.name,
+                &place.target.name,
+                Arc::clone(&context.counters),
+            ),
             place: ArcSwap::new(place),
             moving: Mutex::new(()),
             moved: Notify::new(),

@@ -48,7 +48,7 @@ pub use server::{BreakerHandle, WatchStatus};
 pub use telemetry::event::{Event, Events, RecentEvent};
 pub use telemetry::status::{
     BreakerStatus, CallsStatus, CloseReason, ClusterStatus, EndpointStatus, FleetStatus,
-    GuardStatus, Health, LaneStatus, Leak, LimitedBy, NodeStatus, SentinelServerStatus,
+    GuardStatus, Health, IdleLeases, LaneStatus, Leak, LimitedBy, NodeStatus, SentinelServerStatus,
     SentinelStatus, Status,
 };
 pub use vocabulary::{BuildError, Class, DialFailure, Endpoint, Error, Outcome, Phase, Rejection};

@@ -74,7 +74,7 @@ struct Account<W> {
 }
 
 /// An endpoint's place in the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AccountId(pub(crate) usize);
 
 /// A waiter's place in the queue.

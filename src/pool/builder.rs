@@ -118,6 +118,7 @@ impl GuardedPoolBuilder {
                 max_lifetime: Duration::from_secs(30 * 60),
                 drain_timeout: Duration::from_secs(10),
                 shared_lanes: 1,
+                multiplex: false,
                 budgets: Budgets::default(),
                 watch: true,
                 adaptive_limit: true,
@@ -345,6 +346,21 @@ impl GuardedPoolBuilder {
     /// first use. From 1 to 1,024, and to `max_connections`: a few carry all that one server can answer.
     pub fn shared_lanes(mut self, lanes: usize) -> Self {
         self.settings.shared_lanes = lanes;
+        self
+    }
+
+    /// Whether leases send on the [shared lanes](Self::shared_lanes) until they need a connection of their own;
+    /// see [`GuardedConnection`](crate::GuardedConnection). Default false: a lease is one connection, as in any
+    /// other pool.
+    ///
+    /// With it code that leases a connection for each request needs a slot or two instead of one a request, and
+    /// one that forgets to give leases back costs no slot: no line of it changes. A budget's
+    /// [`max`](crate::Budget::max) bounds the leases that have a connection then, and
+    /// [`in_flight`](crate::Budget::in_flight) the commands on lanes. Give it to code whose commands are short:
+    /// a large reply on a lane holds up those behind it, and a lease that is to be spared that can
+    /// [`make_exclusive`](crate::GuardedConnection::make_exclusive).
+    pub fn multiplex(mut self, multiplex: bool) -> Self {
+        self.settings.multiplex = multiplex;
         self
     }
 

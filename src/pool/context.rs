@@ -36,6 +36,8 @@ pub(super) struct Settings {
     pub(super) max_lifetime: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) shared_lanes: usize,
+    /// Leases send on the lanes until they need a connection.
+    pub(super) multiplex: bool,
     pub(super) budgets: Budgets,
     pub(super) watch: bool,
     pub(super) adaptive_limit: bool,

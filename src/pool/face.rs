@@ -4,11 +4,14 @@ use std::panic::Location;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::acquire::acquire;
+use super::acquire::{acquire, try_acquire};
+use super::cluster::Cluster;
 use super::cluster::router::Router;
 use super::companion::Companion;
 use super::guarded_connection::GuardedConnection;
 use super::guarded_pool::GuardedPool;
+use super::handle::Handle;
+use super::multiplexed::Multiplexed;
 #[cfg(any(feature = "axum", feature = "doctor"))]
 use super::node::Node;
 use super::servers::Servers;
@@ -54,17 +57,48 @@ impl GuardedPool {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send + use<> {
-        let servers = self.servers().clone();
+        let (servers, pool) = (self.servers().clone(), self.multiplexes());
         async move {
-            match servers {
-                Servers::One(node) => {
+            match (servers, pool) {
+                (Servers::One(node), None) => {
                     Ok(GuardedConnection::of_node(acquire(node, endpoint, location).await?))
                 }
-                Servers::Cluster(cluster) => {
+                (Servers::One(node), Some(pool)) => {
+                    let lease = Multiplexed::acquire(node, &endpoint, location).await?;
+                    Ok(GuardedConnection::of_multiplexed(lease, pool))
+                }
+                (Servers::Cluster(cluster), pool) => {
                     cluster.ready().await?;
                     cluster.admit(&endpoint)?;
-                    Ok(GuardedConnection::of_cluster(Router::new(cluster, endpoint, location)))
+                    Ok(routed(cluster, endpoint, location, pool))
                 }
+            }
+        }
+    }
+
+    /// What its leases keep it open with, if they multiplex.
+    fn multiplexes(&self) -> Option<Handle> {
+        self.servers().context().settings.multiplex.then(|| self.handle.clone())
+    }
+
+    /// A lease, if one can be had right now.
+    pub(super) fn try_acquire_at(
+        &self,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<GuardedConnection, Rejection> {
+        match (self.servers(), self.multiplexes()) {
+            (Servers::One(node), None) => {
+                Ok(GuardedConnection::of_node(try_acquire(node, &endpoint, location)?))
+            }
+            (Servers::One(node), Some(pool)) => {
+                let lease = Multiplexed::try_acquire(Arc::clone(node), &endpoint, location)?;
+                Ok(GuardedConnection::of_multiplexed(lease, pool))
+            }
+            (Servers::Cluster(cluster), pool) => {
+                cluster.is_ready()?;
+                cluster.admit(&endpoint)?;
+                Ok(routed(Arc::clone(cluster), endpoint, location, pool))
             }
         }
     }
@@ -76,16 +110,24 @@ impl GuardedPool {
         key: Vec<u8>,
         location: &'static Location<'static>,
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
-        let servers = self.servers().clone();
+        let (servers, pool) = (self.servers().clone(), self.multiplexes());
         async move {
             let node = servers.primary_of(Some(&key)).await?;
-            Ok(match servers {
-                Servers::One(_) => {
+            Ok(match (servers, pool) {
+                (Servers::One(_), None) => {
                     GuardedConnection::of_node(acquire(node, endpoint, location).await?)
                 }
-                Servers::Cluster(cluster) => {
+                (Servers::One(_), Some(pool)) => {
+                    let lease = Multiplexed::acquire(node, &endpoint, location).await?;
+                    GuardedConnection::of_multiplexed(lease, pool)
+                }
+                (Servers::Cluster(cluster), None) => {
                     let router = Router::new(cluster, endpoint, location);
                     GuardedConnection::of_cluster(router.at_home(node).await?)
+                }
+                (Servers::Cluster(cluster), Some(pool)) => {
+                    let router = Router::new(cluster, endpoint, location);
+                    GuardedConnection::of_multiplexed_cluster(router.at_home(node).await?, pool)
                 }
             })
         }
@@ -137,6 +179,22 @@ impl GuardedPool {
 
     pub(crate) fn acquire_timeout(&self) -> Duration {
         self.servers().context().settings.acquire_timeout
+    }
+}
+
+/// A lease that takes what it needs at each node.
+fn routed(
+    cluster: Arc<Cluster>,
+    endpoint: Endpoint,
+    location: &'static Location<'static>,
+    multiplexes: Option<Handle>,
+) -> GuardedConnection {
+    match multiplexes {
+        None => GuardedConnection::of_cluster(Router::new(cluster, endpoint, location)),
+        Some(pool) => {
+            let router = Router::new(cluster, endpoint, location);
+            GuardedConnection::of_multiplexed_cluster(router, pool)
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, Value};
 
 use super::cluster::router::Router;
+use super::handle::Handle;
 use super::lease::NodeLease;
+use super::multiplexed::Multiplexed;
 use crate::Error;
 use crate::vocabulary::command::replies;
 
-/// An exclusive lease of one connection, returned when it is dropped.
+/// A lease of one connection, returned when it is dropped.
 ///
 /// It implements [`ConnectionLike`], so everything in [`redis::AsyncCommands`], pipelines and scripts
 /// work on it. It is neither `Clone` nor does it dereference to something that is: a copy would
@@ -36,11 +38,28 @@ use crate::vocabulary::command::replies;
 /// A command that blocks is the exception: given up, by a drop or a timeout, it might still take an item
 /// that nobody hears of. Its connection is closed at once, and whatever is sent on the lease after that
 /// fails, unsent, with an I/O error of the kind `BrokenPipe` that says so: acquire another lease.
+///
+/// **Where the pool [multiplexes](crate::GuardedPoolBuilder::multiplex)** a lease has no connection until it needs
+/// one: its commands go over the pool's shared lanes. It takes one, from its endpoint's budget, before the first
+/// command that changes a connection or tells of it (WATCH, MULTI sent alone, SELECT, CLIENT, SUBSCRIBE, MONITOR, …),
+/// and everything goes over that until the drop. A command that blocks gets one for itself. What was sent before,
+/// commands that were given up included, is answered first; a connection that cannot be had is an error of the
+/// command that needed it, and nothing was sent. Such a lease keeps the pool open, and without a connection it
+/// fails once the pool is [closed](crate::GuardedPool::close).
 pub struct GuardedConnection(Kind);
 
 enum Kind {
     Node(NodeLease),
+    /// Boxed, for it is large beside the others.
+    Multiplexed {
+        lease: Box<Multiplexed>,
+        _pool: Handle,
+    },
     Cluster(Router<NodeLease>),
+    MultiplexedCluster {
+        router: Router<Multiplexed>,
+        _pool: Handle,
+    },
 }
 
 impl GuardedConnection {
@@ -53,11 +72,53 @@ impl GuardedConnection {
         Self(Kind::Cluster(router))
     }
 
+    pub(super) fn of_multiplexed(lease: Multiplexed, pool: Handle) -> Self {
+        Self(Kind::Multiplexed { lease: Box::new(lease), _pool: pool })
+    }
+
+    pub(super) fn of_multiplexed_cluster(router: Router<Multiplexed>, pool: Handle) -> Self {
+        Self(Kind::MultiplexedCluster { router, _pool: pool })
+    }
+
+    /// Takes a connection of its own, from the endpoint's budget, for those who know that they need one; it is
+    /// given back when the lease is dropped. One that has it already, as every lease of a pool that does not
+    /// [multiplex](crate::GuardedPoolBuilder::multiplex), is left as it is. On a cluster it is one of each node that
+    /// the lease has used or will use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] as from [`acquire`](crate::GuardedPool::acquire); [`Error::Inner`] with an I/O error of
+    /// the kind `TimedOut` if what the lease sent before is not answered within the response timeout. The lease
+    /// stays as it was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the lease as it was.
+    pub async fn make_exclusive(&mut self) -> Result<(), Error> {
+        match &mut self.0 {
+            Kind::Node(_) | Kind::Cluster(_) => Ok(()),
+            Kind::Multiplexed { lease, .. } => lease.make_exclusive().await,
+            Kind::MultiplexedCluster { router, .. } => router.make_exclusive().await,
+        }
+    }
+
+    /// Whether it has a connection of its own, until it is dropped; on a cluster, one of each node that it uses.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        match &self.0 {
+            Kind::Node(_) | Kind::Cluster(_) => true,
+            Kind::Multiplexed { lease, .. } => lease.is_exclusive(),
+            Kind::MultiplexedCluster { router, .. } => router.is_exclusive(),
+        }
+    }
+
     /// Sends one command; the reply as it is, an error of the server's too.
     pub(crate) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
         match &mut self.0 {
             Kind::Node(lease) => Ok(lease.command(cmd).await?),
+            Kind::Multiplexed { lease, .. } => lease.command(cmd).await,
             Kind::Cluster(router) => router.command(cmd).await,
+            Kind::MultiplexedCluster { router, .. } => router.command(cmd).await,
         }
     }
 
@@ -68,7 +129,9 @@ impl GuardedConnection {
     ) -> Result<Vec<Value>, Error> {
         match &mut self.0 {
             Kind::Node(lease) => Ok(lease.pipeline(pipeline, replies).await?),
+            Kind::Multiplexed { lease, .. } => lease.pipeline(pipeline, replies).await,
             Kind::Cluster(router) => router.pipeline(pipeline, replies).await,
+            Kind::MultiplexedCluster { router, .. } => router.pipeline(pipeline, replies).await,
         }
     }
 
@@ -96,7 +159,8 @@ impl ConnectionLike for GuardedConnection {
     fn get_db(&self) -> i64 {
         match &self.0 {
             Kind::Node(lease) => lease.node().dialer.db(),
-            Kind::Cluster(..) => 0,
+            Kind::Multiplexed { lease, .. } => lease.node().dialer.db(),
+            Kind::Cluster(_) | Kind::MultiplexedCluster { .. } => 0,
         }
     }
 }
@@ -106,7 +170,9 @@ impl fmt::Debug for GuardedConnection {
         let mut f = f.debug_struct("GuardedConnection");
         match &self.0 {
             Kind::Node(lease) => f.field("id", &lease.id()),
+            Kind::Multiplexed { lease, .. } => f.field("endpoint", lease.endpoint()),
             Kind::Cluster(router) => f.field("endpoint", router.endpoint()),
+            Kind::MultiplexedCluster { router, .. } => f.field("endpoint", router.endpoint()),
         };
         f.finish_non_exhaustive()
     }

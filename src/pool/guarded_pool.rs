@@ -9,14 +9,13 @@ use futures_util::TryFutureExt;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::cluster::router::Router;
 use super::guarded_connection::GuardedConnection;
 use super::handle::Handle;
 use super::node::Node;
 use super::pubsub::GuardedPubSub;
 use super::servers::Servers;
 use super::shared_connection::SharedConnection;
-use super::{acquire, status, warm};
+use super::{status, warm};
 #[expect(unused_imports, reason = "for the docs")]
 use crate::Rejection;
 use crate::server::{BreakerHandle, ServerWatch, WatchStatus, Watching};
@@ -231,18 +230,7 @@ impl GuardedPool {
     /// waited zero. Needs a tokio runtime, or one that called before, to dial.
     #[track_caller]
     pub fn try_acquire(&self, endpoint: impl Into<Endpoint>) -> Result<GuardedConnection, Error> {
-        let (endpoint, location) = (endpoint.into(), Location::caller());
-        match self.servers() {
-            Servers::One(node) => {
-                Ok(GuardedConnection::of_node(acquire::try_acquire(node, &endpoint, location)?))
-            }
-            Servers::Cluster(cluster) => {
-                cluster.is_ready()?;
-                cluster.admit(&endpoint)?;
-                let router = Router::new(Arc::clone(cluster), endpoint, location);
-                Ok(GuardedConnection::of_cluster(router))
-            }
-        }
+        Ok(self.try_acquire_at(endpoint.into(), Location::caller())?)
     }
 
     /// Dials until at least `connections` are live (at most `max_connections`, and at most what the
@@ -352,10 +340,8 @@ impl GuardedPool {
     ///
     /// Dropping the future leaves the pool closed; what is left is closed as it comes back.
     pub async fn close(&self) {
-        // Before it is shut, for its nodes leave then.
-        let nodes = self.servers().nodes();
         self.servers().shut();
-        join_all(nodes.iter().map(closed)).await;
+        join_all(self.servers().nodes_in_use().iter().map(closed)).await;
     }
 }
 

@@ -101,12 +101,14 @@ impl NodeLease {
         let sending = self.send()?;
         let lease = &mut *sending.0;
         lease.authenticate();
+        let before = lease.residue;
         lease.residue.before(cmd);
         let limit = lease.limit(command::blocking_time(cmd));
         let reply = within(limit, lease.held_mut().connection.redis.send_packed_command(cmd)).await;
         lease.hear(reply.as_ref().map(std::slice::from_ref));
         if !cmd.is_no_response() {
-            lease.note(&reply, |residue| residue.after(cmd));
+            let failed = matches!(reply, Err(_) | Ok(Value::ServerError(_)));
+            lease.note(&reply, before.after(cmd, failed));
         }
         reply.map_err(|error| lease.explain(error))
     }
@@ -119,6 +121,7 @@ impl NodeLease {
         let sending = self.send()?;
         let lease = &mut *sending.0;
         lease.authenticate();
+        let before = lease.residue;
         pipeline.cmd_iter().for_each(|cmd| lease.residue.before(cmd));
         let mut times = pipeline.cmd_iter().map(command::blocking_time);
         let blocking = times.try_fold(Duration::ZERO, |sum, time| Some(sum.saturating_add(time?)));
@@ -126,7 +129,11 @@ impl NodeLease {
         let redis = &mut lease.held_mut().connection.redis;
         let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
         lease.hear(replies.as_deref());
-        lease.note(&replies, |residue| residue.after_pipeline(pipeline));
+        let failed = |at: usize| {
+            let reply = at.checked_sub(offset).and_then(|at| replies.as_ref().ok()?.get(at));
+            matches!(reply, Some(Value::ServerError(_)))
+        };
+        lease.note(&replies, before.after_pipeline(pipeline, failed));
         replies.map_err(|error| lease.explain(error))
     }
 
@@ -179,7 +186,8 @@ impl NodeLease {
         if broke { cut(&error) } else { error }
     }
 
-    fn note<T>(&mut self, reply: &RedisResult<T>, answered: impl FnOnce(&mut Residue)) {
+    /// Notes what a reply, or its lack, says of the connection; `answered`: what there is if it is one.
+    fn note<T>(&mut self, reply: &RedisResult<T>, answered: Residue) {
         match reply {
             // Still on its way, and noted as such.
             Err(error) if error.is_timeout() => {}
@@ -191,7 +199,7 @@ impl NodeLease {
                 // Not sent, or not known to be.
             }
             _ => {
-                answered(&mut self.residue);
+                self.residue = answered;
                 self.held().node.replies.heard();
             }
         }

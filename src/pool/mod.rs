@@ -1,6 +1,7 @@
 //! The pool: leases on live connections, dialed in the background through the gate.
 
 // In the order in which it reads; `tests/layout.rs` has it bottom to top.
+mod holders;
 mod intake;
 mod leaks;
 mod residue;
@@ -33,6 +34,7 @@ mod slot;
 
 mod maintenance;
 mod moving;
+mod multiplexed;
 mod status;
 mod warm;
 mod watch;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Context, Settings, leak_of};
+use super::holders::Holders;
 use super::leaks::{Lease, Seat};
 use super::replies::Replies;
 use super::shared::lanes::Lanes;
@@ -50,6 +51,7 @@ pub(super) struct Node {
     /// await, and an async one would cost more than what it guards.
     state: Mutex<State>,
     pub(super) lanes: Lanes,
+    pub(super) holders: Holders,
     pub(super) mailbox: Mailbox,
     sockets: Sockets,
     pub(super) replies: Replies,
@@ -89,6 +91,7 @@ impl Node {
         }
         Self {
             lanes: Lanes::new(settings.shared_lanes),
+            holders: Holders::default(),
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             metrics: Metrics::new(
@@ -280,9 +283,14 @@ impl Node {
         self.coarse.load(Ordering::Relaxed)
     }
 
-    pub(super) fn advance_coarse(&self, now: Instant) -> u64 {
+    /// The same now, for those who have read the clock.
+    pub(super) fn millis(&self, now: Instant) -> u64 {
         let millis = now.duration_since(self.epoch).as_millis();
-        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        u64::try_from(millis).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn advance_coarse(&self, now: Instant) -> u64 {
+        let millis = self.millis(now);
         self.coarse.store(millis, Ordering::Relaxed);
         millis
     }

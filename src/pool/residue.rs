@@ -53,15 +53,18 @@ impl Residue {
         }
     }
 
-    /// Notes that a command was answered. Replies come in order, so whatever was given up before
-    /// it has been answered too.
-    pub(super) fn after(&mut self, cmd: &Cmd) {
+    /// What there is once a command was answered, `failed` with an error, of what there was before it. Replies
+    /// come in order, so whatever was given up before it has been answered too.
+    #[must_use]
+    pub(super) fn after(mut self, cmd: &Cmd, failed: bool) -> Self {
         self.unanswered = false;
         self.blocked = false;
         // Of the command before, and so over, except within a transaction, whose end is its.
         self.asking = false;
         match effect(cmd) {
             Effect::None | Effect::Blocks => {}
+            // A node of a cluster that says where to go watches nothing.
+            Effect::Watch | Effect::Multi if failed => {}
             Effect::Watch => self.watching = true,
             Effect::Unwatch => self.watching = false,
             Effect::Multi => self.queueing = true,
@@ -75,17 +78,25 @@ impl Residue {
             Effect::Asking => self.asking = true,
             Effect::Poison => self.poisoned = true,
         }
+        self
     }
 
-    /// Notes that a pipeline was answered.
-    pub(super) fn after_pipeline(&mut self, pipeline: &Pipeline) {
-        for cmd in pipeline.cmd_iter() {
-            self.after(cmd);
+    /// The same of a pipeline. `failed`: whether the command at that place is known to have been answered with
+    /// an error.
+    #[must_use]
+    pub(super) fn after_pipeline(
+        mut self,
+        pipeline: &Pipeline,
+        failed: impl Fn(usize) -> bool,
+    ) -> Self {
+        for (at, cmd) in pipeline.cmd_iter().enumerate() {
+            self = self.after(cmd, failed(at));
         }
         if pipeline.is_transaction() {
             // EXEC, which the driver adds, forgets the watched keys.
             self.watching = false;
         }
+        self
     }
 }
 
@@ -103,7 +114,7 @@ mod tests {
             for word in words {
                 cmd.arg(word);
             }
-            residue.after(&cmd);
+            residue = residue.after(&cmd, false);
         }
         residue
     }
@@ -155,21 +166,30 @@ mod tests {
     fn a_pipeline_is_the_sum_of_its_commands() {
         let mut pipeline = pipe();
         pipeline.cmd("WATCH").arg("k").cmd("MULTI").cmd("SET").arg("k").arg(1).cmd("EXEC");
-        let mut residue = Residue::default();
-        residue.after_pipeline(&pipeline);
-        assert!(residue.is_clean());
+        assert!(Residue::default().after_pipeline(&pipeline, |_| false).is_clean());
         let mut pipeline = pipe();
         pipeline.cmd("SELECT").arg(1).cmd("GET").arg("k");
-        residue.after_pipeline(&pipeline);
-        assert!(residue.needs_reset());
+        assert!(Residue::default().after_pipeline(&pipeline, |_| false).needs_reset());
+    }
+
+    #[test]
+    fn what_was_answered_with_an_error_has_begun_nothing() {
+        let clean = Residue::default();
+        assert!(clean.after(cmd("WATCH").arg("k"), true).is_clean());
+        assert!(clean.after(&cmd("MULTI"), true).is_clean());
+        let watching = clean.after(cmd("WATCH").arg("k"), false);
+        assert!(watching.after(cmd("WATCH").arg("other"), true).watching, "the first one holds");
+        let mut pipeline = pipe();
+        pipeline.cmd("ASKING").cmd("WATCH").arg("k").cmd("GET").arg("k");
+        assert!(clean.after_pipeline(&pipeline, |at| at == 1).is_clean());
+        assert!(clean.after_pipeline(&pipeline, |at| at == 2).watching);
     }
 
     #[test]
     fn an_atomic_pipeline_forgets_the_watched_keys() {
-        let mut residue = Residue { watching: true, ..Residue::default() };
+        let residue = Residue { watching: true, ..Residue::default() };
         let mut pipeline = pipe();
         pipeline.atomic().cmd("SET").arg("k").arg(1);
-        residue.after_pipeline(&pipeline);
-        assert!(residue.is_clean());
+        assert!(residue.after_pipeline(&pipeline, |_| false).is_clean());
     }
 }

@@ -32,6 +32,14 @@ impl Servers {
         }
     }
 
+    /// The same, and those that have left while somebody holds a lease of theirs.
+    pub(super) fn nodes_in_use(&self) -> Vec<Arc<Node>> {
+        match self {
+            Self::One(node) => vec![Arc::clone(node)],
+            Self::Cluster(cluster) => cluster.nodes_in_use(),
+        }
+    }
+
     /// The one where that is counted which belongs to none in particular.
     pub(super) fn first(&self) -> Arc<Node> {
         match self {

@@ -11,10 +11,11 @@ use super::node::Node;
 use super::servers::Servers;
 use super::state::{State, Tally};
 use crate::dial::Notice;
+use crate::ledger::AccountId;
 use crate::server::{Seen, WatchStatus};
 use crate::telemetry::status::{
-    BreakerStatus, CloseReason, EndpointStatus, NodeStatus, RequestOutcome, SentinelStatus, Status,
-    named,
+    BreakerStatus, CloseReason, EndpointStatus, IdleLeases, NodeStatus, RequestOutcome,
+    SentinelStatus, Status, named,
 };
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome};
@@ -122,22 +123,39 @@ pub(super) fn status(node: &Node) -> Status {
         lanes: node.lanes.status(),
         endpoints: endpoints(node, &state, &calls),
         leaks,
+        idle_leases: idle_leases(node, &state, now),
     }
 }
 
+fn idle_leases(node: &Node, state: &State, now: Instant) -> Vec<IdleLeases> {
+    let limit = u64::try_from(node.settings().leak_after.as_millis()).unwrap_or(u64::MAX);
+    let idle = node.holders.idle(node.millis(now), limit).into_iter();
+    let named = idle.map(|of| IdleLeases {
+        endpoint: state.ledger.account_name(of.account).clone(),
+        location: of.location.to_string(),
+        count: of.count,
+        age: Duration::from_millis(of.held),
+        idle: Duration::from_millis(of.idle),
+    });
+    named.collect()
+}
+
 fn endpoints(node: &Node, state: &State, calls: &HashMap<Endpoint, usize>) -> Vec<EndpointStatus> {
-    let none = Tally::default();
+    let (none, holders) = (Tally::default(), node.holders.counts());
     let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
     state
         .ledger
         .accounts()
         .zip(tallies)
-        .map(|(account, tally)| {
+        .enumerate()
+        .map(|(number, (account, tally))| {
             let shared = node.lanes.in_flight_of(&account.name);
+            let held = holders.get(&AccountId(number)).copied().unwrap_or_default();
             EndpointStatus {
                 max: account.max,
                 reserve: account.reserve,
                 in_use: account.in_use,
+                leases: account.in_use + held.out.saturating_sub(held.exclusive),
                 waiting: account.waiting + shared.as_ref().map_or(0, |shared| shared.waiting()),
                 shared_in_flight: shared.as_ref().map_or(0, |shared| shared.count()),
                 calls_in_flight: calls.get(&account.name).copied().unwrap_or(0),

@@ -311,6 +311,7 @@ fn publish_endpoint(series: &mut Series, endpoint: &EndpointStatus) {
     let labels = [of_endpoint(&endpoint.name)];
     for (name, count) in [
         ("redis_guard_endpoint_in_use", endpoint.in_use),
+        ("redis_guard_endpoint_leases", endpoint.leases),
         ("redis_guard_endpoint_max", endpoint.max),
         ("redis_guard_endpoint_waiting", endpoint.waiting),
         ("redis_guard_shared_in_flight", endpoint.shared_in_flight),

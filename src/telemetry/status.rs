@@ -69,6 +69,9 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// Leases without a command for longer than `leak_after`, the longest unused first.
     pub leaks: Vec<Leak>,
+    /// Leases without a connection and without a command for longer than `leak_after`, by where they were acquired,
+    /// the longest unused first. They cost no slot.
+    pub idle_leases: Vec<IdleLeases>,
 }
 
 /// Who set a pool's limit.
@@ -272,6 +275,9 @@ pub struct EndpointStatus {
     pub reserve: usize,
     /// Connections it holds.
     pub in_use: usize,
+    /// Leases it holds: those with a connection, which are among `in_use`, and those of a pool that
+    /// [multiplexes](crate::GuardedPoolBuilder::multiplex) that have none.
+    pub leases: usize,
     /// Its callers who wait.
     pub waiting: usize,
     /// Its commands in flight on shared connections.
@@ -316,6 +322,25 @@ pub struct Leak {
     #[serde(rename = "age_seconds", serialize_with = "seconds")]
     pub age: Duration,
     /// For how long it has been without a command, in seconds.
+    #[serde(rename = "idle_seconds", serialize_with = "seconds")]
+    pub idle: Duration,
+}
+
+/// Leases of a pool that [multiplexes](crate::GuardedPoolBuilder::multiplex) that were acquired at one place, have no
+/// connection, and were left without a command for longer than `leak_after`.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct IdleLeases {
+    /// Who holds them.
+    pub endpoint: Endpoint,
+    /// Where they were acquired: `file:line:column`.
+    pub location: String,
+    /// How many they are.
+    pub count: usize,
+    /// The longest time that one is held for, in seconds.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Duration,
+    /// The longest time that one has been without a command, in seconds.
     #[serde(rename = "idle_seconds", serialize_with = "seconds")]
     pub idle: Duration,
 }

@@ -60,6 +60,15 @@ impl Sharing {
         }
     }
 
+    /// The same for a lease that shares connections while it can: what CLIENT tells of a connection is to be
+    /// true of the lease's own.
+    pub(crate) fn of_lease(cmd: &Cmd) -> Self {
+        let name = cmd.args_iter().next();
+        let is_client =
+            matches!(name, Some(Arg::Simple(name)) if name.eq_ignore_ascii_case(b"CLIENT"));
+        if is_client { Self::Refused } else { Self::of(cmd) }
+    }
+
     /// The strictest of its commands'.
     pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Self {
         pipeline.cmd_iter().map(Self::of).max().unwrap_or(Self::Allowed)

@@ -184,3 +184,26 @@ async fn what_concerns_several_nodes_says_which_one_refuses() {
     assert_ne!(full.breaker.state, redis_guard::BreakerState::Closed);
     assert_eq!(sockets(&cluster, FULL), 0);
 }
+
+#[tokio::test]
+async fn what_others_have_done_is_not_called_refused() {
+    let cluster = masters();
+    let pool = unhurried(&cluster).build().unwrap();
+    // A slot is node 1's, and the pool thinks it node 0's; something else is node 2's.
+    let (moved, done) = (cluster.key_on(0), cluster.key_on(2));
+    let mut handle = pool.shared("test");
+    let () = soon("MSET", handle.mset(&[(&moved, 1), (&done, 1)])).await.unwrap();
+    cluster.move_slot(crate::support::cluster::slot_of(&moved), FULL);
+    fill(&cluster, FULL);
+    kill_all(&cluster, FULL);
+
+    let told = soon("MSET", handle.mset::<_, _, ()>(&[(&moved, 2), (&done, 2)])).await;
+
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("may have done their part") && told.contains(WORDS), "{told}");
+    assert!(told.contains(&cluster.address(FULL)), "{told}");
+    assert_eq!(soon("GET", handle.get::<_, u64>(&done)).await.unwrap(), 2);
+    // What only reads can be said to be refused.
+    let told = soon("MGET", handle.mget::<_, Vec<u64>>(&[&moved, &done])).await.unwrap_err();
+    assert!(!told.to_string().contains("their part"), "{told}");
+}

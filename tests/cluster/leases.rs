@@ -176,3 +176,59 @@ async fn leases_come_from_a_configuration_of_deadpool_redis_too() {
         assert_eq!(ask::<String>(&mut lease, &format!("GET {key}")).await, "value");
     }
 }
+
+#[tokio::test]
+async fn a_lease_on_the_node_of_a_key_walks_that_nodes_keys() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+    let keys = NODES.map(|node| cluster.keys_on(node, 3));
+    for key in keys.iter().flatten() {
+        let () = soon("SET", pool.shared("test").set(key, 1)).await.unwrap();
+    }
+
+    for mut of_node in keys {
+        let mut lease = soon("a lease", pool.acquire_for("test", &of_node[0])).await.unwrap();
+        let mut walked: Vec<String> = Vec::new();
+        let mut walk = soon("SCAN", lease.scan::<String>()).await.unwrap();
+        while let Some(key) = soon("SCAN", walk.next_item()).await {
+            walked.push(key.unwrap());
+        }
+        walked.sort();
+        of_node.sort();
+        assert_eq!(walked, of_node);
+    }
+    let mut routed = soon("a lease", pool.acquire("test")).await.unwrap();
+    let error = refused(&mut routed, "SCAN 0").await;
+    assert!(error.to_string().contains("acquire_for"), "{error}");
+}
+
+/// Whoever knows who the nodes are has no connection for the question: that is no trouble.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_all_connections_are_lent_the_cluster_is_not_lost() {
+    let cluster = masters();
+    let pool = crate::unhurried(&cluster).max_connections(1).build().unwrap();
+    let mut leases = Vec::new();
+    for node in NODES {
+        leases.push(soon("it", pool.acquire_for("test", &cluster.key_on(node))).await.unwrap());
+    }
+    let key = cluster.key_on(0);
+    let changes = crate::cluster_status(&pool).changes;
+    cluster.move_slot(crate::support::cluster::slot_of(&key), 1);
+    let stays = cluster.key_on(0);
+
+    // A transaction is told where to go, and the pool asks who the nodes are.
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(3) {
+        let () = ask(&mut leases[0], &format!("WATCH {stays}")).await;
+        let error = refused(&mut leases[0], &format!("GET {key}")).await;
+        assert_eq!(error.code(), Some("MOVED"), "{error}");
+        let () = ask(&mut leases[0], "UNWATCH").await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(crate::cluster_status(&pool).trouble, None);
+
+    drop(leases);
+    until("the news", &pool, || crate::cluster_status(&pool).changes > changes).await;
+    let events = format!("{:?}", pool.recent_events());
+    assert!(!events.contains("ClusterLost"), "{events}");
+}

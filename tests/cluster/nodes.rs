@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use redis_guard::AsyncCommands;
+use redis_guard::{AsyncCommands, GuardedPool};
 use tokio::time::sleep;
 
 use crate::load::{Load, Operation, failures, none, tags};
 use crate::support::Cluster;
 use crate::support::cluster::slot_of;
 use crate::waiting::{soon, until};
-use crate::{builder, cluster_status, masters, node_status, sockets, unhurried_pool};
+use crate::{
+    ask, builder, cluster_status, masters, node_status, sockets, unhurried, unhurried_pool,
+};
 
 /// Those that failed but a transaction on a slot on its way, whose keys are here and there.
 fn unexpected(operations: &[Operation]) -> BTreeMap<String, usize> {
@@ -58,6 +60,7 @@ async fn a_node_that_leaves_is_drained_and_no_connection_to_it_is_left() {
     load.more(&pool, 500, |_| true).await;
     let mut lease =
         soon("a lease", pool.acquire_for("kept", &cluster.key_on(added))).await.unwrap();
+    let id: String = ask(&mut lease, "CLUSTER MYID").await;
     assert!(sockets(&cluster, added) > 1);
 
     cluster.empty_node(added);
@@ -72,8 +75,11 @@ async fn a_node_that_leaves_is_drained_and_no_connection_to_it_is_left() {
     assert_eq!(unexpected(&operations), none());
     until("its end", &pool, || node_status(&pool, &cluster, added).is_none()).await;
     until("one lease", &pool, || sockets(&cluster, added) <= 1).await;
-    // The one in hand is its holder's until it is given back.
-    let _: Result<String, _> = lease.get("key").await;
+    // The one in hand is its holder's until it is given back, beside others that its commands take.
+    for (number, key) in [0, 1, 2].map(|node| cluster.key_on(node)).into_iter().enumerate() {
+        let () = soon("SET", lease.set(&key, number)).await.unwrap();
+    }
+    assert_eq!(ask::<String>(&mut lease, "CLUSTER MYID").await, id);
     drop(lease);
     until("no connection", &pool, || cluster.connected(added) == 0).await;
     until("no count", &pool, || {
@@ -81,6 +87,72 @@ async fn a_node_that_leaves_is_drained_and_no_connection_to_it_is_left() {
         pool.status().live == nodes.iter().map(|node| node.status.live).sum::<usize>()
     })
     .await;
+}
+
+/// A slot of node 3's, which has just come. It has no slot any more when this returns, and the pool has let it
+/// go.
+async fn let_go_of(cluster: &mut Cluster, added: usize, pool: &GuardedPool) {
+    cluster.empty_node(added);
+    cluster.remove_node(added);
+    let key = cluster.key_on(0);
+    let gone = async {
+        while node_status(pool, cluster, added).is_some() {
+            // Moves teach only those who ask.
+            let _: Result<Option<String>, _> = pool.shared("test").get(&key).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("its end", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handle_that_used_a_node_that_has_left_sends_to_the_right_ones() {
+    let mut cluster = masters();
+    let added = cluster.add_node().unwrap();
+    cluster.give_slots(0..10, added);
+    let pool = unhurried_pool(&cluster);
+    let (its, first, second) = (cluster.key_on(added), cluster.key_on(1), cluster.key_on(2));
+    let mut handle = pool.shared("test");
+    let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
+    // It is the first that they are connected to.
+    let () = soon("SET", handle.set(&its, "its")).await.unwrap();
+    let () = soon("SET", handle.set(&first, "first")).await.unwrap();
+    assert_eq!(soon("GET", lease.get::<_, String>(&its)).await.unwrap(), "its");
+    assert_eq!(soon("GET", lease.get::<_, String>(&first)).await.unwrap(), "first");
+    let () = soon("SET", pool.shared("test").set(&second, "second")).await.unwrap();
+
+    let_go_of(&mut cluster, added, &pool).await;
+    let moved = errors_of_all(&cluster);
+
+    let keys = [&first, &second, &its];
+    for told in [
+        soon("MGET", handle.mget::<_, Vec<String>>(&keys)).await,
+        soon("MGET", lease.mget::<_, Vec<String>>(&keys)).await,
+    ] {
+        assert_eq!(told.unwrap(), ["first", "second", "its"]);
+    }
+    assert_eq!(errors_of_all(&cluster), moved, "each key was asked of its own node at once");
+}
+
+/// Redirections, at the nodes that stay.
+fn errors_of_all(cluster: &Cluster) -> u64 {
+    (0..3).map(|node| crate::errors(cluster, node, "MOVED")).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_a_pool_ends_the_leases_of_nodes_that_have_left() {
+    let mut cluster = masters();
+    let added = cluster.add_node().unwrap();
+    cluster.give_slots(0..10, added);
+    let pool = unhurried(&cluster).drain_timeout(Duration::from_millis(100)).build().unwrap();
+    let lease = soon("a lease", pool.acquire_for("kept", &cluster.key_on(added))).await.unwrap();
+    let_go_of(&mut cluster, added, &pool).await;
+    assert_eq!(sockets(&cluster, added), 1);
+
+    soon("close", pool.close()).await;
+
+    until("no connection", &pool, || cluster.connected(added) == 0).await;
+    drop(lease);
 }
 
 /// Killed first, and forgotten then.

@@ -1,5 +1,7 @@
 //! Reads from replicas.
 
+use std::time::Duration;
+
 use redis_guard::redis::pipe;
 use redis_guard::{AsyncCommands, GuardedPool, ReplicaReads};
 
@@ -8,7 +10,7 @@ use crate::support::server::poll;
 use crate::support::{Cluster, HANG, TestServer};
 use crate::waiting::{soon, until};
 use crate::{
-    ask, calls, errors, kill_all, node_status, refused, sockets, unhurried, with_replicas,
+    ask, builder, calls, errors, kill_all, node_status, refused, sockets, unhurried, with_replicas,
 };
 
 const MASTERS: [usize; 3] = [0, 1, 2];
@@ -125,6 +127,32 @@ async fn preferred_replicas_that_are_full_are_done_without() {
     assert_eq!([0, 3, 4].map(|node| calls(&cluster, node, "get")), [50, 0, 50]);
     assert!(cluster.rejected(3) >= 1);
     assert_eq!(sockets(&cluster, 3), 0);
+}
+
+#[tokio::test]
+async fn a_pipeline_goes_to_the_master_of_a_preferred_replica_that_refuses() {
+    let cluster = with_replicas();
+    let pool = builder(&cluster)
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(50))
+        .replica_reads(ReplicaReads::Prefer)
+        .build()
+        .unwrap();
+    let keys = written(&cluster);
+    let mut holder = soon("a lease", pool.acquire("holder")).await.unwrap();
+    // All that there may be to that replica.
+    assert_eq!(ask::<String>(&mut holder, &format!("GET {}", keys[0])).await, keys[0]);
+
+    for of in [&keys[..1], &keys[..]] {
+        let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
+        let mut reads = pipe();
+        of.iter().for_each(|key| _ = reads.get(key).strlen(key));
+        let told: Vec<redis_guard::redis::Value> =
+            soon("a pipeline", reads.query_async(&mut lease)).await.unwrap();
+        assert_eq!(told.len(), 2 * of.len());
+    }
+
+    assert_eq!([3, 4, 5, 0, 1, 2].map(|node| calls(&cluster, node, "strlen")), [0, 1, 1, 2, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

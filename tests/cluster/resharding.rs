@@ -69,6 +69,43 @@ async fn a_key_that_has_moved_already_is_asked_of_the_slots_new_node() {
 }
 
 #[tokio::test]
+async fn a_script_is_loaded_at_a_node_that_has_no_slot_yet() {
+    let mut cluster = masters();
+    let added = cluster.add_node().unwrap();
+    let pool = unhurried_pool(&cluster);
+    let key = cluster.key_on(0);
+    let _: Option<u64> = soon("GET", pool.shared("test").get(&key)).await.unwrap();
+    cluster.begin_move(slot_of(&key), added).move_all_keys();
+
+    let script = Script::new("return redis.call('INCR', KEYS[1])");
+    let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
+    let told = soon("a script", script.key(&key).invoke_async::<u64>(&mut lease)).await;
+    assert_eq!(told.unwrap(), 1);
+    let mut handle = pool.shared("test");
+    let told = soon("a script", script.key(&key).invoke_async::<u64>(&mut handle)).await;
+    assert_eq!(told.unwrap(), 2);
+
+    assert_eq!(calls(&cluster, added, "script|load"), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_says_where_to_go_watches_nothing() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+    let tag = on_its_way(&cluster, &pool).await;
+    let (new, other) = (format!("{{{tag}}}new"), cluster.key_on(0));
+    let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
+    assert_eq!(ask::<u64>(&mut lease, &format!("GET {other}")).await, 1);
+
+    // Node 0 says ASK, and node 1 watches.
+    let () = ask(&mut lease, &format!("WATCH {new}")).await;
+    let () = ask(&mut lease, "UNWATCH").await;
+
+    assert_eq!(ask::<u64>(&mut lease, &format!("GET {other}")).await, 1, "nothing is watched");
+    assert_eq!(errors(&cluster, 1, "MOVED"), 0);
+}
+
+#[tokio::test]
 async fn keys_of_which_some_have_moved_are_told_to_try_again_and_a_retry_policy_does() {
     let cluster = masters();
     let pool = unhurried_pool(&cluster);
@@ -105,6 +142,7 @@ async fn a_slot_that_has_moved_is_learned_by_the_first_command() {
     let key = cluster.key_on(0);
     let () = soon("SET", handle.set(&key, "value")).await.unwrap();
     let () = soon("SET", handle.set(cluster.key_on(1), "value")).await.unwrap();
+    let changes = cluster_status(&pool).changes;
 
     cluster.move_slot(slot_of(&key), 1);
     for _ in 0..100 {
@@ -112,6 +150,8 @@ async fn a_slot_that_has_moved_is_learned_by_the_first_command() {
     }
 
     assert_eq!(errors(&cluster, 0, "MOVED"), 1);
+    // Nobody has told it but the one command, and still it is a change.
+    until("the news", &pool, || cluster_status(&pool).changes == changes + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

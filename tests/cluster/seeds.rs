@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis_guard::{AsyncCommands, GuardedPool};
 use tokio::time::Instant;
 
-use crate::support::{Auth, Cluster, HANG, Resp, TestServer, Transport, unhurried};
+use crate::support::{Auth, Cluster, HANG, Resp, TestServer, Transport, dials, unhurried};
 use crate::waiting::{cmd, soon};
 use crate::{NAME, ask, cluster_status, masters, refused, unhurried_pool};
 
@@ -91,6 +91,49 @@ async fn seeds_that_are_all_down_are_an_error_that_names_one() {
     let told = refusal(&pool_of([NOBODY.to_owned(), "redis://127.0.0.1:2".to_owned()])).await;
     assert!(told.contains("127.0.0.1:1") || told.contains("127.0.0.1:2"), "{told}");
     assert!(told.contains("refused"), "{told}");
+}
+
+#[tokio::test]
+async fn nobody_goes_on_asking_who_the_nodes_are_where_nobody_waits() {
+    let pool = pool_of([NOBODY.to_owned()]);
+    refusal(&pool).await;
+    let dialed = dials(&pool);
+
+    // Three questions would fit in.
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
+
+    // One that the last caller asked for may have been under way.
+    let [before, after] = [dialed, dials(&pool)].map(|dials| dials.values().sum::<u64>());
+    assert!(after <= before + 1, "{before} dials, then {after}");
+}
+
+/// As where an endpoint is configured, and the nodes announce their addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_that_the_cluster_knows_by_another_name_is_left_for_good() {
+    let cluster = masters();
+    let seed = format!("redis://localhost:{}", cluster.node(0).port());
+    let pool = pool_of([seed]);
+    serves(&pool, &cluster).await;
+    let questions =
+        || -> u64 { NODES.iter().map(|node| crate::calls(&cluster, *node, "cluster|slots")).sum() };
+    // Longer than a pool waits that finds the cluster unsettled.
+    let calm = Duration::from_millis(3_500);
+    let mut asked = 0;
+    let settled = async {
+        while asked != questions() {
+            asked = questions();
+            tokio::time::sleep(calm).await;
+        }
+    };
+    soon("calm", settled).await;
+
+    // A reason to ask anew, once.
+    let key = cluster.key_on(0);
+    cluster.move_slot(crate::support::cluster::slot_of(&key), 1);
+    let _: Option<String> = soon("GET", pool.shared("test").get(&key)).await.unwrap();
+
+    tokio::time::sleep(calm).await;
+    assert_eq!(questions(), asked + 1);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use redis::{RedisError, RedisResult, Value};
 use super::Cluster;
 use super::map::{Range, parse};
 use crate::Rejection;
+use crate::dial::Address;
 use crate::pool::node::Node;
 use crate::pool::warm::warm_up;
 use crate::pool::watch::mailbox::PendingReply;
@@ -59,24 +60,30 @@ impl Said {
 }
 
 impl Cluster {
-    /// Asks until one node answers well; of those that do not, the best answer, or why there is none.
-    pub(super) async fn ask(self: &Arc<Self>, epoch: u64) -> Result<Said, DialFailure> {
+    /// Asks until one node answers well; of those that do not, the best answer, or why there is none. `None`
+    /// if there is no news, for somebody who may know could not be asked right now.
+    pub(super) async fn ask(self: &Arc<Self>, epoch: u64) -> Result<Option<Said>, DialFailure> {
         let mut candidates = self.candidates().into_iter().peekable();
         let mut asked = FuturesUnordered::new();
         let mut best: Option<Said> = None;
         let mut failures = Vec::new();
+        let mut busy = false;
         loop {
-            if let Some(node) = candidates.next() {
-                asked.push(ask(node));
+            if let Some(address) = candidates.next() {
+                // Only now, for one that the cluster does not name would come and go with each question.
+                asked.push(ask(self.member(address)));
             }
             let more = candidates.peek().is_some();
             tokio::select! {
                 answer = asked.next(), if !asked.is_empty() => match answer {
-                    Some(Ok(said)) if said.is_good(epoch) => return Ok(said),
-                    Some(Ok(said)) if best.as_ref().is_none_or(|best| said.rank() > best.rank()) => {
+                    Some(Ok(Some(said))) if said.is_good(epoch) => return Ok(Some(said)),
+                    Some(Ok(Some(said)))
+                        if best.as_ref().is_none_or(|best| said.rank() > best.rank()) =>
+                    {
                         best = Some(said);
                     }
-                    Some(Ok(_)) => {}
+                    Some(Ok(Some(_))) => {}
+                    Some(Ok(None)) => busy = true,
                     Some(Err(failure)) => failures.push(failure),
                     None => {}
                 },
@@ -87,26 +94,24 @@ impl Cluster {
             }
         }
         match best {
-            Some(best) if !best.ranges.is_empty() => Ok(best),
+            Some(best) if !best.ranges.is_empty() => Ok(Some(best)),
+            _ if busy => Ok(None),
             Some(empty) => Err(misconfigured(&empty.by, "its cluster has no slots yet")),
             None => Err(worst(failures)),
         }
     }
 
     /// Whom to ask, in this order: those that have something open, at random; the others; the seeds.
-    fn candidates(self: &Arc<Self>) -> Vec<Arc<Node>> {
+    fn candidates(&self) -> Vec<Address> {
         let mut known = self.primaries();
         fastrand::shuffle(&mut known);
         let last = self.known.borrow().by.clone();
         known.sort_by_key(|node| (Some(node.address()) != last, node.lock().ledger.live() == 0));
         known.truncate(MOST_ASKED);
-        for seed in &self.settings.seeds {
-            let seed = self.member(seed.clone());
-            if !known.iter().any(|node| Arc::ptr_eq(node, &seed)) {
-                known.push(seed);
-            }
-        }
-        known
+        let names: Vec<_> = known.iter().map(|node| node.address()).collect();
+        let seeds = self.settings.seeds.iter();
+        let others = seeds.filter(|seed| !names.contains(&seed.to_string().into()));
+        known.iter().map(|node| node.target().address).chain(others.cloned()).collect()
     }
 
     /// The first time: whether a seed that is not among the nodes belongs to another cluster.
@@ -121,7 +126,7 @@ impl Cluster {
             strangers.map(|seed| ask(self.member(seed.clone()))).collect();
         let disagreement = async {
             while let Some(answer) = asked.next().await {
-                if let Ok(other) = answer
+                if let Ok(Some(other)) = answer
                     && !other.ranges.is_empty()
                     && !other.has_node_of(said)
                 {
@@ -136,8 +141,8 @@ impl Cluster {
 }
 
 /// Asks one node, over a lane or a connection that nobody has; where none is open, one is dialed, which is for
-/// the next caller then.
-async fn ask(node: Arc<Node>) -> Result<Said, DialFailure> {
+/// the next caller then. `None` where all are lent, and there may be no more.
+async fn ask(node: Arc<Node>) -> Result<Option<Said>, DialFailure> {
     let mut questions = redis::pipe();
     questions.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO");
     let limit = Some(node.settings().response_timeout);
@@ -149,7 +154,7 @@ async fn ask(node: Arc<Node>) -> Result<Said, DialFailure> {
         node.restore(idle);
         reply
     } else {
-        return Err(busy(&node));
+        return Ok(None);
     };
     let replies = within(limit, reply.answer()).await;
     let (slots, info) = answers(replies).map_err(|error| unanswered(&node, &error))?;
@@ -160,7 +165,7 @@ async fn ask(node: Arc<Node>) -> Result<Said, DialFailure> {
     // Who may not ask for it, or is not told, believes the node.
     let is_ok = line("cluster_state").is_none_or(|state| state.trim() == "ok");
     let epoch = line("cluster_current_epoch").and_then(|epoch| epoch.trim().parse().ok());
-    Ok(Said { by: node, epoch: epoch.unwrap_or(u64::MAX), is_ok, ranges })
+    Ok(Some(Said { by: node, epoch: epoch.unwrap_or(u64::MAX), is_ok, ranges }))
 }
 
 /// An error only of the first one's.
@@ -180,12 +185,6 @@ fn refused(node: &Node, rejection: &Rejection) -> DialFailure {
     }
 }
 
-fn busy(node: &Node) -> DialFailure {
-    let message =
-        "all connections to it are lent, so it was not asked who the nodes are".to_owned();
-    DialFailure { server: node.address(), outcome: Outcome::Other, message }
-}
-
 fn unanswered(node: &Node, error: &RedisError) -> DialFailure {
     let words = clean(&error.to_string());
     if is_denied(error) {
@@ -201,7 +200,7 @@ fn unanswered(node: &Node, error: &RedisError) -> DialFailure {
     DialFailure { server: node.address(), outcome, message }
 }
 
-fn misconfigured(node: &Node, why: &str) -> DialFailure {
+pub(super) fn misconfigured(node: &Node, why: &str) -> DialFailure {
     let (server, outcome) = (node.address(), Outcome::Misconfigured);
     DialFailure { server, outcome, message: why.to_owned() }
 }

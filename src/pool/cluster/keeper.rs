@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::ask::Said;
+use super::ask::{Said, misconfigured};
 use super::{Cluster, Known};
 use crate::pool::tasks::Task;
 use crate::vocabulary::DialFailure;
@@ -51,14 +52,26 @@ impl Drop for Running {
 async fn keep(running: Running) {
     let cluster = &running.0;
     let mut is_lost = false;
+    let mut unsettled = Duration::ZERO;
     while !cluster.is_closed() {
         let asked = Instant::now();
+        let changes = cluster.changes.load(Ordering::Relaxed);
         let next = tokio::select! {
             answer = cluster.question() => cluster.heard(answer, asked, &mut is_lost),
             () = cluster.closed() => return,
         };
-        let regularly = if cluster.is_unsettled() {
-            Duration::ZERO
+        if cluster.map.load().is_empty() {
+            // Nobody asks on, until somebody waits for it: the failed dial of the question itself is no reason.
+            let _ = cluster.wanted.notified().now_or_never();
+        }
+        let has_changed = changes != cluster.changes.load(Ordering::Relaxed);
+        unsettled = match cluster.is_unsettled() {
+            true if has_changed || unsettled.is_zero() => APART,
+            true => 2 * unsettled,
+            false => Duration::ZERO,
+        };
+        let regularly = if !unsettled.is_zero() {
+            unsettled.min(REGULARLY)
         } else if cluster.lacks_replicas() {
             FOR_REPLICAS
         } else {
@@ -78,21 +91,32 @@ async fn keep(running: Running) {
 }
 
 impl Cluster {
-    async fn question(self: &Arc<Self>) -> Result<Said, DialFailure> {
+    /// `None` if there is no news.
+    async fn question(self: &Arc<Self>) -> Result<Option<Said>, DialFailure> {
         let epoch = self.known.borrow().epoch;
-        let said = self.ask(epoch).await?;
+        let Some(said) = self.ask(epoch).await? else { return Ok(None) };
+        if !self.can_use(&said) {
+            let why = "of the nodes that it names none is at an address that can be used";
+            return Err(misconfigured(&said.by, why));
+        }
         if self.map.load().is_empty()
             && let Some(failure) = self.disagreement(&said).await
         {
             return Err(failure);
         }
-        Ok(said)
+        Ok(Some(said))
+    }
+
+    /// Whether it names a primary that can be dialed.
+    fn can_use(&self, said: &Said) -> bool {
+        let mut primaries = said.ranges.iter().filter_map(|range| range.nodes.first());
+        primaries.any(|named| self.address(named, &said.by).is_some())
     }
 
     /// Takes in an answer; when to ask again at the earliest. Tells what is new, and of trouble once.
     fn heard(
         self: &Arc<Self>,
-        answer: Result<Said, DialFailure>,
+        answer: Result<Option<Said>, DialFailure>,
         asked: Instant,
         is_lost: &mut bool,
     ) -> Instant {
@@ -100,7 +124,8 @@ impl Cluster {
         // From question to question, for one that a silent node delayed is urgent.
         let next = asked + APART.mul_f64(1.0 + 0.1 * fastrand::f64());
         let trouble = match answer {
-            Ok(said) => {
+            Ok(None) => return next,
+            Ok(Some(said)) => {
                 let changed = self.take(&said.by, &said.ranges);
                 self.known.send_modify(|known| {
                     // One that does not say is no measure for the others.

@@ -15,6 +15,8 @@ pub(in crate::pool) struct Map {
     /// By slot: which shard, counted from 1; 0 for one that nobody serves.
     slots: Box<[u16]>,
     shards: Vec<Arc<Shard>>,
+    /// A part of it is known from a redirection only, so that all that follows from it is still to be done.
+    is_patched: bool,
 }
 
 /// What a node is in its cluster.
@@ -37,7 +39,9 @@ pub(in crate::pool) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(primary: Arc<Node>, replicas: Vec<Arc<Node>>) -> Self {
+    pub(super) fn new(primary: Arc<Node>, mut replicas: Vec<Arc<Node>>) -> Self {
+        // Each node tells of them in an order of its own.
+        replicas.sort_by_cached_key(|replica| replica.address());
         Self { primary, replicas, turn: AtomicUsize::new(0) }
     }
 
@@ -52,7 +56,8 @@ impl Shard {
 
 impl Map {
     pub(super) fn empty() -> Self {
-        Self { slots: vec![0; usize::from(SLOTS)].into(), shards: Vec::new() }
+        let slots = vec![0; usize::from(SLOTS)].into();
+        Self { slots, shards: Vec::new(), is_patched: false }
     }
 
     /// Of shards and the ranges of slots that each serves.
@@ -70,7 +75,8 @@ impl Map {
     /// The same, but that this slot is served by that node.
     pub(super) fn with(&self, slot: u16, node: &Arc<Node>) -> Self {
         let shard = self.shards.iter().position(|shard| Arc::ptr_eq(&shard.primary, node));
-        let mut map = Self { slots: self.slots.clone(), shards: self.shards.clone() };
+        let (slots, shards) = (self.slots.clone(), self.shards.clone());
+        let mut map = Self { slots, shards, is_patched: true };
         if shard.is_none() {
             // Its replicas are told of later.
             map.shards.push(Arc::new(Shard::new(Arc::clone(node), Vec::new())));
@@ -122,6 +128,13 @@ impl Map {
         self.slots.iter().filter(|number| usize::from(**number) == shard + 1).count()
     }
 
+    /// How many nodes serve slots.
+    pub(super) fn serving(&self) -> usize {
+        let mut serves = vec![false; self.shards.len() + 1];
+        self.slots.iter().for_each(|number| serves[usize::from(*number)] = true);
+        serves.iter().skip(1).filter(|serves| **serves).count()
+    }
+
     pub(super) fn lacks_replicas(&self) -> bool {
         self.shards.iter().any(|shard| shard.replicas.is_empty())
     }
@@ -130,7 +143,7 @@ impl Map {
         self.slots.iter().filter(|number| **number == 0).count()
     }
 
-    /// Whether the same nodes serve the same slots.
+    /// Whether the same nodes serve the same slots, and were told of in the same way.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let same = |(ours, theirs): (&Arc<Node>, &Arc<Node>)| Arc::ptr_eq(ours, theirs);
         let alike = |(ours, theirs): (&Arc<Shard>, &Arc<Shard>)| {
@@ -138,7 +151,8 @@ impl Map {
                 && ours.replicas.len() == theirs.replicas.len()
                 && ours.replicas.iter().zip(&theirs.replicas).all(same)
         };
-        self.slots == other.slots
+        self.is_patched == other.is_patched
+            && self.slots == other.slots
             && self.shards.len() == other.shards.len()
             && self.shards.iter().zip(&other.shards).all(alike)
     }

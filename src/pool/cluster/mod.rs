@@ -14,7 +14,7 @@ pub(super) mod router;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -70,6 +70,9 @@ pub(super) struct Cluster {
     map: ArcSwap<Map>,
     /// By address. A leaf lock, but for the nodes' own, which are taken under it.
     members: Mutex<Members>,
+    /// Held by those who change something at every node, so that all of them end up with the same. Before
+    /// `members`.
+    changing: Mutex<()>,
     /// What came of the questions so far.
     known: watch::Sender<Known>,
     /// Somebody needs to know who the nodes are.
@@ -91,6 +94,8 @@ struct Members {
     /// What an operator holds the breakers at.
     forced: Option<Forced>,
     closed: bool,
+    /// Those that were let go, as long as somebody holds a lease of theirs.
+    left: Vec<Weak<Node>>,
 }
 
 /// A node, and since when the cluster does not name it.
@@ -136,6 +141,7 @@ impl Cluster {
         Self {
             map: ArcSwap::from_pointee(Map::empty()),
             members: Mutex::new(Members::default()),
+            changing: Mutex::new(()),
             known: watch::Sender::new(Known::default()),
             wanted: Arc::new(Notify::new()),
             closed: watch::Sender::new(false),
@@ -155,14 +161,36 @@ impl Cluster {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every node that has not left, those included that the cluster does not name.
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         self.members().nodes.values().map(|known| Arc::clone(&known.node)).collect()
     }
 
+    /// The same, and those that have left while somebody holds a lease of theirs.
+    pub(super) fn nodes_in_use(&self) -> Vec<Arc<Node>> {
+        let members = self.members();
+        let nodes = members.nodes.values().map(|known| Arc::clone(&known.node));
+        nodes.chain(members.left.iter().filter_map(Weak::upgrade)).collect()
+    }
+
     /// The nodes that the cluster names and the pool uses.
     pub(super) fn named(&self) -> Vec<Arc<Node>> {
         self.map.load().nodes().map(Arc::clone).collect()
+    }
+
+    /// The same, and those that a redirection has led to, as one that has no slot yet.
+    pub(super) fn reached(&self) -> Vec<Arc<Node>> {
+        let (mut nodes, all) = (self.named(), self.nodes());
+        let is_new = |node: &&Arc<Node>| {
+            !nodes.iter().any(|named| Arc::ptr_eq(named, node)) && node.lock().ledger.live() > 0
+        };
+        let new: Vec<_> = all.iter().filter(is_new).map(Arc::clone).collect();
+        nodes.extend(new);
+        nodes
     }
 
     /// A node that is there in any case.
@@ -334,7 +362,11 @@ impl Cluster {
         errors.iter().find_map(|(_, error)| {
             let error = RedisError::from(error.clone());
             let asking = match error.kind() {
-                ErrorKind::Server(ServerErrorKind::Moved) => false,
+                ErrorKind::Server(ServerErrorKind::Moved) => {
+                    // Also where what it names cannot be used.
+                    self.want();
+                    false
+                }
                 ErrorKind::Server(ServerErrorKind::Ask) => true,
                 ErrorKind::Server(ServerErrorKind::ClusterDown) => {
                     self.want();
@@ -354,8 +386,7 @@ impl Cluster {
     }
 
     /// A node has said that a slot is another one's.
-    fn moved(self: &Arc<Self>, slot: u16, node: &Arc<Node>) {
-        self.want();
+    fn moved(&self, slot: u16, node: &Arc<Node>) {
         if !self.serves(slot, node) {
             self.map.rcu(|map| map.with(slot, node));
         }
@@ -371,7 +402,8 @@ impl Cluster {
     /// Where to dial a node that another one has announced.
     fn address(&self, named: &Named, asked: &Node) -> Option<Address> {
         let asked = asked.target().address;
-        let host = named.host.as_deref().or_else(|| asked.host())?;
+        // "?": it is to have a host name, and nobody has told which.
+        let host = named.host.as_deref().or_else(|| asked.host()).filter(|host| *host != "?")?;
         let names = &self.settings.names;
         let full = names.get(&crate::vocabulary::words::host_and_port(host, named.port));
         let (host, port) = match full.or_else(|| names.get(host)) {
@@ -381,12 +413,16 @@ impl Cluster {
         (port != 0).then(|| asked.at(host, port))
     }
 
-    /// The node at that address.
+    /// The node at that address, for whoever is about to use it.
     fn member(self: &Arc<Self>, address: Address) -> Arc<Node> {
         let name: Arc<str> = address.to_string().into();
+        if let Some(node) = self.members().at(&name) {
+            return node;
+        }
+        let _changing = self.changing();
         let mut members = self.members();
-        if let Some(known) = members.nodes.get(&name) {
-            return Arc::clone(&known.node);
+        if let Some(node) = members.at(&name) {
+            return node;
         }
         let seed = name
             .bytes()
@@ -403,13 +439,26 @@ impl Cluster {
         if members.closed {
             node.shut();
         }
-        if members.forced.is_some() {
-            Arc::clone(&node).force(members.forced);
-        }
         // Not named yet, wherever it comes from.
         let unnamed = Some(Instant::now());
         members.nodes.insert(name, KnownNode { node: Arc::clone(&node), membership, unnamed });
+        let forced = members.forced;
+        drop(members);
+        if forced.is_some() {
+            Arc::clone(&node).force(forced);
+        }
         node
+    }
+}
+
+impl Members {
+    /// The node of that name. One that the cluster does not name stays for as long as somebody does.
+    fn at(&mut self, name: &str) -> Option<Arc<Node>> {
+        let known = self.nodes.get_mut(name)?;
+        if let Some(unnamed) = &mut known.unnamed {
+            *unnamed = Instant::now();
+        }
+        Some(Arc::clone(&known.node))
     }
 }
 
@@ -475,26 +524,32 @@ impl Cluster {
     /// Says which registry of the fleet is whose: each node's is in a slot of its own.
     fn assign_registries(&self, map: &Map) {
         let Some(fleet) = &self.context.settings.fleet else { return };
-        let members = self.members();
-        for known in members.nodes.values() {
-            let is_its = |name: &String| {
-                let [key, ..] = registry_keys(name);
-                map.serves(slot(key.as_bytes()), &known.node)
-            };
-            // Whoever knows the same slots finds the same name.
-            let serves = map.primaries().any(|node| Arc::ptr_eq(node, &known.node));
-            let mut names = (0..MOST_NAMES).map(|number| format!("{}#{number}", fleet.name()));
-            let name = if serves { names.find(is_its) } else { None };
-            known.membership.registry.store(name.map(Arc::new));
+        // Whoever knows the same slots finds the same names: each node's is the first in a slot of its own.
+        let mut names: HashMap<*const Node, Arc<String>> = HashMap::new();
+        let serving = map.serving();
+        for number in 0..MOST_NAMES {
+            if names.len() == serving {
+                break;
+            }
+            let name = format!("{}#{number}", fleet.name());
+            let [key, ..] = registry_keys(&name);
+            if let Some(shard) = map.shard(slot(key.as_bytes())) {
+                names.entry(Arc::as_ptr(&shard.primary)).or_insert_with(|| Arc::new(name));
+            }
+        }
+        for known in self.members().nodes.values() {
+            known.membership.registry.store(names.remove(&Arc::as_ptr(&known.node)));
         }
     }
 
     /// Lets those nodes go that the cluster has not named for a while.
     fn let_go(self: &Arc<Self>) {
-        let (map, now) = (self.map.load(), Instant::now());
+        let now = Instant::now();
         let mut left = Vec::new();
         {
             let mut members = self.members();
+            // Under the lock: a redirection may have added a node.
+            let map = self.map.load();
             let named: Vec<_> = map.nodes().map(Arc::as_ptr).collect();
             members.nodes.retain(|_, known| {
                 if named.contains(&Arc::as_ptr(&known.node)) {
@@ -508,6 +563,8 @@ impl Cluster {
                 }
                 stays
             });
+            members.left.retain(|node| node.strong_count() > 0);
+            members.left.extend(left.iter().map(Arc::downgrade));
         }
         for node in left {
             node.shut();
@@ -555,6 +612,7 @@ impl Cluster {
 
     /// Logs in with other credentials from now on, at every node.
     pub(super) fn set_credentials(&self, username: Option<&str>, password: &str) {
+        let _changing = self.changing();
         // First, for the nodes that are yet to come.
         self.factory.dialer.set_credentials(username, password);
         self.nodes().iter().for_each(|node| node.set_credentials(username, password));
@@ -590,6 +648,7 @@ impl Overridable for Cluster {
     }
 
     fn force(self: Arc<Self>, forced: Option<Forced>) {
+        let _changing = self.changing();
         self.members().forced = forced;
         self.nodes().into_iter().for_each(|node| node.force(forced));
         self.wanted.notify_one();

@@ -13,6 +13,7 @@ use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use super::{Aim, Cluster, HOPS};
 use crate::pool::acquire::acquire;
 use crate::pool::lease::NodeLease;
+use crate::pool::multiplexed::Multiplexed;
 use crate::pool::node::Node;
 use crate::pool::shared::NodeShared;
 use crate::vocabulary::command::{Effect, Sharing, effect, is_read_only};
@@ -21,13 +22,18 @@ use crate::{Endpoint, Error, Rejection};
 
 /// What commands for one node go over.
 pub(in crate::pool) trait Carrier: Send + Sized {
+    /// `exclusive`: with a connection of its own, whatever it is.
     fn open(
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        exclusive: bool,
     ) -> impl Future<Output = Result<Self, Rejection>> + Send;
 
     fn node(&self) -> &Arc<Node>;
+
+    /// Takes a connection of its own for good, if it has none.
+    fn make_exclusive(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Everything goes to this node for now: it has a transaction open, or watches keys.
     fn is_pinned(&self) -> bool;
@@ -51,12 +57,18 @@ impl Carrier for NodeShared {
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        _exclusive: bool,
     ) -> Result<Self, Rejection> {
         Ok(Self::new(node, endpoint, location))
     }
 
     fn node(&self) -> &Arc<Node> {
         self.node()
+    }
+
+    /// Handles share for good.
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 
     fn is_pinned(&self) -> bool {
@@ -86,6 +98,7 @@ impl Carrier for NodeLease {
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
+        _exclusive: bool,
     ) -> impl Future<Output = Result<Self, Rejection>> + Send {
         acquire(node, endpoint.clone(), location)
     }
@@ -94,17 +107,16 @@ impl Carrier for NodeLease {
         self.node()
     }
 
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn is_pinned(&self) -> bool {
         self.is_in_transaction()
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
-        let effect = effect(cmd);
-        matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
-            let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or \
-                       an atomic pipeline";
-            (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
-        })
+        of_one_node(cmd)
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -121,6 +133,59 @@ impl Carrier for NodeLease {
     }
 }
 
+impl Carrier for Multiplexed {
+    async fn open(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+        exclusive: bool,
+    ) -> Result<Self, Rejection> {
+        match exclusive {
+            true => Self::acquire_exclusive(node, endpoint, location).await,
+            false => Self::acquire(node, endpoint, location).await,
+        }
+    }
+
+    fn node(&self) -> &Arc<Node> {
+        self.node()
+    }
+
+    async fn make_exclusive(&mut self) -> Result<(), Error> {
+        self.make_exclusive().await
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.is_in_transaction()
+    }
+
+    fn objection(cmd: &Cmd) -> Option<RedisError> {
+        of_one_node(cmd)
+    }
+
+    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        self.command(cmd).await
+    }
+
+    async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+        _sharing: Sharing,
+    ) -> Result<Vec<Value>, Error> {
+        self.pipeline(pipeline, replies).await
+    }
+}
+
+/// Why a command cannot be sent on a lease that is not on one node, if that is so.
+fn of_one_node(cmd: &Cmd) -> Option<RedisError> {
+    let effect = effect(cmd);
+    matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
+        let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or an \
+                   atomic pipeline";
+        (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
+    })
+}
+
 /// Sends on connections to the nodes of a cluster, each opened with the first command for its node.
 pub(in crate::pool) struct Router<C> {
     cluster: Arc<Cluster>,
@@ -129,6 +194,8 @@ pub(in crate::pool) struct Router<C> {
     open: Vec<C>,
     /// What names no node goes there: a lease begins with this one.
     home: Option<Arc<Node>>,
+    /// What is opened from now on takes a connection of its own at once.
+    exclusive: bool,
 }
 
 /// Whom a command, or a part of one, is for.
@@ -167,15 +234,15 @@ impl Router<NodeShared> {
     pub(in crate::pool) fn fork(&mut self) -> Self {
         let open = self.open.iter_mut().map(NodeShared::fork).collect();
         let (cluster, endpoint) = (Arc::clone(&self.cluster), self.endpoint.clone());
-        Self { cluster, endpoint, location: self.location, open, home: None }
+        Self { cluster, endpoint, location: self.location, open, home: None, exclusive: false }
     }
 }
 
 impl Clone for Router<NodeShared> {
     fn clone(&self) -> Self {
-        let Self { cluster, endpoint, location, open, home: _ } = self;
+        let Self { cluster, endpoint, location, open, home: _, exclusive: _ } = self;
         let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
-        Self { cluster, endpoint, location, open: open.clone(), home: None }
+        Self { cluster, endpoint, location, open: open.clone(), home: None, exclusive: false }
     }
 }
 
@@ -185,7 +252,7 @@ impl<C: Carrier> Router<C> {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        Self { cluster, endpoint, location, open: Vec::new(), home: None }
+        Self { cluster, endpoint, location, open: Vec::new(), home: None, exclusive: false }
     }
 
     /// Opens the connection to this node, where everything goes that names none.
@@ -193,6 +260,20 @@ impl<C: Carrier> Router<C> {
         self.open_at(&node).await?;
         self.home = Some(node);
         Ok(self)
+    }
+
+    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
+    /// for them.
+    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
+        self.exclusive = true;
+        for open in &mut self.open {
+            open.make_exclusive().await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::pool) fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 
     pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
@@ -321,9 +402,16 @@ impl<C: Carrier> Router<C> {
                 return Ok(Made::Together(first..pieces.len(), combine));
             }
             Route::Primaries(combine) => (self.cluster.primaries(), combine),
+            // What is set everywhere, a script among it, has to be where a slot is on its way to as well.
+            Route::Nodes(Combine::First) => (self.cluster.reached(), Combine::First),
             Route::Nodes(combine) => (self.cluster.named(), combine),
             Route::CrossSlot => return Err(cross_slot().into()),
-            Route::Refused(why) => return Err(refused(cmd, why).into()),
+            Route::Refused(why) => {
+                // Whoever leases on the node of a key means that node.
+                let home = self.home.clone().ok_or_else(|| refused(cmd, why))?;
+                pieces.push(Piece { cmd: cmd.clone(), goal: Goal::Node(home) });
+                return Ok(Made::Of(first));
+            }
         };
         let each = nodes.into_iter().map(|node| Piece { cmd: cmd.clone(), goal: Goal::Node(node) });
         pieces.extend(each);
@@ -335,30 +423,35 @@ impl<C: Carrier> Router<C> {
     async fn run(&mut self, pieces: Vec<Piece>) -> Result<Vec<Value>, Error> {
         let mut replies = vec![Value::Nil; pieces.len()];
         let mut aims = self.aims(&pieces)?;
-        let mut hops = HOPS;
+        let (mut hops, mut sent) = (HOPS, false);
         while !aims.is_empty() {
-            let is_first = hops == HOPS;
-            let legs = legs(&pieces, std::mem::take(&mut aims));
-            let several = legs.len() > 1;
-            if is_first && several {
-                // Before anything is sent, so that a refusal means that nothing was.
-                for leg in &legs {
-                    self.would_serve(&leg.node)?;
+            let legs = legs(&pieces, &aims);
+            let alone = !sent && legs.len() == 1;
+            let (mut next, mut failed) = (Vec::new(), None);
+            let answers = match self.open_all(&legs, !sent).await {
+                Ok(()) => {
+                    sent = true;
+                    self.send(legs).await
                 }
-            }
-            let (answers, mut failed) = match self.send(legs).await {
-                Ok(answers) => (answers, None),
-                Err((_, error)) if is_first => return Err(error),
-                Err(refused) => (Vec::new(), Some(refused)),
+                Err((node, rejection)) => {
+                    if hops > 0 && self.avoid(&node, &rejection, &pieces, &mut aims) {
+                        hops -= 1;
+                        continue;
+                    }
+                    if !sent {
+                        return Err(rejection.into());
+                    }
+                    failed = Some((node.address(), rejection.into()));
+                    Vec::new()
+                }
             };
             for (leg, answer) in answers {
                 match answer {
                     Ok(values) => {
                         for (piece, value) in leg.pieces.iter().zip(values) {
                             let Some(piece) = *piece else { continue };
-                            let aim = self.next(&leg.node, &value).filter(|_| hops > 0);
-                            match aim {
-                                Some(aim) => aims.push((piece, aim)),
+                            match self.next(&leg.node, &value).filter(|_| hops > 0) {
+                                Some(aim) => next.push((piece, aim)),
                                 None => replies[piece] = value,
                             }
                         }
@@ -370,7 +463,7 @@ impl<C: Carrier> Router<C> {
                         for piece in leg.pieces.into_iter().flatten() {
                             let Piece { cmd, goal } = &pieces[piece];
                             match self.aim(goal, cmd) {
-                                Ok(aim) => aims.push((piece, aim)),
+                                Ok(aim) => next.push((piece, aim)),
                                 Err(error) => {
                                     failed = failed.or(Some((leg.node.address(), error)));
                                 }
@@ -382,25 +475,52 @@ impl<C: Carrier> Router<C> {
             }
             if let Some((server, error)) = failed {
                 let harmless = pieces.iter().all(|piece| is_read_only(&piece.cmd));
-                let alone = is_first && !several;
                 return Err(if harmless || alone { error } else { in_part(&server, error) });
             }
-            aims.sort_by_key(|(piece, _)| *piece);
+            next.sort_by_key(|(piece, _)| *piece);
+            aims = next;
             hops = hops.saturating_sub(1);
         }
         Ok(replies)
     }
 
-    /// Sends to several nodes at the same time. An error, with its server, means that nothing was sent.
-    async fn send(
-        &mut self,
-        mut legs: Vec<Leg>,
-    ) -> Result<Vec<(Leg, Result<Vec<Value>, Error>)>, (Arc<str>, Error)> {
-        for leg in &legs {
-            let opened = self.open_at(&leg.node).await;
-            opened.map_err(|rejection| (leg.node.address(), rejection.into()))?;
+    /// Opens a connection for each leg, so that sending takes no more waiting. `first`: nothing was sent so far,
+    /// and if one of several nodes would refuse, nothing is to be. Or which node refuses.
+    async fn open_all(&mut self, legs: &[Leg], first: bool) -> Result<(), (Arc<Node>, Rejection)> {
+        if first && legs.len() > 1 {
+            for leg in legs {
+                self.would_serve(&leg.node).map_err(|refusal| (Arc::clone(&leg.node), refusal))?;
+            }
         }
-        // Only now, for opening one drops those of nodes that have left.
+        for leg in legs {
+            let opened = self.open_at(&leg.node).await;
+            opened.map_err(|refusal| (Arc::clone(&leg.node), refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Aims what was meant for a node that refuses at others, if all of it can be.
+    #[cold]
+    fn avoid(
+        &self,
+        node: &Arc<Node>,
+        rejection: &Rejection,
+        pieces: &[Piece],
+        aims: &mut [(usize, Aim)],
+    ) -> bool {
+        let its = aims.iter_mut().filter(|(_, aim)| Arc::ptr_eq(&aim.node, node));
+        let others = its.map(|(piece, aim)| {
+            let other = self.other_than(aim, &pieces[*piece].goal, rejection)?;
+            Some((aim, other))
+        });
+        let Some(others) = others.collect::<Option<Vec<_>>>() else { return false };
+        others.into_iter().for_each(|(aim, other)| *aim = other);
+        true
+    }
+
+    /// Sends to several nodes at the same time.
+    async fn send(&mut self, mut legs: Vec<Leg>) -> Vec<(Leg, Result<Vec<Value>, Error>)> {
+        // Opening one drops those of nodes that have left, so they are looked for only now.
         let mut sending = Vec::new();
         for carrier in &mut self.open {
             let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, carrier.node()));
@@ -414,7 +534,7 @@ impl<C: Carrier> Router<C> {
         let mut answers = join_all(sending).await;
         let left = legs.into_iter().map(|leg| (leg, Err(Rejection::Closed.into())));
         answers.extend(left);
-        Ok(answers)
+        answers
     }
 
     /// Sends an atomic pipeline, whose keys are in one slot.
@@ -453,16 +573,17 @@ impl<C: Carrier> Router<C> {
         }
     }
 
-    /// Why a node would refuse right now.
+    /// Whether a node would serve right now; its refusal is counted.
     fn would_serve(&self, node: &Arc<Node>) -> Result<(), Rejection> {
         let refusal = node.change(|state| {
-            let refusal = state.refusal();
-            if refusal.is_some() {
-                state.ledger.request_dial();
-            }
-            refusal
+            let refusal = state.refusal()?;
+            state.ledger.request_dial();
+            Some((refusal, state.ledger.account(&self.endpoint)))
         });
-        refusal.map_or(Ok(()), Err)
+        match refusal {
+            Some((refusal, account)) => Err(node.reject(account, refusal)),
+            None => Ok(()),
+        }
     }
 
     /// Where the pieces go, by number. One that any node can do goes along with another one, so that it takes no
@@ -487,13 +608,13 @@ impl<C: Carrier> Router<C> {
     }
 
     fn node_for(&self, goal: &Goal, reads: bool) -> Result<Arc<Node>, Error> {
+        if let (Goal::Any, Some(home)) = (goal, &self.home) {
+            return Ok(Arc::clone(home));
+        }
         match goal {
             Goal::Slot(slot) => self.cluster.node_of(*slot, reads),
             Goal::Node(node) => Ok(Arc::clone(node)),
             // One that something is open to will do, and costs nothing.
-            Goal::Any if self.home.is_some() => {
-                self.home.clone().ok_or_else(|| Rejection::Closed.into())
-            }
             Goal::Any => match self.open.iter().find(|carrier| !carrier.node().is_refusing()) {
                 Some(carrier) => Ok(Arc::clone(carrier.node())),
                 None => self.cluster.any(),
@@ -512,8 +633,13 @@ impl<C: Carrier> Router<C> {
         if let Some(at) = open {
             return Ok(at);
         }
-        self.open.retain(|carrier| !carrier.node().is_closed());
-        self.open.push(C::open(Arc::clone(node), &self.endpoint, self.location).await?);
+        let home = self.home.as_ref();
+        self.open.retain(|carrier| {
+            let is_home = home.is_some_and(|home| Arc::ptr_eq(home, carrier.node()));
+            is_home || !carrier.node().is_closed()
+        });
+        let node = Arc::clone(node);
+        self.open.push(C::open(node, &self.endpoint, self.location, self.exclusive).await?);
         Ok(self.open.len() - 1)
     }
 
@@ -534,12 +660,15 @@ impl<C: Carrier> Router<C> {
     /// replica that need not be it.
     #[cold]
     fn other_than(&self, aim: &Aim, goal: &Goal, rejection: &Rejection) -> Option<Aim> {
-        let Goal::Slot(slot) = goal else { return None };
         let has_left = *rejection == Rejection::Closed && !self.cluster.is_closed();
-        if !has_left && !self.cluster.may_fall_back(*slot, &aim.node) {
-            return None;
-        }
-        let node = self.cluster.node_of(*slot, false).ok()?;
+        let node = match goal {
+            Goal::Slot(slot) if has_left || self.cluster.may_fall_back(*slot, &aim.node) => {
+                self.cluster.node_of(*slot, false)
+            }
+            Goal::Any if has_left => self.cluster.any(),
+            Goal::Slot(_) | Goal::Any | Goal::Node(_) => return None,
+        };
+        let node = node.ok()?;
         (!Arc::ptr_eq(&node, &aim.node)).then_some(Aim { node, asking: false })
     }
 }
@@ -564,22 +693,23 @@ impl Made {
 }
 
 /// What each node is sent, by the nodes' names: whoever takes several connections takes them in one order.
-fn legs(pieces: &[Piece], aims: Vec<(usize, Aim)>) -> Vec<Leg> {
+fn legs(pieces: &[Piece], aims: &[(usize, Aim)]) -> Vec<Leg> {
     let mut legs: Vec<Leg> = Vec::new();
     for (number, Aim { node, asking }) in aims {
-        let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, &node)).unwrap_or(legs.len());
+        let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, node)).unwrap_or(legs.len());
         if at == legs.len() {
+            let node = Arc::clone(node);
             let (pipeline, sharing) = (redis::pipe(), Sharing::Allowed);
             legs.push(Leg { node, pipeline, pieces: Vec::new(), sharing });
         }
         let leg = &mut legs[at];
-        if asking {
+        if *asking {
             leg.pipeline.cmd("ASKING");
             leg.pieces.push(None);
         }
-        let cmd = &pieces[number].cmd;
+        let cmd = &pieces[*number].cmd;
         leg.pipeline.add_command(cmd.clone());
-        leg.pieces.push(Some(number));
+        leg.pieces.push(Some(*number));
         leg.sharing = leg.sharing.max(Sharing::of(cmd));
     }
     legs.sort_by_cached_key(|leg| leg.node.address());

@@ -8,6 +8,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -43,14 +44,10 @@ pub(super) async fn pick(
     since: Instant,
 ) -> Result<Pick, Rejection> {
     let mut line = node.lanes.lane(home).line.subscribe();
-    let here = line.borrow_and_update().carrier();
-    if let Some(carrier) = here {
-        return Ok(Pick::Own(carrier));
-    }
     // From here on a refusal is news.
-    want(node, home);
-    if let Some(carrier) = node.lanes.any() {
-        return Ok(Pick::Other(carrier));
+    line.mark_unchanged();
+    if let Some(pick) = pick_now(node, home) {
+        return Ok(pick);
     }
     if let Some(rejection) = refusal(node) {
         return Err(node.reject(account, rejection));
@@ -75,6 +72,21 @@ pub(super) async fn pick(
         }
     };
     Err(node.reject(account, rejection))
+}
+
+/// A lane that is up, `home` if it is, which is wanted otherwise.
+pub(super) fn pick_now(node: &Arc<Node>, home: usize) -> Option<Pick> {
+    if let Some(carrier) = node.lanes.carrier(home) {
+        return Some(Pick::Own(carrier));
+    }
+    want(node, home);
+    node.lanes.any().map(Pick::Other)
+}
+
+/// Why there is none, for somebody who does not wait.
+pub(super) fn none_now(node: &Arc<Node>, account: AccountId) -> Rejection {
+    let rejection = refusal(node).unwrap_or_else(|| late(node, &node.lock(), Duration::ZERO));
+    node.reject(account, rejection)
 }
 
 /// Sees to it that the lane's keeper runs, and tries again if it was refused.

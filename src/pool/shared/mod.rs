@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use self::flight::Flight;
 use self::in_flight::InFlight;
-use self::keeper::{Pick, pick};
+use self::keeper::{Pick, none_now, pick, pick_now};
 use self::lanes::Carrier;
 use super::acquire::acquire;
 use super::lease::NodeLease;
 use super::node::Node;
 use crate::dial::Notice;
+use crate::ledger::AccountId;
 use crate::vocabulary::command::Sharing;
 use crate::vocabulary::reply::unanswered;
 use crate::{Endpoint, Error, Rejection};
@@ -29,25 +30,48 @@ use crate::{Endpoint, Error, Rejection};
 pub(super) struct NodeShared {
     node: Arc<Node>,
     in_flight: Arc<InFlight>,
-    /// Which lane is this handle's own.
-    home: usize,
-    /// The lane in use, with a connection of this handle's own to send on.
-    lane: Option<(Arc<Carrier>, MultiplexedConnection)>,
+    lane: HomeLane,
     location: &'static Location<'static>,
+}
+
+/// The lane of one handle.
+struct HomeLane {
+    number: usize,
+    /// With a connection of the handle's own to send on.
+    own: Option<(Arc<Carrier>, MultiplexedConnection)>,
+    /// What the last request was sent on instead, because the lane was down.
+    other: Option<(Arc<Carrier>, MultiplexedConnection)>,
+}
+
+impl HomeLane {
+    fn next(node: &Node) -> Self {
+        Self { number: node.lanes.home(), own: None, other: None }
+    }
+
+    fn is_up(&self) -> bool {
+        self.own.as_ref().is_some_and(|(carrier, _)| carrier.is_usable())
+    }
+
+    fn take(&mut self, node: &Node, pick: Pick) {
+        match pick {
+            Pick::Own(carrier) => self.own = Some(with_connection(node, carrier)),
+            Pick::Other(carrier) => self.other = Some(with_connection(node, carrier)),
+        }
+    }
 }
 
 impl Clone for NodeShared {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { node, in_flight, home: _, lane: _, location } = self;
+        let Self { node, in_flight, lane: _, location } = self;
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
-        let home = node.lanes.home();
-        Self { node, in_flight, home, lane: None, location }
+        let lane = HomeLane::next(&node);
+        Self { node, in_flight, lane, location }
     }
 }
 
 /// What is sent, to send it either way.
-trait Request {
+pub(super) trait Request {
     type Reply;
 
     fn sharing(&self) -> Sharing;
@@ -99,10 +123,10 @@ impl Request for &Cmd {
 }
 
 /// A pipeline with the replies that are wanted of it: how many to skip, how many to keep.
-struct Batch<'a> {
-    pipeline: &'a Pipeline,
-    replies: (usize, usize),
-    sharing: Sharing,
+pub(super) struct Batch<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) replies: (usize, usize),
+    pub(super) sharing: Sharing,
 }
 
 impl Request for Batch<'_> {
@@ -152,18 +176,20 @@ impl NodeShared {
         };
         let in_flight =
             node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
-        let home = node.lanes.home();
-        Self { node, in_flight, home, lane: None, location }
+        let lane = HomeLane::next(&node);
+        Self { node, in_flight, lane, location }
     }
 
     /// A copy on the same lane, for one command that outlives the borrow of this handle.
     pub(super) fn fork(&mut self) -> Self {
-        let Self { node, in_flight, home, lane, location } = self;
-        if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
-            *lane = node.lanes.carrier(*home).map(|carrier| with_connection(node, carrier));
+        let Self { node, in_flight, lane, location } = self;
+        if !lane.is_up() {
+            let carrier = node.lanes.carrier(lane.number);
+            lane.own = carrier.map(|carrier| with_connection(node, carrier));
         }
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
-        Self { node, in_flight, home: *home, lane: lane.clone(), location }
+        let lane = HomeLane { number: lane.number, own: lane.own.clone(), other: None };
+        Self { node, in_flight, lane, location }
     }
 
     pub(super) fn node(&self) -> &Arc<Node> {
@@ -194,6 +220,39 @@ impl NodeShared {
         self.request(Batch { pipeline, replies, sharing }).await
     }
 
+    pub(super) fn account(&self) -> AccountId {
+        self.in_flight.account
+    }
+
+    pub(super) fn location(&self) -> &'static Location<'static> {
+        self.location
+    }
+
+    /// Where the last request was sent.
+    pub(super) fn last(&self) -> Option<&Arc<Carrier>> {
+        let last = self.lane.other.as_ref().or(self.lane.own.as_ref());
+        last.map(|(carrier, _)| carrier)
+    }
+
+    /// Sees to it that there is a lane to send on, waiting for one at most the acquire timeout.
+    pub(super) async fn ready(&mut self) -> Result<(), Rejection> {
+        let Self { node, in_flight, lane, .. } = self;
+        let pick = match pick_now(node, lane.number) {
+            Some(pick) => pick,
+            None => Box::pin(pick(node, lane.number, in_flight.account, Instant::now())).await?,
+        };
+        lane.take(node, pick);
+        Ok(())
+    }
+
+    /// The same without waiting. Where there is none, one is dialed in the background.
+    pub(super) fn is_ready(&mut self) -> Result<(), Rejection> {
+        let Self { node, in_flight, lane, .. } = self;
+        let pick = pick_now(node, lane.number).ok_or_else(|| none_now(node, in_flight.account))?;
+        lane.take(node, pick);
+        Ok(())
+    }
+
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
         let (node, endpoint) = (Arc::clone(&self.node), self.in_flight.endpoint.clone());
         let mut lease = acquire(node, endpoint, self.location).await?;
@@ -202,28 +261,30 @@ impl NodeShared {
 
     async fn request<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
         match request.sharing() {
-            Sharing::Allowed => {}
+            Sharing::Allowed => self.send(&request).await,
             // Boxed: rare, and larger than all the rest.
-            Sharing::Exclusive => return Box::pin(self.request_exclusive(request)).await,
-            Sharing::Refused => return Err(unshareable().into()),
+            Sharing::Exclusive => Box::pin(self.request_exclusive(request)).await,
+            Sharing::Refused => Err(unshareable().into()),
         }
-        let Self { node, in_flight, home, lane, .. } = self;
+    }
+
+    /// Sends what may be shared.
+    pub(super) async fn send<R: Request>(&mut self, request: &R) -> Result<R::Reply, Error> {
+        let Self { node, in_flight, lane, .. } = self;
         // Read only by those who have to wait.
         let mut since = None;
         let permit = match in_flight.try_enter() {
             Some(permit) => permit,
             None => wait_for_place(node, in_flight, *since.insert(Instant::now())).await?,
         };
-        let mut other = None;
-        if !lane.as_ref().is_some_and(|(carrier, _)| carrier.is_usable()) {
-            *lane = None;
+        lane.other = None;
+        if !lane.is_up() {
+            lane.own = None;
             let since = since.unwrap_or_else(Instant::now);
-            match Box::pin(pick(node, *home, in_flight.account, since)).await? {
-                Pick::Own(carrier) => *lane = Some(with_connection(node, carrier)),
-                Pick::Other(carrier) => other = Some(with_connection(node, carrier)),
-            }
+            let pick = Box::pin(pick(node, lane.number, in_flight.account, since)).await?;
+            lane.take(node, pick);
         }
-        let Some((carrier, redis)) = other.as_mut().or(lane.as_mut()) else {
+        let Some((carrier, redis)) = lane.other.as_mut().or(lane.own.as_mut()) else {
             return Err(Rejection::Closed.into());
         };
         let flight = Flight::start(node, in_flight, carrier, permit);

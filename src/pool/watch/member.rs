@@ -6,9 +6,11 @@ use std::time::Duration;
 use redis::{Cmd, RedisResult, Script, Value, from_redis_value};
 use tokio::time::Instant;
 
+use crate::dial::Notice;
 use crate::fleet::{self, Beat, Fleet, Membership, Report, SCRIPT};
 use crate::policy::Demand;
 use crate::pool::node::Node;
+use crate::pool::topology::place::Doubt;
 use crate::telemetry::event::Event;
 use crate::telemetry::status::FleetStatus;
 use crate::vocabulary::reply::is_denied;
@@ -130,6 +132,12 @@ impl Member {
             }
             Err(error) => {
                 self.membership.failed(beat);
+                if matches!(
+                    Notice::of_error(&error),
+                    Some((Notice::Moved | Notice::ClusterDown, _))
+                ) {
+                    node.resolver.doubt(&node.place.load(), Doubt::Lost);
+                }
                 let pause = if is_denied(&error) { DENIED_INTERVAL } else { Duration::ZERO };
                 self.not_before = Instant::now() + pause;
                 Some(error.to_string())
@@ -144,6 +152,14 @@ impl Member {
             let reason = || "no heartbeat went out in time".to_owned();
             let trouble = self.trouble.clone().unwrap_or_else(reason);
             self.report(node, Some(trouble));
+        }
+    }
+
+    /// The server keeps no registry: what it served is another node's.
+    pub(super) fn left(&mut self, node: &Node) {
+        if node.lock().steering.fleet.take().is_some() {
+            self.joined = false;
+            node.mailbox.set_goodbye(None);
         }
     }
 

@@ -409,6 +409,11 @@ impl Watch {
     /// what the pool may ever have.
     fn steer(&mut self) {
         let now = Instant::now();
+        if self.node.registry().is_none()
+            && let Some(member) = &mut self.fleet
+        {
+            member.left(&self.node);
+        }
         let membership = self.membership();
         if let Some(peers) = self.peers(membership, now) {
             self.node.lock().gate.fleet_of(peers);

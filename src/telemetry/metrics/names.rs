@@ -3,7 +3,7 @@
 use metrics::Unit;
 
 /// Name, unit and description of every metric.
-const GAUGES: [(&str, Unit, &str); 26] = [
+const GAUGES: [(&str, Unit, &str); 27] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -11,6 +11,11 @@ const GAUGES: [(&str, Unit, &str); 26] = [
     ("redis_guard_breaker_state", Unit::Count, "1 for the breaker's state, 0 for the others"),
     ("redis_guard_backoff_seconds", Unit::Seconds, "time to the next dial"),
     ("redis_guard_endpoint_in_use", Unit::Count, "connections the endpoint holds"),
+    (
+        "redis_guard_endpoint_leases",
+        Unit::Count,
+        "leases the endpoint holds, also those without a connection",
+    ),
     ("redis_guard_endpoint_max", Unit::Count, "the most connections the endpoint may hold"),
     ("redis_guard_endpoint_waiting", Unit::Count, "the endpoint's callers who wait"),
     (

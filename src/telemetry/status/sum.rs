@@ -41,6 +41,8 @@ impl Status {
         self.lanes.extend_from_slice(&other.lanes);
         self.leaks.extend_from_slice(&other.leaks);
         self.leaks.sort_by_key(|leak| std::cmp::Reverse(leak.idle));
+        self.idle_leases.extend_from_slice(&other.idle_leases);
+        self.idle_leases.sort_by_key(|leases| std::cmp::Reverse(leases.idle));
         for endpoint in &other.endpoints {
             match self.endpoints.iter_mut().find(|known| known.name == endpoint.name) {
                 Some(known) => known.add(endpoint),
@@ -55,10 +57,12 @@ impl Status {
         (self.in_use, self.dialing, self.waiting) = (0, 0, 0);
         self.lanes.clear();
         self.leaks.clear();
+        self.idle_leases.clear();
         // Of the pool as a whole, which may be open.
         self.closed = true;
         for endpoint in &mut self.endpoints {
-            (endpoint.max, endpoint.reserve, endpoint.in_use, endpoint.waiting) = (0, 0, 0, 0);
+            (endpoint.max, endpoint.reserve, endpoint.waiting) = (0, 0, 0);
+            (endpoint.in_use, endpoint.leases) = (0, 0);
             (endpoint.shared_in_flight, endpoint.shared_in_flight_max) = (0, 0);
         }
         self
@@ -70,6 +74,7 @@ impl EndpointStatus {
         self.max += other.max;
         self.reserve += other.reserve;
         self.in_use += other.in_use;
+        self.leases += other.leases;
         self.waiting += other.waiting;
         self.shared_in_flight += other.shared_in_flight;
         self.shared_in_flight_max += other.shared_in_flight_max;

@@ -20,9 +20,8 @@ pub(super) enum Rule {
     Refused(&'static str),
 }
 
-const ONE_NODE: &str =
-    "it is meant for one node, and a pool over a cluster chooses which: connect to that node";
-const SCAN: &str = "it walks the keys of one node: walk each node over a pool of its own";
+const ONE_NODE: &str = "it is meant for one node: send it on a lease on that node, from `acquire_for` with a key of the node's";
+const SCAN: &str = "it walks the keys of one node: send it on a lease on that node, from `acquire_for` with a key of the node's";
 
 /// The longest name below.
 const LONGEST: usize = 20;

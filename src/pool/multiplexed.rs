@@ -1,0 +1,202 @@
+//! The lease that shares: it sends on the lanes until it meets something that needs a connection of its own.
+
+use std::io;
+use std::panic::Location;
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, RedisError, Value};
+
+use super::acquire::acquire_as;
+use super::holders::Holder;
+use super::lease::NodeLease;
+use super::node::Node;
+use super::shared::lanes::Carrier;
+use super::shared::{Batch, NodeShared, Request};
+use crate::vocabulary::command::Sharing;
+use crate::vocabulary::reply::within;
+use crate::{Endpoint, Error, Rejection};
+
+/// A lease of one server that has a connection only while it needs one.
+pub(super) struct Multiplexed {
+    shared: NodeShared,
+    /// The connection that it has taken, until its end.
+    own: Option<NodeLease>,
+    holder: Holder,
+    /// A command was sent on a lane, and its reply has not come.
+    sending: bool,
+    /// Where commands were given up before their reply came.
+    owing: Vec<Arc<Carrier>>,
+}
+
+impl Drop for Multiplexed {
+    fn drop(&mut self) {
+        self.shared.node().holders.end(&self.holder);
+    }
+}
+
+impl Multiplexed {
+    fn new(shared: NodeShared) -> Self {
+        let node = shared.node();
+        let holder = node.holders.begin(shared.account(), shared.location(), node.coarse_now());
+        Self { shared, own: None, holder, sending: false, owing: Vec::new() }
+    }
+
+    /// One that there is something to send on for, waiting for that at most the acquire timeout.
+    pub(super) async fn acquire(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<Self, Rejection> {
+        let mut shared = NodeShared::new(node, endpoint, location);
+        shared.ready().await?;
+        Ok(Self::new(shared))
+    }
+
+    /// The same, without waiting.
+    pub(super) fn try_acquire(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<Self, Rejection> {
+        let mut shared = NodeShared::new(node, endpoint, location);
+        shared.is_ready()?;
+        Ok(Self::new(shared))
+    }
+
+    /// One with a connection of its own from the start.
+    pub(super) async fn acquire_exclusive(
+        node: Arc<Node>,
+        endpoint: &Endpoint,
+        location: &'static Location<'static>,
+    ) -> Result<Self, Rejection> {
+        let mut this = Self::new(NodeShared::new(node, endpoint, location));
+        this.own = Some(this.connection().await?);
+        this.holder.is_exclusive();
+        Ok(this)
+    }
+
+    pub(super) fn node(&self) -> &Arc<Node> {
+        self.shared.node()
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        self.shared.endpoint()
+    }
+
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// A transaction is open, or keys are watched.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.own.as_ref().is_some_and(NodeLease::is_in_transaction)
+    }
+
+    /// Takes a connection of its own, if it has none, and keeps it until its end.
+    pub(super) async fn make_exclusive(&mut self) -> Result<(), Error> {
+        if self.own.is_none() {
+            self.own = Some(self.lease().await?);
+            self.holder.is_exclusive();
+        }
+        Ok(())
+    }
+
+    /// A connection of its own, to which everything comes after what was sent on lanes.
+    async fn lease(&mut self) -> Result<NodeLease, Error> {
+        self.settle().await?;
+        Ok(self.connection().await?)
+    }
+
+    async fn connection(&self) -> Result<NodeLease, Rejection> {
+        let account = self.shared.account();
+        let node = Arc::clone(self.shared.node());
+        acquire_as(node, |_| account, self.shared.location()).await
+    }
+
+    /// Waits until what was given up on lanes has been answered: replies come in order, and so that of a PING
+    /// after them.
+    async fn settle(&mut self) -> Result<(), Error> {
+        self.note_given_up();
+        while let Some(carrier) = self.owing.last() {
+            let mut redis = carrier.redis.clone();
+            let limit = Some(self.shared.node().settings().response_timeout);
+            let answered = within(limit, redis.send_packed_command(&redis::cmd("PING"))).await;
+            if answered.is_err_and(|error| error.is_timeout()) {
+                // What is sent now might overtake it.
+                return Err(overtakes().into());
+            }
+            // Any other error means that the lane is gone, and its commands with it.
+            self.owing.pop();
+        }
+        Ok(())
+    }
+
+    fn note_given_up(&mut self) {
+        if std::mem::take(&mut self.sending)
+            && let Some(carrier) = self.shared.last()
+            && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, carrier))
+        {
+            self.owing.push(Arc::clone(carrier));
+        }
+    }
+
+    /// Sends one command; the reply as it is, an error of the server's too.
+    pub(super) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
+        self.request(cmd, Sharing::of_lease(cmd)).await
+    }
+
+    pub(super) async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        replies: (usize, usize),
+    ) -> Result<Vec<Value>, Error> {
+        let sharing = pipeline.cmd_iter().map(Sharing::of_lease).max().unwrap_or(Sharing::Allowed);
+        self.request(Batch { pipeline, replies, sharing }, sharing).await
+    }
+
+    async fn request<R: Request>(
+        &mut self,
+        request: R,
+        sharing: Sharing,
+    ) -> Result<R::Reply, Error> {
+        self.holder.used(self.node().coarse_now());
+        match (&mut self.own, sharing) {
+            (Some(own), _) => Ok(request.send_exclusive(own).await?),
+            (None, Sharing::Allowed) => {
+                self.note_given_up();
+                self.sending = true;
+                let reply = self.shared.send(&request).await;
+                self.sending = match &reply {
+                    Ok(_) => !request.is_answered(),
+                    Err(Error::Inner(error)) => error.is_timeout(),
+                    Err(Error::Rejected(_)) => false,
+                };
+                reply
+            }
+            // Boxed: rare, and larger than all the rest.
+            (None, Sharing::Exclusive) => Box::pin(self.request_once(request)).await,
+            (None, Sharing::Refused) => Box::pin(self.request_exclusive(request)).await,
+        }
+    }
+
+    /// Over a connection that is given back after it: it blocks, and leaves nothing behind.
+    async fn request_once<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
+        let mut once = self.lease().await?;
+        Ok(request.send_exclusive(&mut once).await?)
+    }
+
+    async fn request_exclusive<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
+        self.make_exclusive().await?;
+        match &mut self.own {
+            Some(own) => Ok(request.send_exclusive(own).await?),
+            None => Err(Rejection::Closed.into()),
+        }
+    }
+}
+
+/// What a caller hears whose command waits for those before it.
+fn overtakes() -> RedisError {
+    let why = "what this lease sent before is not answered yet, and a command on a connection of its own would \
+               overtake it; nothing was sent";
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
+}

@@ -75,6 +75,7 @@ const POOL: &[&str] = &[
     "maintenance",
     "warm",
     "cluster::ask",
+    "cluster::publish",
     "cluster::keeper",
     "cluster::router",
     "guarded_connection",

@@ -160,6 +160,9 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 fn runbooks_name_what_the_doctor_and_the_status_page_print() {
     const CHECKS: &str = concat!(
         include_str!("../src/doctor/checks/capacity.rs"),
+        include_str!("../src/doctor/checks/cluster/mod.rs"),
+        include_str!("../src/doctor/checks/cluster/nodes.rs"),
+        include_str!("../src/doctor/checks/cluster/slots.rs"),
         include_str!("../src/doctor/checks/holders.rs"),
         include_str!("../src/doctor/checks/reachability.rs"),
         include_str!("../src/doctor/checks/replication.rs"),
@@ -180,7 +183,8 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
         include_str!("../src/telemetry/status.rs"),
     );
     const GROUPS: [&str; 5] = ["capacity", "holders", "reachability", "replication", "server"];
-    const FIELDS: [&str; 6] = ["breaker", "endpoints[]", "fleet", "leaks[]", "sentinel", "watch"];
+    const FIELDS: [&str; 7] =
+        ["breaker", "cluster", "endpoints[]", "fleet", "leaks[]", "sentinel", "watch"];
     let (mut checks, mut verdicts, mut commands, mut fields) = (0, 0, 0, 0);
     for (name, page) in pages() {
         for code in page.split('`').skip(1).step_by(2) {
@@ -191,7 +195,7 @@ fn runbooks_name_what_the_doctor_and_the_status_page_print() {
             let Some((first, rest)) = code.split_once('.') else { continue };
             let is_check = CHECKS.contains(&format!("\"{code}\""));
             // What it is called is a group of checks, and a field of the status.
-            if first == "sentinel" && is_check {
+            if ["cluster", "sentinel"].contains(&first) && is_check {
                 checks += 1;
                 continue;
             }
@@ -342,6 +346,7 @@ fn the_dashboard_has_a_panel_for_each_question() {
         "Leaks",
         "Fleet",
         "Sentinel",
+        "Cluster",
         "redis_exporter",
     ];
     assert_eq!(rows, questions);

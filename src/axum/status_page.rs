@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 /// `the_page_runs_its_own_script_and_style_and_nothing_else` says what they have to be.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     style-src 'sha256-MVzA4wVktQiG70mzOLAc9ta8JvmBbAXtC8MmbgB+WVM='; \
-    script-src 'sha256-UtcppfIboU6jYPcR16La21fAdpTDdWCA1tILr0t9S2U='; \
+    script-src 'sha256-jZglmr5TojWhiu0CmRKZauX6zzz9CwKyI6x0Ek4oJAs='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -1,5 +1,6 @@
 //! The guard's builder: collects settings, then checks all of them at once.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -139,7 +140,7 @@ impl GuardBuilder {
         let gate = Gate::alone(Some(self.backoff), self.breaker, PROBE_TIMEOUT, seed);
         let server = self.server.unwrap_or_else(|| self.name.clone()).into();
         let own = Own {
-            metrics: Metrics::new(&self.name, &server),
+            metrics: Metrics::new(&self.name, &server, Arc::default()),
             server,
             acquire_timeout: self.acquire_timeout,
             events: EventBus::new(),

@@ -15,6 +15,7 @@ use crate::policy::Budgets;
 use crate::server::gate::Transition;
 use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
+use crate::telemetry::metrics::Counters;
 use crate::telemetry::shielded;
 use crate::telemetry::status::{CloseReason, Leak, LimitedBy, RequestOutcome};
 use crate::vocabulary::DialFailure;
@@ -63,6 +64,7 @@ type Requests = [u64; RequestOutcome::ALL.len()];
 pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) events: EventBus,
+    pub(super) counters: Arc<Counters>,
     /// What goes by the pool's budgets beside it, while somebody holds it; see [`Companion`].
     pub(super) companion: Mutex<Weak<dyn Companion>>,
     /// How HTTP requests ended, by endpoint.
@@ -72,7 +74,8 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(settings: Settings) -> Self {
         let (companion, requests) = (companion::nobody(), Mutex::default());
-        Self { events: EventBus::new(), companion, requests, settings }
+        let (events, counters) = (EventBus::new(), Arc::default());
+        Self { events, counters, companion, requests, settings }
     }
 
     /// The calls in flight beside the leases.

@@ -69,9 +69,11 @@ async fn sweep(node: Arc<Node>) {
         node.authenticate_free();
         check_idle(&node, coarse);
         let longest = find_leaks(&node, now, coarse);
+        // Before the last publication, so that nothing is counted after it.
+        let over = is_over(&node);
         publish(&node, longest);
         report_refusals(&node, &mut refused);
-        if is_over(&node) {
+        if over {
             return;
         }
     }

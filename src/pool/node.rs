@@ -94,7 +94,11 @@ impl Node {
             holders: Holders::default(),
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
-            metrics: Metrics::new(&settings.name, &place.target.name),
+            metrics: Metrics::new(
+                &settings.name,
+                &place.target.name,
+                Arc::clone(&context.counters),
+            ),
             place: ArcSwap::new(place),
             moving: Mutex::new(()),
             moved: Notify::new(),

@@ -10,8 +10,8 @@
 //! pool has several, one that is full, or at which an endpoint has used up its budget, would vanish in
 //! a sum over all of them. What callers see, whatever the server, a rule adds up: `sum by (pool, ...)` is
 //! right for one server and for many. `server` is not on what belongs to no server: HTTP requests,
-//! retries, calls through a guard, their limit included, which are admitted before one is chosen, and what
-//! sentinels do. A
+//! retries, calls through a guard, their limit included, which are admitted before one is chosen, what
+//! sentinels do, and what the nodes of a cluster tell of it as a whole. A
 //! [`Guard`](crate::Guard) without a pool shares names, and so labels, with a pool; its `server` is
 //! the address that it was given, or else its name, as in its refusals.
 
@@ -27,10 +27,13 @@ use arc_swap::ArcSwap;
 use metrics::{Histogram, Label, SharedString};
 
 use self::names::{CREATE_TIME, RETRIES, SHARED_USE_TIME, USE_TIME, WAIT_TIME, describe};
+pub(crate) use self::series::Counters;
 use self::series::Series;
 use super::shielded;
 use crate::dial::Notice;
-use crate::telemetry::status::{BreakerStatus, CloseReason, EndpointStatus, GuardStatus, Status};
+use crate::telemetry::status::{
+    BreakerStatus, CloseReason, ClusterStatus, EndpointStatus, GuardStatus, Status,
+};
 use crate::vocabulary::Reason;
 use crate::{BreakerState, Endpoint, Outcome};
 
@@ -76,12 +79,13 @@ impl Histograms {
 }
 
 impl Metrics {
-    pub(crate) fn new(pool: &str, server: &Arc<str>) -> Self {
+    /// `counters`: those of the pool's other servers as well.
+    pub(crate) fn new(pool: &str, server: &Arc<str>, counters: Arc<Counters>) -> Self {
         let pool = SharedString::from_shared(pool.into());
         Self {
             recording: AtomicBool::new(is_recorder_installed()),
             histograms: ArcSwap::from_pointee(Histograms::look_up(&pool, server)),
-            series: Mutex::new(Series::new(pool.clone(), Arc::clone(server))),
+            series: Mutex::new(Series::new(pool.clone(), Arc::clone(server), counters)),
             waited: AtomicU64::new(0),
             at_once: AtomicU64::new(0),
             pool,
@@ -155,6 +159,11 @@ impl Metrics {
         }
     }
 
+    /// The pool has no business at the server any more. What is published of it from now on are its counts.
+    pub(crate) fn leave(&self) {
+        shielded(|| self.series().leave());
+    }
+
     /// Publishes a snapshot of a guard without a pool.
     pub(crate) fn publish_guard(&self, status: &GuardStatus, server: &Arc<str>) {
         shielded(|| self.publish_all_of_guard(status, server));
@@ -215,6 +224,31 @@ impl Metrics {
         let new = usize::try_from(at_once.saturating_sub(before)).unwrap_or(usize::MAX);
         self.histograms.load().wait.record_many(0.0, new);
     }
+}
+
+/// Publishes what a cluster tells as a whole. A pool that is closed asks nobody any more, so what was known is
+/// not: what is not a number passes no comparison, and no rule takes it for a cluster that is lost.
+pub(crate) fn publish_cluster(pool: &str, status: &ClusterStatus, closed: bool) {
+    let ClusterStatus { unserved_slots, age, changes, trouble, .. } = status;
+    let known = match (trouble, age) {
+        (Some(_), _) => Some(0.0),
+        (None, Some(_)) => Some(1.0),
+        // Nobody has answered yet.
+        (None, None) => None,
+    };
+    let unserved = age.map(|_| float(*unserved_slots));
+    shielded(|| {
+        describe();
+        let pool = vec![Label::new("pool", pool.to_owned())];
+        for (name, value) in
+            [("redis_guard_cluster_known", known), ("redis_guard_cluster_unserved_slots", unserved)]
+        {
+            if let Some(value) = value {
+                metrics::gauge!(name, pool.clone()).set(if closed { f64::NAN } else { value });
+            }
+        }
+        metrics::counter!("redis_guard_cluster_changes_total", pool).absolute(*changes);
+    });
 }
 
 /// What is unknown is not published: a gauge at zero would be a lie.

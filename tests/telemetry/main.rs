@@ -6,6 +6,8 @@ mod support;
 #[path = "../waiting/mod.rs"]
 mod waiting;
 
+mod cluster;
+mod kept;
 mod log;
 mod metrics;
 mod panics;

@@ -118,8 +118,8 @@ async fn published(
     seen.unwrap_or_else(|_| panic!("not published: {last:#?} {:#?}", pool.status()))
 }
 
-/// What a guard without a pool, the retries, the routes, the fleet and the sentinels add.
-const NOT_OF_A_POOL: [&str; 7] = [
+/// What a guard without a pool, the retries, the routes, the fleet, the sentinels and a cluster add.
+const NOT_OF_A_POOL: [&str; 10] = [
     "redis_guard_call_limit",
     "redis_guard_retries_total",
     "redis_guard_requests_total",
@@ -127,6 +127,9 @@ const NOT_OF_A_POOL: [&str; 7] = [
     "redis_guard_fleet_share",
     "redis_guard_sentinel_connected",
     "redis_guard_master_changes_total",
+    "redis_guard_cluster_known",
+    "redis_guard_cluster_unserved_slots",
+    "redis_guard_cluster_changes_total",
 ];
 
 /// A metric of the README's table: its name, kind, and labels beside the pool's.

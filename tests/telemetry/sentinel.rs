@@ -1,17 +1,13 @@
 //! What an operator sees of sentinels and of a failover, on a real set of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
-    Unit,
-};
 use redis_guard::{Event, GuardedPool};
 use tracing::Level;
-use tracing::subscriber::DefaultGuard;
 
 use crate::POOL;
+use crate::kept::{Kept, heard};
 use crate::support::log::Log;
 use crate::support::{HANG, SentinelSet};
 use crate::waiting::{next, soon, until};
@@ -37,12 +33,6 @@ fn pool(set: &SentinelSet) -> GuardedPool {
     builder.acquire_timeout(HANG).response_timeout(HANG).max_connections(4).build().unwrap()
 }
 
-/// For the tests that look at metrics: who logs a line first, on a thread where nobody listens, can switch
-/// that line off for the tests on other threads.
-fn heard() -> DefaultGuard {
-    Log::default().listen(Level::INFO)
-}
-
 /// Begins it again if the sentinels give it up.
 fn fail_over(set: &SentinelSet) {
     set.fail_over();
@@ -51,102 +41,6 @@ fn fail_over(set: &SentinelSet) {
 
 fn crash_sentinels(set: &SentinelSet) {
     (0..set.sentinels().len()).for_each(|index| set.sentinel(index).crash());
-}
-
-/// Keeps every series, as a scrape would see it. By `name{label=value,…}` without the pool's label.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Series>>);
-
-#[derive(Debug, Default)]
-struct Series {
-    gauges: BTreeMap<String, f64>,
-    counters: BTreeMap<String, u64>,
-    /// Counters that were published with less than before: to Prometheus a restart of the process.
-    fell: Vec<String>,
-}
-
-/// One series.
-struct One(String, Kept);
-
-impl Kept {
-    fn series(&self) -> MutexGuard<'_, Series> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn one(&self, key: &Key) -> Arc<One> {
-        let labels = key.labels().filter(|label| label.key() != "pool");
-        let labels: Vec<String> =
-            labels.map(|label| format!("{}={}", label.key(), label.value())).collect();
-        Arc::new(One(format!("{}{{{}}}", key.name(), labels.join(",")), self.clone()))
-    }
-
-    fn gauge(&self, series: &str) -> Option<f64> {
-        self.series().gauges.get(series).copied()
-    }
-
-    fn counter(&self, series: &str) -> Option<u64> {
-        self.series().counters.get(series).copied()
-    }
-
-    /// The sum over all servers, by the last label.
-    fn sums(&self, name: &str) -> BTreeMap<String, u64> {
-        let mut sums = BTreeMap::new();
-        for (series, count) in &self.series().counters {
-            if series.starts_with(name) && *count > 0 {
-                let label = series.trim_end_matches('}').rsplit_once('=').unwrap().1;
-                *sums.entry(label.to_owned()).or_default() += count;
-            }
-        }
-        sums
-    }
-}
-
-impl GaugeFn for One {
-    fn increment(&self, _: f64) {
-        unreachable!("gauges are set");
-    }
-
-    fn decrement(&self, _: f64) {
-        unreachable!("gauges are set");
-    }
-
-    fn set(&self, value: f64) {
-        self.1.series().gauges.insert(self.0.clone(), value);
-    }
-}
-
-impl CounterFn for One {
-    fn increment(&self, _: u64) {
-        unreachable!("the pool's counters are absolute");
-    }
-
-    fn absolute(&self, value: u64) {
-        let mut series = self.1.series();
-        let before = series.counters.insert(self.0.clone(), value);
-        if let Some(before) = before.filter(|before| value < *before) {
-            series.fell.push(format!("{}: {before} → {value}", self.0));
-        }
-    }
-}
-
-impl Recorder for Kept {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.one(key))
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.one(key))
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
 }
 
 const CONNECTED: &str = "redis_guard_sentinel_connected{}";

@@ -61,9 +61,12 @@ const capitalised = (words) => words[0].toUpperCase() + words.slice(1);
 
 // All that is worth saying, the worst first: { level, word, says }.
 function findings(s) {
-  const { breaker, watch } = s, found = [];
+  // Of a cluster, what is said of a server is said of a node, in its own numbers, and first of the worst.
+  const nodes = s.cluster?.nodes ?? [], servers = nodes.length > 0 ? nodes.map(({ status }) => status) : [s];
+  const [worst] = servers, { breaker, watch } = worst, found = [];
   const say = (level, word, says) => found.push({ level, word, says });
-  const of = `${count(s.live)} of ${plural(s.max_connections, "connection")} live`;
+  const of = (server, words) => (nodes.length === 0 ? capitalised(words) : `${server === worst ? "Worst node" : "Node"} ${server.server}: ${words}`);
+  const live = (server) => `${count(server.live)} of ${plural(server.max_connections, "connection")} live`;
   const wait = breaker.next_dial_in_seconds, waits = wait >= 0.05;
   const failure = breaker.last_failure;
   const unplaced = s.sentinel?.trouble && failure?.server === s.sentinel.master;
@@ -71,29 +74,34 @@ function findings(s) {
   const heldOpen = breaker.forced && breaker.state === "open";
   const full = ["max_clients", "suspected_max_clients"].includes(failure?.outcome);
   const refused = s.refusals?.perSecond ?? 0;
+  const down = servers.filter((server) => server.live === 0 && server.breaker.last_failure).length;
+  const node = nodes.length > 0 && down < nodes.length ? "NODE " : "", isReplica = nodes[0]?.role === "replica";
+  const callers = nodes.length === 0 ? "callers" : isReplica ? "reads from it" : "callers of its slots";
 
   if (s.closed) {
     say("warn", "CLOSED", `The pool is closed: this instance drains, ${plural(s.in_use, "lease")} to go.`);
   } else if (s.live === 0 && heldOpen) {
     say("bad", "HELD OPEN", "An operator holds the breaker open and nothing is live: every caller is refused.");
-  } else if (s.live === 0 && failure) {
-    const then = breaker.state === "half_open" ? "callers are refused while the next dial is in flight"
-      : breaker.state === "open" && waits ? `callers are refused for ${seconds(wait)}, until the next dial`
-      : waits ? `callers wait for the next dial, in ${seconds(wait)}` : "the next dial is due";
-    say("bad", full ? "FULL" : "DOWN", `Nothing is live, ${cause}: ${then}.`);
+  } else if (worst.live === 0 && failure && !heldOpen) {
+    const then = breaker.state === "half_open" ? `${callers} are refused while the next dial is in flight`
+      : breaker.state === "open" && waits ? `${callers} are refused for ${seconds(wait)}, until the next dial`
+      : waits ? `${callers} wait for the next dial, in ${seconds(wait)}` : "the next dial is due";
+    const others = down > 1 ? ` Nor is anything live at ${plural(down - 1, "other node")}.` : "";
+    say(isReplica ? "warn" : "bad", `${node}${full ? "FULL" : "DOWN"}`, of(worst, `nothing is live, ${cause}: ${then}.${others}`));
   } else if (s.live === 0 && s.dialing > 0) {
     say("ok", "STARTING", "No connection is live yet, one is being dialed.");
   } else if (s.live === 0) {
     say("ok", "IDLE", "No connection is live: nobody has asked for one.");
   } else if (heldOpen) {
-    say("warn", "HELD OPEN", `An operator holds the breaker open: ${of}, none is dialed.`);
+    const others = nodes.length > 0 ? ", and callers are refused at nodes that have none" : "";
+    say("warn", "HELD OPEN", `An operator holds the breaker open: ${live(s)}, none is dialed${others}.`);
   } else if (failure) {
     const growth = waits ? `growth waits ${seconds(wait)}` : "the next dial is due";
-    say(refused > 0 ? "bad" : "warn", full ? "FULL" : "DIALS FAIL", `${capitalised(cause)}: ${of}, ${growth}.`);
+    say(refused > 0 ? "bad" : "warn", full ? `${node}FULL` : "DIALS FAIL", of(worst, `${cause}: ${live(worst)}, ${growth}.`));
   } else if (watch.saturation >= 1) {
-    say("warn", "FULL", `Redis is full: ${of}, no slot is free.`);
-  } else if (s.limited_by === "refused") {
-    say("warn", "LIMITED", `Redis refused one more: ${of}, and no more until it has room.`);
+    say("warn", `${node}FULL`, of(worst, `Redis is full: ${live(worst)}, no slot is free.`));
+  } else if (worst.limited_by === "refused") {
+    say("warn", "LIMITED", of(worst, `Redis refused one more: ${live(worst)}, and no more until it has room.`));
   }
   if (breaker.forced && !heldOpen) {
     say("warn", "HELD CLOSED", "An operator holds the breaker closed: callers wait rather than being refused.");
@@ -105,13 +113,11 @@ function findings(s) {
     const oldest = s.leaks[0];
     say("warn", "LEAK", `${plural(s.leaks.length, "lease looks", "leases look")} leaked, the longest unused for ${FORMATS.age(oldest.idle_seconds)} by ${oldest.endpoint}.`);
   }
-  if (watch.saturation >= 0.9 && !found.some(({ word }) => word === "FULL")) {
-    say("warn", "NEARLY FULL", `${percent(watch.saturation)} of the server's connections are in use.`);
-  }
-  const { replicas_online: online, replicas_expected: expected } = watch.observation ?? {};
-  if (online < expected) {
-    say("warn", "REPLICA LOST", `${count(online)} of ${plural(expected, "replica")} online.`);
-  }
+  const isSaid = found.some(({ word }) => word.endsWith("FULL"));
+  const fuller = servers.find((server) => server.watch.saturation >= 0.9 && !(isSaid && server === worst));
+  if (fuller) say("warn", "NEARLY FULL", of(fuller, `${percent(fuller.watch.saturation)} of the server's connections are in use.`));
+  const short = servers.find((server) => lacksReplicas(server));
+  if (short) say("warn", "REPLICA LOST", of(short, `${lacksReplicas(short)}.`));
   if (s.sentinel?.trouble) {
     const { master, since_seconds: since } = s.sentinel;
     const then = since === null ? "none has said it yet" : `the pool goes on with ${s.server}, and would not follow a failover`;
@@ -121,17 +127,27 @@ function findings(s) {
   if (s.cluster?.age_seconds != null && s.cluster.unserved_slots > 0) {
     say("bad", "UNSERVED", `No node serves ${plural(s.cluster.unserved_slots, "slot")} of the cluster.`);
   }
-  if (s.fleet?.trouble) say("warn", "FLEET LOST", `The fleet's registry does not answer: ${s.fleet.trouble}.`);
-  if (watch.trouble) say("warn", "UNWATCHED", `The server cannot be watched: ${watch.trouble}.`);
+  const alone = servers.find(({ fleet }) => fleet?.trouble);
+  if (alone) say("warn", "FLEET LOST", of(alone, `the fleet's registry does not answer: ${alone.fleet.trouble}.`));
+  const unwatched = servers.find((server) => server.watch.trouble);
+  if (unwatched) say("warn", "UNWATCHED", of(unwatched, `the server cannot be watched: ${unwatched.watch.trouble}.`));
   if (found.every(({ level }) => level === "ok") && s.live > 0) {
     const waiting = s.waiting > 0 ? `, ${plural(s.waiting, "caller waits", "callers wait")} for one` : "";
-    found.unshift({ level: "ok", word: "OK", says: `All is well: ${of}${waiting}.` });
+    const many = nodes.length > 0 ? ` at ${plural(nodes.length, "node")}` : "";
+    found.unshift({ level: "ok", word: "OK", says: `All is well: ${live(s)}${many}${waiting}.` });
   }
-  if (["price_law", "fleet_lease"].includes(s.limited_by) && s.limit < s.max_connections && watch.observation) {
-    say("ok", "LIMITED", `The limit is ${count(s.limit)}, set by ${LIMITED_BY[s.limited_by].split(":")[0]}.`);
+  const limited = servers.find((server) => ["price_law", "fleet_lease"].includes(server.limited_by)
+    && server.limit < server.max_connections && server.watch.observation);
+  if (limited) {
+    say("ok", "LIMITED", of(limited, `the limit is ${count(limited.limit)}, set by ${LIMITED_BY[limited.limited_by].split(":")[0]}.`));
   }
   const levels = ["bad", "warn", "ok"];
   return found.sort((a, b) => levels.indexOf(a.level) - levels.indexOf(b.level));
+}
+
+function lacksReplicas({ watch: { observation } }) {
+  const { replicas_online: online, replicas_expected: expected } = observation ?? {};
+  return online < expected && `${count(online)} of ${plural(expected, "replica")} online`;
 }
 
 // One line of a cluster's node.
@@ -142,7 +158,10 @@ function ofNode({ role, slots, status: s }) {
   if (s.limit < s.max_connections) words.push(`limit ${count(s.limit)}`);
   if (s.waiting > 0) words.push(plural(s.waiting, "caller waits", "callers wait"));
   if (failure) words.push(`[${failure.outcome}] ${failure.message}${wait >= 0.05 ? `, next dial in ${seconds(wait)}` : ""}`);
-  if (s.watch.saturation !== null) words.push(`${Math.round(s.watch.saturation * 100)} % of the node's slots taken`);
+  if (s.watch.saturation !== null) words.push(`${percent(s.watch.saturation)} of the server's connections in use`);
+  if (lacksReplicas(s)) words.push(lacksReplicas(s));
+  if (s.watch.trouble) words.push(`not watched: ${s.watch.trouble}`);
+  if (s.fleet?.trouble) words.push(`its fleet's registry does not answer: ${s.fleet.trouble}`);
   return words.join(" · ");
 }
 
@@ -271,6 +290,7 @@ function show(s) {
   $("#watch-trouble").hidden = !s.watch.trouble;
   $("#fleet").hidden = !s.fleet;
   $("#fleet-trouble").hidden = !s.fleet?.trouble;
+  for (const element of document.querySelectorAll("[data-cluster]")) element.hidden = !s.cluster?.nodes.length;
   $("#cluster").hidden = !s.cluster;
   $("#cluster-trouble").hidden = !s.cluster?.trouble;
   list($("#nodes"), s.cluster?.nodes ?? [], (each) => each.status.server, (each) => {

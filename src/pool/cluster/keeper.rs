@@ -28,7 +28,14 @@ const FOR_REPLICAS: Duration = Duration::from_secs(2);
 pub(in crate::pool) fn run(cluster: Arc<Cluster>) -> Task {
     // Made before the first poll: a task may be dropped without one.
     let running = Running(cluster);
-    Box::pin(keep(running))
+    Box::pin(async move {
+        let cluster = Arc::clone(&running.0);
+        tokio::select! {
+            () = keep(running) => {}
+            () = cluster.keep_publishing() => {}
+        }
+        cluster.publish();
+    })
 }
 
 /// Says that the keeper has stopped, also when its runtime is shut down under it.

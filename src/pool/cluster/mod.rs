@@ -9,6 +9,7 @@
 mod ask;
 pub(super) mod keeper;
 mod map;
+mod publish;
 pub(super) mod router;
 
 use std::collections::{BTreeMap, HashMap};
@@ -567,6 +568,7 @@ impl Cluster {
         }
         for node in left {
             node.shut();
+            node.metrics.leave();
             let counts = (self.status)(&node).counts_only();
             let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *departed {

@@ -3,7 +3,7 @@
 use metrics::Unit;
 
 /// Name, unit and description of every metric.
-const GAUGES: [(&str, Unit, &str); 25] = [
+const GAUGES: [(&str, Unit, &str); 27] = [
     ("db_client_connection_count", Unit::Count, "live connections by state (idle, used)"),
     ("db_client_connection_max", Unit::Count, "the most connections the pool may open"),
     ("db_client_connection_pending_requests", Unit::Count, "callers waiting for a connection"),
@@ -45,8 +45,14 @@ const GAUGES: [(&str, Unit, &str); 25] = [
     ("redis_guard_fleet_members", Unit::Count, "members of the fleet"),
     ("redis_guard_fleet_share", Unit::Count, "connections that the fleet's registry allows"),
     ("redis_guard_sentinel_connected", Unit::Count, "1 while a sentinel says where the server is"),
+    (
+        "redis_guard_cluster_known",
+        Unit::Count,
+        "1 while a node says who the nodes of the cluster are",
+    ),
+    ("redis_guard_cluster_unserved_slots", Unit::Count, "slots of the cluster that no node serves"),
 ];
-const COUNTERS: [(&str, Unit, &str); 12] = [
+const COUNTERS: [(&str, Unit, &str); 13] = [
     ("db_client_connection_timeouts_total", Unit::Count, "callers whose acquire timed out"),
     ("redis_guard_rejections_total", Unit::Count, "callers refused, by endpoint and reason"),
     ("redis_guard_dials_total", Unit::Count, "dials that ended, by outcome"),
@@ -76,6 +82,11 @@ const COUNTERS: [(&str, Unit, &str); 12] = [
         "redis_guard_master_changes_total",
         Unit::Count,
         "moves of the pool to the server that sentinels named",
+    ),
+    (
+        "redis_guard_cluster_changes_total",
+        Unit::Count,
+        "changes of the cluster's nodes, or of who serves which slots",
     ),
     (RETRIES, Unit::Count, "failed calls, by what became of their retry"),
     ("redis_guard_requests_total", Unit::Count, "HTTP requests, by endpoint and outcome"),

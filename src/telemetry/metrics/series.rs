@@ -1,7 +1,7 @@
-//! The series that name a server, and what becomes of them when a pool's server moves.
+//! The series that name a server, and what becomes of them when the pool leaves it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::{Key, Label, Level, Metadata, SharedString};
 
@@ -11,12 +11,12 @@ const METADATA: Metadata<'_> = Metadata::new(module_path!(), Level::INFO, Some(m
 
 /// The gauges and counters of a pool at its server.
 ///
-/// No recorder takes a series back. So when the server moves, as after a failover, the gauges of the one
-/// before get the values that are true of it from then on, and the counters of the new one begin at zero:
-/// the pool's own counts go on, and a series that begins with all of them would look like as many events
-/// at once. The counters of the one before stand still and never fall, so that `rate()` takes no move for
-/// a restart, and go on where they were if it becomes the server again. Over all servers they add up to
-/// the pool's counts. What was counted since the last publication, a second's worth with the closing of
+/// No recorder takes a series back. So when the server moves, as after a failover, or leaves its cluster, its
+/// gauges get the values that are true of it from then on. Its counters stand still and never fall, so that
+/// `rate()` takes no move for a restart, and go on where they were if it comes back; of a cluster's node that
+/// is another node then. Those of a server that the pool moves to begin at zero: the pool's own counts go on,
+/// and a series that begins with all of them would look like as many events at once. Over all servers they add
+/// up to the pool's counts. What was counted since the last publication, a second's worth with the closing of
 /// the connections to the one before, is published as the new one's.
 #[derive(Debug)]
 pub(super) struct Series {
@@ -24,15 +24,53 @@ pub(super) struct Series {
     server: Arc<str>,
     /// The gauges of `server` that were published last.
     gauges: Vec<Key>,
+    /// There is nothing left for a gauge to say.
+    left: bool,
     /// Counts as of the last publication, by what they are counts of.
     totals: HashMap<Key, u64>,
-    /// What of them is each server's.
+    counters: Arc<Counters>,
+}
+
+/// The counters of all servers of a pool.
+#[derive(Debug, Default)]
+pub(crate) struct Counters(Mutex<Published>);
+
+#[derive(Debug, Default)]
+struct Published {
+    /// What each series says.
     counts: HashMap<Key, u64>,
+    /// What the servers' own counts were then.
+    servers: HashMap<Key, u64>,
+}
+
+impl Counters {
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        // A recorder that panicked leaves counts that are right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Published {
+    /// Under the lock of all counters: two nodes at one address, one that has left and is not empty yet and one that
+    /// came back, add to the same series.
+    fn add(&mut self, key: Key, new: u64) {
+        let count = self.counts.entry(key.clone()).or_default();
+        *count += new;
+        metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
+            .absolute(*count);
+    }
+}
+
+/// How much a count has grown. Less than before is one that was started anew.
+fn growth(totals: &mut HashMap<Key, u64>, of: Key, total: u64) -> u64 {
+    let before = totals.insert(of, total).unwrap_or(0);
+    total.checked_sub(before).unwrap_or(total)
 }
 
 impl Series {
-    pub(super) fn new(pool: SharedString, server: Arc<str>) -> Self {
-        Self { pool, server, gauges: Vec::new(), totals: HashMap::new(), counts: HashMap::new() }
+    pub(super) fn new(pool: SharedString, server: Arc<str>, counters: Arc<Counters>) -> Self {
+        let (gauges, totals) = (Vec::new(), HashMap::new());
+        Self { pool, server, gauges, left: false, totals, counters }
     }
 
     /// Starts a publication: what follows is of this server.
@@ -44,7 +82,16 @@ impl Series {
         }
     }
 
+    /// The server is left for good. From here on only what is still counted at it is published.
+    pub(super) fn leave(&mut self) {
+        self.left = true;
+        self.gauges.drain(..).for_each(|key| set(&key, once_left(&key)));
+    }
+
     pub(super) fn gauge(&mut self, name: &'static str, labels: &[Label], value: f64) {
+        if self.left {
+            return;
+        }
         let key = self.key(name, labels);
         set(&key, value);
         self.gauges.push(key);
@@ -53,23 +100,17 @@ impl Series {
     /// Publishes what of the pool's count, `total`, is this server's.
     pub(super) fn counter(&mut self, name: &'static str, labels: &[Label], total: u64) {
         let key = self.key(name, labels);
-        self.count(key, Key::from_parts(name, labels.to_vec()), total);
+        let new = growth(&mut self.totals, Key::from_parts(name, labels.to_vec()), total);
+        self.counters.lock().add(key, new);
     }
 
     /// Publishes a count that is the server's own, whatever the pool has seen at others.
     pub(super) fn servers_counter(&mut self, name: &'static str, total: u64) {
         let key = self.key(name, &[]);
-        self.count(key.clone(), key, total);
-    }
-
-    fn count(&mut self, key: Key, of: Key, total: u64) {
-        let before = self.totals.insert(of, total).unwrap_or(0);
-        // Less than before is a count that was started anew.
-        let new = total.checked_sub(before).unwrap_or(total);
-        let count = self.counts.entry(key.clone()).or_default();
-        *count += new;
-        metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
-            .absolute(*count);
+        let mut published = self.counters.lock();
+        // The pool's, for whoever is at the server next goes on with the same count.
+        let new = growth(&mut published.servers, key.clone(), total);
+        published.add(key, new);
     }
 
     fn key(&self, name: &'static str, labels: &[Label]) -> Key {
@@ -107,6 +148,10 @@ mod tests {
 
     use super::*;
 
+    fn series(server: &str, counters: &Arc<Counters>) -> Series {
+        Series::new("shop".into(), server.into(), Arc::clone(counters))
+    }
+
     /// Values by name and server.
     type Seen = BTreeMap<(String, String), DebugValue>;
 
@@ -114,7 +159,7 @@ mod tests {
     fn published(publish: impl FnOnce(&mut Series)) -> Seen {
         let recorder = DebuggingRecorder::new();
         metrics::with_local_recorder(&recorder, || {
-            publish(&mut Series::new("shop".into(), "a:1".into()));
+            publish(&mut series("a:1", &Arc::default()));
         });
         let samples = recorder.snapshotter().snapshot().into_vec().into_iter();
         let named = samples.map(|(key, _, _, value)| {
@@ -155,15 +200,51 @@ mod tests {
 
     #[test]
     fn a_count_of_the_servers_own_goes_on_where_it_was_started_anew() {
-        let name = "redis_guard_server_rejected_connections_total";
         let seen = published(|series| {
             for (server, total) in [("a:1", 46), ("b:1", 50), ("a:1", 0), ("a:1", 2)] {
                 series.start(&server.into());
-                series.servers_counter(name, total);
+                series.servers_counter(REJECTED, total);
             }
         });
-        assert_eq!(seen[&at(name, "a:1")], DebugValue::Counter(48));
-        assert_eq!(seen[&at(name, "b:1")], DebugValue::Counter(50));
+        assert_eq!(seen[&at(REJECTED, "a:1")], DebugValue::Counter(48));
+        assert_eq!(seen[&at(REJECTED, "b:1")], DebugValue::Counter(50));
+    }
+
+    const REJECTED: &str = "redis_guard_server_rejected_connections_total";
+
+    /// What a node publishes of b:1: how many connections it may have, its dials, and the server's rejections.
+    fn publish(node: &mut Series, max: f64, dials: u64, rejections: u64) {
+        node.start(&"b:1".into());
+        node.gauge("db_client_connection_max", &[], max);
+        node.counter("dials", &[], dials);
+        node.servers_counter(REJECTED, rejections);
+    }
+
+    #[test]
+    fn of_a_node_that_left_its_cluster_only_what_is_counted_is_published() {
+        let seen = published(|node| {
+            publish(node, 8.0, 40, 5);
+            node.leave();
+            publish(node, 8.0, 41, 5);
+        });
+        assert_eq!(gauge(&seen, "db_client_connection_max", "b:1"), 0.0);
+        assert_eq!(seen[&at("dials", "b:1")], DebugValue::Counter(41));
+    }
+
+    #[test]
+    fn a_node_that_comes_back_goes_on_with_the_counts_of_the_one_that_left() {
+        let seen = published(|left| {
+            let mut back = series("b:1", &left.counters);
+            publish(left, 8.0, 40, 5);
+            left.leave();
+            publish(&mut back, 4.0, 3, 6);
+            // What was still lent when it left is closed.
+            publish(left, 8.0, 41, 7);
+            publish(&mut back, 4.0, 4, 7);
+        });
+        assert_eq!(gauge(&seen, "db_client_connection_max", "b:1"), 4.0);
+        assert_eq!(seen[&at("dials", "b:1")], DebugValue::Counter(45));
+        assert_eq!(seen[&at(REJECTED, "b:1")], DebugValue::Counter(7));
     }
 
     #[test]

@@ -47,7 +47,7 @@ const POOL: &[&str] = &[
     "watch::steering",
     "state",
     "state::succession",
-    "holders",
+    "shared::sharers",
     "node",
     "factory",
     "cluster::map",

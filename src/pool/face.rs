@@ -10,7 +10,7 @@ use super::cluster::router::Router;
 use super::companion::Companion;
 use super::guarded_connection::GuardedConnection;
 use super::guarded_pool::GuardedPool;
-use super::handle::Handle;
+use super::handle::KeepOpen;
 use super::multiplexed::Multiplexed;
 #[cfg(any(feature = "axum", feature = "doctor"))]
 use super::node::Node;
@@ -77,8 +77,8 @@ impl GuardedPool {
     }
 
     /// What its leases keep it open with, if they multiplex.
-    fn multiplexes(&self) -> Option<Handle> {
-        self.servers().context().settings.multiplex.then(|| self.handle.clone())
+    fn multiplexes(&self) -> Option<KeepOpen> {
+        self.servers().context().settings.multiplex.then(|| self.handle.keep_open())
     }
 
     /// A lease, if one can be had right now.
@@ -187,7 +187,7 @@ fn routed(
     cluster: Arc<Cluster>,
     endpoint: Endpoint,
     location: &'static Location<'static>,
-    multiplexes: Option<Handle>,
+    multiplexes: Option<KeepOpen>,
 ) -> GuardedConnection {
     match multiplexes {
         None => GuardedConnection::of_cluster(Router::new(cluster, endpoint, location)),

@@ -6,7 +6,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, Value};
 
 use super::cluster::router::Router;
-use super::handle::Handle;
+use super::handle::KeepOpen;
 use super::lease::NodeLease;
 use super::multiplexed::Multiplexed;
 use crate::Error;
@@ -50,16 +50,9 @@ pub struct GuardedConnection(Kind);
 
 enum Kind {
     Node(NodeLease),
-    /// Boxed, for it is large beside the others.
-    Multiplexed {
-        lease: Box<Multiplexed>,
-        _pool: Handle,
-    },
+    Multiplexed { lease: Multiplexed, _pool: KeepOpen },
     Cluster(Router<NodeLease>),
-    MultiplexedCluster {
-        router: Router<Multiplexed>,
-        _pool: Handle,
-    },
+    MultiplexedCluster { router: Router<Multiplexed>, _pool: KeepOpen },
 }
 
 impl GuardedConnection {
@@ -72,11 +65,11 @@ impl GuardedConnection {
         Self(Kind::Cluster(router))
     }
 
-    pub(super) fn of_multiplexed(lease: Multiplexed, pool: Handle) -> Self {
-        Self(Kind::Multiplexed { lease: Box::new(lease), _pool: pool })
+    pub(super) fn of_multiplexed(lease: Multiplexed, pool: KeepOpen) -> Self {
+        Self(Kind::Multiplexed { lease, _pool: pool })
     }
 
-    pub(super) fn of_multiplexed_cluster(router: Router<Multiplexed>, pool: Handle) -> Self {
+    pub(super) fn of_multiplexed_cluster(router: Router<Multiplexed>, pool: KeepOpen) -> Self {
         Self(Kind::MultiplexedCluster { router, _pool: pool })
     }
 
@@ -117,8 +110,8 @@ impl GuardedConnection {
         match &mut self.0 {
             Kind::Node(lease) => Ok(lease.command(cmd).await?),
             Kind::Multiplexed { lease, .. } => lease.command(cmd).await,
-            Kind::Cluster(router) => router.command(cmd).await,
-            Kind::MultiplexedCluster { router, .. } => router.command(cmd).await,
+            Kind::Cluster(router) => Box::pin(router.command(cmd)).await,
+            Kind::MultiplexedCluster { router, .. } => Box::pin(router.command(cmd)).await,
         }
     }
 
@@ -130,8 +123,10 @@ impl GuardedConnection {
         match &mut self.0 {
             Kind::Node(lease) => Ok(lease.pipeline(pipeline, replies).await?),
             Kind::Multiplexed { lease, .. } => lease.pipeline(pipeline, replies).await,
-            Kind::Cluster(router) => router.pipeline(pipeline, replies).await,
-            Kind::MultiplexedCluster { router, .. } => router.pipeline(pipeline, replies).await,
+            Kind::Cluster(router) => Box::pin(router.pipeline(pipeline, replies)).await,
+            Kind::MultiplexedCluster { router, .. } => {
+                Box::pin(router.pipeline(pipeline, replies)).await
+            }
         }
     }
 

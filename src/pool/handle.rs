@@ -8,8 +8,11 @@ use super::servers::Servers;
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) servers: Servers,
-    _last: Arc<ShutOnDrop>,
+    last: Arc<ShutOnDrop>,
 }
+
+/// What keeps a pool open, for those who have their node.
+pub(super) struct KeepOpen(#[expect(dead_code, reason = "held for its drop")] Arc<ShutOnDrop>);
 
 #[derive(Debug)]
 struct ShutOnDrop(Servers);
@@ -23,6 +26,10 @@ impl Drop for ShutOnDrop {
 impl Handle {
     pub(super) fn new(servers: Servers) -> Self {
         let last = Arc::new(ShutOnDrop(servers.clone()));
-        Self { servers, _last: last }
+        Self { servers, last }
+    }
+
+    pub(super) fn keep_open(&self) -> KeepOpen {
+        KeepOpen(Arc::clone(&self.last))
     }
 }

@@ -1,6 +1,7 @@
 //! The lease: a connection in the hands of one caller.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +105,9 @@ impl NodeLease {
         let before = lease.residue;
         lease.residue.before(cmd);
         let limit = lease.limit(command::blocking_time(cmd));
-        let reply = within(limit, lease.held_mut().connection.redis.send_packed_command(cmd)).await;
+        let redis = &mut lease.held_mut().connection.redis;
+        // Pinned here: it is large, and `within` would have room for it three times.
+        let reply = within(limit, pin!(redis.send_packed_command(cmd))).await;
         lease.hear(reply.as_ref().map(std::slice::from_ref));
         if !cmd.is_no_response() {
             let failed = matches!(reply, Err(_) | Ok(Value::ServerError(_)));
@@ -127,7 +130,8 @@ impl NodeLease {
         let blocking = times.try_fold(Duration::ZERO, |sum, time| Some(sum.saturating_add(time?)));
         let limit = lease.limit(blocking);
         let redis = &mut lease.held_mut().connection.redis;
-        let replies = within(limit, redis.send_packed_commands(pipeline, offset, count)).await;
+        let replies =
+            within(limit, pin!(redis.send_packed_commands(pipeline, offset, count))).await;
         lease.hear(replies.as_deref());
         let failed = |at: usize| {
             let reply = at.checked_sub(offset).and_then(|at| replies.as_ref().ok()?.get(at));

@@ -1,7 +1,6 @@
 //! The pool: leases on live connections, dialed in the background through the gate.
 
 // In the order in which it reads; `tests/layout.rs` has it bottom to top.
-mod holders;
 mod intake;
 mod leaks;
 mod residue;

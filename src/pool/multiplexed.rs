@@ -7,38 +7,44 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::acquire::acquire_as;
-use super::holders::Holder;
 use super::lease::NodeLease;
 use super::node::Node;
 use super::shared::lanes::Carrier;
-use super::shared::{Batch, NodeShared, Request};
+use super::shared::sharers::Holder;
+use super::shared::{Batch, Request, begin, is_ready, none_now, ready, send};
+use crate::ledger::AccountId;
 use crate::vocabulary::command::Sharing;
 use crate::vocabulary::reply::within;
 use crate::{Endpoint, Error, Rejection};
 
 /// A lease of one server that has a connection only while it needs one.
 pub(super) struct Multiplexed {
-    shared: NodeShared,
+    node: Arc<Node>,
+    location: &'static Location<'static>,
+    /// `Some` until the drop.
+    holder: Option<Box<Holder>>,
     /// The connection that it has taken, until its end.
-    own: Option<NodeLease>,
-    holder: Holder,
+    own: Option<Box<NodeLease>>,
     /// A command was sent on a lane, and its reply has not come.
     sending: bool,
     /// Where commands were given up before their reply came.
     owing: Vec<Arc<Carrier>>,
 }
 
+const HELD: &str = "held until the drop";
+
 impl Drop for Multiplexed {
     fn drop(&mut self) {
-        self.shared.node().holders.end(&self.holder);
+        if let Some(holder) = self.holder.take() {
+            self.node.sharers.end(holder);
+        }
     }
 }
 
 impl Multiplexed {
-    fn new(shared: NodeShared) -> Self {
-        let node = shared.node();
-        let holder = node.holders.begin(shared.account(), shared.location(), node.coarse_now());
-        Self { shared, own: None, holder, sending: false, owing: Vec::new() }
+    fn begin(node: Arc<Node>, endpoint: &Endpoint, location: &'static Location<'static>) -> Self {
+        let holder = Some(begin(&node, endpoint, location));
+        Self { node, location, holder, own: None, sending: false, owing: Vec::new() }
     }
 
     /// One that there is something to send on for, waiting for that at most the acquire timeout.
@@ -47,9 +53,16 @@ impl Multiplexed {
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Result<Self, Rejection> {
-        let mut shared = NodeShared::new(node, endpoint, location);
-        shared.ready().await?;
-        Ok(Self::new(shared))
+        let mut this = Self::begin(node, endpoint, location);
+        if !this.is_ready() {
+            let (node, account, lane) =
+                (Arc::clone(&this.node), this.account(), this.holder().lane.number());
+            // It is not out while it waits.
+            drop(this);
+            Box::pin(ready(&node, account, lane)).await?;
+            this = Self::begin(node, endpoint, location);
+        }
+        Ok(this)
     }
 
     /// The same, without waiting.
@@ -58,9 +71,13 @@ impl Multiplexed {
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Result<Self, Rejection> {
-        let mut shared = NodeShared::new(node, endpoint, location);
-        shared.is_ready()?;
-        Ok(Self::new(shared))
+        let mut this = Self::begin(node, endpoint, location);
+        if this.is_ready() { Ok(this) } else { Err(none_now(&this.node, this.account())) }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let holder = self.holder.as_mut().expect(HELD);
+        is_ready(&self.node, &mut holder.lane)
     }
 
     /// One with a connection of its own from the start.
@@ -69,18 +86,26 @@ impl Multiplexed {
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Result<Self, Rejection> {
-        let mut this = Self::new(NodeShared::new(node, endpoint, location));
-        this.own = Some(this.connection().await?);
-        this.holder.is_exclusive();
+        let mut this = Self::begin(node, endpoint, location);
+        let own = this.connection().await?;
+        this.take(own);
         Ok(this)
     }
 
+    fn holder(&self) -> &Holder {
+        self.holder.as_ref().expect(HELD)
+    }
+
+    fn account(&self) -> AccountId {
+        self.holder().in_flight.account
+    }
+
     pub(super) fn node(&self) -> &Arc<Node> {
-        self.shared.node()
+        &self.node
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
-        self.shared.endpoint()
+        &self.holder().in_flight.endpoint
     }
 
     pub(super) fn is_exclusive(&self) -> bool {
@@ -89,16 +114,21 @@ impl Multiplexed {
 
     /// A transaction is open, or keys are watched.
     pub(super) fn is_in_transaction(&self) -> bool {
-        self.own.as_ref().is_some_and(NodeLease::is_in_transaction)
+        self.own.as_ref().is_some_and(|own| own.is_in_transaction())
     }
 
     /// Takes a connection of its own, if it has none, and keeps it until its end.
     pub(super) async fn make_exclusive(&mut self) -> Result<(), Error> {
         if self.own.is_none() {
-            self.own = Some(self.lease().await?);
-            self.holder.is_exclusive();
+            let own = self.lease().await?;
+            self.take(own);
         }
         Ok(())
+    }
+
+    fn take(&mut self, own: NodeLease) {
+        self.own = Some(Box::new(own));
+        self.holder().is_exclusive();
     }
 
     /// A connection of its own, to which everything comes after what was sent on lanes.
@@ -108,9 +138,8 @@ impl Multiplexed {
     }
 
     async fn connection(&self) -> Result<NodeLease, Rejection> {
-        let account = self.shared.account();
-        let node = Arc::clone(self.shared.node());
-        acquire_as(node, |_| account, self.shared.location()).await
+        let account = self.account();
+        acquire_as(Arc::clone(&self.node), |_| account, self.location).await
     }
 
     /// Waits until what was given up on lanes has been answered: replies come in order, and so that of a PING
@@ -119,7 +148,7 @@ impl Multiplexed {
         self.note_given_up();
         while let Some(carrier) = self.owing.last() {
             let mut redis = carrier.redis.clone();
-            let limit = Some(self.shared.node().settings().response_timeout);
+            let limit = Some(self.node.settings().response_timeout);
             let answered = within(limit, redis.send_packed_command(&redis::cmd("PING"))).await;
             if answered.is_err_and(|error| error.is_timeout()) {
                 // What is sent now might overtake it.
@@ -133,10 +162,10 @@ impl Multiplexed {
 
     fn note_given_up(&mut self) {
         if std::mem::take(&mut self.sending)
-            && let Some(carrier) = self.shared.last()
-            && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, carrier))
+            && let Some(carrier) = self.holder().lane.last().cloned()
+            && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, &carrier))
         {
-            self.owing.push(Arc::clone(carrier));
+            self.owing.push(carrier);
         }
     }
 
@@ -159,13 +188,14 @@ impl Multiplexed {
         request: R,
         sharing: Sharing,
     ) -> Result<R::Reply, Error> {
-        self.holder.used(self.node().coarse_now());
+        self.holder().used(self.node.coarse_now());
         match (&mut self.own, sharing) {
             (Some(own), _) => Ok(request.send_exclusive(own).await?),
             (None, Sharing::Allowed) => {
                 self.note_given_up();
                 self.sending = true;
-                let reply = self.shared.send(&request).await;
+                let Holder { in_flight, lane, .. } = &mut **self.holder.as_mut().expect(HELD);
+                let reply = send(&self.node, in_flight, lane, &request).await;
                 self.sending = match &reply {
                     Ok(_) => !request.is_answered(),
                     Err(Error::Inner(error)) => error.is_timeout(),

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::context::{Context, Settings, leak_of};
-use super::holders::Holders;
 use super::leaks::{Lease, Seat};
 use super::replies::Replies;
 use super::shared::lanes::Lanes;
+use super::shared::sharers::Sharers;
 use super::sockets::Sockets;
 use super::state::{DialerTask, News, State, Wakes};
 use super::store::{Connection, Socket};
@@ -51,7 +51,7 @@ pub(super) struct Node {
     /// await, and an async one would cost more than what it guards.
     state: Mutex<State>,
     pub(super) lanes: Lanes,
-    pub(super) holders: Holders,
+    pub(super) sharers: Sharers,
     pub(super) mailbox: Mailbox,
     sockets: Sockets,
     pub(super) replies: Replies,
@@ -91,7 +91,7 @@ impl Node {
         }
         Self {
             lanes: Lanes::new(settings.shared_lanes),
-            holders: Holders::default(),
+            sharers: Sharers::default(),
             mailbox: Mailbox::default(),
             state: Mutex::new(State::new(ledger, settings.max_connections, gate)),
             metrics: Metrics::new(

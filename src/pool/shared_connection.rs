@@ -104,7 +104,7 @@ impl SharedConnection {
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
         match &mut self.kind {
             Kind::Node(shared) => shared.command(cmd).await,
-            Kind::Cluster(router) => router.command(cmd).await,
+            Kind::Cluster(router) => Box::pin(router.command(cmd)).await,
         }
     }
 
@@ -117,7 +117,7 @@ impl SharedConnection {
             Kind::Node(shared) => {
                 shared.pipeline(pipeline, replies, Sharing::of_pipeline(pipeline)).await
             }
-            Kind::Cluster(router) => router.pipeline(pipeline, replies).await,
+            Kind::Cluster(router) => Box::pin(router.pipeline(pipeline, replies)).await,
         }
     }
 }

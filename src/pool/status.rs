@@ -11,7 +11,6 @@ use super::node::Node;
 use super::servers::Servers;
 use super::state::{State, Tally};
 use crate::dial::Notice;
-use crate::ledger::AccountId;
 use crate::server::{Seen, WatchStatus};
 use crate::telemetry::status::{
     BreakerStatus, CloseReason, EndpointStatus, IdleLeases, NodeStatus, RequestOutcome,
@@ -129,7 +128,7 @@ pub(super) fn status(node: &Node) -> Status {
 
 fn idle_leases(node: &Node, state: &State, now: Instant) -> Vec<IdleLeases> {
     let limit = u64::try_from(node.settings().leak_after.as_millis()).unwrap_or(u64::MAX);
-    let idle = node.holders.idle(node.millis(now), limit).into_iter();
+    let idle = node.sharers.idle(node.millis(now), limit).into_iter();
     let named = idle.map(|of| IdleLeases {
         endpoint: state.ledger.account_name(of.account).clone(),
         location: of.location.to_string(),
@@ -141,25 +140,23 @@ fn idle_leases(node: &Node, state: &State, now: Instant) -> Vec<IdleLeases> {
 }
 
 fn endpoints(node: &Node, state: &State, calls: &HashMap<Endpoint, usize>) -> Vec<EndpointStatus> {
-    let (none, holders) = (Tally::default(), node.holders.counts());
+    let none = Tally::default();
     let tallies = state.tallies.iter().chain(std::iter::repeat(&none));
     state
         .ledger
         .accounts()
         .zip(tallies)
-        .enumerate()
-        .map(|(number, (account, tally))| {
-            let shared = node.lanes.in_flight_of(&account.name);
-            let held = holders.get(&AccountId(number)).copied().unwrap_or_default();
+        .map(|(account, tally)| {
+            let share = node.sharers.share_of(&account.name).unwrap_or_default();
             EndpointStatus {
                 max: account.max,
                 reserve: account.reserve,
                 in_use: account.in_use,
-                leases: account.in_use + held.out.saturating_sub(held.exclusive),
-                waiting: account.waiting + shared.as_ref().map_or(0, |shared| shared.waiting()),
-                shared_in_flight: shared.as_ref().map_or(0, |shared| shared.count()),
+                leases: account.in_use + share.leases.saturating_sub(share.exclusive),
+                waiting: account.waiting + share.waiting,
+                shared_in_flight: share.in_flight,
                 calls_in_flight: calls.get(&account.name).copied().unwrap_or(0),
-                shared_in_flight_max: shared.as_ref().map_or(0, |shared| shared.max),
+                shared_in_flight_max: share.max,
                 acquired: account.acquired,
                 rejected: named(&Reason::ALL, Reason::as_str, &tally.rejected),
                 leaks_suspected: tally.leaks_suspected,

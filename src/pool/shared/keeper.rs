@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::lanes::{Carrier, Lane, Line};
+use super::lanes::{Carrier, Lane, Line, Pick};
 use crate::ledger::AccountId;
 use crate::pool::acquire::{acquire_as, late};
 use crate::pool::lease::NodeLease;
@@ -27,14 +27,6 @@ use crate::{Budget, Endpoint, Rejection};
 /// closes it. More than two ticks of that clock, and short beside the `timeout` of a server, which is minutes
 /// where it is set.
 const LATELY: u64 = 3_000;
-
-/// A lane to send on.
-pub(super) enum Pick {
-    /// The handle's own: to stay with.
-    Own(Arc<Carrier>),
-    /// Another one, because that one is down: for this once.
-    Other(Arc<Carrier>),
-}
 
 /// A lane to send on: `home`, or else any, or else `home` once it is up.
 pub(super) async fn pick(
@@ -84,7 +76,7 @@ pub(super) fn pick_now(node: &Arc<Node>, home: usize) -> Option<Pick> {
 }
 
 /// Why there is none, for somebody who does not wait.
-pub(super) fn none_now(node: &Arc<Node>, account: AccountId) -> Rejection {
+pub(in crate::pool) fn none_now(node: &Arc<Node>, account: AccountId) -> Rejection {
     let rejection = refusal(node).unwrap_or_else(|| late(node, &node.lock(), Duration::ZERO));
     node.reject(account, rejection)
 }

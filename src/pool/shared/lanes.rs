@@ -1,16 +1,15 @@
 //! Lanes: the few multiplexed connections that shared handles send on.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 
-use super::in_flight::InFlight;
+use crate::Rejection;
 use crate::pool::store::Socket;
 use crate::telemetry::status::LaneStatus;
-use crate::{Endpoint, Rejection};
 
 /// The shared connections of a node.
 #[derive(Debug)]
@@ -18,8 +17,6 @@ pub(in crate::pool) struct Lanes {
     lanes: Box<[Lane]>,
     /// Spreads the handles over the lanes.
     next: AtomicUsize,
-    /// Taken when a handle is made and for a snapshot, not on the path of a command.
-    in_flight: Mutex<HashMap<Endpoint, Arc<InFlight>>>,
 }
 
 #[derive(Debug)]
@@ -109,11 +106,7 @@ impl Lanes {
             keeper_runs: AtomicBool::new(false),
             connections: AtomicU64::new(0),
         };
-        Self {
-            lanes: (0..lanes).map(lane).collect(),
-            next: AtomicUsize::new(0),
-            in_flight: Mutex::new(HashMap::new()),
-        }
+        Self { lanes: (0..lanes).map(lane).collect(), next: AtomicUsize::new(0) }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -151,21 +144,75 @@ impl Lanes {
     }
 
     /// The lane for the next handle.
-    pub(super) fn home(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()
+    pub(super) fn home(&self) -> HomeLane {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
+        HomeLane { number, own: None, other: None }
+    }
+}
+
+/// A lane's connection, and one to send on: a handle has its own, so that none is cloned for each command.
+type Sender = (Arc<Carrier>, MultiplexedConnection);
+
+/// The lane of one handle.
+#[derive(Debug)]
+pub(in crate::pool) struct HomeLane {
+    number: usize,
+    own: Option<Sender>,
+    /// What the last request was sent on instead, because the lane was down. Boxed, for it is rare.
+    other: Option<Box<Sender>>,
+}
+
+/// A lane to send on.
+pub(super) enum Pick {
+    /// The handle's own: to stay with.
+    Own(Arc<Carrier>),
+    /// Another one, because that one is down: for this once.
+    Other(Arc<Carrier>),
+}
+
+impl HomeLane {
+    pub(in crate::pool) fn number(&self) -> usize {
+        self.number
     }
 
-    /// An endpoint's commands in flight, if it has a handle.
-    pub(in crate::pool) fn in_flight_of(&self, endpoint: &Endpoint) -> Option<Arc<InFlight>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
+    pub(super) fn is_up(&self) -> bool {
+        self.own.as_ref().is_some_and(|(carrier, _)| carrier.is_usable())
     }
 
-    pub(super) fn in_flight(
-        &self,
-        endpoint: Endpoint,
-        open: impl FnOnce() -> InFlight,
-    ) -> Arc<InFlight> {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(in_flight.entry(endpoint).or_insert_with(|| Arc::new(open())))
+    /// The driver times its commands, which costs less than a timeout around it.
+    pub(super) fn take(&mut self, pick: Pick, response_timeout: Duration) {
+        let sender = |carrier: Arc<Carrier>| {
+            let mut redis = carrier.redis.clone();
+            redis.set_response_timeout(response_timeout);
+            (carrier, redis)
+        };
+        match pick {
+            Pick::Own(carrier) => self.own = Some(sender(carrier)),
+            Pick::Other(carrier) => self.other = Some(Box::new(sender(carrier))),
+        }
+    }
+
+    /// Goes back to the handle's own.
+    pub(super) fn stay(&mut self) {
+        self.other = None;
+    }
+
+    /// Lets go of the handle's own, which is down.
+    pub(super) fn leave(&mut self) {
+        self.own = None;
+    }
+
+    /// What to send on.
+    pub(super) fn sender(&mut self) -> Option<&mut Sender> {
+        self.other.as_deref_mut().or(self.own.as_mut())
+    }
+
+    /// Where the last request was sent.
+    pub(in crate::pool) fn last(&self) -> Option<&Arc<Carrier>> {
+        self.other.as_deref().or(self.own.as_ref()).map(|(carrier, _)| carrier)
+    }
+
+    pub(super) fn fork(&self) -> Self {
+        Self { number: self.number, own: self.own.clone(), other: None }
     }
 }

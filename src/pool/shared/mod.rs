@@ -4,6 +4,7 @@ mod flight;
 pub(super) mod in_flight;
 mod keeper;
 pub(super) mod lanes;
+pub(super) mod sharers;
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use tokio::time::Instant;
 
 use self::flight::Flight;
 use self::in_flight::InFlight;
-use self::keeper::{Pick, none_now, pick, pick_now};
-use self::lanes::Carrier;
+pub(super) use self::keeper::none_now;
+use self::keeper::{pick, pick_now};
+use self::lanes::{HomeLane, Pick};
+use self::sharers::Holder;
 use super::acquire::acquire;
 use super::lease::NodeLease;
 use super::node::Node;
@@ -34,43 +37,12 @@ pub(super) struct NodeShared {
     location: &'static Location<'static>,
 }
 
-/// The lane of one handle.
-struct HomeLane {
-    number: usize,
-    /// With a connection of the handle's own to send on.
-    own: Option<(Arc<Carrier>, MultiplexedConnection)>,
-    /// What the last request was sent on instead, because the lane was down. Boxed, for it is rare.
-    other: Option<Box<(Arc<Carrier>, MultiplexedConnection)>>,
-}
-
-impl HomeLane {
-    fn next(node: &Node) -> Self {
-        Self { number: node.lanes.home(), own: None, other: None }
-    }
-
-    fn is_up(&self) -> bool {
-        self.own.as_ref().is_some_and(|(carrier, _)| carrier.is_usable())
-    }
-
-    fn take(&mut self, node: &Node, pick: Pick) {
-        match pick {
-            Pick::Own(carrier) => self.own = Some(with_connection(node, carrier)),
-            Pick::Other(carrier) => self.other = Some(Box::new(with_connection(node, carrier))),
-        }
-    }
-
-    /// What to send on.
-    fn up(&mut self) -> Option<&mut (Arc<Carrier>, MultiplexedConnection)> {
-        self.other.as_deref_mut().or(self.own.as_mut())
-    }
-}
-
 impl Clone for NodeShared {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
         let Self { node, in_flight, lane: _, location } = self;
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
-        let lane = HomeLane::next(&node);
+        let lane = node.lanes.home();
         Self { node, in_flight, lane, location }
     }
 }
@@ -173,15 +145,7 @@ impl NodeShared {
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        let (account, endpoint, max) = {
-            let mut state = node.lock();
-            let account = state.ledger.account(endpoint);
-            let budget = state.ledger.account_budget(account);
-            (account, state.ledger.account_name(account).clone(), budget.max_in_flight())
-        };
-        let in_flight =
-            node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
-        let lane = HomeLane::next(&node);
+        let (in_flight, lane) = (in_flight_of(&node, endpoint), node.lanes.home());
         Self { node, in_flight, lane, location }
     }
 
@@ -189,12 +153,13 @@ impl NodeShared {
     pub(super) fn fork(&mut self) -> Self {
         let Self { node, in_flight, lane, location } = self;
         if !lane.is_up() {
-            let carrier = node.lanes.carrier(lane.number);
-            lane.own = carrier.map(|carrier| with_connection(node, carrier));
+            lane.leave();
+            if let Some(carrier) = node.lanes.carrier(lane.number()) {
+                lane.take(Pick::Own(carrier), node.settings().response_timeout);
+            }
         }
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
-        let lane = HomeLane { number: lane.number, own: lane.own.clone(), other: None };
-        Self { node, in_flight, lane, location }
+        Self { node, in_flight, lane: lane.fork(), location }
     }
 
     pub(super) fn node(&self) -> &Arc<Node> {
@@ -225,39 +190,6 @@ impl NodeShared {
         self.request(Batch { pipeline, replies, sharing }).await
     }
 
-    pub(super) fn account(&self) -> AccountId {
-        self.in_flight.account
-    }
-
-    pub(super) fn location(&self) -> &'static Location<'static> {
-        self.location
-    }
-
-    /// Where the last request was sent.
-    pub(super) fn last(&self) -> Option<&Arc<Carrier>> {
-        let last = self.lane.other.as_deref().or(self.lane.own.as_ref());
-        last.map(|(carrier, _)| carrier)
-    }
-
-    /// Sees to it that there is a lane to send on, waiting for one at most the acquire timeout.
-    pub(super) async fn ready(&mut self) -> Result<(), Rejection> {
-        let Self { node, in_flight, lane, .. } = self;
-        let pick = match pick_now(node, lane.number) {
-            Some(pick) => pick,
-            None => Box::pin(pick(node, lane.number, in_flight.account, Instant::now())).await?,
-        };
-        lane.take(node, pick);
-        Ok(())
-    }
-
-    /// The same without waiting. Where there is none, one is dialed in the background.
-    pub(super) fn is_ready(&mut self) -> Result<(), Rejection> {
-        let Self { node, in_flight, lane, .. } = self;
-        let pick = pick_now(node, lane.number).ok_or_else(|| none_now(node, in_flight.account))?;
-        lane.take(node, pick);
-        Ok(())
-    }
-
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
         let (node, endpoint) = (Arc::clone(&self.node), self.in_flight.endpoint.clone());
         let mut lease = acquire(node, endpoint, self.location).await?;
@@ -266,64 +198,105 @@ impl NodeShared {
 
     async fn request<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
         match request.sharing() {
-            Sharing::Allowed => self.send(&request).await,
+            Sharing::Allowed => send(&self.node, &self.in_flight, &mut self.lane, &request).await,
             // Boxed: rare, and larger than all the rest.
             Sharing::Exclusive => Box::pin(self.request_exclusive(request)).await,
             Sharing::Refused => Err(unshareable().into()),
         }
     }
-
-    /// Sends what may be shared.
-    pub(super) async fn send<R: Request>(&mut self, request: &R) -> Result<R::Reply, Error> {
-        let Self { node, in_flight, lane, .. } = self;
-        // Read only by those who have to wait.
-        let mut since = None;
-        let permit = match in_flight.try_enter() {
-            Some(permit) => permit,
-            None => wait_for_place(node, in_flight, *since.insert(Instant::now())).await?,
-        };
-        lane.other = None;
-        if !lane.is_up() {
-            lane.own = None;
-            let since = since.unwrap_or_else(Instant::now);
-            let pick = Box::pin(pick(node, lane.number, in_flight.account, since)).await?;
-            lane.take(node, pick);
-        }
-        let Some((carrier, redis)) = lane.up() else {
-            return Err(Rejection::Closed.into());
-        };
-        let flight = Flight::start(node, in_flight, carrier, permit);
-        let started = node.metrics.is_recording().then(Instant::now);
-        let reply = request.send(redis).await;
-        if let Some(started) = started {
-            node.metrics.used_shared(started.elapsed());
-        }
-        if let Some(notice) = request.notice(&reply) {
-            node.heard(&carrier.socket, notice);
-        }
-        match reply {
-            Err(error) if error.is_timeout() => Err(unanswered().into()),
-            Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
-                flight.answered();
-                Err(lost(&error).into())
-            }
-            // The server has it still to answer.
-            Ok(reply) if !request.is_answered() => Ok(reply),
-            reply => {
-                flight.answered();
-                node.replies.heard();
-                Ok(reply?)
-            }
-        }
-    }
 }
 
-/// A handle has a connection of its own to send on, so that it need not clone one for each command.
-/// The driver times its commands, which costs less than a timeout around it.
-fn with_connection(node: &Node, carrier: Arc<Carrier>) -> (Arc<Carrier>, MultiplexedConnection) {
-    let mut redis = carrier.redis.clone();
-    redis.set_response_timeout(node.settings().response_timeout);
-    (carrier, redis)
+/// What an endpoint has on the lanes of a node: its commands in flight.
+fn in_flight_of(node: &Node, endpoint: &Endpoint) -> Arc<InFlight> {
+    node.sharers.in_flight(endpoint, || open_in_flight(node, endpoint))
+}
+
+/// For an endpoint that has none yet; named as the ledger names it, for there is a bound on how many names
+/// are told apart.
+fn open_in_flight(node: &Node, endpoint: &Endpoint) -> InFlight {
+    let mut state = node.lock();
+    let account = state.ledger.account(endpoint);
+    let max = state.ledger.account_budget(account).max_in_flight();
+    InFlight::new(account, state.ledger.account_name(account).clone(), max)
+}
+
+/// A multiplexing lease begins.
+pub(super) fn begin(
+    node: &Node,
+    endpoint: &Endpoint,
+    location: &'static Location<'static>,
+) -> Box<Holder> {
+    let open = || open_in_flight(node, endpoint);
+    node.sharers.begin(endpoint, open, || node.lanes.home(), location, node.coarse_now())
+}
+
+/// Sees to it that there is a lane to send on, if one is up. Where none is, one is dialed in the background.
+pub(super) fn is_ready(node: &Arc<Node>, lane: &mut HomeLane) -> bool {
+    if lane.is_up() {
+        return true;
+    }
+    match pick_now(node, lane.number()) {
+        Some(pick) => lane.take(pick, node.settings().response_timeout),
+        None => return false,
+    }
+    true
+}
+
+/// Waits until there is one, at most the acquire timeout. `lane`: the one that is to be up again.
+pub(super) async fn ready(
+    node: &Arc<Node>,
+    account: AccountId,
+    lane: usize,
+) -> Result<(), Rejection> {
+    pick(node, lane, account, Instant::now()).await.map(drop)
+}
+
+/// Sends what may be shared.
+pub(super) async fn send<R: Request>(
+    node: &Arc<Node>,
+    in_flight: &Arc<InFlight>,
+    lane: &mut HomeLane,
+    request: &R,
+) -> Result<R::Reply, Error> {
+    // Read only by those who have to wait.
+    let mut since = None;
+    let permit = match in_flight.try_enter() {
+        Some(permit) => permit,
+        None => wait_for_place(node, in_flight, *since.insert(Instant::now())).await?,
+    };
+    lane.stay();
+    if !lane.is_up() {
+        lane.leave();
+        let since = since.unwrap_or_else(Instant::now);
+        let pick = Box::pin(pick(node, lane.number(), in_flight.account, since)).await?;
+        lane.take(pick, node.settings().response_timeout);
+    }
+    let Some((carrier, redis)) = lane.sender() else {
+        return Err(Rejection::Closed.into());
+    };
+    let flight = Flight::start(node, in_flight, carrier, permit);
+    let started = node.metrics.is_recording().then(Instant::now);
+    let reply = request.send(redis).await;
+    if let Some(started) = started {
+        node.metrics.used_shared(started.elapsed());
+    }
+    if let Some(notice) = request.notice(&reply) {
+        node.heard(&carrier.socket, notice);
+    }
+    match reply {
+        Err(error) if error.is_timeout() => Err(unanswered().into()),
+        Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
+            flight.answered();
+            Err(lost(&error).into())
+        }
+        // The server has it still to answer.
+        Ok(reply) if !request.is_answered() => Ok(reply),
+        reply => {
+            flight.answered();
+            node.replies.heard();
+            Ok(reply?)
+        }
+    }
 }
 
 /// Waits for a place among the endpoint's commands in flight, until the acquire timeout.

@@ -9,7 +9,7 @@ use redis_guard::server::Role;
 use tokio::time::{Instant, sleep};
 
 use crate::load::{Load, Operation, failures, none, tags};
-use crate::support::{Cluster, dials};
+use crate::support::{Auth, Cluster, Resp, Transport, dials};
 use crate::waiting::{HANG, soon, until};
 use crate::{calls, cluster_status, errors, hasty, node_status};
 
@@ -300,4 +300,26 @@ async fn three_masters_each_alone_say_so_at_once_and_serve_as_soon_as_they_meet(
     // Once a second, and nobody is the only one to ask.
     assert!(questions <= 3 * (took.as_secs() + 2), "{questions} in {took:?}");
     at_rest(&pool).await;
+}
+
+/// A user who may ask where the slots are, and not how the cluster is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_cut_off_is_left_also_by_those_who_may_not_ask_it_how_the_cluster_is() {
+    let settings = hasty().arg("user", "app on >secret ~* &* +@all -cluster|info");
+    let cluster = Cluster::with_network(3, 1, &settings).unwrap();
+    let seed =
+        cluster.node(0).url_with(Transport::Tcp, Resp::Resp2, Auth::User("app", "secret"), 0);
+    let pool = unhurried([seed]);
+    let own = tags(&cluster, 0, 10);
+    let load = Load::start(&pool, &own, &own);
+    load.more(&pool, 200, |_| true).await;
+
+    cluster.cut_off(&[0]);
+    let served = served(&cluster, 3, &own[0]).await;
+    load.more(&pool, 200, |_| true).await;
+
+    let operations = load.stop().await;
+    let late = last_failure(&operations).saturating_duration_since(served);
+    println!("the last failure {late:?} after the replica serves");
+    assert!(late < BACK_WITHIN, "{late:?}");
 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use redis_guard::GuardedPool;
 use redis_guard::redis::pipe;
 use redis_guard::server::Role;
+use redis_guard::{AsyncCommands, GuardedPool, GuardedPoolBuilder, ReplicaReads};
 use tokio::time::{Instant, sleep};
 
 use crate::load::{Load, Operation, failures, none, tags};
@@ -25,9 +25,9 @@ const NODES: [usize; 6] = [0, 1, 2, 3, 4, 5];
 const MAX: usize = 8;
 
 /// Its timeouts only end a hang: no node is silent for anybody.
-fn unhurried(seeds: impl IntoIterator<Item = String>) -> GuardedPool {
+fn seeded(seeds: impl IntoIterator<Item = String>) -> GuardedPoolBuilder {
     let builder = GuardedPool::cluster(seeds).max_connections(MAX).acquire_timeout(HANG);
-    builder.connect_timeout(HANG).response_timeout(HANG).build().unwrap()
+    builder.connect_timeout(HANG).response_timeout(HANG)
 }
 
 /// A pool in full use, on a cluster whose node 0 is about to be cut off from all others.
@@ -56,7 +56,7 @@ impl Busy {
     async fn start(told_by: usize) -> Self {
         let cluster = Cluster::with_network(3, 1, &hasty()).unwrap();
         let begun = Instant::now();
-        let pool = unhurried([cluster.node(told_by).url()]);
+        let pool = seeded([cluster.node(told_by).url()]).build().unwrap();
         let own = tags(&cluster, 0, 10);
         let others = [1, 2].map(|node| tags(&cluster, node, 10)).concat();
         let load = Load::start(&pool, &own, &own);
@@ -252,7 +252,7 @@ async fn what_is_acknowledged_is_done_once_and_lost_only_if_the_old_master_did_i
 async fn three_masters_each_alone_say_so_at_once_and_serve_as_soon_as_they_meet() {
     let cluster = Cluster::with_network(3, 0, &hasty()).unwrap();
     let begun = Instant::now();
-    let pool = unhurried(cluster.urls());
+    let pool = seeded(cluster.urls()).build().unwrap();
     let tags = MASTERS.map(|node| tags(&cluster, node, 10));
     let load = Load::start(&pool, &tags.concat(), &tags.concat());
     load.more(&pool, 500, |_| true).await;
@@ -302,6 +302,54 @@ async fn three_masters_each_alone_say_so_at_once_and_serve_as_soon_as_they_meet(
     at_rest(&pool).await;
 }
 
+/// Its master serves all along, and it is a replica once more afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preferred_replica_cut_off_is_done_without() {
+    let cluster = Cluster::with_network(3, 1, &hasty()).unwrap();
+    let seeds = cluster.urls();
+    let pool = seeded(seeds).replica_reads(ReplicaReads::Prefer).build().unwrap();
+    let key = cluster.key_on(0);
+    let () = pool.shared("test").set(&key, "value").await.unwrap();
+    let reads = |node: usize| calls(&cluster, node, "get");
+    // Alone, and in a pipeline with what another node is asked.
+    let other = cluster.key_on(1);
+    let read = async || {
+        let mut handle = pool.shared("test");
+        let told = soon("GET", handle.get::<_, String>(&key)).await;
+        assert_eq!(told.unwrap_or_else(|error| panic!("{error}")), "value");
+        let mut both = pipe();
+        both.get(&key).get(&other);
+        let told = soon("GETs", both.query_async::<(String, Option<u8>)>(&mut handle)).await;
+        assert_eq!(told.unwrap_or_else(|error| panic!("{error}")).0, "value");
+    };
+    let read_by = async |node: usize| {
+        let before = reads(node);
+        let reading = async {
+            while reads(node) < before + 100 {
+                read().await;
+            }
+        };
+        soon("reads", reading).await;
+    };
+    read_by(3).await;
+
+    cluster.cut_off(&[3]);
+    read_by(0).await;
+    let named = || node_status(&pool, &cluster, 3).is_some_and(|node| node.role.is_some());
+    let left = async {
+        while named() {
+            read().await;
+        }
+    };
+    soon("its end", left).await;
+    let before = reads(3);
+    read_by(0).await;
+    assert_eq!(reads(3), before);
+
+    cluster.heal();
+    read_by(3).await;
+}
+
 /// A user who may ask where the slots are, and not how the cluster is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_cut_off_is_left_also_by_those_who_may_not_ask_it_how_the_cluster_is() {
@@ -309,7 +357,7 @@ async fn a_master_cut_off_is_left_also_by_those_who_may_not_ask_it_how_the_clust
     let cluster = Cluster::with_network(3, 1, &settings).unwrap();
     let seed =
         cluster.node(0).url_with(Transport::Tcp, Resp::Resp2, Auth::User("app", "secret"), 0);
-    let pool = unhurried([seed]);
+    let pool = seeded([seed]).build().unwrap();
     let own = tags(&cluster, 0, 10);
     let load = Load::start(&pool, &own, &own);
     load.more(&pool, 200, |_| true).await;

@@ -121,6 +121,9 @@ pub(super) struct Known {
     pub(super) at: Option<Instant>,
     /// Who told it: the first to be asked again, for a node that stands still keeps the question waiting.
     by: Option<Arc<str>>,
+    /// Who has said since that the cluster is down, which may be a node that is cut off from all others: the
+    /// last to be asked.
+    down: Option<Arc<str>>,
     /// The highest epoch of the cluster that was heard of.
     epoch: u64,
     /// Why it cannot be told, if so.
@@ -369,6 +372,11 @@ impl Cluster {
                 }
                 ErrorKind::Server(ServerErrorKind::Ask) => true,
                 ErrorKind::Server(ServerErrorKind::ClusterDown) => {
+                    self.known.send_if_modified(|known| {
+                        known.down = Some(asked.address());
+                        // Nobody waits for that.
+                        false
+                    });
                     self.want();
                     return None;
                 }

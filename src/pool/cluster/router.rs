@@ -341,7 +341,7 @@ impl<C: Carrier> Router<C> {
     fn learn(&self, at: usize, replies: Result<&[Value], &Error>) {
         let node = self.open[at].node();
         match replies {
-            Ok(replies) => drop(replies.iter().find_map(|reply| self.next(node, reply))),
+            Ok(replies) => drop(replies.iter().find_map(|it| self.next(node, &Goal::Any, it))),
             Err(Error::Inner(error)) => drop(self.cluster.redirected(node, error)),
             Err(Error::Rejected(_)) => {}
         }
@@ -362,9 +362,9 @@ impl<C: Carrier> Router<C> {
                 Ok(carrier) => carrier.command(cmd).await,
             };
             let next = match &reply {
-                Ok(Value::ServerError(error)) => self.redirection(&aim, &error.clone().into()),
+                Ok(told @ Value::ServerError(_)) => self.next(&aim.node, &goal, told),
                 Ok(_) => return reply,
-                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Err(Error::Inner(error)) => self.redirection(&aim.node, &goal, error),
                 Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
             };
             match next.filter(|_| hops > 0) {
@@ -448,9 +448,9 @@ impl<C: Carrier> Router<C> {
             for (leg, answer) in answers {
                 match answer {
                     Ok(values) => {
-                        for (piece, value) in leg.pieces.iter().zip(values) {
-                            let Some(piece) = *piece else { continue };
-                            match self.next(&leg.node, &value).filter(|_| hops > 0) {
+                        for (piece, value) in leg.replies(values) {
+                            let goal = &pieces[piece].goal;
+                            match self.next(&leg.node, goal, &value).filter(|_| hops > 0) {
                                 Some(aim) => next.push((piece, aim)),
                                 None => replies[piece] = value,
                             }
@@ -561,8 +561,8 @@ impl<C: Carrier> Router<C> {
                 Ok(carrier) => carrier.pipeline(pipeline, wanted, sharing).await,
             };
             let next = match &replies {
-                Ok(replies) => replies.iter().find_map(|reply| self.next(&aim.node, reply)),
-                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Ok(replies) => replies.iter().find_map(|reply| self.next(&aim.node, &goal, reply)),
+                Err(Error::Inner(error)) => self.redirection(&aim.node, &goal, error),
                 Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
             };
             match next.filter(|_| hops > 0) {
@@ -644,16 +644,28 @@ impl<C: Carrier> Router<C> {
     }
 
     /// Where a reply says that its command is to go.
-    fn next(&self, asked: &Arc<Node>, reply: &Value) -> Option<Aim> {
+    fn next(&self, asked: &Arc<Node>, goal: &Goal, reply: &Value) -> Option<Aim> {
         match reply {
-            Value::ServerError(error) => self.cluster.redirected(asked, &error.clone().into()),
+            Value::ServerError(error) => self.redirection(asked, goal, &error.clone().into()),
             _ => None,
         }
     }
 
-    /// Where an error says that the command is to go.
-    fn redirection(&self, aim: &Aim, error: &RedisError) -> Option<Aim> {
-        self.cluster.redirected(&aim.node, error)
+    /// Where an error says that the command is to go: to the primary, if it was read from a replica that serves
+    /// nobody.
+    #[cold]
+    fn redirection(&self, asked: &Arc<Node>, goal: &Goal, error: &RedisError) -> Option<Aim> {
+        use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown};
+        let aim = self.cluster.redirected(asked, error);
+        match (goal, error.kind()) {
+            (Goal::Slot(slot), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown))
+                if self.cluster.may_fall_back(*slot, asked) =>
+            {
+                let node = self.cluster.node_of(*slot, false).ok()?;
+                Some(Aim { node, asking: false })
+            }
+            _ => aim,
+        }
     }
 
     /// Another node for what one has refused, so that nothing was sent: it has left the cluster, or it is a
@@ -670,6 +682,13 @@ impl<C: Carrier> Router<C> {
         };
         let node = node.ok()?;
         (!Arc::ptr_eq(&node, &aim.node)).then_some(Aim { node, asking: false })
+    }
+}
+
+impl Leg {
+    /// The replies to its pieces.
+    fn replies(&self, all: Vec<Value>) -> impl Iterator<Item = (usize, Value)> {
+        self.pieces.iter().zip(all).filter_map(|(piece, reply)| Some(((*piece)?, reply)))
     }
 }
 

@@ -6,6 +6,11 @@ use crate::world::{SECOND, Us};
 /// How long a dial takes where nobody queues.
 const ROUND_TRIP: Us = 1_000;
 
+/// What a refusal costs the server's core: one that wakes it up, and one of a queue. Measured on redis-server
+/// 7.0.15, by its own count of processor time: 60 µs at 300 to 700 refusals a second, 11 µs at 15,000.
+const REFUSAL_ALONE: Us = 60;
+const REFUSAL_QUEUED: Us = 12;
+
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) maxclients: usize,
@@ -18,6 +23,9 @@ pub(crate) struct Server {
     pub(crate) accepts: Option<u64>,
     /// When the queue of those not accepted yet is empty.
     free_at: Us,
+    /// Until when refusals keep its core busy, and how long they have in all.
+    busy_until: Us,
+    pub(crate) refusing: Us,
     script: Script,
     keys: [String; 3],
 }
@@ -32,6 +40,8 @@ impl Server {
             up: true,
             accepts: None,
             free_at: 0,
+            busy_until: 0,
+            refusing: 0,
             script: Script::load(redis_guard::internal::sim::SCRIPT),
             keys: redis_guard::internal::registry::registry_keys("fleet"),
         }
@@ -48,12 +58,15 @@ impl Server {
     }
 
     /// Whether there is a slot; takes it, or counts the rejection.
-    pub(crate) fn accept(&mut self) -> bool {
+    pub(crate) fn accept(&mut self, now: Us) -> bool {
         let room = self.used < self.maxclients;
         if room {
             self.used += 1;
         } else {
             self.rejected += 1;
+            let cost = if now < self.busy_until { REFUSAL_QUEUED } else { REFUSAL_ALONE };
+            self.busy_until = self.busy_until.max(now) + cost;
+            self.refusing += cost;
         }
         room
     }

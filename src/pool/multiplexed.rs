@@ -159,14 +159,16 @@ impl Multiplexed {
         request: R,
         sharing: Sharing,
     ) -> Result<R::Reply, Error> {
-        self.holder.used(self.node().coarse_now());
-        match (&mut self.own, sharing) {
+        self.holder.in_use();
+        let using = Using(self);
+        let this = &mut *using.0;
+        match (&mut this.own, sharing) {
             (Some(own), _) => Ok(request.send_exclusive(own).await?),
             (None, Sharing::Allowed) => {
-                self.note_given_up();
-                self.sending = true;
-                let reply = self.shared.send(&request).await;
-                self.sending = match &reply {
+                this.note_given_up();
+                this.sending = true;
+                let reply = this.shared.send(&request).await;
+                this.sending = match &reply {
                     Ok(_) => !request.is_answered(),
                     Err(Error::Inner(error)) => error.is_timeout(),
                     Err(Error::Rejected(_)) => false,
@@ -174,8 +176,8 @@ impl Multiplexed {
                 reply
             }
             // Boxed: rare, and larger than all the rest.
-            (None, Sharing::Exclusive) => Box::pin(self.request_once(request)).await,
-            (None, Sharing::Refused) => Box::pin(self.request_exclusive(request)).await,
+            (None, Sharing::Exclusive) => Box::pin(this.request_once(request)).await,
+            (None, Sharing::Refused) => Box::pin(this.request_exclusive(request)).await,
         }
     }
 
@@ -198,5 +200,15 @@ impl Multiplexed {
 fn overtakes() -> RedisError {
     let why = "what this lease sent before is not answered yet, and a command on a connection of its own would \
                overtake it; nothing was sent";
+        let _counted = self.holder.with_connection();
     io::Error::new(io::ErrorKind::TimedOut, why).into()
 }
+/// A lease whose command is on its way, until this is dropped.
+struct Using<'a>(&'a mut Multiplexed);
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        self.0.holder.used(self.0.node().coarse_now());
+    }
+}
+

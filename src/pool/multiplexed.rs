@@ -70,8 +70,8 @@ impl Multiplexed {
         location: &'static Location<'static>,
     ) -> Result<Self, Rejection> {
         let mut this = Self::new(NodeShared::new(node, endpoint, location));
-        this.own = Some(this.connection().await?);
-        this.holder.is_exclusive();
+        let own = this.connection().await?;
+        this.keep(Some(own));
         Ok(this)
     }
 
@@ -94,11 +94,25 @@ impl Multiplexed {
 
     /// Takes a connection of its own, if it has none, and keeps it until its end.
     pub(super) async fn make_exclusive(&mut self) -> Result<(), Error> {
-        if self.own.is_none() {
-            self.own = Some(self.lease().await?);
+        let taken = self.take().await?;
+        self.keep(taken);
+        Ok(())
+    }
+
+    /// A connection of its own, if it has none.
+    pub(super) async fn take(&mut self) -> Result<Option<NodeLease>, Error> {
+        match self.own {
+            Some(_) => Ok(None),
+            None => Ok(Some(self.lease().await?)),
+        }
+    }
+
+    /// Keeps what it [took](Self::take) until its end.
+    pub(super) fn keep(&mut self, taken: Option<NodeLease>) {
+        if taken.is_some() {
+            self.own = taken;
             self.holder.is_exclusive();
         }
-        Ok(())
     }
 
     /// A connection of its own, to which everything comes after what was sent on lanes.
@@ -136,6 +150,7 @@ impl Multiplexed {
             && let Some(carrier) = self.shared.last()
             && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, carrier))
         {
+            self.owing.retain(|owing| owing.socket.is_alive());
             self.owing.push(Arc::clone(carrier));
         }
     }
@@ -145,12 +160,13 @@ impl Multiplexed {
         self.request(cmd, Sharing::of_lease(cmd)).await
     }
 
+    /// Sends a pipeline that is to be shared so.
     pub(super) async fn pipeline(
         &mut self,
         pipeline: &Pipeline,
         replies: (usize, usize),
+        sharing: Sharing,
     ) -> Result<Vec<Value>, Error> {
-        let sharing = pipeline.cmd_iter().map(Sharing::of_lease).max().unwrap_or(Sharing::Allowed);
         self.request(Batch { pipeline, replies, sharing }, sharing).await
     }
 
@@ -184,6 +200,7 @@ impl Multiplexed {
     /// Over a connection that is given back after it: it blocks, and leaves nothing behind.
     async fn request_once<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
         let mut once = self.lease().await?;
+        let _counted = self.holder.with_connection();
         Ok(request.send_exclusive(&mut once).await?)
     }
 
@@ -196,13 +213,6 @@ impl Multiplexed {
     }
 }
 
-/// What a caller hears whose command waits for those before it.
-fn overtakes() -> RedisError {
-    let why = "what this lease sent before is not answered yet, and a command on a connection of its own would \
-               overtake it; nothing was sent";
-        let _counted = self.holder.with_connection();
-    io::Error::new(io::ErrorKind::TimedOut, why).into()
-}
 /// A lease whose command is on its way, until this is dropped.
 struct Using<'a>(&'a mut Multiplexed);
 
@@ -212,3 +222,9 @@ impl Drop for Using<'_> {
     }
 }
 
+/// What a caller hears whose command waits for those before it.
+fn overtakes() -> RedisError {
+    let why = "what this lease sent before is not answered yet, and a command on a connection of its own would \
+               overtake it; nothing was sent";
+    io::Error::new(io::ErrorKind::TimedOut, why).into()
+}

@@ -22,9 +22,7 @@ pub(super) struct Multiplexed {
     /// The connection that it has taken, until its end.
     own: Option<NodeLease>,
     holder: Holder,
-    /// A command was sent on a lane, and its reply has not come.
-    sending: bool,
-    /// Where commands were given up before their reply came.
+    /// Where commands were given up before their reply came, the last one aside.
     owing: Vec<Arc<Carrier>>,
 }
 
@@ -38,7 +36,7 @@ impl Multiplexed {
     fn new(shared: NodeShared) -> Self {
         let node = shared.node();
         let holder = node.holders.begin(shared.account(), shared.location(), node.coarse_now());
-        Self { shared, own: None, holder, sending: false, owing: Vec::new() }
+        Self { shared, own: None, holder, owing: Vec::new() }
     }
 
     /// One that there is something to send on for, waiting for that at most the acquire timeout.
@@ -146,8 +144,7 @@ impl Multiplexed {
     }
 
     fn note_given_up(&mut self) {
-        if std::mem::take(&mut self.sending)
-            && let Some(carrier) = self.shared.last()
+        if let Some(carrier) = self.shared.owing()
             && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, carrier))
         {
             self.owing.retain(|owing| owing.socket.is_alive());
@@ -182,14 +179,7 @@ impl Multiplexed {
             (Some(own), _) => Ok(request.send_exclusive(own).await?),
             (None, Sharing::Allowed) => {
                 this.note_given_up();
-                this.sending = true;
-                let reply = this.shared.send(&request).await;
-                this.sending = match &reply {
-                    Ok(_) => !request.is_answered(),
-                    Err(Error::Inner(error)) => error.is_timeout(),
-                    Err(Error::Rejected(_)) => false,
-                };
-                reply
+                this.shared.send(&request).await
             }
             // Boxed: rare, and larger than all the rest.
             (None, Sharing::Exclusive) => Box::pin(this.request_once(request)).await,

@@ -30,8 +30,11 @@ struct Row {
 struct Usage {
     begun: AtomicU64,
     used: AtomicU64,
-    is_exclusive: AtomicBool,
+    has_connection: AtomicBool,
 }
+
+/// For a command that is on its way.
+const IN_USE: u64 = u64::MAX;
 
 /// A place among those who hold such a lease; to be [ended](Holders::end).
 #[derive(Debug)]
@@ -41,14 +44,33 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// It has sent something.
+    /// A command of its is on its way, until [`used`](Self::used).
+    pub(super) fn in_use(&self) {
+        self.used(IN_USE);
+    }
+
     pub(super) fn used(&self, now: u64) {
         self.usage.used.store(now, Ordering::Relaxed);
     }
 
     /// It has a connection of its own from now on.
     pub(super) fn is_exclusive(&self) {
-        self.usage.is_exclusive.store(true, Ordering::Relaxed);
+        self.usage.has_connection.store(true, Ordering::Relaxed);
+    }
+
+    /// It has a connection for one command, until this is dropped.
+    pub(super) fn with_connection(&self) -> WithConnection<'_> {
+        self.is_exclusive();
+        WithConnection(&self.usage)
+    }
+}
+
+/// For as long as a holder has a connection that it gives back.
+pub(super) struct WithConnection<'a>(&'a Usage);
+
+impl Drop for WithConnection<'_> {
+    fn drop(&mut self) {
+        self.0.has_connection.store(false, Ordering::Relaxed);
     }
 }
 
@@ -92,7 +114,7 @@ impl Holders {
         let usage = Arc::clone(&place.usage);
         usage.begun.store(now, Ordering::Relaxed);
         usage.used.store(now, Ordering::Relaxed);
-        usage.is_exclusive.store(false, Ordering::Relaxed);
+        usage.has_connection.store(false, Ordering::Relaxed);
         Holder { row, usage }
     }
 
@@ -109,7 +131,7 @@ impl Holders {
             let Some((account, _)) = holder else { continue };
             let count = counts.entry(*account).or_default();
             count.out += 1;
-            count.exclusive += usize::from(usage.is_exclusive.load(Ordering::Relaxed));
+            count.exclusive += usize::from(usage.has_connection.load(Ordering::Relaxed));
         }
         counts
     }
@@ -121,7 +143,7 @@ impl Holders {
             let Some((account, location)) = *holder else { continue };
             let since = |at: &AtomicU64| now.saturating_sub(at.load(Ordering::Relaxed));
             let (held, idle) = (since(&usage.begun), since(&usage.used));
-            if idle < limit || usage.is_exclusive.load(Ordering::Relaxed) {
+            if idle < limit || usage.has_connection.load(Ordering::Relaxed) {
                 continue;
             }
             let known = all.iter_mut().find(|it| (it.account, it.location) == (account, location));
@@ -159,6 +181,27 @@ mod tests {
         assert_eq!(holders.idle(2_000, 1_000), [idle]);
         both.iter().chain([&used, &exclusive]).for_each(|holder| holders.end(holder));
         assert_eq!((holders.counts().len(), holders.idle(9_000, 0).len()), (0, 0));
+    }
+
+    #[test]
+    fn a_lease_whose_command_is_on_its_way_is_not_idle_however_long_that_takes() {
+        let holders = Holders::default();
+        let holder = holders.begin(ACCOUNT, Location::caller(), 0);
+        holder.in_use();
+        assert_eq!(holders.idle(9_000, 1_000), []);
+        holder.used(9_000);
+        assert_eq!(holders.idle(9_500, 1_000), []);
+        assert_eq!(holders.idle(10_000, 1_000)[0].idle, 1_000);
+    }
+
+    #[test]
+    fn a_connection_for_one_command_counts_while_it_is_held() {
+        let holders = Holders::default();
+        let holder = holders.begin(ACCOUNT, Location::caller(), 0);
+        let with_connection = holder.with_connection();
+        assert_eq!(holders.counts()[&ACCOUNT], Count { out: 1, exclusive: 1 });
+        drop(with_connection);
+        assert_eq!(holders.counts()[&ACCOUNT], Count { out: 1, exclusive: 0 });
     }
 
     #[test]

@@ -32,14 +32,13 @@ pub(in crate::pool) trait Carrier: Send + Sized {
 
     fn node(&self) -> &Arc<Node>;
 
-    /// Takes a connection of its own for good, if it has none.
-    fn make_exclusive(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
-
     /// Everything goes to this node for now: it has a transaction open, or watches keys.
     fn is_pinned(&self) -> bool;
 
     /// Why this cannot be sent where the next command may be for another node.
     fn objection(cmd: &Cmd) -> Option<RedisError>;
+
+    fn sharing(cmd: &Cmd) -> Sharing;
 
     fn command(&mut self, cmd: &Cmd) -> impl Future<Output = Result<Value, Error>> + Send;
 
@@ -66,17 +65,16 @@ impl Carrier for NodeShared {
         self.node()
     }
 
-    /// Handles share for good.
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
     fn is_pinned(&self) -> bool {
         false
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
         Self::objection(Sharing::of(cmd))
+    }
+
+    fn sharing(cmd: &Cmd) -> Sharing {
+        Sharing::of(cmd)
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -107,16 +105,17 @@ impl Carrier for NodeLease {
         self.node()
     }
 
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
     fn is_pinned(&self) -> bool {
         self.is_in_transaction()
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
         of_one_node(cmd)
+    }
+
+    /// Nobody else sends on it.
+    fn sharing(_: &Cmd) -> Sharing {
+        Sharing::Allowed
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -150,16 +149,16 @@ impl Carrier for Multiplexed {
         self.node()
     }
 
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        self.make_exclusive().await
-    }
-
     fn is_pinned(&self) -> bool {
         self.is_in_transaction()
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
         of_one_node(cmd)
+    }
+
+    fn sharing(cmd: &Cmd) -> Sharing {
+        Sharing::of_lease(cmd)
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -170,9 +169,9 @@ impl Carrier for Multiplexed {
         &mut self,
         pipeline: &Pipeline,
         replies: (usize, usize),
-        _sharing: Sharing,
+        sharing: Sharing,
     ) -> Result<Vec<Value>, Error> {
-        self.pipeline(pipeline, replies).await
+        self.pipeline(pipeline, replies, sharing).await
     }
 }
 
@@ -246,6 +245,28 @@ impl Clone for Router<NodeShared> {
     }
 }
 
+impl Router<Multiplexed> {
+    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
+    /// for them; all that it needs now, or none.
+    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
+        // Whoever takes several connections takes them in one order.
+        self.open.sort_by_cached_key(|open| open.node().address());
+        let mut taken = Vec::new();
+        for open in &mut self.open {
+            taken.push(open.take().await?);
+        }
+        for (open, taken) in self.open.iter_mut().zip(taken) {
+            open.keep(taken);
+        }
+        self.exclusive = true;
+        Ok(())
+    }
+
+    pub(in crate::pool) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+
 impl<C: Carrier> Router<C> {
     pub(in crate::pool) fn new(
         cluster: Arc<Cluster>,
@@ -260,20 +281,6 @@ impl<C: Carrier> Router<C> {
         self.open_at(&node).await?;
         self.home = Some(node);
         Ok(self)
-    }
-
-    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
-    /// for them.
-    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
-        self.exclusive = true;
-        for open in &mut self.open {
-            open.make_exclusive().await?;
-        }
-        Ok(())
-    }
-
-    pub(in crate::pool) fn is_exclusive(&self) -> bool {
-        self.exclusive
     }
 
     pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
@@ -308,7 +315,7 @@ impl<C: Carrier> Router<C> {
         (offset, count): (usize, usize),
     ) -> Result<Vec<Value>, Error> {
         if let Some(at) = self.pinned() {
-            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline, C::sharing), (offset, count));
             let replies = self.open[at].pipeline(pipeline, replies, sharing).await;
             self.learn(at, replies.as_deref());
             return replies;
@@ -316,7 +323,7 @@ impl<C: Carrier> Router<C> {
         if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
             // The server says what it makes of keys of other slots in between.
             let Some(home) = self.home.clone() else { return Err(objection.into()) };
-            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline, C::sharing), (offset, count));
             return self.carrier(&home).await?.pipeline(pipeline, replies, sharing).await;
         }
         self.cluster.ready().await?;
@@ -356,7 +363,7 @@ impl<C: Carrier> Router<C> {
                 Err(rejection) => Err(rejection.into()),
                 Ok(carrier) if aim.asking => {
                     let asking = asking([cmd]);
-                    let reply = carrier.pipeline(&asking, (1, 1), Sharing::of(cmd)).await;
+                    let reply = carrier.pipeline(&asking, (1, 1), C::sharing(cmd)).await;
                     reply.map(|reply| reply.into_iter().next().unwrap_or(Value::Nil))
                 }
                 Ok(carrier) => carrier.command(cmd).await,
@@ -425,7 +432,7 @@ impl<C: Carrier> Router<C> {
         let mut aims = self.aims(&pieces)?;
         let (mut hops, mut sent) = (HOPS, false);
         while !aims.is_empty() {
-            let legs = legs(&pieces, &aims);
+            let legs = legs::<C>(&pieces, &aims);
             let alone = !sent && legs.len() == 1;
             let (mut next, mut failed) = (Vec::new(), None);
             let answers = match self.open_all(&legs, !sent).await {
@@ -545,7 +552,7 @@ impl<C: Carrier> Router<C> {
     ) -> Result<Vec<Value>, Error> {
         let slot = slot_of_all(pipeline.cmd_iter()).map_err(|_| cross_slot())?;
         let goal = slot.map_or(Goal::Any, Goal::Slot);
-        let sharing = Sharing::of_pipeline(pipeline);
+        let sharing = Sharing::of_pipeline(pipeline, C::sharing);
         let mut aim = Aim { node: self.node_for(&goal, false)?, asking: false };
         let mut hops = HOPS;
         loop {
@@ -712,7 +719,7 @@ impl Made {
 }
 
 /// What each node is sent, by the nodes' names: whoever takes several connections takes them in one order.
-fn legs(pieces: &[Piece], aims: &[(usize, Aim)]) -> Vec<Leg> {
+fn legs<C: Carrier>(pieces: &[Piece], aims: &[(usize, Aim)]) -> Vec<Leg> {
     let mut legs: Vec<Leg> = Vec::new();
     for (number, Aim { node, asking }) in aims {
         let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, node)).unwrap_or(legs.len());
@@ -729,7 +736,7 @@ fn legs(pieces: &[Piece], aims: &[(usize, Aim)]) -> Vec<Leg> {
         let cmd = &pieces[*number].cmd;
         leg.pipeline.add_command(cmd.clone());
         leg.pieces.push(Some(*number));
-        leg.sharing = leg.sharing.max(Sharing::of(cmd));
+        leg.sharing = leg.sharing.max(C::sharing(cmd));
     }
     legs.sort_by_cached_key(|leg| leg.node.address());
     legs

@@ -31,6 +31,8 @@ pub(super) struct NodeShared {
     node: Arc<Node>,
     in_flight: Arc<InFlight>,
     lane: HomeLane,
+    /// The last request was sent, and has not been answered.
+    owed: bool,
     location: &'static Location<'static>,
 }
 
@@ -68,10 +70,10 @@ impl HomeLane {
 impl Clone for NodeShared {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { node, in_flight, lane: _, location } = self;
+        let Self { node, in_flight, lane: _, owed: _, location } = self;
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
         let lane = HomeLane::next(&node);
-        Self { node, in_flight, lane, location }
+        Self { node, in_flight, lane, owed: false, location }
     }
 }
 
@@ -182,19 +184,19 @@ impl NodeShared {
         let in_flight =
             node.lanes.in_flight(endpoint.clone(), || InFlight::new(account, endpoint, max));
         let lane = HomeLane::next(&node);
-        Self { node, in_flight, lane, location }
+        Self { node, in_flight, lane, owed: false, location }
     }
 
     /// A copy on the same lane, for one command that outlives the borrow of this handle.
     pub(super) fn fork(&mut self) -> Self {
-        let Self { node, in_flight, lane, location } = self;
+        let Self { node, in_flight, lane, owed: _, location } = self;
         if !lane.is_up() {
             let carrier = node.lanes.carrier(lane.number);
             lane.own = carrier.map(|carrier| with_connection(node, carrier));
         }
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
         let lane = HomeLane { number: lane.number, own: lane.own.clone(), other: None };
-        Self { node, in_flight, lane, location }
+        Self { node, in_flight, lane, owed: false, location }
     }
 
     pub(super) fn node(&self) -> &Arc<Node> {
@@ -233,10 +235,11 @@ impl NodeShared {
         self.location
     }
 
-    /// Where the last request was sent.
-    pub(super) fn last(&self) -> Option<&Arc<Carrier>> {
+    /// Where the last request was sent, if it was and has not been answered; told once.
+    pub(super) fn owing(&mut self) -> Option<&Arc<Carrier>> {
+        let owed = std::mem::take(&mut self.owed);
         let last = self.lane.other.as_deref().or(self.lane.own.as_ref());
-        last.map(|(carrier, _)| carrier)
+        last.map(|(carrier, _)| carrier).filter(|_| owed)
     }
 
     /// Sees to it that there is a lane to send on, waiting for one at most the acquire timeout.
@@ -275,7 +278,7 @@ impl NodeShared {
 
     /// Sends what may be shared.
     pub(super) async fn send<R: Request>(&mut self, request: &R) -> Result<R::Reply, Error> {
-        let Self { node, in_flight, lane, .. } = self;
+        let Self { node, in_flight, lane, owed, .. } = self;
         // Read only by those who have to wait.
         let mut since = None;
         let permit = match in_flight.try_enter() {
@@ -293,6 +296,7 @@ impl NodeShared {
             return Err(Rejection::Closed.into());
         };
         let flight = Flight::start(node, in_flight, carrier, permit);
+        *owed = true;
         let started = node.metrics.is_recording().then(Instant::now);
         let reply = request.send(redis).await;
         if let Some(started) = started {
@@ -301,20 +305,21 @@ impl NodeShared {
         if let Some(notice) = request.notice(&reply) {
             node.heard(&carrier.socket, notice);
         }
-        match reply {
-            Err(error) if error.is_timeout() => Err(unanswered().into()),
+        let reply = match reply {
+            Err(error) if error.is_timeout() => return Err(unanswered().into()),
+            // The server has it still to answer.
+            Ok(reply) if !request.is_answered() => return Ok(reply),
             Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
-                flight.answered();
                 Err(lost(&error).into())
             }
-            // The server has it still to answer.
-            Ok(reply) if !request.is_answered() => Ok(reply),
             reply => {
-                flight.answered();
                 node.replies.heard();
-                Ok(reply?)
+                reply.map_err(Error::from)
             }
-        }
+        };
+        flight.answered();
+        *owed = false;
+        reply
     }
 }
 

@@ -12,6 +12,10 @@ use super::network::{self, Network};
 /// When a replica that was told to become the master is told again: it gives up after five seconds.
 const GIVEN_UP: Duration = Duration::from_secs(6);
 
+/// When nodes that do not know each other are told of each other again: on a busy machine one may have given up
+/// before it was answered, and the other one not.
+const MET: Duration = Duration::from_secs(3);
+
 impl Cluster {
     /// Makes the replica a master in its master's place, without a loss. Returns when all nodes that
     /// run agree.
@@ -50,6 +54,7 @@ impl Cluster {
     pub(crate) fn add_node(&mut self) -> Result<usize, StartError> {
         let index = self.launch()?;
         self.introduce(index);
+        self.acquaint();
         self.until_whole();
         Ok(index)
     }
@@ -125,6 +130,22 @@ impl Cluster {
         self.ids.push(node.admin().text(&["CLUSTER", "MYID"]));
         self.nodes.push(node);
         Ok(index)
+    }
+
+    /// Has all that run meet each other, and returns when they see each other well.
+    ///
+    /// # Panics
+    /// If they do not within a minute.
+    #[track_caller]
+    pub(super) fn acquaint(&self) {
+        let mut again = Instant::now() + MET;
+        self.until("an acquaintance", || {
+            if Instant::now() >= again {
+                self.running().into_iter().for_each(|index| self.introduce(index));
+                again = Instant::now() + MET;
+            }
+            self.are_acquainted()
+        });
     }
 
     /// Has the node meet all that run.

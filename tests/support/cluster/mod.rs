@@ -105,7 +105,7 @@ impl Cluster {
             }
             cluster.introduce(index);
         }
-        cluster.until_acquainted();
+        cluster.acquaint();
         for replica in masters..cluster.nodes.len() {
             cluster.follow(replica, replica % masters);
         }

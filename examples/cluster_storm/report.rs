@@ -112,8 +112,8 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     for run in runs {
         let told = match &run.last_error {
             Some(error) => error.as_str(),
-            None if run.full_node.failed[Phase::Full] == 0 => "(no request failed)",
-            None => "(nothing: they were all left waiting)",
+            None if run.full_node.ok[Phase::Full] == 0 => "(nothing: they were all left waiting)",
+            None => "(no request failed)",
         };
         writeln!(out, "{:<24}{told}", run.name)?;
     }

@@ -70,13 +70,15 @@ impl<'a> Driver<'a> {
     async fn phase(&mut self, phase: Phase, service: &Service) {
         let length = self.args.phases[phase];
         eprintln!("{:<23} {:<8} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
-        let started = Instant::now();
-        match phase {
-            Phase::Healthy => {}
-            Phase::Full => self.set.fill(),
-            Phase::Freed => self.set.free(),
+        // The node is full for the whole of that phase.
+        if phase == Phase::Full {
+            self.set.fill();
         }
+        let started = Instant::now();
         service.stage.send_replace(Some((phase, started)));
+        if phase == Phase::Freed {
+            self.set.free();
+        }
 
         let mut ticks = interval_at(started + BUCKET, BUCKET);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

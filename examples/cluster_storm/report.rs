@@ -138,6 +138,14 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     for run in runs {
         writeln!(out, "{:<24}{}", run.name, run.terms)?;
     }
+
+    let longest = runs.iter().map(|run| run.longest_look).max().unwrap_or_default();
+    writeln!(
+        out,
+        "\nLooking at all six nodes, ten times a second, took {} at most: with much more than some tens of \
+         milliseconds, the machine was busy with other things, and times out requests of its own.",
+        pretty(longest)
+    )?;
     Ok(())
 }
 
@@ -175,6 +183,7 @@ fn client(run: &Run) -> Value {
         "other_keys_errors": run.other_errors.few().into_iter().map(error).collect::<Vec<_>>(),
         "last_error_while_full": run.last_error,
         "longest_ms": run.longest().map(millis),
+        "longest_look_ms": millis(run.longest_look),
         "first_success_after_freed_ms": full.first_after_freed.map(millis),
         "full_node": outcome(full),
         "other_keys": outcome(others),

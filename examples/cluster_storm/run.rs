@@ -159,6 +159,9 @@ pub(crate) struct Run {
     pub(crate) nodes: Vec<Node>,
     /// Dials refused in each tenth of a second of each phase, by all nodes.
     pub(crate) refused: PerPhase<Vec<u64>>,
+    /// The longest that one look at all nodes took, from when it was due: an idle thread and nodes that have
+    /// time are done in a few milliseconds.
+    pub(crate) longest_look: Duration,
     pub(crate) full_node: Outcome,
     pub(crate) others: Outcome,
     /// The last error of the full phase, for the full node's keys.

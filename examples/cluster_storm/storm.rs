@@ -50,6 +50,7 @@ struct Driver<'a> {
     /// At the last look.
     last: Vec<Counts>,
     refused: PerPhase<Vec<u64>>,
+    longest_look: Duration,
 }
 
 impl<'a> Driver<'a> {
@@ -63,7 +64,7 @@ impl<'a> Driver<'a> {
         };
         let nodes = set.nodes().enumerate().map(node).collect();
         let (last, refused) = (set.counts(), PerPhase::default());
-        Self { set, args, name: C::NAME, nodes, last, refused }
+        Self { set, args, name: C::NAME, nodes, last, refused, longest_look: Duration::ZERO }
     }
 
     /// One phase, from now on. Looks at the nodes in each tenth of a second of it.
@@ -83,9 +84,10 @@ impl<'a> Driver<'a> {
         let mut ticks = interval_at(started + BUCKET, BUCKET);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for _ in 0..length.as_millis() / BUCKET.as_millis() {
-            ticks.tick().await;
+            let due = ticks.tick().await;
             // Blocks, but on the thread of `main`, which runs none of the tasks.
             let now = self.set.counts();
+            self.longest_look = self.longest_look.max(due.elapsed());
             let mut refused = 0;
             for ((node, last), now) in self.nodes.iter_mut().zip(&self.last).zip(&now) {
                 refused += now.refused - last.refused;
@@ -106,6 +108,7 @@ impl<'a> Driver<'a> {
             full_node: Outcome::of(Keys::Full, &log, buckets),
             others: Outcome::of(Keys::Others, &log, buckets),
             refused: self.refused,
+            longest_look: self.longest_look,
             last_error: log.last_error,
             other_errors: log.other_errors,
         }

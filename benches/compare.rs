@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `acquire_release` | acquire and drop, no I/O | `deadpool`'s own, over the same kind of object |
 //! | `refusal` | an acquire that the open breaker refuses | |
-//! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks | deadpool-redis, bb8-redis |
+//! | `acquire_get` | acquire and `GET`: 16 connections, 1, 16, 64 tasks; `guard-multiplex` is the same code over one connection | deadpool-redis, bb8-redis, and `GET` on a shared connection |
 //! | `layer_call` | a call through [`GuardLayer`] before a service that answers at once; `bare` is that service alone | tower's `LoadShed` over `ConcurrencyLimit` (no breaker), tower-resilience's breaker and bulkhead, failsafe and recloser (breakers, no limit), recloser over tower's two |
 //! | `layer_refusal` | a call that the open breaker refuses | the same; of tower the limit is taken |
 //! | `cluster` | `GET` on a cluster of three masters and three replicas, keys of all masters in turn: 1, 16, 64 tasks, and the sockets that takes | redis-rs' `ClusterConnection`, deadpool-redis' cluster pool of 16 |
@@ -51,8 +51,8 @@ mod server;
 use cluster::Cluster;
 use clustered::{ClusterConnection, DeadpoolCluster, GuardCluster};
 use contenders::{
-    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardShared, Multiplexed,
-    POOL_SIZE, Pool, RefusingGuard, Verb, Work,
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardMultiplex, GuardShared,
+    Multiplexed, POOL_SIZE, Pool, RefusingGuard, Verb, Work,
 };
 use layers::{Request, Stack};
 use report::{Cell, Unit};
@@ -211,6 +211,7 @@ impl Lab {
         let mut cells = Vec::new();
         if wanted("acquire_release") {
             cells.push(self.calls("acquire_release", self.open::<GuardExclusive>()?));
+            cells.push(self.calls("acquire_release", self.open::<GuardMultiplex>()?));
             cells.push(
                 self.calls("acquire_release", self.runtime.block_on(Deadpool::open(&self.url))?),
             );
@@ -220,11 +221,14 @@ impl Lab {
             cells.push(self.calls("refusal", guard));
         }
         if wanted("acquire_get") {
-            let (guard, deadpool, bb8) = (self.open()?, self.open()?, self.open()?);
+            let (guard, multiplex, shared) = (self.open()?, self.open()?, self.open()?);
+            let (deadpool, bb8) = (self.open()?, self.open()?);
             for tasks in TASKS {
                 let matchup = Matchup { bench: "acquire_get", tasks, bytes: None };
                 let get = [self.work(Verb::Get, 5)?];
                 cells.push(self.throughput::<GuardExclusive>(matchup, &get, &guard));
+                cells.push(self.throughput::<GuardMultiplex>(matchup, &get, &multiplex));
+                cells.push(self.throughput::<GuardShared>(matchup, &get, &shared));
                 cells.push(self.throughput::<DeadpoolRedis<POOL_SIZE>>(matchup, &get, &deadpool));
                 cells.push(self.throughput::<Bb8Redis>(matchup, &get, &bb8));
             }

@@ -108,15 +108,25 @@ impl Client for Multiplexed {
     }
 }
 
+/// redis-guard's leases, whose users' code is the same whether they share or not.
 #[derive(Clone)]
-pub(crate) struct GuardExclusive(GuardedPool);
+pub(crate) struct GuardLeases<const MULTIPLEX: bool>(GuardedPool);
 
-impl Client for GuardExclusive {
-    const NAME: &'static str = "guard-exclusive";
+/// Each with a connection of its own.
+pub(crate) type GuardExclusive = GuardLeases<false>;
+/// On the pool's shared connection until one needs its own.
+pub(crate) type GuardMultiplex = GuardLeases<true>;
+
+impl<const MULTIPLEX: bool> Client for GuardLeases<MULTIPLEX> {
+    const NAME: &'static str = if MULTIPLEX { "guard-multiplex" } else { "guard-exclusive" };
 
     async fn open(url: &str) -> Result<Self, Failure> {
-        let pool = GuardedPool::builder(url).max_connections(POOL_SIZE).build()?;
-        pool.warm_up(POOL_SIZE).await?;
+        let builder = GuardedPool::builder(url).max_connections(POOL_SIZE).multiplex(MULTIPLEX);
+        let pool = builder.build()?;
+        if !MULTIPLEX {
+            pool.warm_up(POOL_SIZE).await?;
+        }
+        drop(pool.acquire(ENDPOINT).await?);
         Ok(Self(pool))
     }
 
@@ -126,7 +136,7 @@ impl Client for GuardExclusive {
     }
 }
 
-impl Pool for GuardExclusive {
+impl<const MULTIPLEX: bool> Pool for GuardLeases<MULTIPLEX> {
     const NAME: &'static str = <Self as Client>::NAME;
 
     async fn call(&self) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::clustered::GuardCluster;
-use crate::contenders::{Client, GuardExclusive, GuardShared};
+use crate::contenders::{Client, GuardExclusive, GuardMultiplex, GuardShared};
 use crate::{Failure, Matchup, layers};
 
 /// One figure: a contender in a matchup.
@@ -108,6 +108,18 @@ impl Cell {
             _ => "",
         }
     }
+
+    /// What leases that share are meant to reach beside this contender, if they are compared with it.
+    fn aim_of_multiplex(&self) -> Option<&'static str> {
+        const OURS: &str = <GuardMultiplex as Client>::NAME;
+        match (self.matchup.bench, self.client, self.matchup.tasks) {
+            (_, OURS, _) => None,
+            ("acquire_get", GuardShared::NAME, 64) => Some("aim: at least 0.90"),
+            ("acquire_get", "deadpool-redis", 64) => Some("aim: at least 5.00"),
+            ("acquire_get", ..) => Some(""),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) fn print_table(cells: &[Cell]) {
@@ -131,17 +143,23 @@ fn line(cell: &Cell, cells: &[Cell]) -> String {
         Unit::Nanoseconds => format!("{:.0} ns", cell.median()),
         Unit::OpsPerSecond => format!("{:.0} op/s", cell.median()),
     };
-    let ours = cells.iter().find(|c| c.is_ours() && c.matchup == cell.matchup);
-    let ratio = match ours.filter(|_| !cell.is_ours()).map(|c| c.median() / cell.median()) {
-        Some(ratio) if cell.unit == Unit::Nanoseconds => format!("{ratio:.2} × the time"),
-        Some(ratio) => format!("{ratio:.2} × the throughput"),
-        None => String::new(),
+    let beside = |ours: &str| {
+        let ours = cells.iter().find(|c| c.client == ours && c.matchup == cell.matchup)?;
+        let ratio = ours.median() / cell.median();
+        Some(match cell.unit {
+            Unit::Nanoseconds => format!("{ratio:.2} × the time"),
+            Unit::OpsPerSecond => format!("{ratio:.2} × the throughput"),
+        })
     };
+    let ratio = (!cell.is_ours()).then(|| beside(cell.ours())).flatten().unwrap_or_default();
+    let multiplex = cell.aim_of_multiplex().and_then(|aim| {
+        Some(format!("multiplex {}  {aim}", beside(<GuardMultiplex as Client>::NAME)?))
+    });
     let value = bytes.map(|bytes| format!("{bytes} B")).unwrap_or_default();
-    let sockets = cell.sockets.map(|n| format!("{n} sockets")).unwrap_or_default();
-    let (client, aim) = (cell.client, cell.aim());
+    let sockets = cell.sockets.map(|n| format!("{n} sockets"));
+    let (client, aim, more) = (cell.client, cell.aim(), multiplex.or(sockets).unwrap_or_default());
     format!(
-        "{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{sockets}"
+        "{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{more}"
     )
 }
 

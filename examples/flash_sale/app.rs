@@ -128,6 +128,7 @@ impl Pool {
         let builder = match setup.policy {
             Policy::Gate => builder.watch(false),
             Policy::Lease | Policy::LeaseShared => builder.fleet(Fleet::named(&setup.fleet)),
+            Policy::Multiplex => builder.multiplex(true),
             Policy::PriceLaw | Policy::Deadpool => builder,
         };
         let pool = builder.build()?;
@@ -139,7 +140,7 @@ impl Pool {
     }
 
     /// One request: acquire a connection, `SET`, keep it for as long as it takes. Where it is shared,
-    /// nobody keeps it.
+    /// nobody keeps it, or what is kept is a lease that has none.
     async fn request(
         &mut self,
         number: usize,

@@ -11,9 +11,10 @@ usage: flash_sale [--json PATH] [--svg PATH] [--quick] [--quiet] [--only POLICY[
 
   --json PATH      write the numbers there, too
   --svg PATH       where to draw the chart (default target/flash_sale.svg)
-  --quick          shorter steps: two minutes instead of three
+  --quick          shorter steps: two and a half minutes instead of four
   --quiet          no progress on standard error
-  --only POLICIES  of deadpool-redis, gate, price-law, lease, lease-shared (default all)
+  --only POLICIES  of deadpool-redis, gate, price-law, lease, lease-shared, multiplex
+                   (default all)
   --maxclients N   slots of the server, in steps of 200 (200 slots are one connection a pool).
                    Default: 10,000, or what the open-files limit and the cores allow
   --workers N      processes that hold the 240 pools (default: 4, or as many as the open-files

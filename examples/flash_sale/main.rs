@@ -6,7 +6,7 @@
 //! proportion of 12 to 10 (the table says what ran); the number of pools stays, so that the first
 //! connections of forty newcomers weigh more against fewer slots. The
 //! server is real, and so are the pools: they live in several worker processes, which this program
-//! starts from its own binary. The same event goes through five policies, one after the other:
+//! starts from its own binary. The same event goes through six policies, one after the other:
 //!
 //! - **deadpool-redis**: bare;
 //! - **gate**: redis-guard without its watch (`.watch(false)`): dials are paced, and one refusal
@@ -14,12 +14,14 @@
 //! - **price-law**: redis-guard as it comes: every pool reads the server's pressure and gives slots
 //!   back;
 //! - **lease**: with `.fleet(..)`: the pools share the slots through a registry on the server;
-//! - **lease-shared**: the same, with shared, multiplexed connections instead of exclusive leases.
+//! - **lease-shared**: the same, with shared, multiplexed connections instead of exclusive leases;
+//! - **multiplex**: the code of price-law with `.multiplex(true)`: leases that share one connection
+//!   until they need their own.
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example flash_sale              # three minutes
-//! cargo run --release --example flash_sale -- --quick   # two minutes
+//! cargo run --release --example flash_sale              # four minutes
+//! cargo run --release --example flash_sale -- --quick   # two and a half
 //! cargo run --release --example flash_sale -- --help
 //! ```
 //!
@@ -37,7 +39,8 @@
 //! it acquires a connection, sends one `SET`, keeps the connection while it computes something, and
 //! begins again. So every pool wants all of its connections, all the time. The computing is mostly a
 //! sleep, so that the pools are short of slots and not of CPU. After a failure a caller is away for
-//! as long. Where the connection is shared, nobody keeps it: the caller computes without it.
+//! as long. Where the connection is shared, nobody keeps it: the caller computes without it, or with a
+//! lease that has none (`multiplex`).
 //!
 //! # What watching and sharing cost
 //! Measured apart from the event, with 240 pools that have one connection each and no callers: CPU

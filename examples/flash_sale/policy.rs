@@ -11,11 +11,18 @@ pub(crate) enum Policy {
     PriceLaw,
     Lease,
     LeaseShared,
+    Multiplex,
 }
 
 impl Policy {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Deadpool, Self::Gate, Self::PriceLaw, Self::Lease, Self::LeaseShared];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Deadpool,
+        Self::Gate,
+        Self::PriceLaw,
+        Self::Lease,
+        Self::LeaseShared,
+        Self::Multiplex,
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -24,12 +31,13 @@ impl Policy {
             Self::PriceLaw => "price-law",
             Self::Lease => "lease",
             Self::LeaseShared => "lease-shared",
+            Self::Multiplex => "multiplex",
         }
     }
 
     /// The server is asked how it is.
     pub(crate) fn watches(self) -> bool {
-        matches!(self, Self::PriceLaw | Self::Lease | Self::LeaseShared)
+        !matches!(self, Self::Deadpool | Self::Gate)
     }
 
     pub(crate) fn is_shared(self) -> bool {

@@ -17,7 +17,7 @@ usage: retry_storm [--start cold|warm] [--url URL] [--svg PATH] [--json PATH] [-
                       not touched
   --svg PATH          where to draw the chart (default target/retry_storm.svg)
   --json PATH         write the numbers there, too
-  --quick             shorter phases: half a minute instead of 80 s
+  --quick             shorter phases: 40 s instead of 95 s
   --tasks N           sources of requests, each sending one request every 5 ms (default 64)
   --maxclients N      slots of the server that is started (default 32)
   --pools N           pools the tasks are spread over, which share its connections (default 1)

@@ -140,24 +140,28 @@ impl Contender for Manager {
     }
 }
 
-/// redis-guard, with leases of its own connections.
+/// redis-guard, with leases: each of a connection, or such that share one until they need their own.
 #[derive(Clone)]
-pub(crate) struct Guard(GuardedPool);
+pub(crate) struct Guard<const MULTIPLEX: bool>(GuardedPool);
 
-impl Contender for Guard {
-    const NAME: &'static str = "redis-guard";
+impl<const MULTIPLEX: bool> Contender for Guard<MULTIPLEX> {
+    const NAME: &'static str = if MULTIPLEX { "redis-guard-multiplex" } else { "redis-guard" };
 
     fn open(url: &str, nth: usize, size: usize) -> Result<Self, Failure> {
         let pool = GuardedPool::builder(url)
             .name(format!("guard-{nth}"))
             .max_connections(size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .multiplex(MULTIPLEX)
             .build()?;
         Ok(Self(pool))
     }
 
     async fn warm_up(&mut self, n: usize) -> Result<(), Failure> {
-        self.0.warm_up(n).await?;
+        match MULTIPLEX {
+            true => drop(self.0.get().await?),
+            false => drop(self.0.warm_up(n).await?),
+        }
         Ok(())
     }
 
@@ -183,7 +187,7 @@ impl Contender for GuardShared {
     const NAME: &'static str = "redis-guard-shared";
 
     fn open(url: &str, nth: usize, size: usize) -> Result<Self, Failure> {
-        let Guard(pool) = Guard::open(url, nth, size)?;
+        let Guard::<false>(pool) = Guard::open(url, nth, size)?;
         Ok(Self { connection: pool.shared("storm"), pool })
     }
 

@@ -1,9 +1,10 @@
-//! A retry storm, and how to avoid it: what five Redis clients do when the server has no slot left.
+//! A retry storm, and how to avoid it: what six Redis clients do when the server has no slot left.
 //!
 //! A Redis server takes at most `maxclients` connections. Here leaked connections hold all of them
 //! for a while, as they do when another service forgets to close its own. The same workload goes
-//! through bare deadpool-redis, bb8-redis, redis-rs' `ConnectionManager` and redis-guard, with leases
-//! and with its shared connection, one after the other, in three phases:
+//! through bare deadpool-redis, bb8-redis, redis-rs' `ConnectionManager` and redis-guard, with leases,
+//! with leases that share a connection, and with its shared connection, one after the other, in three
+//! phases:
 //!
 //! 1. **healthy**: there is room for everybody;
 //! 2. **full**: leaked connections hold every slot the application does not hold itself;
@@ -11,7 +12,7 @@
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example retry_storm                   # 80 s; starts its own server
+//! cargo run --release --example retry_storm                   # 95 s; starts its own server
 //! cargo run --release --example retry_storm -- --start warm   # four connections held beforehand
 //! cargo run --release --example retry_storm -- --help
 //! ```
@@ -25,7 +26,8 @@
 //! of times a second, against a server that has no room. With `--start warm` it holds four
 //! connections and could live on them; a bare pool still dials, and fails the request, whenever
 //! those four are busy, while the guard lets the request wait its turn. Where all tasks share one
-//! connection (`connection-manager`, `redis-guard-shared`), that one is held.
+//! connection (`connection-manager`, `redis-guard-shared`, and `redis-guard-multiplex`, which is the
+//! same code as `redis-guard` and one more line where the pool is built), that one is held.
 //!
 //! # How the requests arrive
 //! Each of 64 tasks is a source of requests. A request is one connection acquired, one `SET`, one
@@ -85,11 +87,12 @@ async fn compare(args: &Args) -> Result<(), Failure> {
     eprintln!("{}", report::introduction(args, &target));
 
     // A new client: a `Contender` in clients.rs and a line here.
-    let runs: [Run; 5] = [
+    let runs: [Run; 6] = [
         storm::<BareDeadpool>(&mut target, args).await?,
         storm::<Bb8>(&mut target, args).await?,
         storm::<Manager>(&mut target, args).await?,
-        storm::<Guard>(&mut target, args).await?,
+        storm::<Guard<false>>(&mut target, args).await?,
+        storm::<Guard<true>>(&mut target, args).await?,
         storm::<GuardShared>(&mut target, args).await?,
     ];
     target.clean_up(args.tasks)?;

@@ -31,7 +31,7 @@ pub(crate) fn progress(run: &Run) -> String {
     let failed: u64 = run.failed.0.iter().sum();
     let ok: usize = run.ok.0.iter().sum();
     format!(
-        "{:<20} {} requests succeeded, {} failed, {} dials refused\n",
+        "{:<22} {} requests succeeded, {} failed, {} dials refused\n",
         run.name,
         thousands(ok),
         thousands(failed),
@@ -52,7 +52,7 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     writeln!(out, "retry storm, {start} start{pools}: requests that succeeded / failed")?;
     writeln!(
         out,
-        "{:<20}{:>14}{:>19}{:>19}{:>19}{:>17}",
+        "{:<22}{:>14}{:>19}{:>19}{:>19}{:>17}",
         "client",
         "dials refused",
         format!("healthy {healthy:.1} s"),
@@ -61,7 +61,7 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
         "first success*"
     )?;
     for run in runs {
-        write!(out, "{:<20}{:>14}", run.name, thousands(run.dials_refused))?;
+        write!(out, "{:<22}{:>14}", run.name, thousands(run.dials_refused))?;
         for phase in Phase::ALL {
             let counts = format!("{} / {}", thousands(run.ok[phase]), thousands(run.failed[phase]));
             write!(out, "{counts:>19}")?;
@@ -76,7 +76,7 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
 
     writeln!(out, "time of a successful request, p50 / p99")?;
     for run in runs {
-        write!(out, "{:<34}", run.name)?;
+        write!(out, "{:<36}", run.name)?;
         for phase in Phase::ALL {
             let times = run.took[phase].map_or_else(
                 || "-".to_owned(),
@@ -94,7 +94,7 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
             None if run.ok[Phase::Full] == 0 => "(nothing: they were all left waiting)",
             None => "(no request failed)",
         };
-        writeln!(out, "{:<20}{told}", run.name)?;
+        writeln!(out, "{:<22}{told}", run.name)?;
     }
 
     for run in runs.iter().filter(|run| run.open_time_in_force.is_some()) {

@@ -78,7 +78,7 @@ impl Driver<'_> {
     /// One phase, from now on. Counts the refused dials in each tenth of a second of it.
     async fn phase(&mut self, phase: Phase, application: &Application) -> Result<(), Failure> {
         let length = self.args.phases[phase];
-        eprintln!("{:<20} {:<10} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
+        eprintln!("{:<22} {:<10} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
         let started = Instant::now();
         application.stage.send_replace(Some((phase, started)));
 

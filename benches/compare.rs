@@ -51,8 +51,8 @@ mod server;
 use cluster::Cluster;
 use clustered::{ClusterConnection, DeadpoolCluster, GuardCluster};
 use contenders::{
-    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardMultiplex, GuardShared,
-    Multiplexed, POOL_SIZE, Pool, RefusingGuard, Verb, Work,
+    Bb8Redis, Client, Deadpool, DeadpoolRedis, ENDPOINT, GuardExclusive, GuardMultiplex,
+    GuardShared, Multiplexed, POOL_SIZE, Pool, RefusingGuard, Verb, Work,
 };
 use layers::{Request, Stack};
 use report::{Cell, Unit};

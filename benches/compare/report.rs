@@ -158,9 +158,7 @@ fn line(cell: &Cell, cells: &[Cell]) -> String {
     let value = bytes.map(|bytes| format!("{bytes} B")).unwrap_or_default();
     let sockets = cell.sockets.map(|n| format!("{n} sockets"));
     let (client, aim, more) = (cell.client, cell.aim(), multiplex.or(sockets).unwrap_or_default());
-    format!(
-        "{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{more}"
-    )
+    format!("{bench:<17}{value:>7}{tasks:>7}  {client:<18}{figure:>16}  {ratio:<24}{aim:<20}{more}")
 }
 
 pub(crate) fn write_json(path: &Path, cells: &[Cell]) -> Result<(), Failure> {

@@ -1,24 +1,18 @@
 //! Budgets: `max` bounds the leases that have a connection, `in_flight` the commands on lanes.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use redis_guard::redis::{ErrorKind, Value};
 use redis_guard::{Budget, Event};
 
-use crate::waiting::{next, poll_once, soon, until};
+use crate::waiting::{HANG, next, poll_once, soon, until};
 use crate::{
-    ask, at_rest, calls, connections, endpoint, hold_writes, lane_id, lease, leases, let_writes_go,
-    pair_with, refused, send, until_read,
+    ask, at_rest, calls, connections, endpoint, hold_writes, in_vain, lane_id, lease, leases,
+    let_writes_go, pair_with, send, until_read,
 };
-
-/// An acquire timeout that ends while a test looks on.
-const SHORT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn max_bounds_the_leases_that_have_a_connection() {
-    let (server, pool) =
-        pair_with(|builder| builder.endpoint("cart", Budget::max(2)).acquire_timeout(SHORT));
+    let (server, pool) = pair_with(|builder| builder.endpoint("cart", Budget::max(2)));
     let mut all = Vec::new();
     for _ in 0..20 {
         all.push(lease(&pool, "cart").await);
@@ -28,12 +22,12 @@ async fn max_bounds_the_leases_that_have_a_connection() {
     let before = calls(&server, "multi");
 
     for line in ["MULTI", "SELECT 1", "BLPOP list 0", "CLIENT ID"] {
-        let told = refused(&mut all[2], line).await;
+        let told = in_vain(send(&mut all[2], line)).await.unwrap_err();
         assert_eq!(told.kind(), ErrorKind::Client, "nobody tries that again: {told}");
         let words = r#"endpoint "cart" holds all 2 connections of its budget"#;
         assert!(told.to_string().contains(words), "{line}: {told}");
     }
-    let told = all[2].make_exclusive().await.unwrap_err();
+    let told = in_vain(all[2].make_exclusive()).await.unwrap_err();
 
     assert_eq!(told.reason(), "budget_exhausted");
     assert_eq!(
@@ -53,13 +47,12 @@ async fn max_bounds_the_leases_that_have_a_connection() {
 
 #[tokio::test]
 async fn a_refusal_is_an_event_like_any_other() {
-    let (_server, pool) =
-        pair_with(|builder| builder.endpoint("cart", Budget::max(1)).acquire_timeout(SHORT));
+    let (_server, pool) = pair_with(|builder| builder.endpoint("cart", Budget::max(1)));
     let mut both = [lease(&pool, "cart").await, lease(&pool, "cart").await];
     both[0].make_exclusive().await.unwrap();
     let mut events = pool.events();
 
-    refused(&mut both[1], "MULTI").await;
+    in_vain(send(&mut both[1], "MULTI")).await.unwrap_err();
 
     let event = next("a refusal", &mut events, |event| matches!(event, Event::Rejected { .. }));
     let Event::Rejected { endpoint, rejection, .. } = event.await else { unreachable!() };
@@ -84,7 +77,7 @@ async fn whoever_needs_a_connection_waits_for_its_turn() {
 #[tokio::test]
 async fn in_flight_bounds_the_commands_on_lanes() {
     let (server, pool) = pair_with(|builder| {
-        builder.endpoint("narrow", Budget::max(1).in_flight(2)).acquire_timeout(SHORT)
+        builder.endpoint("narrow", Budget::max(1).in_flight(2)).response_timeout(10 * HANG)
     });
     let mut all = [(); 3].map(|()| None);
     for place in &mut all {
@@ -99,7 +92,7 @@ async fn in_flight_bounds_the_commands_on_lanes() {
     let status = endpoint(&pool, "narrow");
     assert_eq!((status.shared_in_flight, status.shared_in_flight_max), (2, 2));
 
-    let told = refused(three, "INCR n").await;
+    let told = in_vain(send(three, "INCR n")).await.unwrap_err();
 
     let words = r#"endpoint "narrow" has 2 shared commands in flight already"#;
     assert!(told.to_string().contains(words), "{told}");
@@ -130,7 +123,7 @@ async fn a_lease_with_a_connection_takes_no_place_in_flight() {
 #[tokio::test]
 async fn an_endpoints_reserve_is_kept_for_its_leases() {
     let (server, pool) = pair_with(|builder| {
-        let builder = builder.max_connections(4).acquire_timeout(SHORT);
+        let builder = builder.max_connections(4);
         builder.endpoint("checkout", Budget::max(2).reserve(1))
     });
     let mut others = Vec::new();
@@ -141,7 +134,7 @@ async fn an_endpoints_reserve_is_kept_for_its_leases() {
     for lease in &mut others[..2] {
         lease.make_exclusive().await.unwrap();
     }
-    let told = others[2].make_exclusive().await.unwrap_err();
+    let told = in_vain(others[2].make_exclusive()).await.unwrap_err();
     assert_eq!(told.reason(), "acquire_timeout", "{told}");
 
     let mut checkout = lease(&pool, "checkout").await;
@@ -196,10 +189,10 @@ async fn commands_that_block_are_within_the_budget_while_they_do() {
 /// A pool so small that the lane is all there is: what needs a connection hears so, the rest works.
 #[tokio::test]
 async fn where_there_is_room_for_a_lane_only_a_connection_cannot_be_had() {
-    let (server, pool) = pair_with(|builder| builder.max_connections(1).acquire_timeout(SHORT));
+    let (server, pool) = pair_with(|builder| builder.max_connections(1));
     let mut lease = lease(&pool, "cart").await;
 
-    let told = refused(&mut lease, "MULTI").await;
+    let told = in_vain(send(&mut lease, "MULTI")).await.unwrap_err();
 
     assert!(told.to_string().contains("no connection after"), "{told}");
     assert_eq!(ask::<String>(&mut lease, "PING").await, "PONG");

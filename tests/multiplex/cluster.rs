@@ -6,24 +6,31 @@ use redis_guard::{AsyncCommands, Budget, GuardedConnection, GuardedPool, Guarded
 
 use crate::support::cluster::slot_of;
 use crate::support::{Cluster, HANG, TestServer};
-use crate::waiting::{dropped_after, soon, until};
+use crate::waiting::{dropped_after, poll_once, soon, until};
 use crate::{NAME, ask, calls, lease, leases, refused, send};
 
 const NODES: [usize; 3] = [0, 1, 2];
 
-/// Three masters, and a pool whose timeouts only end a hang.
-fn pair() -> (Cluster, GuardedPool) {
-    pair_with(|builder| builder)
+/// Three masters. To start them takes two seconds, so tests of one subject share them, one after the other.
+fn masters() -> Cluster {
+    Cluster::start(3, &TestServer::builder()).unwrap()
 }
 
-fn pair_with(
+/// A pool on an empty cluster, whose timeouts only end a hang.
+fn pool(cluster: &Cluster) -> GuardedPool {
+    pool_with(cluster, |builder| builder)
+}
+
+fn pool_with(
+    cluster: &Cluster,
     settings: impl FnOnce(GuardedPoolBuilder) -> GuardedPoolBuilder,
-) -> (Cluster, GuardedPool) {
-    let cluster = Cluster::start(3, &TestServer::builder()).unwrap();
+) -> GuardedPool {
+    for node in NODES {
+        cluster.node(node).admin().text(&["FLUSHALL"]);
+    }
     let builder = GuardedPool::cluster(cluster.urls()).max_connections(8).client_name(NAME);
     let builder = builder.acquire_timeout(HANG).connect_timeout(HANG).response_timeout(HANG);
-    let pool = settings(builder.multiplex(true)).build().unwrap();
-    (cluster, pool)
+    settings(builder.multiplex(true)).build().unwrap()
 }
 
 fn sockets(cluster: &Cluster) -> [usize; 3] {
@@ -63,7 +70,8 @@ async fn everywhere(lease: &mut GuardedConnection, cluster: &Cluster) {
 
 #[tokio::test]
 async fn leases_share_one_socket_at_each_node() {
-    let (cluster, pool) = pair();
+    let cluster = masters();
+    let pool = pool(&cluster);
     // The question who the nodes are goes over a connection that is idle then.
     drop(lease(&pool, "test").await);
     let mut all = Vec::new();
@@ -88,11 +96,17 @@ async fn leases_share_one_socket_at_each_node() {
 }
 
 #[tokio::test]
-async fn watch_and_multi_keep_a_lease_on_one_node_with_a_connection_there() {
-    let (cluster, pool) = pair();
+async fn transactions() {
+    let cluster = masters();
+    watch_and_multi_keep_a_lease_on_one_node_with_a_connection_there(&cluster).await;
+    a_watched_key_that_somebody_else_changes_undoes_the_transaction(&cluster).await;
+}
+
+async fn watch_and_multi_keep_a_lease_on_one_node_with_a_connection_there(cluster: &Cluster) {
+    let pool = pool(cluster);
     let mut lease = lease(&pool, "test").await;
-    everywhere(&mut lease, &cluster).await;
-    assert_eq!(held(&pool, &cluster, "test"), [(1, 0); 3]);
+    everywhere(&mut lease, cluster).await;
+    assert_eq!(held(&pool, cluster, "test"), [(1, 0); 3]);
     let [key, other] = [0, 1].map(|node| cluster.key_on(node));
 
     let () = ask(&mut lease, &format!("WATCH {key}")).await;
@@ -107,14 +121,13 @@ async fn watch_and_multi_keep_a_lease_on_one_node_with_a_connection_there() {
     assert_eq!(ask::<Vec<i64>>(&mut lease, "EXEC").await, [1]);
 
     assert_eq!(ask::<i64>(&mut lease, &format!("GET {other}")).await, 1, "another node's turn");
-    assert_eq!(held(&pool, &cluster, "test"), [(1, 1), (1, 0), (1, 0)]);
+    assert_eq!(held(&pool, cluster, "test"), [(1, 1), (1, 0), (1, 0)]);
     drop(lease);
-    at_rest(&pool, &cluster).await;
+    at_rest(&pool, cluster).await;
 }
 
-#[tokio::test]
-async fn a_watched_key_that_somebody_else_changes_undoes_the_transaction() {
-    let (cluster, pool) = pair();
+async fn a_watched_key_that_somebody_else_changes_undoes_the_transaction(cluster: &Cluster) {
+    let pool = pool(cluster);
     let (mut ours, mut theirs) = (lease(&pool, "test").await, lease(&pool, "test").await);
     let key = cluster.key_on(2);
     let () = ask(&mut ours, &format!("WATCH {key}")).await;
@@ -128,14 +141,22 @@ async fn a_watched_key_that_somebody_else_changes_undoes_the_transaction() {
 }
 
 #[tokio::test]
-async fn a_lease_for_a_key_has_the_session_of_its_node() {
-    let (cluster, pool) = pair();
+async fn leases_for_keys_and_routed_ones() {
+    let cluster = masters();
+    a_lease_for_a_key_has_the_session_of_its_node(&cluster).await;
+    a_lease_for_a_key_walks_that_nodes_keys(&cluster).await;
+    what_says_of_no_node_which_one_it_changes_is_refused_as_ever(&cluster).await;
+    what_blocks_has_a_connection_of_its_node_while_it_does(&cluster).await;
+}
+
+async fn a_lease_for_a_key_has_the_session_of_its_node(cluster: &Cluster) {
+    let pool = pool(cluster);
     for node in NODES {
         let key = cluster.key_on(node);
         let mut lease = soon("a lease", pool.acquire_for("test", &key)).await.unwrap();
         assert_eq!(ask::<String>(&mut lease, "CLUSTER MYID").await, cluster.node_id(node));
         let () = ask(&mut lease, &format!("SET {key} 1")).await;
-        assert_eq!(held(&pool, &cluster, "test")[node], (1, 0), "so far it shares");
+        assert_eq!(held(&pool, cluster, "test")[node], (1, 0), "so far it shares");
 
         let () = ask(&mut lease, "MULTI").await;
         let _: String = ask(&mut lease, &format!("INCR {key}")).await;
@@ -143,15 +164,14 @@ async fn a_lease_for_a_key_has_the_session_of_its_node() {
         let () = ask(&mut lease, "CLIENT SETNAME mine").await;
         assert_eq!(ask::<String>(&mut lease, "CLIENT GETNAME").await, "mine");
 
-        assert_eq!(held(&pool, &cluster, "test")[node], (1, 1));
+        assert_eq!(held(&pool, cluster, "test")[node], (1, 1));
         drop(lease);
-        at_rest(&pool, &cluster).await;
+        at_rest(&pool, cluster).await;
     }
 }
 
-#[tokio::test]
-async fn a_lease_for_a_key_walks_that_nodes_keys() {
-    let (cluster, pool) = pair();
+async fn a_lease_for_a_key_walks_that_nodes_keys(cluster: &Cluster) {
+    let pool = pool(cluster);
     let keys = NODES.map(|node| cluster.keys_on(node, 3));
     for key in keys.iter().flatten() {
         let () = soon("SET", pool.shared("test").set(key, 1)).await.unwrap();
@@ -175,9 +195,8 @@ async fn a_lease_for_a_key_walks_that_nodes_keys() {
     assert!(error.to_string().contains("acquire_for"), "{error}");
 }
 
-#[tokio::test]
-async fn what_says_of_no_node_which_one_it_changes_is_refused_as_ever() {
-    let (_cluster, pool) = pair();
+async fn what_says_of_no_node_which_one_it_changes_is_refused_as_ever(cluster: &Cluster) {
+    let pool = pool(cluster);
     let mut lease = lease(&pool, "test").await;
     for line in ["MULTI", "SELECT 0", "CLIENT SETNAME mine", "SUBSCRIBE channel"] {
         let error = refused(&mut lease, line).await;
@@ -186,9 +205,8 @@ async fn what_says_of_no_node_which_one_it_changes_is_refused_as_ever() {
     assert!(!lease.is_exclusive());
 }
 
-#[tokio::test]
-async fn what_blocks_has_a_connection_of_its_node_while_it_does() {
-    let (cluster, pool) = pair();
+async fn what_blocks_has_a_connection_of_its_node_while_it_does(cluster: &Cluster) {
+    let pool = pool(cluster);
     let mut lease = lease(&pool, "test").await;
     for node in NODES {
         let key = cluster.key_on(node);
@@ -197,12 +215,20 @@ async fn what_blocks_has_a_connection_of_its_node_while_it_does() {
         let popped: (String, String) = ask(&mut lease, &format!("BLPOP {key} 0")).await;
         assert_eq!(popped, (key, "job".to_owned()));
     }
-    assert_eq!(held(&pool, &cluster, "test"), [(1, 0); 3]);
+    assert_eq!(held(&pool, cluster, "test"), [(1, 0); 3]);
 }
 
 #[tokio::test]
-async fn make_exclusive_takes_one_of_each_node_that_is_used_or_will_be() {
-    let (cluster, pool) = pair();
+async fn make_exclusive() {
+    let cluster = masters();
+    make_exclusive_takes_one_of_each_node_that_is_used_or_will_be(&cluster).await;
+    make_exclusive_that_one_node_refuses_leaves_the_lease_as_it_was(&cluster).await;
+    leases_that_become_exclusive_at_the_same_time_do_not_wait_for_each_other(&cluster).await;
+    make_exclusive_may_be_dropped_anywhere(&cluster).await;
+}
+
+async fn make_exclusive_takes_one_of_each_node_that_is_used_or_will_be(cluster: &Cluster) {
+    let pool = pool(cluster);
     let mut lease = lease(&pool, "test").await;
     let keys = NODES.map(|node| cluster.key_on(node));
     for key in &keys[..2] {
@@ -213,24 +239,24 @@ async fn make_exclusive_takes_one_of_each_node_that_is_used_or_will_be() {
     soon("connections", lease.make_exclusive()).await.unwrap();
 
     assert!(lease.is_exclusive());
-    assert_eq!(held(&pool, &cluster, "test"), [(1, 1), (1, 1), (0, 0)]);
+    assert_eq!(held(&pool, cluster, "test"), [(1, 1), (1, 1), (0, 0)]);
     let () = ask(&mut lease, &format!("SET {} 1", keys[2])).await;
-    assert_eq!(held(&pool, &cluster, "test"), [(1, 1); 3]);
+    assert_eq!(held(&pool, cluster, "test"), [(1, 1); 3]);
     assert_eq!(ask::<Vec<i64>>(&mut lease, &format!("MGET {}", keys.join(" "))).await, [1, 1, 1]);
     drop(lease);
-    at_rest(&pool, &cluster).await;
+    at_rest(&pool, cluster).await;
 }
 
-#[tokio::test]
-async fn make_exclusive_that_one_node_refuses_leaves_the_lease_as_it_was() {
+async fn make_exclusive_that_one_node_refuses_leaves_the_lease_as_it_was(cluster: &Cluster) {
     let timeout = std::time::Duration::from_millis(200);
-    let (cluster, pool) =
-        pair_with(|builder| builder.endpoint("test", Budget::max(1)).acquire_timeout(timeout));
+    let pool = pool_with(cluster, |builder| {
+        builder.endpoint("test", Budget::max(1)).acquire_timeout(timeout)
+    });
     for node in NODES {
         let mut holder = soon("it", pool.acquire_for("test", cluster.key_on(node))).await.unwrap();
         holder.make_exclusive().await.unwrap();
         let mut lease = lease(&pool, "test").await;
-        everywhere(&mut lease, &cluster).await;
+        everywhere(&mut lease, cluster).await;
 
         let told = soon("the answer", lease.make_exclusive()).await.unwrap_err();
 
@@ -238,19 +264,20 @@ async fn make_exclusive_that_one_node_refuses_leaves_the_lease_as_it_was() {
         assert!(!lease.is_exclusive());
         let mut expected = [(1, 0); 3];
         expected[node] = (2, 1);
-        assert_eq!(held(&pool, &cluster, "test"), expected, "none was kept");
-        everywhere(&mut lease, &cluster).await;
+        assert_eq!(held(&pool, cluster, "test"), expected, "none was kept");
+        everywhere(&mut lease, cluster).await;
         drop(holder);
         soon("connections", lease.make_exclusive()).await.unwrap();
         drop(lease);
-        at_rest(&pool, &cluster).await;
+        at_rest(&pool, cluster).await;
     }
 }
 
 /// Whichever node each has used first: they take their connections in one order.
-#[tokio::test]
-async fn leases_that_become_exclusive_at_the_same_time_do_not_wait_for_each_other() {
-    let (cluster, pool) = pair_with(|builder| builder.endpoint("test", Budget::max(1)));
+async fn leases_that_become_exclusive_at_the_same_time_do_not_wait_for_each_other(
+    cluster: &Cluster,
+) {
+    let pool = pool_with(cluster, |builder| builder.endpoint("test", Budget::max(1)));
     let (mut one, mut other) = (lease(&pool, "test").await, lease(&pool, "test").await);
     for (lease, order) in [(&mut one, [0, 1, 2]), (&mut other, [2, 1, 0])] {
         for node in order {
@@ -261,26 +288,25 @@ async fn leases_that_become_exclusive_at_the_same_time_do_not_wait_for_each_othe
     let both = [one, other].map(|mut lease| async move { lease.make_exclusive().await.unwrap() });
 
     soon("both, one after the other", join_all(both)).await;
-    at_rest(&pool, &cluster).await;
+    at_rest(&pool, cluster).await;
 }
 
-#[tokio::test]
-async fn make_exclusive_may_be_dropped_anywhere() {
-    let (cluster, pool) = pair();
+async fn make_exclusive_may_be_dropped_anywhere(cluster: &Cluster) {
+    let pool = pool(cluster);
     let mut ended = 0;
     for polls in 0..12 {
         let mut lease = lease(&pool, "test").await;
-        everywhere(&mut lease, &cluster).await;
+        everywhere(&mut lease, cluster).await;
 
         let done = dropped_after(polls, lease.make_exclusive()).await.is_some();
 
         ended += usize::from(done);
         assert_eq!(lease.is_exclusive(), done, "{polls} polls");
         let expected = [(1, usize::from(done)); 3];
-        until("its connections", &pool, || held(&pool, &cluster, "test") == expected).await;
-        everywhere(&mut lease, &cluster).await;
+        until("its connections", &pool, || held(&pool, cluster, "test") == expected).await;
+        everywhere(&mut lease, cluster).await;
         drop(lease);
-        at_rest(&pool, &cluster).await;
+        at_rest(&pool, cluster).await;
     }
     assert!(ended > 0);
 }
@@ -289,7 +315,8 @@ async fn make_exclusive_may_be_dropped_anywhere() {
 /// caller's.
 #[tokio::test]
 async fn a_slot_on_its_way_costs_a_lease_no_connection() {
-    let (cluster, pool) = pair();
+    let cluster = masters();
+    let pool = pool(&cluster);
     let mut lease = lease(&pool, "test").await;
     everywhere(&mut lease, &cluster).await;
     let tag = cluster.key_on(0);
@@ -313,19 +340,20 @@ async fn a_slot_on_its_way_costs_a_lease_no_connection() {
 
 #[tokio::test]
 async fn order_holds_at_each_node() {
-    let (cluster, pool) = pair();
+    let cluster = masters();
+    let pool = pool(&cluster);
     let mut lease = lease(&pool, "test").await;
     everywhere(&mut lease, &cluster).await;
     let key = cluster.key_on(1);
     crate::hold_writes(cluster.node(1));
-    let line = format!("SET {key} given-up");
-    let mut set = Box::pin(send(&mut lease, &line));
-    assert!(crate::waiting::poll_once(&mut set).is_pending());
+    let line = format!("GETSET {key} given-up");
+    let mut given_up = Box::pin(send(&mut lease, &line));
+    assert!(poll_once(&mut given_up).is_pending());
     until("it is read", &pool, || {
-        cluster.node(1).admin().client_list().iter().any(|client| client["cmd"] == "set")
+        cluster.node(1).admin().client_list().iter().any(|client| client["cmd"] == "getset")
     })
     .await;
-    drop(set);
+    drop(given_up);
 
     let watch = format!("WATCH {key}");
     let mut watching = Box::pin(send(&mut lease, &watch));

@@ -107,8 +107,11 @@ async fn cold_try_acquire_waits_for_nobody_and_has_one_dialed() {
 async fn warm_leases_work_and_a_connection_that_cannot_be_had_is_an_error_of_its_command() {
     let server = server();
     let pool = builder(&server).acquire_timeout(SHORT).build().unwrap();
-    let mut first = lease(&pool, "search").await;
+    let (mut first, mut other) = (lease(&pool, "search").await, lease(&pool, "search").await);
     let _occupants = server.fill();
+    let waiting = tokio::spawn(async move { other.make_exclusive().await });
+    until("a refused dial", &pool, || dials(&pool).contains_key("max_clients")).await;
+    soon("the answer", waiting).await.unwrap().unwrap_err();
 
     for line in ["MULTI", "BLPOP list 0", "WATCH key"] {
         let told = refused(&mut first, line).await;

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::support::TestServer;
 use crate::waiting::{let_pass, next, poll_once, soon, until};
-use crate::{ask, at_rest, connections, endpoint, lease, leases, pair_with, send};
+use crate::{ask, at_rest, closed, connections, endpoint, lease, leases, pair_with, send};
 
 const LEAK_AFTER: Duration = Duration::from_millis(100);
 
@@ -176,7 +176,7 @@ async fn revoke_after_concerns_those_with_a_connection_only() {
     let mut own = lease(&pool, "test").await;
     own.make_exclusive().await.unwrap();
 
-    until("it revoked", &pool, || pool.status().connections_closed["revoked"] == 1).await;
+    until("it revoked", &pool, || closed(&pool, "revoked") == 1).await;
     until("the other one idle", &pool, || idle(&pool).len() == 1).await;
 
     let told = crate::refused(&mut own, "PING").await;

@@ -29,7 +29,7 @@ use redis_guard::redis::aio::ConnectionLike;
 use redis_guard::redis::{FromRedisValue, RedisError, RedisResult, Value};
 use redis_guard::{EndpointStatus, GuardedConnection, GuardedPool, GuardedPoolBuilder};
 use support::{TestServer, impatient};
-use waiting::{cmd, field, poll_once, soon, until};
+use waiting::{HANG, cmd, field, let_pass, poll_once, soon, until};
 
 /// What every connection of a pool under test is called in `CLIENT LIST`.
 const NAME: &str = "under-test";
@@ -71,6 +71,14 @@ async fn ask<T: FromRedisValue>(connection: &mut (impl ConnectionLike + Send), l
 /// Sends these words, and gives the error that answers them.
 async fn refused(connection: &mut (impl ConnectionLike + Send), line: &str) -> RedisError {
     soon(line, send(connection, line)).await.expect_err(line)
+}
+
+/// What a caller is told who waits for as long as he may. Nothing is sent or received meanwhile.
+async fn in_vain<F: Future>(future: F) -> F::Output {
+    let mut future = Box::pin(future);
+    assert!(poll_once(&mut future).is_pending(), "told at once");
+    let_pass(HANG).await;
+    soon("an answer", future).await
 }
 
 fn endpoint(pool: &GuardedPool, name: &str) -> EndpointStatus {
@@ -153,6 +161,11 @@ async fn give_up_on(
 async fn until_read(server: &TestServer, pool: &GuardedPool, id: u64, line: &str) {
     let command = line.split(' ').next().unwrap_or_default().to_ascii_lowercase();
     until(line, pool, || field(server, id, "cmd") == Some(command.clone())).await;
+}
+
+/// How many connections were closed for this reason.
+fn closed(pool: &GuardedPool, reason: &str) -> u64 {
+    pool.status().connections_closed.get(reason).copied().unwrap_or_default()
 }
 
 fn kill(server: &TestServer, id: u64) {

@@ -7,16 +7,14 @@ use redis_guard::redis::{RedisError, RedisResult, Value};
 use redis_guard::{Budget, GuardedConnection};
 use tokio::time::timeout;
 
-use crate::waiting::{cmd, let_pass, poll_once, soon, until};
+use crate::waiting::{HANG, cmd, let_pass, poll_once, soon, until};
 use crate::{
-    ask, at_rest, calls, endpoint, give_up, give_up_on, hold_writes, ids, kill, lane_id, lease,
-    leases, let_writes_go, pair, pair_with, refused, send, until_read,
+    ask, at_rest, calls, endpoint, give_up, give_up_on, hold_writes, ids, in_vain, kill, lane_id,
+    lease, leases, let_writes_go, pair, pair_with, send, until_read,
 };
 
 /// Long beside a round trip, so that what does not wait has been answered by then.
 const CHANCE: Duration = Duration::from_millis(150);
-/// A response timeout that ends while a test looks on.
-const SHORT: Duration = Duration::from_millis(200);
 
 /// The longest that a connection lives by default, and a little.
 const LIFETIME: Duration = Duration::from_secs(34 * 60);
@@ -79,13 +77,13 @@ async fn assert_holds(lease: &mut GuardedConnection, way: &str, value: &str) {
 #[tokio::test]
 async fn if_it_is_not_answered_in_time_that_is_the_error_and_nothing_is_sent() {
     for (way, command) in WAYS {
-        let (server, pool) = pair_with(|builder| builder.response_timeout(SHORT));
+        let (server, pool) = pair();
         let mut lease = lease(&pool, "test").await;
         hold_writes(&server);
         give_up(&server, &pool, &mut lease, "SET k v").await;
         let before = calls(&server, command);
 
-        let told = soon(way, take(&mut lease, way)).await.unwrap_err();
+        let told = in_vain(take(&mut lease, way)).await.unwrap_err();
 
         assert_overtakes(&told);
         assert_eq!(calls(&server, command), before, "{way} was sent");
@@ -100,13 +98,18 @@ async fn if_it_is_not_answered_in_time_that_is_the_error_and_nothing_is_sent() {
 /// A command that was not answered within the response timeout may still run, like one that was given up.
 #[tokio::test]
 async fn a_command_that_has_timed_out_is_waited_for_too() {
-    let (server, pool) = pair_with(|builder| builder.response_timeout(SHORT));
+    let (server, pool) = pair();
     let mut lease = lease(&pool, "test").await;
+    let lane = lane_id(&server);
     hold_writes(&server);
-    let timed_out = refused(&mut lease, "SET k v").await;
-    assert!(timed_out.is_timeout(), "{timed_out}");
+    let mut set = Box::pin(send(&mut lease, "SET k v"));
+    assert!(poll_once(&mut set).is_pending());
+    until_read(&server, &pool, lane, "SET k v").await;
+    let_pass(HANG).await;
+    let told = soon("SET", set).await.unwrap_err();
+    assert!(told.is_timeout(), "{told}");
 
-    let told = refused(&mut lease, "MULTI").await;
+    let told = in_vain(send(&mut lease, "MULTI")).await.unwrap_err();
     assert_overtakes(&told);
 
     let_writes_go(&server);
@@ -202,11 +205,11 @@ async fn a_lane_that_has_died_in_between_has_its_commands_with_it() {
         hold_writes(&server);
         give_up(&server, &pool, &mut lease, "SET k v").await;
         kill(&server, lane_id(&server));
+        let_writes_go(&server);
 
         let told = soon(way, take(&mut lease, way)).await;
 
         assert!(told.is_ok(), "{way}: {told:?}");
-        let_writes_go(&server);
         assert_holds(&mut lease, way, "").await;
     }
 }

@@ -1,13 +1,11 @@
 //! Leases as services, configurations and the driver's users have them.
 
-use std::time::Duration;
-
 use redis_guard::redis::{self, Value, pipe};
-use redis_guard::{AsyncCommands, Budget, GuardedPool};
+use redis_guard::{AsyncCommands, GuardedPool};
 use tower::ServiceExt;
 
-use crate::support::{HANG, TestServer};
-use crate::waiting::{cmd, soon, until};
+use crate::support::TestServer;
+use crate::waiting::{HANG, cmd, let_pass, poll_once, soon, until};
 use crate::{
     NAME, at_rest, connections, endpoint, hold_writes, lease, leases, let_writes_go, pair,
 };
@@ -72,17 +70,23 @@ async fn from_a_configuration_of_deadpool_redis_one_line_makes_leases_share() {
 
 #[tokio::test]
 async fn the_drivers_typed_commands_work_and_block_for_as_long_as_they_say() {
-    let server = TestServer::start().unwrap();
-    let builder = crate::builder(&server.url()).response_timeout(Duration::from_millis(300));
-    let pool = builder.endpoint("jobs", Budget::max(1)).build().unwrap();
+    let (server, pool) = pair();
     let mut lease = lease(&pool, "jobs").await;
+    let none: Option<(String, String)> = lease.blpop("nothing", 0.01).await.unwrap();
+    let mut popped = Box::pin(lease.blpop::<_, (String, String)>("queue", 0.0));
+    until("it blocks", &pool, || {
+        assert!(poll_once(&mut popped).is_pending());
+        server.admin().info_u64("blocked_clients") == 1
+    })
+    .await;
 
-    let none: Option<(String, String)> = lease.blpop("nothing", 0.6).await.unwrap();
-    let pushed: u64 = lease.rpush("queue", "job").await.unwrap();
-    let popped: Option<(String, String)> = lease.blpop("queue", HANG.as_secs_f64()).await.unwrap();
+    // Far longer than the response timeout.
+    let_pass(10 * HANG).await;
+    assert!(poll_once(&mut popped).is_pending());
+    server.admin().text(&["RPUSH", "queue", "job"]);
 
-    assert_eq!((none, pushed), (None, 1));
-    assert_eq!(popped, Some(("queue".to_owned(), "job".to_owned())));
+    let popped = soon("the job", popped).await.unwrap();
+    assert_eq!((none, popped), (None, ("queue".to_owned(), "job".to_owned())));
     assert!(!lease.is_exclusive());
 }
 

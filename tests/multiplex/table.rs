@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Each changes the connection, or tells of it, and is answered well by a server with defaults.
-const TAKES: [&str; 26] = [
+const TAKES: [&str; 25] = [
     "WATCH key",
     "UNWATCH",
     "MULTI",
@@ -40,7 +40,6 @@ const TAKES: [&str; 26] = [
     "MONITOR",
     "REPLCONF listening-port 1",
     "SCRIPT DEBUG NO",
-    "QUIT",
 ];
 
 /// The same, answered with an error.

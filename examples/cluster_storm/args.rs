@@ -11,7 +11,7 @@ usage: cluster_storm [--svg PATH] [--json PATH] [--quick] [--tasks N]
 
   --svg PATH    where to draw the chart (default target/cluster_storm.svg)
   --json PATH   write the numbers there, too
-  --quick       shorter phases: 40 s instead of 90 s
+  --quick       shorter phases: half a minute instead of one and a half
   --tasks N     sources of requests, each sending one request every 5 ms (default 64)
   --help        this text
 ";
@@ -33,12 +33,17 @@ pub(crate) struct Args {
     pub(crate) phases: PerPhase<Duration>,
 }
 
-/// `freed` has to last longer than the guard may wait for its next dial. After a full phase of 2.4 s it
-/// has not yet come to waits over 3.2 s (they double each time).
+/// `freed` has to last longer than the guard may wait for its next dial, which finds the node's slots free.
+/// After the n-th refusal in a row it waits between half and all of 50 ms · 2ⁿ, and never more than 5 s. The
+/// sixth refusal is heard 1.55 s after the first at the earliest, so in 1.5 s there are five, and the longest
+/// wait is of 1.6 s; in 8 s there are seven or eight, and it is of 5 s.
 const FULL_LENGTH: PerPhase<Duration> =
-    PerPhase([Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(4)]);
-const QUICK: PerPhase<Duration> =
-    PerPhase([Duration::from_secs(1), Duration::from_millis(2_400), Duration::from_millis(3_300)]);
+    PerPhase([Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(6)]);
+const QUICK: PerPhase<Duration> = PerPhase([
+    Duration::from_millis(800),
+    Duration::from_millis(1_500),
+    Duration::from_millis(2_500),
+]);
 
 pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Command, String> {
     let mut args = Args {

@@ -101,30 +101,13 @@ impl Contender for TimedCluster {
     }
 }
 
-/// redis-guard, through a handle on its shared connections.
-#[derive(Clone)]
-pub(crate) struct Shared(SharedConnection);
-
-impl Contender for Shared {
-    const NAME: &'static str = "redis-guard";
-    const TERMS: &'static str = "1 s to wait for a connection, 2 s to connect, 0.5 s for a reply";
-
-    async fn open(seeds: Vec<String>) -> Result<Self, Failure> {
-        Ok(Self(guarded(seeds)?.shared("storm")))
-    }
-
-    async fn set(&mut self, key: &str) -> Result<(), String> {
-        set(&mut self.0, key).await.map_err(|error| error.to_string())
-    }
-}
-
 /// redis-guard, with a lease of the key's node for each request.
 #[derive(Clone)]
 pub(crate) struct Leases(GuardedPool);
 
 impl Contender for Leases {
-    const NAME: &'static str = "redis-guard-leases";
-    const TERMS: &'static str = Shared::TERMS;
+    const NAME: &'static str = "redis-guard";
+    const TERMS: &'static str = "1 s to wait for a connection, 2 s to connect, 0.5 s for a reply";
 
     async fn open(seeds: Vec<String>) -> Result<Self, Failure> {
         Ok(Self(guarded(seeds)?))
@@ -135,6 +118,23 @@ impl Contender for Leases {
         set(&mut lease.map_err(|error| error.to_string())?, key)
             .await
             .map_err(|error| error.to_string())
+    }
+}
+
+/// redis-guard, through a handle on its shared connections.
+#[derive(Clone)]
+pub(crate) struct Shared(SharedConnection);
+
+impl Contender for Shared {
+    const NAME: &'static str = "redis-guard-shared";
+    const TERMS: &'static str = Leases::TERMS;
+
+    async fn open(seeds: Vec<String>) -> Result<Self, Failure> {
+        Ok(Self(guarded(seeds)?.shared("storm")))
+    }
+
+    async fn set(&mut self, key: &str) -> Result<(), String> {
+        set(&mut self.0, key).await.map_err(|error| error.to_string())
     }
 }
 

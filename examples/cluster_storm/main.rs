@@ -27,10 +27,11 @@
 //!
 //! # How the requests arrive
 //! Each of 64 tasks is a worker of a service. It sends one `SET` every 5 ms, for a key of each master in
-//! turn, whatever became of the one before; if that took longer, the next follows at once. What has not
-//! ended after two seconds counts as hung, and is given up. Nobody retries. So a client that fails fast
-//! fails more requests for the full node's keys than one that lets its callers hang: count the two
-//! together.
+//! turn, whatever became of the one before: a request that fails at once brings the next one no sooner, so
+//! that what the other nodes are asked is the same in all phases. Where a request takes longer, the task
+//! sends none meanwhile, and does not make up for them. What has not ended after two seconds counts as hung,
+//! and is given up. Nobody retries. So a client that fails fast fails more requests for the full node's keys
+//! than one that lets its callers hang: count the two together.
 //!
 //! Every client has a runtime of its own, which ends with it: redis-rs would go on dialing. A request
 //! counts in the phase in which it ends. Dials and connections are counted by the nodes.
@@ -90,8 +91,8 @@ async fn compare(args: &Args) -> Result<(), Failure> {
         storm::<BareDeadpool>(&set, args).await?,
         storm::<Cluster>(&set, args).await?,
         storm::<TimedCluster>(&set, args).await?,
-        storm::<Shared>(&set, args).await?,
         storm::<Leases>(&set, args).await?,
+        storm::<Shared>(&set, args).await?,
     ];
 
     println!("{}", report::text(args, &runs));

@@ -1,12 +1,17 @@
 //! What is recorded of one client's run.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
 use crate::common::bars::BUCKET;
 use crate::common::numbers::Spread;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Messages that are reported of one client: some name the time to the next dial, and are all different.
+const FEW: usize = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Healthy,
     Full,
@@ -81,16 +86,42 @@ pub(crate) enum How {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) ended: Vec<Ended>,
-    /// The last error of the full phase, of the full node's keys and of the others.
-    pub(crate) told: [Option<String>; 2],
+    /// The last error of the full phase, for the full node's keys.
+    pub(crate) last_error: Option<String>,
+    /// For the other nodes' keys.
+    pub(crate) other_errors: Errors,
 }
 
 impl Log {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.ended.extend(other.ended);
-        for (told, other) in self.told.iter_mut().zip(other.told) {
-            *told = other.or(told.take());
+        self.last_error = other.last_error.or(self.last_error.take());
+        self.other_errors.absorb(other.other_errors);
+    }
+}
+
+/// What callers were told in a phase, and how many of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Errors(BTreeMap<(Phase, String), u64>);
+
+impl Errors {
+    pub(crate) fn add(&mut self, phase: Phase, message: String) {
+        *self.0.entry((phase, message)).or_default() += 1;
+    }
+
+    fn absorb(&mut self, other: Self) {
+        for (told, count) in other.0 {
+            *self.0.entry(told).or_default() += count;
         }
+    }
+
+    /// A few, the most frequent first.
+    pub(crate) fn few(&self) -> Vec<(Phase, &str, u64)> {
+        let all = self.0.iter().map(|((phase, message), count)| (*phase, message.as_str(), *count));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_key(|(.., count)| Reverse(*count));
+        all.truncate(FEW);
+        all
     }
 }
 
@@ -118,8 +149,6 @@ pub(crate) struct Outcome {
     /// Requests that succeeded in each tenth of a second of each phase.
     pub(crate) succeeded: PerPhase<Vec<u64>>,
     pub(crate) first_after_freed: Option<Duration>,
-    /// The last error of the full phase.
-    pub(crate) told: Option<String>,
 }
 
 /// One client's run, as it is reported.
@@ -130,8 +159,15 @@ pub(crate) struct Run {
     pub(crate) nodes: Vec<Node>,
     /// Dials refused in each tenth of a second of each phase, by all nodes.
     pub(crate) refused: PerPhase<Vec<u64>>,
+    /// The longest that one look at all nodes took, from when it was due: an idle thread and nodes that have
+    /// time are done in a few milliseconds.
+    pub(crate) longest_look: Duration,
     pub(crate) full_node: Outcome,
     pub(crate) others: Outcome,
+    /// The last error of the full phase, for the full node's keys.
+    pub(crate) last_error: Option<String>,
+    /// For the other nodes' keys.
+    pub(crate) other_errors: Errors,
 }
 
 impl Run {
@@ -173,7 +209,6 @@ impl Outcome {
             longest: PerPhase::of(|phase| all(phase).map(|e| e.took).max()),
             succeeded: PerPhase::of(succeeded),
             first_after_freed: ok(Phase::Freed).map(|e| e.at).min(),
-            told: log.told[keys as usize].clone(),
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::Failure;
 use crate::args::Args;
@@ -36,7 +36,7 @@ pub(crate) async fn storm<C: Contender>(set: &Set, args: &Args) -> Result<Run, F
     let log = service.stop().await?;
     set.emptied(C::NAME).await?;
 
-    let run = driver.run::<C>(&log);
+    let run = driver.run::<C>(log);
     eprintln!("{}", report::progress(&run));
     Ok(run)
 }
@@ -50,6 +50,7 @@ struct Driver<'a> {
     /// At the last look.
     last: Vec<Counts>,
     refused: PerPhase<Vec<u64>>,
+    longest_look: Duration,
 }
 
 impl<'a> Driver<'a> {
@@ -63,27 +64,30 @@ impl<'a> Driver<'a> {
         };
         let nodes = set.nodes().enumerate().map(node).collect();
         let (last, refused) = (set.counts(), PerPhase::default());
-        Self { set, args, name: C::NAME, nodes, last, refused }
+        Self { set, args, name: C::NAME, nodes, last, refused, longest_look: Duration::ZERO }
     }
 
     /// One phase, from now on. Looks at the nodes in each tenth of a second of it.
     async fn phase(&mut self, phase: Phase, service: &Service) {
         let length = self.args.phases[phase];
         eprintln!("{:<23} {:<8} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
-        let started = Instant::now();
-        match phase {
-            Phase::Healthy => {}
-            Phase::Full => self.set.fill(),
-            Phase::Freed => self.set.free(),
+        // The node is full for the whole of that phase.
+        if phase == Phase::Full {
+            self.set.fill();
         }
+        let started = Instant::now();
         service.stage.send_replace(Some((phase, started)));
+        if phase == Phase::Freed {
+            self.set.free();
+        }
 
         let mut ticks = interval_at(started + BUCKET, BUCKET);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for _ in 0..length.as_millis() / BUCKET.as_millis() {
-            ticks.tick().await;
+            let due = ticks.tick().await;
             // Blocks, but on the thread of `main`, which runs none of the tasks.
             let now = self.set.counts();
+            self.longest_look = self.longest_look.max(due.elapsed());
             let mut refused = 0;
             for ((node, last), now) in self.nodes.iter_mut().zip(&self.last).zip(&now) {
                 refused += now.refused - last.refused;
@@ -95,15 +99,18 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn run<C: Contender>(self, log: &Log) -> Run {
+    fn run<C: Contender>(self, log: Log) -> Run {
         let buckets = PerPhase::of(|phase| self.refused[phase].len());
         Run {
             name: C::NAME,
             terms: C::TERMS,
             nodes: self.nodes,
-            full_node: Outcome::of(Keys::Full, log, buckets),
-            others: Outcome::of(Keys::Others, log, buckets),
+            full_node: Outcome::of(Keys::Full, &log, buckets),
+            others: Outcome::of(Keys::Others, &log, buckets),
             refused: self.refused,
+            longest_look: self.longest_look,
+            last_error: log.last_error,
+            other_errors: log.other_errors,
         }
     }
 }
@@ -142,7 +149,11 @@ impl Service {
             let keys = keys.into_iter().enumerate();
             let keys =
                 keys.map(|(nth, key)| (if nth == FULL { Keys::Full } else { Keys::Others }, key));
-            let work = work(client.clone(), keys.collect(), fraction(task, tasks), seen.clone());
+            let mut keys: Vec<_> = keys.collect();
+            // So that at any time all nodes are asked.
+            let first = task % keys.len();
+            keys.rotate_left(first);
+            let work = work(client.clone(), keys, fraction(task, tasks), seen.clone());
             if let Own(Some(runtime)) = &runtime {
                 all.spawn_on(work, runtime.handle());
             }
@@ -161,8 +172,9 @@ impl Service {
     }
 }
 
-/// Sends one request each [`PACE`], for a key of each master in turn, whatever became of the one before;
-/// if that took longer, the next follows at once.
+/// Sends one request each [`PACE`], for a key of each master in turn, whatever became of the one before.
+/// One that takes longer costs the requests that it had no time for, and none is made up for: those who
+/// have waited for the same thing would send theirs all at once from then on, also when all is well again.
 async fn work<C: Contender>(
     mut client: C,
     keys: Vec<(Keys, String)>,
@@ -174,9 +186,10 @@ async fn work<C: Contender>(
         return log;
     };
     // Spread over the first interval, so that the tasks do not march in step.
-    let mut next = begun + PACE.mul_f64(offset);
+    let mut beat = interval_at(begun + PACE.mul_f64(offset), PACE);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for (of, key) in keys.iter().cycle() {
-        sleep_until(next).await;
+        beat.tick().await;
         let asked = Instant::now();
         let outcome = select! {
             biased;
@@ -184,13 +197,14 @@ async fn work<C: Contender>(
             _ = stage.wait_for(Option::is_none) => return log,
         };
         let heard = Instant::now();
-        next = (next + PACE).max(heard);
         let Some((phase, since)) = *stage.borrow() else { return log };
         let how = match outcome {
             Ok(Ok(())) => How::Succeeded,
             Ok(Err(message)) => {
-                if phase == Phase::Full {
-                    log.told[*of as usize] = Some(message);
+                match of {
+                    Keys::Others => log.other_errors.add(phase, message),
+                    Keys::Full if phase == Phase::Full => log.last_error = Some(message),
+                    Keys::Full => {}
                 }
                 How::Failed
             }

@@ -11,6 +11,8 @@ pub(crate) struct Sample {
     pub(crate) used: usize,
     pub(crate) maxclients: usize,
     pub(crate) rejected: u64,
+    /// What refusing has cost the server's core so far, in seconds.
+    pub(crate) refusing: f64,
     pub(crate) instances: usize,
     /// How many members an instance takes the fleet to have, on average.
     pub(crate) members: f64,
@@ -33,6 +35,7 @@ impl Sample {
             used: server.used,
             maxclients: server.maxclients,
             rejected: server.rejected,
+            refusing: server.refusing as f64 / SECOND as f64,
             ..Self::default()
         };
         let hottest = instances.iter().map(|instance| instance.offered).fold(0.0, f64::max);
@@ -93,6 +96,16 @@ impl Recorder {
 
     pub(crate) fn last(&self) -> &Sample {
         self.samples.last().expect("a run is longer than a tenth of a second")
+    }
+
+    /// The share of the server's core that refusing takes, and the refused dials.
+    pub(crate) fn refusing(&self, from: f64, to: f64) -> (f64, u64) {
+        let at = |second: f64| {
+            let until = self.samples.iter().take_while(|sample| sample.seconds <= second);
+            until.last().map_or((0.0, 0), |sample| (sample.refusing, sample.rejected))
+        };
+        let (before, after) = (at(from), at(to));
+        ((after.0 - before.0) / (to - from), after.1 - before.1)
     }
 
     /// The samples from second `from` to second `to`.

@@ -66,7 +66,7 @@ fn start(count: usize, over: u64, offered: f64) -> Action {
     Action::Start { count, over, offered, guarded: true }
 }
 
-/// The default set; `quick` leaves out the two with thousands of instances.
+/// The default set; `quick` leaves out those with thousands of instances.
 pub(crate) fn all(quick: bool) -> Vec<Scenario> {
     let mut all = vec![
         autoscaling(),
@@ -78,9 +78,10 @@ pub(crate) fn all(quick: bool) -> Vec<Scenario> {
         crash(),
         half_unguarded(),
         lone(),
+        cold("cold-200", 200),
     ];
     if !quick {
-        all.extend([no_slot(), ten_thousand()]);
+        all.extend([no_slot(), ten_thousand(), cold("cold-10000", 10_000)]);
     }
     all
 }
@@ -331,6 +332,35 @@ fn ten_thousand() -> Scenario {
         policies: &Policy::ALL,
         actions: vec![(0, start(2_000, 10, 8.0)), (30, start(8_000, 30, 8.0))],
         extra: |_, run, _| vec![("beats", json!(run.beats))],
+    }
+}
+
+/// Processes that start while others have every slot, and that nobody has told how many they are. The slots are
+/// free after two minutes.
+fn cold(name: &'static str, instances: usize) -> Scenario {
+    Scenario {
+        name,
+        maxclients: 2 * instances,
+        max_connections: 1,
+        seconds: 130,
+        tick: TENTH,
+        event: 120,
+        policies: &[Policy::Gate],
+        actions: vec![(0, Action::Occupy), (0, start(instances, 1, 1.0)), (120, Action::LeakFixed)],
+        extra: |scenario, run, _| {
+            let count = run.last().instances as f64;
+            let core = |from, to| json!(100.0 * run.refusing(from, to).0);
+            let served = |sample: &Sample| sample.guarded as f64 >= 0.95 * count;
+            let (freed, end) = (scenario.event as f64, scenario.seconds as f64);
+            vec![
+                ("dials_each_in_8s", json!(run.refusing(0.0, 9.0).1 as f64 / count)),
+                ("core_percent_10s", core(0.0, 10.0)),
+                ("core_percent_60s", core(0.0, 60.0)),
+                ("core_percent_120s", core(0.0, 120.0)),
+                ("core_percent_at_120s", core(110.0, 120.0)),
+                ("seconds_to_95_percent", json!(run.settled(freed, end, served))),
+            ]
+        },
     }
 }
 

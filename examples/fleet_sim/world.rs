@@ -275,7 +275,7 @@ impl World<'_> {
             Outcome::Timeout
         } else if !instance.alive {
             return;
-        } else if self.server.accept() {
+        } else if self.server.accept(self.now) {
             Outcome::Connected
         } else {
             Outcome::MaxClients

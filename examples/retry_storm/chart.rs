@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::Failure;
 use crate::args::Args;
 use crate::common::bars::{Bars, Column, REFUSED, SUCCEEDED};
-use crate::common::numbers::thousands;
-use crate::run::Run;
+use crate::common::numbers::{pretty, thousands};
+use crate::run::{Others, Phase, Run};
 
 pub(crate) fn draw(path: &Path, args: &Args, runs: &[Run]) -> Result<(), Failure> {
     let columns = [
@@ -14,7 +14,14 @@ pub(crate) fn draw(path: &Path, args: &Args, runs: &[Run]) -> Result<(), Failure
             title: "dials refused per 100 ms",
             colour: REFUSED,
             counts: |run: &Run| &run.refused.0,
-            caption: |run| format!("{} refused", thousands(run.dials_refused)),
+            caption: |run| {
+                let Others { bystander, cpu_percent } = run.others[Phase::Full];
+                let p99 = bystander.map_or_else(|| "-".to_owned(), |took| pretty(took.p99));
+                let refused = thousands(run.dials_refused);
+                format!(
+                    "{refused} refused; meanwhile a bystander's p99 {p99}, server {cpu_percent:.0}%"
+                )
+            },
         },
         Column {
             title: "requests that succeeded per 100 ms",

@@ -37,6 +37,9 @@
 //! a client that fails fast fails more requests than one that lets its callers hang: count the two
 //! together.
 //!
+//! Somebody else uses the server meanwhile: a bystander, with a connection of its own, sends a GET every
+//! 2 ms. What it waits, and the server's processor time, are the harm that a storm does to all others.
+//!
 //! The pace and the work are the same for all clients, and so is the size of their pools. Where a
 //! client has a time to wait for a connection, it is one second. Everything else is its default.
 
@@ -44,6 +47,7 @@ use std::fs;
 use std::process::ExitCode;
 
 mod args;
+mod bystander;
 mod chart;
 mod clients;
 mod report;

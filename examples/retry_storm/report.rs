@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Args, Start};
 use crate::common::numbers::{Spread, micros, millis, pretty, thousands};
-use crate::run::{Phase, Run};
+use crate::run::{Others, Phase, Run};
 use crate::target::Target;
 
 /// What is about to happen.
@@ -87,6 +87,17 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
         writeln!(out)?;
     }
 
+    writeln!(out, "\na bystander's GET, p99, and the server's share of a core")?;
+    for run in runs {
+        write!(out, "{:<36}", run.name)?;
+        for phase in Phase::ALL {
+            let Others { bystander, cpu_percent } = run.others[phase];
+            let p99 = bystander.map_or_else(|| "-".to_owned(), |took| pretty(took.p99));
+            write!(out, "{:>19}", format!("{p99} / {cpu_percent:.1}%"))?;
+        }
+        writeln!(out)?;
+    }
+
     writeln!(out, "\nwhat the callers were told while the server was full")?;
     for run in runs {
         let told = match &run.error {
@@ -143,6 +154,15 @@ pub(crate) fn json(args: &Args, target: &Target, runs: &[Run]) -> Value {
                 "requests_failed": by_phase(&|phase| json!(run.failed[phase])),
                 "p50_us": by_phase(&|phase| json!(run.took[phase].map(|t| micros(t.p50)))),
                 "p99_us": by_phase(&|phase| json!(run.took[phase].map(|t| micros(t.p99)))),
+                "bystander_p50_us": by_phase(&|phase| {
+                    json!(run.others[phase].bystander.map(|t| micros(t.p50)))
+                }),
+                "bystander_p99_us": by_phase(&|phase| {
+                    json!(run.others[phase].bystander.map(|t| micros(t.p99)))
+                }),
+                "server_cpu_percent": by_phase(&|phase| {
+                    json!((10.0 * run.others[phase].cpu_percent).round() / 10.0)
+                }),
                 "first_success_after_freed_ms": run.first_success_after_freed.map(millis),
                 "open_time_in_force_ms": run.open_time_in_force.map(millis),
                 "refusals": run.refusals,

@@ -78,6 +78,15 @@ impl Log {
     }
 }
 
+/// What a phase was for others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Others {
+    /// The bystander's requests.
+    pub(crate) bystander: Option<Spread>,
+    /// The server's processor time, in percent of a core.
+    pub(crate) cpu_percent: f64,
+}
+
 /// One client's run, as it is reported.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -90,6 +99,7 @@ pub(crate) struct Run {
     pub(crate) ok: PerPhase<usize>,
     pub(crate) failed: PerPhase<u64>,
     pub(crate) took: PerPhase<Option<Spread>>,
+    pub(crate) others: PerPhase<Others>,
     pub(crate) first_success_after_freed: Option<Duration>,
     /// The guard's wait for its next dial at the moment the slots were freed.
     pub(crate) open_time_in_force: Option<Duration>,
@@ -103,6 +113,7 @@ impl Run {
         name: &'static str,
         log: Log,
         refused: PerPhase<Vec<u64>>,
+        others: PerPhase<Others>,
         open_time_in_force: Option<Duration>,
     ) -> Self {
         let mut succeeded = PerPhase(Phase::ALL.map(|phase| vec![0; refused[phase].len()]));
@@ -123,6 +134,7 @@ impl Run {
             ok: PerPhase(Phase::ALL.map(|phase| log.ok(phase))),
             failed: log.failed,
             took: PerPhase(Phase::ALL.map(|phase| Spread::of(took(phase)))),
+            others,
             first_success_after_freed: log
                 .successes
                 .iter()

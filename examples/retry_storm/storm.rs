@@ -13,7 +13,7 @@ use crate::clients::Contender;
 use crate::common::bars::BUCKET;
 use crate::common::numbers::fraction;
 use crate::report;
-use crate::run::{Log, PerPhase, Phase, Run, Success};
+use crate::run::{Log, Others, PerPhase, Phase, Run, Success};
 use crate::target::{Target, key};
 
 /// Each task sends a request this often.
@@ -27,8 +27,8 @@ type Stage = Option<(Phase, Instant)>;
 
 pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Result<Run, Failure> {
     let refused_before = target.refused()?;
-    let mut driver =
-        Driver { target, args, name: C::NAME, refused: PerPhase::default(), refused_before };
+    let (refused, others) = (PerPhase::default(), PerPhase::default());
+    let mut driver = Driver { target, args, name: C::NAME, refused, refused_before, others };
 
     let application = Application::start(&pools::<C>(&driver.target.url, args)?, args.tasks);
     driver.phase(Phase::Healthy, &application).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Res
     log.absorb(application.stop().await?);
     driver.target.emptied(C::NAME).await?;
 
-    let run = Run::new(C::NAME, log, driver.refused, next_dial_in);
+    let run = Run::new(C::NAME, log, driver.refused, driver.others, next_dial_in);
     eprintln!("{}", report::progress(&run));
     Ok(run)
 }
@@ -72,6 +72,7 @@ struct Driver<'a> {
     name: &'static str,
     refused: PerPhase<Vec<u64>>,
     refused_before: u64,
+    others: PerPhase<Others>,
 }
 
 impl Driver<'_> {
@@ -79,6 +80,9 @@ impl Driver<'_> {
     async fn phase(&mut self, phase: Phase, application: &Application) -> Result<(), Failure> {
         let length = self.args.phases[phase];
         eprintln!("{:<22} {:<10} {:>4.1} s …", self.name, phase.as_str(), length.as_secs_f64());
+        let cpu = self.target.cpu()?;
+        // What came before is no phase's.
+        let _ = self.target.bystander.took();
         let started = Instant::now();
         application.stage.send_replace(Some((phase, started)));
 
@@ -91,6 +95,11 @@ impl Driver<'_> {
             self.refused[phase].push(refused.saturating_sub(self.refused_before));
             self.refused_before = refused;
         }
+        let cpu = self.target.cpu()? - cpu;
+        self.others[phase] = Others {
+            bystander: self.target.bystander.took(),
+            cpu_percent: 100.0 * cpu / started.elapsed().as_secs_f64(),
+        };
         Ok(())
     }
 }

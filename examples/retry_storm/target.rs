@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::args::Args;
+use crate::bystander::Bystander;
 use crate::server::{StartError, TestServer};
 
 /// The most slots of a user's server that we are prepared to fill, one connection each.
@@ -21,6 +22,7 @@ pub(crate) struct Target {
     client: Client,
     /// Opened first and kept, so that it works while the server is full.
     admin: Connection,
+    pub(crate) bystander: Bystander,
     /// Slots in use while no client under test is running.
     baseline: u64,
     /// Refused dials of our own, which are no client's fault.
@@ -58,9 +60,14 @@ impl Target {
         let admin = client.get_connection_with_timeout(Duration::from_secs(2)).map_err(|e| {
             format!("cannot connect to {}: {e}", client.get_connection_info().addr())
         })?;
-        admin.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let others = client.get_connection_with_timeout(Duration::from_secs(2))?;
+        for connection in [&admin, &others] {
+            connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+        }
+        let bystander = Bystander::start(others);
+        let (maxclients, baseline, refused_ourselves) = (0, 0, 0);
         let mut target =
-            Self { url, maxclients: 0, client, admin, baseline: 0, refused_ourselves: 0, own };
+            Self { url, maxclients, client, admin, bystander, baseline, refused_ourselves, own };
         target.maxclients = field(&target.info()?, "maxclients")
             .ok_or("the server does not tell its maxclients (INFO has it since Redis 6.2)")?;
         target.baseline = target.used()?;
@@ -93,6 +100,13 @@ impl Target {
             .ok_or("INFO has no rejected_connections")?;
         all.checked_sub(self.refused_ourselves)
             .ok_or_else(|| "the server was restarted during the run".into())
+    }
+
+    /// The processor time that the server has used so far, in seconds.
+    pub(crate) fn cpu(&mut self) -> Result<f64, Failure> {
+        let info = self.info()?;
+        let of = |name| info.get::<f64>(name).unwrap_or(0.0);
+        Ok(of("used_cpu_sys") + of("used_cpu_user"))
     }
 
     /// Takes every slot that is left.

@@ -153,6 +153,8 @@ async fn drive(
     };
     // At the same time: a server that does not read, for we do not read either, may wait for us.
     tokio::select! {
+        // Writing first: what was asked is noted before anything is read.
+        biased;
         result = writing => result,
         result = reading => result,
     }

@@ -245,7 +245,9 @@ impl GuardedPoolBuilder {
     /// The back-off between failed dials; see [`Backoff`]. Default: equal jitter from 50 ms, up to 5 s,
     /// or, once the [watch](Self::watch) or the [fleet](Self::fleet) has told how many processes share
     /// the server, up to 5.3 ms for each of them, between 5 s and 30 s: the server then sees a probe
-    /// every 4 ms, whatever their number. Behind [sentinels](GuardedPool::sentinel), who tell of every move,
+    /// every 4 ms, whatever their number. At a server that has never let this process in it is 600 ms at first, and
+    /// a fifteenth of the outage so far once that is more: nothing is served, so a slot that is free is found within
+    /// 0.6 s, for about 20 refused dials in 8 s. Behind [sentinels](GuardedPool::sentinel), who tell of every move,
     /// it begins with 300 ms. One that is set is kept as it is.
     ///
     /// Pools of one process at one server share its schedule: of those that wait for a dial, the one

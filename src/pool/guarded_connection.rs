@@ -10,7 +10,7 @@ use super::handle::KeepOpen;
 use super::lease::NodeLease;
 use super::multiplexed::Multiplexed;
 use crate::Error;
-use crate::vocabulary::command::replies;
+use crate::vocabulary::command::{Sharing, replies};
 
 /// A lease of one connection, returned when it is dropped.
 ///
@@ -122,7 +122,10 @@ impl GuardedConnection {
     ) -> Result<Vec<Value>, Error> {
         match &mut self.0 {
             Kind::Node(lease) => Ok(lease.pipeline(pipeline, replies).await?),
-            Kind::Multiplexed { lease, .. } => lease.pipeline(pipeline, replies).await,
+            Kind::Multiplexed { lease, .. } => {
+                let sharing = Sharing::of_pipeline(pipeline, Sharing::of_lease);
+                lease.pipeline(pipeline, replies, sharing).await
+            }
             Kind::Cluster(router) => Box::pin(router.pipeline(pipeline, replies)).await,
             Kind::MultiplexedCluster { router, .. } => {
                 Box::pin(router.pipeline(pipeline, replies)).await

@@ -25,9 +25,7 @@ pub(super) struct Multiplexed {
     holder: Option<Box<Holder>>,
     /// The connection that it has taken, until its end.
     own: Option<Box<NodeLease>>,
-    /// A command was sent on a lane, and its reply has not come.
-    sending: bool,
-    /// Where commands were given up before their reply came.
+    /// Where commands were given up before their reply came, the last one aside.
     owing: Vec<Arc<Carrier>>,
 }
 
@@ -44,7 +42,7 @@ impl Drop for Multiplexed {
 impl Multiplexed {
     fn begin(node: Arc<Node>, endpoint: &Endpoint, location: &'static Location<'static>) -> Self {
         let holder = Some(begin(&node, endpoint, location));
-        Self { node, location, holder, own: None, sending: false, owing: Vec::new() }
+        Self { node, location, holder, own: None, owing: Vec::new() }
     }
 
     /// One that there is something to send on for, waiting for that at most the acquire timeout.
@@ -88,7 +86,7 @@ impl Multiplexed {
     ) -> Result<Self, Rejection> {
         let mut this = Self::begin(node, endpoint, location);
         let own = this.connection().await?;
-        this.take(own);
+        this.keep(Some(own));
         Ok(this)
     }
 
@@ -119,16 +117,25 @@ impl Multiplexed {
 
     /// Takes a connection of its own, if it has none, and keeps it until its end.
     pub(super) async fn make_exclusive(&mut self) -> Result<(), Error> {
-        if self.own.is_none() {
-            let own = self.lease().await?;
-            self.take(own);
-        }
+        let taken = self.take().await?;
+        self.keep(taken);
         Ok(())
     }
 
-    fn take(&mut self, own: NodeLease) {
-        self.own = Some(Box::new(own));
-        self.holder().is_exclusive();
+    /// A connection of its own, if it has none.
+    pub(super) async fn take(&mut self) -> Result<Option<NodeLease>, Error> {
+        match self.own {
+            Some(_) => Ok(None),
+            None => Ok(Some(self.lease().await?)),
+        }
+    }
+
+    /// Keeps what it [took](Self::take) until its end.
+    pub(super) fn keep(&mut self, taken: Option<NodeLease>) {
+        if let Some(taken) = taken {
+            self.own = Some(Box::new(taken));
+            self.holder().is_exclusive();
+        }
     }
 
     /// A connection of its own, to which everything comes after what was sent on lanes.
@@ -161,11 +168,11 @@ impl Multiplexed {
     }
 
     fn note_given_up(&mut self) {
-        if std::mem::take(&mut self.sending)
-            && let Some(carrier) = self.holder().lane.last().cloned()
-            && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, &carrier))
+        if let Some(carrier) = self.holder.as_mut().expect(HELD).lane.owing()
+            && !self.owing.iter().any(|owing| Arc::ptr_eq(owing, carrier))
         {
-            self.owing.push(carrier);
+            self.owing.retain(|owing| owing.socket.is_alive());
+            self.owing.push(Arc::clone(carrier));
         }
     }
 
@@ -174,12 +181,13 @@ impl Multiplexed {
         self.request(cmd, Sharing::of_lease(cmd)).await
     }
 
+    /// Sends a pipeline that is to be shared so.
     pub(super) async fn pipeline(
         &mut self,
         pipeline: &Pipeline,
         replies: (usize, usize),
+        sharing: Sharing,
     ) -> Result<Vec<Value>, Error> {
-        let sharing = pipeline.cmd_iter().map(Sharing::of_lease).max().unwrap_or(Sharing::Allowed);
         self.request(Batch { pipeline, replies, sharing }, sharing).await
     }
 
@@ -188,30 +196,26 @@ impl Multiplexed {
         request: R,
         sharing: Sharing,
     ) -> Result<R::Reply, Error> {
-        self.holder().used(self.node.coarse_now());
-        match (&mut self.own, sharing) {
+        self.holder().in_use();
+        let using = Using(self);
+        let this = &mut *using.0;
+        match (&mut this.own, sharing) {
             (Some(own), _) => Ok(request.send_exclusive(own).await?),
             (None, Sharing::Allowed) => {
-                self.note_given_up();
-                self.sending = true;
-                let Holder { in_flight, lane, .. } = &mut **self.holder.as_mut().expect(HELD);
-                let reply = send(&self.node, in_flight, lane, &request).await;
-                self.sending = match &reply {
-                    Ok(_) => !request.is_answered(),
-                    Err(Error::Inner(error)) => error.is_timeout(),
-                    Err(Error::Rejected(_)) => false,
-                };
-                reply
+                this.note_given_up();
+                let Holder { in_flight, lane, .. } = &mut **this.holder.as_mut().expect(HELD);
+                send(&this.node, in_flight, lane, &request).await
             }
             // Boxed: rare, and larger than all the rest.
-            (None, Sharing::Exclusive) => Box::pin(self.request_once(request)).await,
-            (None, Sharing::Refused) => Box::pin(self.request_exclusive(request)).await,
+            (None, Sharing::Exclusive) => Box::pin(this.request_once(request)).await,
+            (None, Sharing::Refused) => Box::pin(this.request_exclusive(request)).await,
         }
     }
 
     /// Over a connection that is given back after it: it blocks, and leaves nothing behind.
     async fn request_once<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
         let mut once = self.lease().await?;
+        let _counted = self.holder().with_connection();
         Ok(request.send_exclusive(&mut once).await?)
     }
 
@@ -221,6 +225,15 @@ impl Multiplexed {
             Some(own) => Ok(request.send_exclusive(own).await?),
             None => Err(Rejection::Closed.into()),
         }
+    }
+}
+
+/// A lease whose command is on its way, until this is dropped.
+struct Using<'a>(&'a mut Multiplexed);
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        self.0.holder().used(self.0.node.coarse_now());
     }
 }
 

@@ -115,7 +115,8 @@ impl SharedConnection {
     ) -> Result<Vec<Value>, Error> {
         match &mut self.kind {
             Kind::Node(shared) => {
-                shared.pipeline(pipeline, replies, Sharing::of_pipeline(pipeline)).await
+                let sharing = Sharing::of_pipeline(pipeline, Sharing::of);
+                shared.pipeline(pipeline, replies, sharing).await
             }
             Kind::Cluster(router) => Box::pin(router.pipeline(pipeline, replies)).await,
         }

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use tokio::time::Instant;
 
 use super::Server;
-use super::schedule::Answer;
+use super::schedule::{Answer, Outlook};
 use crate::policy::{Backoff, Breaker, BreakerState};
 use crate::vocabulary::{DialFailure, Outcome};
 
@@ -170,7 +170,7 @@ impl Gate {
         self.moves = (moves, Some(now));
         if let (Some(failure), true) = (failure, moves > MOVES_AT_ONCE) {
             self.own_failures = moves - MOVES_AT_ONCE - 1;
-            let backoff = self.own_backoff(failure.outcome).unwrap_or_else(|| self.backoff());
+            let backoff = self.own_backoff(failure.outcome).unwrap_or_else(|| self.backoff(now));
             self.own_failed(failure, backoff, now);
         }
     }
@@ -182,7 +182,7 @@ impl Gate {
 
     /// The place of the server could not be found: this pool backs off as after a failed dial.
     pub(crate) fn unresolved(&mut self, failure: Arc<DialFailure>, now: Instant) {
-        self.own_failed(failure, self.backoff(), now);
+        self.own_failed(failure, self.backoff(now), now);
         if let Some(own) = &mut self.own {
             own.unresolved = true;
         }
@@ -364,8 +364,8 @@ impl Gate {
         self.server.change(|schedule| schedule.set_roomy(roomy));
     }
 
-    fn backoff(&self) -> Backoff {
-        self.policy.backoff(self.server.look(|schedule| schedule.members()))
+    fn backoff(&self, now: Instant) -> Backoff {
+        self.policy.backoff(self.server.look(|schedule| schedule.outlook(now)))
     }
 
     /// What a caller hears, given that nothing is live.
@@ -411,9 +411,7 @@ impl Gate {
             *next = self.server.look(|schedule| NextDial {
                 as_of: Some(changes),
                 due: schedule.due(self.id),
-                probing: schedule
-                    .is_dialing()
-                    .then(|| self.policy.backoff(schedule.members()).base()),
+                probing: schedule.is_dialing().then(|| self.policy.base()),
                 failure: schedule.failure().cloned(),
             });
         }
@@ -424,7 +422,8 @@ impl Gate {
     /// open nobody knows; the back-off's cap is the pace at which to ask again.
     pub(crate) fn next_attempt_in(&self, now: Instant) -> Duration {
         if self.is_held() {
-            return self.backoff().cap();
+            let members = self.server.look(|schedule| schedule.members());
+            return self.policy.backoff(Outlook::Fleet { members }).cap();
         }
         let own = self.own.as_ref().map(|own| own.next_dial);
         let due = self.server.look(|schedule| schedule.due(self.id)).max(own);

@@ -48,6 +48,14 @@ const LONGEST_SPREAD: Duration = Duration::from_secs(5);
 const CAP_PER_MEMBER: Duration = Duration::from_micros(5300);
 const LONGEST_CAP: Duration = Duration::from_secs(30);
 
+/// The cap of a back-off that nobody configured at a server that has never let this process in: nothing is
+/// served, and nobody has told how many others wait. It is the first, and once an outage lasts, a fifteenth of its
+/// time so far, so that what is lost after its end is small beside it (a constant share, as of the doubling
+/// itself). A freed slot is found within 0.6 s then, for 19 refused dials in 8 s. That is as fast as 1 % of the
+/// server's core allows for the first half minute: a refusal alone costs it 60 µs, 12 µs in a crowd (measured).
+const COLD_CAP: Duration = Duration::from_millis(600);
+const COLD_PART: u32 = 15;
+
 /// How long after the connect timeout a dial is given up.
 const DIAL_GRACE: Duration = Duration::from_secs(1);
 
@@ -70,15 +78,34 @@ pub(crate) struct DialPolicy {
 }
 
 impl DialPolicy {
-    /// The back-off in force in a fleet of so many; of an unknown size where that is zero.
-    pub(super) fn backoff(&self, members: usize) -> Backoff {
+    /// The unit that the delays double from.
+    pub(super) fn base(&self) -> Duration {
+        self.backoff.map_or(self.first_backoff, |backoff| backoff.base())
+    }
+
+    /// The back-off in force.
+    pub(super) fn backoff(&self, outlook: Outlook) -> Backoff {
         self.backoff.unwrap_or_else(|| {
-            let default = Backoff::default();
-            let members = u32::try_from(members).unwrap_or(u32::MAX);
-            let cap = CAP_PER_MEMBER.saturating_mul(members).clamp(default.cap(), LONGEST_CAP);
-            Backoff::equal_jitter(self.first_backoff, cap)
+            let most = Backoff::default().cap();
+            let cap = match outlook {
+                Outlook::Cold { failing } => (failing / COLD_PART).clamp(COLD_CAP, most),
+                Outlook::Fleet { members } => {
+                    let members = u32::try_from(members).unwrap_or(u32::MAX);
+                    CAP_PER_MEMBER.saturating_mul(members).clamp(most, LONGEST_CAP)
+                }
+            };
+            Backoff::equal_jitter(self.first_backoff, cap.max(self.first_backoff))
         })
     }
+}
+
+/// What is known of a server that the back-off goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// It has never let this process in, and has failed for so long.
+    Cold { failing: Duration },
+    /// So many processes dial there; zero where that is not known.
+    Fleet { members: usize },
 }
 
 /// One server's schedule.
@@ -104,8 +131,12 @@ pub(super) struct Schedule {
     roomy: bool,
     /// How many processes dial here, as far as that is known; zero where it is not.
     members: usize,
+    /// It has let a dial in, ever.
+    met: bool,
     tripwire: Tripwire,
     failures: u32,
+    /// When the first of them was.
+    failing_since: Option<Instant>,
     /// The delay chosen last, for decorrelated jitter.
     previous: Duration,
     /// The last dial's failure; `None` once one has succeeded.
@@ -153,8 +184,10 @@ impl Schedule {
             refused: None,
             roomy: false,
             members: 0,
+            met: false,
             tripwire: Tripwire::default(),
             failures: 0,
+            failing_since: None,
             previous: Duration::ZERO,
             failure: None,
             turns: Vec::new(),
@@ -165,6 +198,15 @@ impl Schedule {
     /// is spread, and the slower the probes of a long outage, unless a back-off was configured.
     pub(super) fn fleet_of(&mut self, members: usize) {
         self.members = members.max(1);
+    }
+
+    /// What the back-off goes by.
+    pub(super) fn outlook(&self, now: Instant) -> Outlook {
+        let failing = self.failing_since.map_or(Duration::ZERO, |since| now - since);
+        match self.met || self.members > 0 {
+            true => Outlook::Fleet { members: self.members },
+            false => Outlook::Cold { failing },
+        }
     }
 
     fn disconnect_spread(&self) -> Duration {
@@ -245,6 +287,7 @@ impl Schedule {
         now: Instant,
     ) {
         let Some(dial) = self.settle(generation, now) else { return };
+        self.met = true;
         if dial.failures != self.failures {
             return;
         }
@@ -252,7 +295,7 @@ impl Schedule {
         if room {
             self.start_anew();
         } else if self.next_dial.is_none_or(|due| due <= now) {
-            let backoff = policy.backoff(self.members);
+            let backoff = policy.backoff(self.outlook(now));
             self.next_dial = Some(now + backoff.delay(self.failures, self.previous, &mut self.rng));
         }
         self.state = BreakerState::Closed;
@@ -262,6 +305,7 @@ impl Schedule {
     /// is the pool's own trouble, and there is a slot.
     pub(super) fn answered(&mut self, generation: u64, now: Instant) {
         let Some(dial) = self.settle(generation, now) else { return };
+        self.met = true;
         if dial.failures == self.failures {
             self.clear_gaps();
             self.start_anew();
@@ -286,11 +330,12 @@ impl Schedule {
 
     /// By the strictest policy of the pool that dialed and of those that wait.
     fn back_off(&mut self, policy: &DialPolicy, failure: Arc<DialFailure>, now: Instant) {
-        let members = self.members;
+        self.failing_since.get_or_insert(now);
+        let outlook = self.outlook(now);
         let waiting = self.turns.iter().map(|turn| &turn.policy);
         let (backoff, breaker) =
-            waiting.fold((policy.backoff(members), policy.breaker), |(backoff, breaker), other| {
-                (backoff.stricter(other.backoff(members)), breaker.stricter(other.breaker))
+            waiting.fold((policy.backoff(outlook), policy.breaker), |(backoff, breaker), other| {
+                (backoff.stricter(other.backoff(outlook)), breaker.stricter(other.breaker))
             });
         let kind = FailureKind::of(failure.outcome);
         if failure.outcome.is_full() {
@@ -309,6 +354,7 @@ impl Schedule {
 
     fn start_anew(&mut self) {
         self.failures = 0;
+        self.failing_since = None;
         self.tripwire = Tripwire::default();
         self.failure = None;
         self.next_dial = None;

@@ -70,8 +70,8 @@ impl Sharing {
     }
 
     /// The strictest of its commands'.
-    pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Self {
-        pipeline.cmd_iter().map(Self::of).max().unwrap_or(Self::Allowed)
+    pub(crate) fn of_pipeline(pipeline: &Pipeline, of: impl Fn(&Cmd) -> Self) -> Self {
+        pipeline.cmd_iter().map(of).max().unwrap_or(Self::Allowed)
     }
 }
 

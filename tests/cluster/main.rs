@@ -13,6 +13,7 @@ mod launcher;
 mod leases;
 mod load;
 mod nodes;
+mod partition;
 mod pubsub;
 mod replicas;
 mod resharding;
@@ -24,6 +25,7 @@ mod stopped;
 use redis_guard::redis::aio::ConnectionLike;
 use redis_guard::redis::{FromRedisValue, RedisError};
 use redis_guard::{ClusterStatus, GuardedPool, GuardedPoolBuilder, NodeStatus};
+use support::server::TestServerBuilder;
 use support::{Cluster, HANG, TestServer};
 use waiting::{cmd, soon};
 
@@ -35,13 +37,17 @@ fn masters() -> Cluster {
     Cluster::start(3, &TestServer::builder()).unwrap()
 }
 
-/// Three masters, nodes 3 to 5 follow them in their order. A node that is silent counts as failed
-/// after a second, and the others serve their own keys nevertheless.
-fn with_replicas() -> Cluster {
-    let settings = TestServer::builder()
+/// A node that is silent counts as failed after a second, and the others serve their own keys
+/// nevertheless.
+fn hasty() -> TestServerBuilder {
+    TestServer::builder()
         .arg("cluster-node-timeout", "1000")
-        .arg("cluster-require-full-coverage", "no");
-    Cluster::with_replicas(3, 1, &settings).unwrap()
+        .arg("cluster-require-full-coverage", "no")
+}
+
+/// Three masters, nodes 3 to 5 follow them in their order.
+fn with_replicas() -> Cluster {
+    Cluster::with_replicas(3, 1, &hasty()).unwrap()
 }
 
 /// With the timeouts of a service.

@@ -12,24 +12,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::support::TestServer;
+use crate::support::examples::built;
 use crate::waiting::{HANG, soon};
 
 /// How its connections are called in `CLIENT LIST`.
 pub(crate) const NAME: &str = "redis-guard:axum_service";
 
-/// Where `cargo test` puts it; `cargo test --test http` alone does not build it.
 pub(crate) fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let program = profile.join("examples/axum_service");
-    if !program.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--example", "axum_service", "--features", "axum"]);
-        build.args(profile.ends_with("release").then_some("--release"));
-        build.arg("--target-dir").arg(profile.parent().unwrap());
-        assert!(build.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
-    }
-    program
+    built("axum_service", "axum")
 }
 
 pub(crate) struct Service {

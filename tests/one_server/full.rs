@@ -14,9 +14,9 @@ const POOLS: usize = 8;
 const HOLD: Duration = Duration::from_millis(10);
 
 /// The most dials that one schedule has in this time, the first one included: every delay is the
-/// shortest that the default back-off's jitter may draw.
+/// shortest that the jitter of the back-off for a server that has never let anybody in may draw.
 fn most_dials(time: Duration) -> u64 {
-    let (base, cap) = (Duration::from_millis(50), Duration::from_secs(5));
+    let (base, cap) = (Duration::from_millis(50), Duration::from_millis(600));
     let mut at = Duration::ZERO;
     let delays = (1..32).map(|failures| base.saturating_mul(1 << failures).min(cap) / 2);
     let later = delays.map_while(|delay| {
@@ -38,7 +38,7 @@ fn cold_pools(server: &TestServer) -> Vec<GuardedPool> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_cold_pools_dial_no_more_often_than_one() {
     // What was promised of one pool.
-    assert!(most_dials(Duration::from_secs(8)) <= 14);
+    assert!(most_dials(Duration::from_secs(8)) <= 30);
     let server = full_server();
     let _occupants = server.fill();
     let before = rejected(&server);

@@ -22,6 +22,7 @@ mod proxy;
 mod runtimes;
 mod same_answers;
 mod stall;
+mod steps;
 mod table;
 
 use redis_guard::redis::{FromRedisValue, Value};

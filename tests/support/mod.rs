@@ -5,6 +5,7 @@
 pub(crate) mod chromium;
 pub(crate) mod cluster;
 pub(crate) mod crowd;
+pub(crate) mod examples;
 pub(crate) mod log;
 pub(crate) mod name;
 pub(crate) mod replication;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::{RedisError, RedisResult, Value};
 
-use super::Cluster;
 use super::map::{Range, parse};
+use super::{Cluster, Known};
 use crate::Rejection;
 use crate::dial::Address;
 use crate::pool::node::Node;
@@ -101,12 +101,16 @@ impl Cluster {
         }
     }
 
-    /// Whom to ask, in this order: those that have something open, at random; the others; the seeds.
+    /// Whom to ask, in this order: who answered last; those that have something open, at random; the others; who
+    /// said that the cluster is down; the seeds.
     fn candidates(&self) -> Vec<Address> {
         let mut known = self.primaries();
         fastrand::shuffle(&mut known);
-        let last = self.known.borrow().by.clone();
-        known.sort_by_key(|node| (Some(node.address()) != last, node.lock().ledger.live() == 0));
+        let Known { by, down, .. } = self.known.borrow().clone();
+        known.sort_by_key(|node| {
+            let name = Some(node.address());
+            (name == down, name != by, node.lock().ledger.live() == 0)
+        });
         known.truncate(MOST_ASKED);
         let names: Vec<_> = known.iter().map(|node| node.address()).collect();
         let seeds = self.settings.seeds.iter();

@@ -130,8 +130,8 @@ impl Cluster {
                 self.known.send_modify(|known| {
                     // One that does not say is no measure for the others.
                     let epoch = if said.epoch == u64::MAX { known.epoch } else { said.epoch };
-                    let by = Some(said.by.address());
-                    *known = Known { at: Some(now), by, epoch, trouble: None, next: Some(next) };
+                    let (at, by, next) = (Some(now), Some(said.by.address()), Some(next));
+                    *known = Known { at, by, down: None, epoch, trouble: None, next };
                 });
                 if changed {
                     let (servers, by) = (self.servers(), said.by.address());

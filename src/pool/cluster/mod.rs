@@ -7,12 +7,15 @@
 //! without the numbers of the slots.
 
 mod ask;
+mod carrier;
 pub(super) mod keeper;
 mod map;
+mod members;
+mod pieces;
 mod publish;
 pub(super) mod router;
+mod told;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -22,7 +25,8 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::map::{Map, Named, Part, Range, Shard};
+use self::map::{Map, Part};
+use self::members::{KnownNode, Members};
 use super::context::Context;
 use super::factory::NodeFactory;
 use super::node::Node;
@@ -31,26 +35,17 @@ use super::topology::member::{Member, Membership};
 use super::topology::place::Place;
 use super::topology::settings::Names;
 use crate::dial::{Address, Target};
-use crate::fleet::registry_keys;
 use crate::policy::ReplicaReads;
 use crate::server::Server;
 use crate::server::gate::{Forced, Overridable};
 use crate::telemetry::status::{ClusterStatus, NodeStatus, Status};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::Phase;
-use crate::vocabulary::routing::slot;
 use crate::{BreakerState, Endpoint, Error, Rejection};
 
 /// So many redirections of one command are followed, as by redis-cli, Jedis and Lettuce. A slot that is moved
 /// takes two: one to its new node, and one back if that is undone.
 pub(super) const HOPS: usize = 5;
-
-/// How long a node that the cluster does not name any more is kept. One that comes back, as a replica whose
-/// link was down does, is the same one then, with what is still open to it.
-const LEAVES_AFTER: Duration = Duration::from_secs(5);
-
-/// So many names are tried until one is in a slot of a node's: of the fewest that it may have, one in 16,384.
-const MOST_NAMES: u32 = 1 << 18;
 
 /// Where the nodes of a cluster are, and how they are spoken to.
 #[derive(Debug)]
@@ -88,24 +83,6 @@ pub(super) struct Cluster {
     status: fn(&Node) -> Status,
 }
 
-#[derive(Debug, Default)]
-struct Members {
-    nodes: HashMap<Arc<str>, KnownNode>,
-    /// What an operator holds the breakers at.
-    forced: Option<Forced>,
-    closed: bool,
-    /// Those that were let go, as long as somebody holds a lease of theirs.
-    left: Vec<Weak<Node>>,
-}
-
-/// A node, and since when the cluster does not name it.
-#[derive(Debug)]
-struct KnownNode {
-    node: Arc<Node>,
-    membership: Arc<Membership>,
-    unnamed: Option<Instant>,
-}
-
 /// Where something is sent.
 #[derive(Clone)]
 pub(super) struct Aim {
@@ -121,6 +98,9 @@ pub(super) struct Known {
     pub(super) at: Option<Instant>,
     /// Who told it: the first to be asked again, for a node that stands still keeps the question waiting.
     by: Option<Arc<str>>,
+    /// Who has said since that the cluster is down, which may be a node that is cut off from all others: the
+    /// last to be asked.
+    down: Option<Arc<str>>,
     /// The highest epoch of the cluster that was heard of.
     epoch: u64,
     /// Why it cannot be told, if so.
@@ -354,65 +334,6 @@ impl Cluster {
         self.map.load().primaries().map(Arc::clone).collect()
     }
 
-    /// Where an error says that a command is to go. What it says of a slot is known from then on, and all of it
-    /// is asked for.
-    #[cold]
-    pub(super) fn redirected(self: &Arc<Self>, asked: &Node, error: &RedisError) -> Option<Aim> {
-        let errors = error.clone().into_server_errors()?;
-        errors.iter().find_map(|(_, error)| {
-            let error = RedisError::from(error.clone());
-            let asking = match error.kind() {
-                ErrorKind::Server(ServerErrorKind::Moved) => {
-                    // Also where what it names cannot be used.
-                    self.want();
-                    false
-                }
-                ErrorKind::Server(ServerErrorKind::Ask) => true,
-                ErrorKind::Server(ServerErrorKind::ClusterDown) => {
-                    self.want();
-                    return None;
-                }
-                _ => return None,
-            };
-            let (address, slot) = error.redirect_node()?;
-            let (host, port) = address.rsplit_once(':')?;
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let node = self.named_by(asked, host, port.parse().ok()?)?;
-            if !asking {
-                self.moved(slot, &node);
-            }
-            Some(Aim { node, asking })
-        })
-    }
-
-    /// A node has said that a slot is another one's.
-    fn moved(&self, slot: u16, node: &Arc<Node>) {
-        if !self.serves(slot, node) {
-            self.map.rcu(|map| map.with(slot, node));
-        }
-    }
-
-    /// The node that another one names, which may be news.
-    fn named_by(self: &Arc<Self>, asked: &Node, host: &str, port: u16) -> Option<Arc<Node>> {
-        let host = Some(host).filter(|host| !host.is_empty()).map(str::to_owned);
-        let address = self.address(&Named { host, port, id: String::new() }, asked)?;
-        Some(self.member(address))
-    }
-
-    /// Where to dial a node that another one has announced.
-    fn address(&self, named: &Named, asked: &Node) -> Option<Address> {
-        let asked = asked.target().address;
-        // "?": it is to have a host name, and nobody has told which.
-        let host = named.host.as_deref().or_else(|| asked.host()).filter(|host| *host != "?")?;
-        let names = &self.settings.names;
-        let full = names.get(&crate::vocabulary::words::host_and_port(host, named.port));
-        let (host, port) = match full.or_else(|| names.get(host)) {
-            Some((host, port)) => (&**host, port.unwrap_or(named.port)),
-            None => (host, named.port),
-        };
-        (port != 0).then(|| asked.at(host, port))
-    }
-
     /// The node at that address, for whoever is about to use it.
     fn member(self: &Arc<Self>, address: Address) -> Arc<Node> {
         let name: Arc<str> = address.to_string().into();
@@ -451,27 +372,9 @@ impl Cluster {
     }
 }
 
-impl Members {
-    /// The node of that name. One that the cluster does not name stays for as long as somebody does.
-    fn at(&mut self, name: &str) -> Option<Arc<Node>> {
-        let known = self.nodes.get_mut(name)?;
-        if let Some(unnamed) = &mut known.unnamed {
-            *unnamed = Instant::now();
-        }
-        Some(Arc::clone(&known.node))
-    }
-}
-
 /// Whether a node can be expected to serve. Looked at for each command, so it takes no lock of the node's.
 fn is_fit(node: &Node) -> bool {
     node.server().state() == BreakerState::Closed || node.lanes.any().is_some()
-}
-
-/// Whether a node seems not to be there any more; one that is full is.
-fn is_gone(node: &Node) -> bool {
-    let state = node.lock();
-    let failure = state.gate.failure().filter(|_| state.ledger.live() == 0);
-    failure.is_some_and(|failure| !failure.outcome.is_full() && !failure.outcome.is_permanent())
 }
 
 fn unserved(slot: u16) -> Error {
@@ -491,102 +394,6 @@ impl Known {
         let failure = self.trouble.clone()?;
         let retry_after = self.next?.checked_duration_since(Instant::now())?;
         Some(Rejection::ConnectFailed { failure, retry_after })
-    }
-}
-
-/// What the nodes tell.
-impl Cluster {
-    /// Takes in what a node has told; when it is to be asked again at the latest.
-    fn take(self: &Arc<Self>, asked: &Node, ranges: &[Range]) -> bool {
-        let mut shards: BTreeMap<Arc<str>, (Shard, Vec<_>)> = BTreeMap::new();
-        for Range { first, last, nodes } in ranges {
-            let mut nodes = nodes.iter().map(|named| self.address(named, asked));
-            let Some(primary) = nodes.next().flatten() else { continue };
-            let primary = self.member(primary);
-            let shard = shards.entry(primary.address()).or_insert_with(|| {
-                let replicas =
-                    nodes.flatten().filter(|_| self.reads_replicas()).map(|at| self.member(at));
-                (Shard::new(primary, replicas.collect()), Vec::new())
-            });
-            shard.1.push((*first, *last));
-        }
-        let map = Map::new(shards.into_values().collect());
-        let changed = !map.is_like(&self.map.load());
-        if changed {
-            self.changes.fetch_add(1, Ordering::Relaxed);
-            self.assign_registries(&map);
-            self.map.store(Arc::new(map));
-        }
-        self.let_go();
-        changed
-    }
-
-    /// Says which registry of the fleet is whose: each node's is in a slot of its own.
-    fn assign_registries(&self, map: &Map) {
-        let Some(fleet) = &self.context.settings.fleet else { return };
-        // Whoever knows the same slots finds the same names: each node's is the first in a slot of its own.
-        let mut names: HashMap<*const Node, Arc<String>> = HashMap::new();
-        let serving = map.serving();
-        for number in 0..MOST_NAMES {
-            if names.len() == serving {
-                break;
-            }
-            let name = format!("{}#{number}", fleet.name());
-            let [key, ..] = registry_keys(&name);
-            if let Some(shard) = map.shard(slot(key.as_bytes())) {
-                names.entry(Arc::as_ptr(&shard.primary)).or_insert_with(|| Arc::new(name));
-            }
-        }
-        for known in self.members().nodes.values() {
-            known.membership.registry.store(names.remove(&Arc::as_ptr(&known.node)));
-        }
-    }
-
-    /// Lets those nodes go that the cluster has not named for a while.
-    fn let_go(self: &Arc<Self>) {
-        let now = Instant::now();
-        let mut left = Vec::new();
-        {
-            let mut members = self.members();
-            // Under the lock: a redirection may have added a node.
-            let map = self.map.load();
-            let named: Vec<_> = map.nodes().map(Arc::as_ptr).collect();
-            members.nodes.retain(|_, known| {
-                if named.contains(&Arc::as_ptr(&known.node)) {
-                    known.unnamed = None;
-                    return true;
-                }
-                let since = *known.unnamed.get_or_insert(now);
-                let stays = now.saturating_duration_since(since) < LEAVES_AFTER;
-                if !stays {
-                    left.push(Arc::clone(&known.node));
-                }
-                stays
-            });
-            members.left.retain(|node| node.strong_count() > 0);
-            members.left.extend(left.iter().map(Arc::downgrade));
-        }
-        for node in left {
-            node.shut();
-            node.metrics.leave();
-            let counts = (self.status)(&node).counts_only();
-            let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
-            match &mut *departed {
-                Some(departed) => departed.add(&counts),
-                none => *none = Some(counts),
-            }
-        }
-    }
-
-    /// Whether a node is about to be let go, or the cluster does not work as a whole.
-    fn is_unsettled(&self) -> bool {
-        let members = self.members();
-        let unnamed = members.nodes.values().any(|known| known.unnamed.is_some());
-        drop(members);
-        let map = self.map.load();
-        // What was never known is asked for only while somebody waits for it.
-        !map.is_empty()
-            && (unnamed || map.unserved() > 0 || map.primaries().any(|node| is_gone(node)))
     }
 }
 

@@ -8,183 +8,19 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 
+use super::carrier::Carrier;
+use super::pieces::{
+    Goal, Leg, Made, Piece, asking, asking_once, cross_slot, in_part, last, legs, refused,
+};
 use super::{Aim, Cluster, HOPS};
-use crate::pool::acquire::acquire;
-use crate::pool::lease::NodeLease;
 use crate::pool::multiplexed::Multiplexed;
 use crate::pool::node::Node;
 use crate::pool::shared::NodeShared;
-use crate::vocabulary::command::{Effect, Sharing, effect, is_read_only};
+use crate::vocabulary::command::{Sharing, is_read_only};
 use crate::vocabulary::routing::{Combine, Part, Route, Split, route, slot_of_all};
 use crate::{Endpoint, Error, Rejection};
-
-/// What commands for one node go over.
-pub(in crate::pool) trait Carrier: Send + Sized {
-    /// `exclusive`: with a connection of its own, whatever it is.
-    fn open(
-        node: Arc<Node>,
-        endpoint: &Endpoint,
-        location: &'static Location<'static>,
-        exclusive: bool,
-    ) -> impl Future<Output = Result<Self, Rejection>> + Send;
-
-    fn node(&self) -> &Arc<Node>;
-
-    /// Takes a connection of its own for good, if it has none.
-    fn make_exclusive(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
-
-    /// Everything goes to this node for now: it has a transaction open, or watches keys.
-    fn is_pinned(&self) -> bool;
-
-    /// Why this cannot be sent where the next command may be for another node.
-    fn objection(cmd: &Cmd) -> Option<RedisError>;
-
-    fn command(&mut self, cmd: &Cmd) -> impl Future<Output = Result<Value, Error>> + Send;
-
-    /// `sharing`: of the commands, ASKING aside.
-    fn pipeline(
-        &mut self,
-        pipeline: &Pipeline,
-        replies: (usize, usize),
-        sharing: Sharing,
-    ) -> impl Future<Output = Result<Vec<Value>, Error>> + Send;
-}
-
-impl Carrier for NodeShared {
-    async fn open(
-        node: Arc<Node>,
-        endpoint: &Endpoint,
-        location: &'static Location<'static>,
-        _exclusive: bool,
-    ) -> Result<Self, Rejection> {
-        Ok(Self::new(node, endpoint, location))
-    }
-
-    fn node(&self) -> &Arc<Node> {
-        self.node()
-    }
-
-    /// Handles share for good.
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn is_pinned(&self) -> bool {
-        false
-    }
-
-    fn objection(cmd: &Cmd) -> Option<RedisError> {
-        Self::objection(Sharing::of(cmd))
-    }
-
-    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        self.command(cmd).await
-    }
-
-    async fn pipeline(
-        &mut self,
-        pipeline: &Pipeline,
-        replies: (usize, usize),
-        sharing: Sharing,
-    ) -> Result<Vec<Value>, Error> {
-        self.pipeline(pipeline, replies, sharing).await
-    }
-}
-
-impl Carrier for NodeLease {
-    fn open(
-        node: Arc<Node>,
-        endpoint: &Endpoint,
-        location: &'static Location<'static>,
-        _exclusive: bool,
-    ) -> impl Future<Output = Result<Self, Rejection>> + Send {
-        acquire(node, endpoint.clone(), location)
-    }
-
-    fn node(&self) -> &Arc<Node> {
-        self.node()
-    }
-
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn is_pinned(&self) -> bool {
-        self.is_in_transaction()
-    }
-
-    fn objection(cmd: &Cmd) -> Option<RedisError> {
-        of_one_node(cmd)
-    }
-
-    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        Ok(self.command(cmd).await?)
-    }
-
-    async fn pipeline(
-        &mut self,
-        pipeline: &Pipeline,
-        replies: (usize, usize),
-        _sharing: Sharing,
-    ) -> Result<Vec<Value>, Error> {
-        Ok(self.pipeline(pipeline, replies).await?)
-    }
-}
-
-impl Carrier for Multiplexed {
-    async fn open(
-        node: Arc<Node>,
-        endpoint: &Endpoint,
-        location: &'static Location<'static>,
-        exclusive: bool,
-    ) -> Result<Self, Rejection> {
-        match exclusive {
-            true => Self::acquire_exclusive(node, endpoint, location).await,
-            false => Self::acquire(node, endpoint, location).await,
-        }
-    }
-
-    fn node(&self) -> &Arc<Node> {
-        self.node()
-    }
-
-    async fn make_exclusive(&mut self) -> Result<(), Error> {
-        self.make_exclusive().await
-    }
-
-    fn is_pinned(&self) -> bool {
-        self.is_in_transaction()
-    }
-
-    fn objection(cmd: &Cmd) -> Option<RedisError> {
-        of_one_node(cmd)
-    }
-
-    async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        self.command(cmd).await
-    }
-
-    async fn pipeline(
-        &mut self,
-        pipeline: &Pipeline,
-        replies: (usize, usize),
-        _sharing: Sharing,
-    ) -> Result<Vec<Value>, Error> {
-        self.pipeline(pipeline, replies).await
-    }
-}
-
-/// Why a command cannot be sent on a lease that is not on one node, if that is so.
-fn of_one_node(cmd: &Cmd) -> Option<RedisError> {
-    let effect = effect(cmd);
-    matches!(effect, Effect::Multi | Effect::Session | Effect::Asking | Effect::Poison).then(|| {
-        let why = "it changes the connection to one node, and it does not say which: use `acquire_for`, or an \
-                   atomic pipeline";
-        (ErrorKind::Client, "command refused on a lease of a cluster", why.to_owned()).into()
-    })
-}
 
 /// Sends on connections to the nodes of a cluster, each opened with the first command for its node.
 pub(in crate::pool) struct Router<C> {
@@ -196,37 +32,6 @@ pub(in crate::pool) struct Router<C> {
     home: Option<Arc<Node>>,
     /// What is opened from now on takes a connection of its own at once.
     exclusive: bool,
-}
-
-/// Whom a command, or a part of one, is for.
-#[derive(Clone)]
-enum Goal {
-    Slot(u16),
-    Any,
-    Node(Arc<Node>),
-}
-
-/// A command, or a part of one, for one node.
-struct Piece {
-    cmd: Cmd,
-    goal: Goal,
-}
-
-/// How the reply to one command of a pipeline comes about.
-enum Made {
-    /// It is the reply to this piece.
-    Of(usize),
-    /// It is made of the replies to these.
-    Together(std::ops::Range<usize>, Combine),
-}
-
-/// What one node is sent in one go.
-struct Leg {
-    node: Arc<Node>,
-    pipeline: Pipeline,
-    /// By reply: the piece that it is for; none is for ASKING.
-    pieces: Vec<Option<usize>>,
-    sharing: Sharing,
 }
 
 impl Router<NodeShared> {
@@ -246,6 +51,28 @@ impl Clone for Router<NodeShared> {
     }
 }
 
+impl Router<Multiplexed> {
+    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
+    /// for them; all that it needs now, or none.
+    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
+        // Whoever takes several connections takes them in one order.
+        self.open.sort_by_cached_key(|open| open.node().address());
+        let mut taken = Vec::new();
+        for open in &mut self.open {
+            taken.push(open.take().await?);
+        }
+        for (open, taken) in self.open.iter_mut().zip(taken) {
+            open.keep(taken);
+        }
+        self.exclusive = true;
+        Ok(())
+    }
+
+    pub(in crate::pool) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+}
+
 impl<C: Carrier> Router<C> {
     pub(in crate::pool) fn new(
         cluster: Arc<Cluster>,
@@ -260,20 +87,6 @@ impl<C: Carrier> Router<C> {
         self.open_at(&node).await?;
         self.home = Some(node);
         Ok(self)
-    }
-
-    /// Takes connections of its own for good, to nodes that it has used now and to others with the first command
-    /// for them.
-    pub(in crate::pool) async fn make_exclusive(&mut self) -> Result<(), Error> {
-        self.exclusive = true;
-        for open in &mut self.open {
-            open.make_exclusive().await?;
-        }
-        Ok(())
-    }
-
-    pub(in crate::pool) fn is_exclusive(&self) -> bool {
-        self.exclusive
     }
 
     pub(in crate::pool) fn endpoint(&self) -> &Endpoint {
@@ -308,7 +121,7 @@ impl<C: Carrier> Router<C> {
         (offset, count): (usize, usize),
     ) -> Result<Vec<Value>, Error> {
         if let Some(at) = self.pinned() {
-            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline, C::sharing), (offset, count));
             let replies = self.open[at].pipeline(pipeline, replies, sharing).await;
             self.learn(at, replies.as_deref());
             return replies;
@@ -316,7 +129,7 @@ impl<C: Carrier> Router<C> {
         if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
             // The server says what it makes of keys of other slots in between.
             let Some(home) = self.home.clone() else { return Err(objection.into()) };
-            let (sharing, replies) = (Sharing::of_pipeline(pipeline), (offset, count));
+            let (sharing, replies) = (Sharing::of_pipeline(pipeline, C::sharing), (offset, count));
             return self.carrier(&home).await?.pipeline(pipeline, replies, sharing).await;
         }
         self.cluster.ready().await?;
@@ -341,7 +154,7 @@ impl<C: Carrier> Router<C> {
     fn learn(&self, at: usize, replies: Result<&[Value], &Error>) {
         let node = self.open[at].node();
         match replies {
-            Ok(replies) => drop(replies.iter().find_map(|reply| self.next(node, reply))),
+            Ok(replies) => drop(replies.iter().find_map(|it| self.next(node, &Goal::Any, it))),
             Err(Error::Inner(error)) => drop(self.cluster.redirected(node, error)),
             Err(Error::Rejected(_)) => {}
         }
@@ -356,15 +169,15 @@ impl<C: Carrier> Router<C> {
                 Err(rejection) => Err(rejection.into()),
                 Ok(carrier) if aim.asking => {
                     let asking = asking([cmd]);
-                    let reply = carrier.pipeline(&asking, (1, 1), Sharing::of(cmd)).await;
+                    let reply = carrier.pipeline(&asking, (1, 1), C::sharing(cmd)).await;
                     reply.map(|reply| reply.into_iter().next().unwrap_or(Value::Nil))
                 }
                 Ok(carrier) => carrier.command(cmd).await,
             };
             let next = match &reply {
-                Ok(Value::ServerError(error)) => self.redirection(&aim, &error.clone().into()),
+                Ok(told @ Value::ServerError(_)) => self.next(&aim.node, &goal, told),
                 Ok(_) => return reply,
-                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Err(Error::Inner(error)) => self.redirection(&aim.node, &goal, error),
                 Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
             };
             match next.filter(|_| hops > 0) {
@@ -425,7 +238,7 @@ impl<C: Carrier> Router<C> {
         let mut aims = self.aims(&pieces)?;
         let (mut hops, mut sent) = (HOPS, false);
         while !aims.is_empty() {
-            let legs = legs(&pieces, &aims);
+            let legs = legs::<C>(&pieces, &aims);
             let alone = !sent && legs.len() == 1;
             let (mut next, mut failed) = (Vec::new(), None);
             let answers = match self.open_all(&legs, !sent).await {
@@ -448,9 +261,9 @@ impl<C: Carrier> Router<C> {
             for (leg, answer) in answers {
                 match answer {
                     Ok(values) => {
-                        for (piece, value) in leg.pieces.iter().zip(values) {
-                            let Some(piece) = *piece else { continue };
-                            match self.next(&leg.node, &value).filter(|_| hops > 0) {
+                        for (piece, value) in leg.replies(values) {
+                            let goal = &pieces[piece].goal;
+                            match self.next(&leg.node, goal, &value).filter(|_| hops > 0) {
                                 Some(aim) => next.push((piece, aim)),
                                 None => replies[piece] = value,
                             }
@@ -545,7 +358,7 @@ impl<C: Carrier> Router<C> {
     ) -> Result<Vec<Value>, Error> {
         let slot = slot_of_all(pipeline.cmd_iter()).map_err(|_| cross_slot())?;
         let goal = slot.map_or(Goal::Any, Goal::Slot);
-        let sharing = Sharing::of_pipeline(pipeline);
+        let sharing = Sharing::of_pipeline(pipeline, C::sharing);
         let mut aim = Aim { node: self.node_for(&goal, false)?, asking: false };
         let mut hops = HOPS;
         loop {
@@ -561,8 +374,8 @@ impl<C: Carrier> Router<C> {
                 Ok(carrier) => carrier.pipeline(pipeline, wanted, sharing).await,
             };
             let next = match &replies {
-                Ok(replies) => replies.iter().find_map(|reply| self.next(&aim.node, reply)),
-                Err(Error::Inner(error)) => self.redirection(&aim, error),
+                Ok(replies) => replies.iter().find_map(|reply| self.next(&aim.node, &goal, reply)),
+                Err(Error::Inner(error)) => self.redirection(&aim.node, &goal, error),
                 Err(Error::Rejected(rejection)) => self.other_than(&aim, &goal, rejection),
             };
             match next.filter(|_| hops > 0) {
@@ -644,16 +457,28 @@ impl<C: Carrier> Router<C> {
     }
 
     /// Where a reply says that its command is to go.
-    fn next(&self, asked: &Arc<Node>, reply: &Value) -> Option<Aim> {
+    fn next(&self, asked: &Arc<Node>, goal: &Goal, reply: &Value) -> Option<Aim> {
         match reply {
-            Value::ServerError(error) => self.cluster.redirected(asked, &error.clone().into()),
+            Value::ServerError(error) => self.redirection(asked, goal, &error.clone().into()),
             _ => None,
         }
     }
 
-    /// Where an error says that the command is to go.
-    fn redirection(&self, aim: &Aim, error: &RedisError) -> Option<Aim> {
-        self.cluster.redirected(&aim.node, error)
+    /// Where an error says that the command is to go: to the primary, if it was read from a replica that serves
+    /// nobody.
+    #[cold]
+    fn redirection(&self, asked: &Arc<Node>, goal: &Goal, error: &RedisError) -> Option<Aim> {
+        use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown};
+        let aim = self.cluster.redirected(asked, error);
+        match (goal, error.kind()) {
+            (Goal::Slot(slot), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown))
+                if self.cluster.may_fall_back(*slot, asked) =>
+            {
+                let node = self.cluster.node_of(*slot, false).ok()?;
+                Some(Aim { node, asking: false })
+            }
+            _ => aim,
+        }
     }
 
     /// Another node for what one has refused, so that nothing was sent: it has left the cluster, or it is a
@@ -673,96 +498,9 @@ impl<C: Carrier> Router<C> {
     }
 }
 
-impl Made {
-    /// The reply of all replies.
-    fn reply(self, replies: &mut [Value]) -> Result<Value, Error> {
-        let take = |reply: &mut Value| std::mem::replace(reply, Value::Nil);
-        let (range, combine) = match self {
-            Self::Of(piece) => return Ok(take(&mut replies[piece])),
-            Self::Together(range, combine) => (range, combine),
-        };
-        let (errors, good): (Vec<_>, Vec<_>) = replies[range]
-            .iter_mut()
-            .map(take)
-            .partition(|reply| matches!(reply, Value::ServerError(_)));
-        match errors.into_iter().next() {
-            Some(error) if good.is_empty() || !combine.one_is_enough() => Ok(error),
-            _ => Ok(combine.combine(good)?),
-        }
+impl Leg {
+    /// The replies to its pieces.
+    fn replies(&self, all: Vec<Value>) -> impl Iterator<Item = (usize, Value)> {
+        self.pieces.iter().zip(all).filter_map(|(piece, reply)| Some(((*piece)?, reply)))
     }
-}
-
-/// What each node is sent, by the nodes' names: whoever takes several connections takes them in one order.
-fn legs(pieces: &[Piece], aims: &[(usize, Aim)]) -> Vec<Leg> {
-    let mut legs: Vec<Leg> = Vec::new();
-    for (number, Aim { node, asking }) in aims {
-        let at = legs.iter().position(|leg| Arc::ptr_eq(&leg.node, node)).unwrap_or(legs.len());
-        if at == legs.len() {
-            let node = Arc::clone(node);
-            let (pipeline, sharing) = (redis::pipe(), Sharing::Allowed);
-            legs.push(Leg { node, pipeline, pieces: Vec::new(), sharing });
-        }
-        let leg = &mut legs[at];
-        if *asking {
-            leg.pipeline.cmd("ASKING");
-            leg.pieces.push(None);
-        }
-        let cmd = &pieces[*number].cmd;
-        leg.pipeline.add_command(cmd.clone());
-        leg.pieces.push(Some(*number));
-        leg.sharing = leg.sharing.max(Sharing::of(cmd));
-    }
-    legs.sort_by_cached_key(|leg| leg.node.address());
-    legs
-}
-
-/// The commands, each to be answered by a node that does not serve its slot yet.
-fn asking<'a>(cmds: impl IntoIterator<Item = &'a Cmd>) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    for cmd in cmds {
-        pipeline.cmd("ASKING").add_command(cmd.clone());
-    }
-    pipeline
-}
-
-/// A transaction for such a node: within one, ASKING holds until its end.
-fn asking_once<'a>(cmds: impl Iterator<Item = &'a Cmd>) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("ASKING");
-    for cmd in cmds {
-        pipeline.add_command(cmd.clone());
-    }
-    pipeline
-}
-
-/// The reply to EXEC, or the first error: what redis-rs makes of a transaction.
-fn last(replies: Vec<Value>) -> Result<Vec<Value>, Error> {
-    let mut last = Vec::new();
-    for reply in replies {
-        last = vec![reply.extract_error()?];
-    }
-    Ok(last)
-}
-
-/// The error of one node where others have done their part.
-fn in_part(server: &str, error: Error) -> Error {
-    let (kind, what) = match &error {
-        Error::Rejected(_) => (ErrorKind::Client, "was sent nothing"),
-        Error::Inner(error) => (error.kind(), "failed"),
-    };
-    let why = format!("{server} {what}, and the other nodes may have done their part: {error}");
-    RedisError::from((kind, "command over several nodes", why)).into()
-}
-
-fn cross_slot() -> RedisError {
-    let why = "its keys are in several slots; a common part in braces, as in {cart:42}:items, puts keys into one";
-    (ErrorKind::Server(ServerErrorKind::CrossSlot), "nothing was sent", why.to_owned()).into()
-}
-
-fn refused(cmd: &Cmd, why: &str) -> RedisError {
-    let name = match cmd.args_iter().next() {
-        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).to_uppercase(),
-        _ => String::new(),
-    };
-    (ErrorKind::Client, "command refused on a cluster", format!("{name}: {why}")).into()
 }

@@ -146,7 +146,7 @@ impl Lanes {
     /// The lane for the next handle.
     pub(super) fn home(&self) -> HomeLane {
         let number = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
-        HomeLane { number, own: None, other: None }
+        HomeLane { number, own: None, other: None, owes: false }
     }
 }
 
@@ -160,6 +160,8 @@ pub(in crate::pool) struct HomeLane {
     own: Option<Sender>,
     /// What the last request was sent on instead, because the lane was down. Boxed, for it is rare.
     other: Option<Box<Sender>>,
+    /// The last request was sent, and has not been answered.
+    owes: bool,
 }
 
 /// A lane to send on.
@@ -202,17 +204,31 @@ impl HomeLane {
         self.own = None;
     }
 
-    /// What to send on.
-    pub(super) fn sender(&mut self) -> Option<&mut Sender> {
-        self.other.as_deref_mut().or(self.own.as_mut())
+    /// What to send on, what is about to be sent.
+    pub(super) fn send(&mut self) -> Option<&mut Sender> {
+        let sender = self.other.as_deref_mut().or(self.own.as_mut());
+        self.owes = sender.is_some();
+        sender
     }
 
-    /// Where the last request was sent.
-    pub(in crate::pool) fn last(&self) -> Option<&Arc<Carrier>> {
-        self.other.as_deref().or(self.own.as_ref()).map(|(carrier, _)| carrier)
+    /// The last request has been answered.
+    pub(super) fn answered(&mut self) {
+        self.owes = false;
+    }
+
+    /// Where the last request was sent, if it was and has not been answered; told once.
+    pub(in crate::pool) fn owing(&mut self) -> Option<&Arc<Carrier>> {
+        let owes = std::mem::take(&mut self.owes);
+        let last = self.other.as_deref().or(self.own.as_ref());
+        last.map(|(carrier, _)| carrier).filter(|_| owes)
+    }
+
+    /// As good as new, for another handle.
+    pub(super) fn renew(&mut self) {
+        (self.other, self.owes) = (None, false);
     }
 
     pub(super) fn fork(&self) -> Self {
-        Self { number: self.number, own: self.own.clone(), other: None }
+        Self { number: self.number, own: self.own.clone(), other: None, owes: false }
     }
 }

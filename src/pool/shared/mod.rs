@@ -271,7 +271,7 @@ pub(super) async fn send<R: Request>(
         let pick = Box::pin(pick(node, lane.number(), in_flight.account, since)).await?;
         lane.take(pick, node.settings().response_timeout);
     }
-    let Some((carrier, redis)) = lane.sender() else {
+    let Some((carrier, redis)) = lane.send() else {
         return Err(Rejection::Closed.into());
     };
     let flight = Flight::start(node, in_flight, carrier, permit);
@@ -283,20 +283,21 @@ pub(super) async fn send<R: Request>(
     if let Some(notice) = request.notice(&reply) {
         node.heard(&carrier.socket, notice);
     }
-    match reply {
-        Err(error) if error.is_timeout() => Err(unanswered().into()),
+    let reply = match reply {
+        Err(error) if error.is_timeout() => return Err(unanswered().into()),
+        // The server has it still to answer.
+        Ok(reply) if !request.is_answered() => return Ok(reply),
         Err(error) if error.is_io_error() || error.is_unrecoverable_error() => {
-            flight.answered();
             Err(lost(&error).into())
         }
-        // The server has it still to answer.
-        Ok(reply) if !request.is_answered() => Ok(reply),
         reply => {
-            flight.answered();
             node.replies.heard();
-            Ok(reply?)
+            reply.map_err(Error::from)
         }
-    }
+    };
+    flight.answered();
+    lane.answered();
+    reply
 }
 
 /// Waits for a place among the endpoint's commands in flight, until the acquire timeout.

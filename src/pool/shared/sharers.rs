@@ -46,8 +46,11 @@ struct Row {
 struct Usage {
     begun: AtomicU64,
     used: AtomicU64,
-    is_exclusive: AtomicBool,
+    has_connection: AtomicBool,
 }
+
+/// For a command that is on its way.
+const IN_USE: u64 = u64::MAX;
 
 /// What a lease sends by; to be [ended](Sharers::end).
 #[derive(Debug)]
@@ -60,14 +63,33 @@ pub(in crate::pool) struct Holder {
 }
 
 impl Holder {
-    /// It has sent something.
+    /// A command of its is on its way, until [`used`](Self::used).
+    pub(in crate::pool) fn in_use(&self) {
+        self.used(IN_USE);
+    }
+
     pub(in crate::pool) fn used(&self, now: u64) {
         self.usage.used.store(now, Ordering::Relaxed);
     }
 
     /// It has a connection of its own from now on.
     pub(in crate::pool) fn is_exclusive(&self) {
-        self.usage.is_exclusive.store(true, Ordering::Relaxed);
+        self.usage.has_connection.store(true, Ordering::Relaxed);
+    }
+
+    /// It has a connection for one command, until this is dropped.
+    pub(in crate::pool) fn with_connection(&self) -> WithConnection<'_> {
+        self.is_exclusive();
+        WithConnection(&self.usage)
+    }
+}
+
+/// For as long as a holder has a connection that it gives back.
+pub(in crate::pool) struct WithConnection<'a>(&'a Usage);
+
+impl Drop for WithConnection<'_> {
+    fn drop(&mut self) {
+        self.0.has_connection.store(false, Ordering::Relaxed);
     }
 }
 
@@ -144,13 +166,13 @@ impl Sharers {
         *place = Some(location);
         usage.begun.store(now, Ordering::Relaxed);
         usage.used.store(now, Ordering::Relaxed);
-        usage.is_exclusive.store(false, Ordering::Relaxed);
+        usage.has_connection.store(false, Ordering::Relaxed);
         holder
     }
 
     /// A lease ends.
     pub(in crate::pool) fn end(&self, mut holder: Box<Holder>) {
-        holder.lane.stay();
+        holder.lane.renew();
         let mut table = self.lock();
         let sharer = &mut table.sharers[holder.sharer];
         sharer.rows[holder.row].location = None;
@@ -200,7 +222,7 @@ impl Sharer {
 
     fn share(&self) -> Share {
         let exclusive =
-            |row: &&Row| row.location.is_some() && row.usage.is_exclusive.load(Ordering::Relaxed);
+            |row: &&Row| row.location.is_some() && row.usage.has_connection.load(Ordering::Relaxed);
         Share {
             in_flight: self.in_flight.count(),
             max: self.in_flight.max,
@@ -216,7 +238,7 @@ impl Sharer {
             let Some(location) = *location else { continue };
             let since = |at: &AtomicU64| now.saturating_sub(at.load(Ordering::Relaxed));
             let (held, idle) = (since(&usage.begun), since(&usage.used));
-            if idle < limit || usage.is_exclusive.load(Ordering::Relaxed) {
+            if idle < limit || usage.has_connection.load(Ordering::Relaxed) {
                 continue;
             }
             let known = all.iter_mut().find(|it| (it.account, it.location) == (account, location));
@@ -264,6 +286,27 @@ mod tests {
         assert_eq!((idle.account, idle.count, idle.held, idle.idle), (ACCOUNT, 2, 2_000, 2_000));
         all.into_iter().for_each(|holder| sharers.end(holder));
         assert_eq!((leases(&sharers), sharers.idle(9_000, 0)), ((0, 0), vec![]));
+    }
+
+    #[test]
+    fn a_lease_whose_command_is_on_its_way_is_not_idle_however_long_that_takes() {
+        let sharers = Sharers::default();
+        let holder = begin(&sharers, 0);
+        holder.in_use();
+        assert_eq!(sharers.idle(9_000, 1_000), []);
+        holder.used(9_000);
+        assert_eq!(sharers.idle(9_500, 1_000), []);
+        assert_eq!(sharers.idle(10_000, 1_000)[0].idle, 1_000);
+    }
+
+    #[test]
+    fn a_connection_for_one_command_counts_while_it_is_held() {
+        let sharers = Sharers::default();
+        let holder = begin(&sharers, 0);
+        let with_connection = holder.with_connection();
+        assert_eq!(leases(&sharers), (1, 1));
+        drop(with_connection);
+        assert_eq!(leases(&sharers), (1, 0));
     }
 
     #[test]

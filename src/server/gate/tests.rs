@@ -63,16 +63,46 @@ async fn the_next_dial_is_the_probe_and_its_success_closes_the_breaker() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_probe_backs_off_further() {
-    let (mut gate, mut now) = (gate(), Instant::now());
-    let mut delays = Vec::new();
-    for _ in 0..10 {
-        fail(&mut gate, Outcome::MaxClients, now);
-        let next = due(&mut gate, now);
+    let (mut gate, now) = (gate(), Instant::now());
+    let first = approve(&mut gate, now);
+    gate.connected(first, true, MS, now);
+    let delays = delays_of(&mut gate, now + 10 * MS, Duration::from_secs(60));
+    assert!(delays[..6].windows(2).all(|pair| pair[0] < pair[1] * 2), "{delays:?}");
+    assert!(delays[7..].iter().all(|delay| *delay >= 2500 * MS && *delay <= 5000 * MS));
+}
+
+/// The delays between the dials of an outage.
+fn delays_of(gate: &mut Gate, begun: Instant, outage: Duration) -> Vec<Duration> {
+    let (mut now, mut delays) = (begun, Vec::new());
+    while now < begun + outage {
+        fail(gate, Outcome::MaxClients, now);
+        let next = due(gate, now);
         delays.push(next - now);
         now = next;
     }
-    assert!(delays[..6].windows(2).all(|pair| pair[0] < pair[1] * 2), "{delays:?}");
-    assert!(delays[7..].iter().all(|delay| *delay >= 2500 * MS && *delay <= 5000 * MS));
+    delays
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_never_let_us_in_is_asked_more_often_at_first() {
+    let now = Instant::now();
+    let all = (0..50).map(|seed| {
+        let mut gate = Gate::alone(None, Breaker::default(), Duration::from_secs(2), seed);
+        delays_of(&mut gate, now, Duration::from_secs(180))
+    });
+    for delays in all {
+        let mut begun = Duration::ZERO;
+        for (number, delay) in delays.iter().enumerate() {
+            let cap = (begun / 15).clamp(600 * MS, 5_000 * MS);
+            assert!(*delay <= cap, "{delay:?} after {begun:?}");
+            assert!(number < 4 || *delay >= cap / 2, "{delay:?} after {begun:?}");
+            begun += *delay;
+        }
+        let ends =
+            delays.iter().scan(Duration::ZERO, |end, delay| Some(*end).inspect(|_| *end += *delay));
+        let early = ends.take_while(|begun| *begun < 8_000 * MS).count();
+        assert!((15..=30).contains(&early), "{early} in 8 s");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,20 @@
 //! Nodes that come, go, and change their role.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::server::StartError;
 use super::Cluster;
+use super::network::{self, Network};
 
 /// When a replica that was told to become the master is told again: it gives up after five seconds.
 const GIVEN_UP: Duration = Duration::from_secs(6);
+
+/// When nodes that do not know each other are told of each other again: on a busy machine one may have given up
+/// before it was answered, and the other one not.
+const MET: Duration = Duration::from_secs(3);
 
 impl Cluster {
     /// Makes the replica a master in its master's place, without a loss. Returns when all nodes that
@@ -48,6 +54,7 @@ impl Cluster {
     pub(crate) fn add_node(&mut self) -> Result<usize, StartError> {
         let index = self.launch()?;
         self.introduce(index);
+        self.acquaint();
         self.until_whole();
         Ok(index)
     }
@@ -111,10 +118,34 @@ impl Cluster {
             Some(first) => settings.tls_of(first),
             None => settings,
         };
-        let node = settings.start()?;
+        let index = self.nodes.len();
+        let node = match &self.network {
+            None => settings.start()?,
+            Some(network) => {
+                let node = Network::settings(settings, index).start()?;
+                network.connect(index, &node)?;
+                node
+            }
+        };
         self.ids.push(node.admin().text(&["CLUSTER", "MYID"]));
         self.nodes.push(node);
-        Ok(self.nodes.len() - 1)
+        Ok(index)
+    }
+
+    /// Has all that run meet each other, and returns when they see each other well.
+    ///
+    /// # Panics
+    /// If they do not within a minute.
+    #[track_caller]
+    pub(super) fn acquaint(&self) {
+        let mut again = Instant::now() + MET;
+        self.until("an acquaintance", || {
+            if Instant::now() >= again {
+                self.running().into_iter().for_each(|index| self.introduce(index));
+                again = Instant::now() + MET;
+            }
+            self.are_acquainted()
+        });
     }
 
     /// Has the node meet all that run.
@@ -124,7 +155,12 @@ impl Cluster {
             let node = &self.nodes[other];
             let port = if node.has_tls() { node.tls_port() } else { node.port() };
             let ports = [port, node.bus_port()].map(|port| port.to_string());
-            self.ask(index, &["CLUSTER", "MEET", "127.0.0.1", &ports[0], &ports[1]]);
+            let host = match self.network {
+                None => Ipv4Addr::LOCALHOST,
+                Some(_) => network::host(other),
+            };
+            let host = host.to_string();
+            self.ask(index, &["CLUSTER", "MEET", &host, &ports[0], &ports[1]]);
         }
     }
 

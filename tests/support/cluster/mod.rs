@@ -3,11 +3,13 @@
 
 mod members;
 mod moves;
+mod network;
 mod view;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use self::network::Network;
 #[allow(
     unused_imports,
     reason = "every test, example and benchmark uses its own part of the support code"
@@ -29,6 +31,7 @@ pub(crate) struct Cluster {
     ids: Vec<String>,
     left: BTreeSet<usize>,
     settings: TestServerBuilder,
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -59,11 +62,38 @@ impl Cluster {
         replicas_each: usize,
         settings: &TestServerBuilder,
     ) -> Result<Self, StartError> {
+        Self::form(masters, replicas_each, settings, None)
+    }
+
+    /// The same on a network of their own, which [`cut_off`](Self::cut_off) cuts: on Linux only.
+    ///
+    /// # Errors
+    /// See [`TestServerBuilder::start`].
+    ///
+    /// # Panics
+    /// See [`until_whole`](Self::until_whole).
+    #[track_caller]
+    pub(crate) fn with_network(
+        masters: usize,
+        replicas_each: usize,
+        settings: &TestServerBuilder,
+    ) -> Result<Self, StartError> {
+        Self::form(masters, replicas_each, settings, Some(Network::new()?))
+    }
+
+    #[track_caller]
+    fn form(
+        masters: usize,
+        replicas_each: usize,
+        settings: &TestServerBuilder,
+        network: Option<Network>,
+    ) -> Result<Self, StartError> {
         let mut cluster = Self {
             nodes: Vec::new(),
             ids: Vec::new(),
             left: BTreeSet::new(),
             settings: settings.clone(),
+            network,
         };
         for index in 0..masters * (1 + replicas_each) {
             cluster.launch()?;
@@ -75,12 +105,36 @@ impl Cluster {
             }
             cluster.introduce(index);
         }
-        cluster.until_acquainted();
+        cluster.acquaint();
         for replica in masters..cluster.nodes.len() {
             cluster.follow(replica, replica % masters);
         }
         cluster.until_whole();
         Ok(cluster)
+    }
+
+    /// Cuts the network between these nodes and all others until [`heal`](Self::heal). Clients, and the
+    /// operator, still reach every node.
+    ///
+    /// # Panics
+    /// The cluster was started without [a network of its own](Self::with_network).
+    #[track_caller]
+    pub(crate) fn cut_off(&self, nodes: &[usize]) {
+        self.network().cut_off(nodes);
+    }
+
+    /// Ends all cuts. Returns at once: see [`until_whole`](Self::until_whole).
+    ///
+    /// # Panics
+    /// As [`cut_off`](Self::cut_off).
+    #[track_caller]
+    pub(crate) fn heal(&self) {
+        self.network().heal();
+    }
+
+    #[track_caller]
+    fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster should have a network of its own")
     }
 
     pub(crate) fn nodes(&self) -> &[TestServer] {

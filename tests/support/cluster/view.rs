@@ -98,10 +98,9 @@ impl Cluster {
         self.until("a whole cluster", || self.is_whole());
     }
 
-    /// Returns when the members that run see each other well.
-    #[track_caller]
-    pub(super) fn until_acquainted(&self) {
-        self.until("an acquaintance", || self.common_view().is_some());
+    /// The members that run see each other well.
+    pub(super) fn are_acquainted(&self) -> bool {
+        self.common_view().is_some()
     }
 
     fn is_whole(&self) -> bool {

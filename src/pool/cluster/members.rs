@@ -1,0 +1,39 @@
+//! The nodes that a cluster has, or had until lately.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use tokio::time::Instant;
+
+use crate::pool::node::Node;
+use crate::pool::topology::member::Membership;
+use crate::server::gate::Forced;
+
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    pub(super) nodes: HashMap<Arc<str>, KnownNode>,
+    /// What an operator holds the breakers at.
+    pub(super) forced: Option<Forced>,
+    pub(super) closed: bool,
+    /// Those that were let go, as long as somebody holds a lease of theirs.
+    pub(super) left: Vec<Weak<Node>>,
+}
+
+/// A node, and since when the cluster does not name it.
+#[derive(Debug)]
+pub(super) struct KnownNode {
+    pub(super) node: Arc<Node>,
+    pub(super) membership: Arc<Membership>,
+    pub(super) unnamed: Option<Instant>,
+}
+
+impl Members {
+    /// The node of that name. One that the cluster does not name stays for as long as somebody does.
+    pub(super) fn at(&mut self, name: &str) -> Option<Arc<Node>> {
+        let known = self.nodes.get_mut(name)?;
+        if let Some(unnamed) = &mut known.unnamed {
+            *unnamed = Instant::now();
+        }
+        Some(Arc::clone(&known.node))
+    }
+}

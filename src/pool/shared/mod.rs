@@ -253,11 +253,15 @@ impl NodeShared {
         Ok(())
     }
 
-    /// The same without waiting. Where there is none, one is dialed in the background.
+    /// The same without waiting: an idle connection will do, which the lane takes. Where there is none, one is
+    /// dialed in the background.
     pub(super) fn is_ready(&mut self) -> Result<(), Rejection> {
         let Self { node, in_flight, lane, .. } = self;
-        let pick = pick_now(node, lane.number).ok_or_else(|| none_now(node, in_flight.account))?;
-        lane.take(node, pick);
+        match pick_now(node, lane.number) {
+            Some(pick) => lane.take(node, pick),
+            None if node.lock().ledger.counts().idle > 0 => {}
+            None => return Err(none_now(node, in_flight.account)),
+        }
         Ok(())
     }
 

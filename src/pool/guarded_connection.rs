@@ -42,10 +42,10 @@ use crate::vocabulary::command::{Sharing, replies};
 /// **Where the pool [multiplexes](crate::GuardedPoolBuilder::multiplex)** a lease has no connection until it needs
 /// one: its commands go over the pool's shared lanes. It takes one, from its endpoint's budget, before the first
 /// command that changes a connection or tells of it (WATCH, MULTI sent alone, SELECT, CLIENT, SUBSCRIBE, MONITOR, …),
-/// and everything goes over that until the drop. A command that blocks gets one for itself. What was sent before,
-/// commands that were given up included, is answered first; a connection that cannot be had is an error of the
-/// command that needed it, and nothing was sent. Such a lease keeps the pool open, and without a connection it
-/// fails once the pool is [closed](crate::GuardedPool::close).
+/// and everything goes over that until the drop. A command that blocks gets one for itself, and the lease goes on
+/// if that is given up. What was sent before, commands that were given up included, is answered first; a
+/// connection that cannot be had is an error of the command that needed it, and nothing was sent. Such a lease
+/// keeps the pool open, and without a connection it fails once the pool is [closed](crate::GuardedPool::close).
 pub struct GuardedConnection(Kind);
 
 enum Kind {

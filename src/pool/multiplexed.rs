@@ -63,14 +63,18 @@ impl Multiplexed {
         Ok(this)
     }
 
-    /// The same, without waiting.
+    /// The same, without waiting: an idle connection will do, which the lane takes. Where there is none, one is
+    /// dialed in the background.
     pub(super) fn try_acquire(
         node: Arc<Node>,
         endpoint: &Endpoint,
         location: &'static Location<'static>,
     ) -> Result<Self, Rejection> {
         let mut this = Self::begin(node, endpoint, location);
-        if this.is_ready() { Ok(this) } else { Err(none_now(&this.node, this.account())) }
+        if this.is_ready() || this.node.lock().ledger.counts().idle > 0 {
+            return Ok(this);
+        }
+        Err(none_now(&this.node, this.account()))
     }
 
     fn is_ready(&mut self) -> bool {

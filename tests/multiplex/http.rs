@@ -9,7 +9,7 @@ use redis_guard::{AsyncCommands, Budget, Error, redis};
 use tower::ServiceExt;
 
 use crate::waiting::{soon, until};
-use crate::{connections, endpoint, leases, pair_with};
+use crate::{at_rest, connections, endpoint, leases, pair_with};
 
 async fn body(app: &Router, path: &str) -> String {
     let request = Request::builder().uri(path).body(Body::empty()).unwrap();
@@ -31,6 +31,7 @@ async fn a_handlers_lease_shares_until_it_needs_a_connection() {
     let app = Router::new().route("/a/{b}", get(handler)).layer(RedisLayer::new(pool.clone()));
 
     assert_eq!(body(&app, "/a/1").await, "1 false true");
+    at_rest(&pool, &server).await;
     assert_eq!(body(&app, "/a/2").await, "2 false true");
 
     assert_eq!(endpoint(&pool, "/a/{b}").acquired, 2, "the connection of each WATCH");

@@ -11,7 +11,7 @@ use redis_guard::{GuardedConnection, GuardedPool};
 use crate::steps::{KEYS, Step, line, step, told};
 use crate::support::{Auth, Resp, TestServer, Transport};
 use crate::waiting::{cmd, poll_once, soon};
-use crate::{at_rest, builder, lease};
+use crate::{ask, at_rest, builder, lease};
 
 /// What changes the connection, or tells of it, sent alone. `K` is a key.
 const ALONE: [&str; 13] = [
@@ -119,6 +119,19 @@ fn is_left_out(lease: &GuardedConnection, act: &Act) -> bool {
     let Act::GiveUp { line, .. } = act else { return false };
     !lease.is_exclusive()
         && ALONE.iter().any(|alone| alone.split(' ').next() == line.split(' ').next())
+}
+
+/// Without this the property would say nothing of commands that were given up.
+#[tokio::test]
+async fn what_is_given_up_once_it_is_sent_runs_and_what_is_given_up_before_does_not() {
+    for multiplex in [true, false] {
+        let side = Side::new(Resp::Resp2, multiplex);
+        let mut lease = side.lease().await;
+        for (sent, count) in [(true, 1), (false, 1), (true, 2)] {
+            give_up(&mut lease, "INCR n", sent).await;
+            assert_eq!(ask::<i64>(&mut lease, "GET n").await, count, "{multiplex}");
+        }
+    }
 }
 
 fn the_same_answers(resp: Resp) {

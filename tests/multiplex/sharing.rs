@@ -78,6 +78,17 @@ async fn however_a_lease_is_come_by_it_shares() {
 }
 
 #[tokio::test]
+async fn try_acquire_is_served_where_a_connection_is_idle_before_there_is_a_lane() {
+    let (server, pool) = pair_with(|builder| builder.watch(false));
+    pool.warm_up(1).await.unwrap();
+
+    let mut lease = pool.try_acquire("test").unwrap();
+
+    assert_eq!(ask::<String>(&mut lease, "PING").await, "PONG");
+    assert_eq!((leases(&pool, "test"), connections(&server)), ((1, 0), 1));
+}
+
+#[tokio::test]
 async fn they_spread_over_the_lanes() {
     let (server, pool) = pair_with(|builder| builder.shared_lanes(2));
     let mut all = Vec::new();

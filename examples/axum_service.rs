@@ -5,11 +5,14 @@
 //! cargo run --example axum_service --features axum -- --redis redis://127.0.0.1:6379
 //! ```
 //!
-//! | route | while Redis is full |
-//! |---|---|
-//! | `GET /session/{id}` | goes on: 4 connections are kept for it. With none left, it answers with what it saw last |
-//! | `PUT /session/{id}` | goes on while one of them lives; then 503 |
-//! | `GET /limited` | takes turns on the one connection that is kept for nobody; 503 at once for the rest: what cannot be counted is not let through |
+//! Its commands are short, so its leases share one connection (`multiplex`). With `--exclusive` each has its own,
+//! as in other pools, and budgets say whose the last ones are:
+//!
+//! | route | while Redis is full | with `--exclusive` |
+//! |---|---|---|
+//! | `GET /session/{id}` | goes on over the one connection. Without it, it answers with what it saw last | goes on: 4 connections are kept for it |
+//! | `PUT /session/{id}` | goes on over the one connection; without it 503 | goes on while one of the 4 lives; then 503 |
+//! | `GET /limited` | the same: what cannot be counted is not let through | takes turns on the one connection that is kept for nobody; 503 at once for the rest |
 //!
 //! On the private listener: `/metrics`, `/status` (a page, for a browser), `/readyz`, `/doctor`
 //! with the feature `doctor`,
@@ -38,14 +41,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, interval, sleep};
 
 const HELP: &str = "\
-usage: axum_service [--redis URL] [--listen ADDR] [--admin ADDR]
+usage: axum_service [--redis URL] [--listen ADDR] [--admin ADDR] [--exclusive]
 
   --redis URL     the server (default redis://127.0.0.1:6379)
   --listen ADDR   where to serve clients (default 127.0.0.1:8080; port 0 takes a free one)
   --admin ADDR    where to serve operators: not for the public (default 127.0.0.1:8081)
+  --exclusive     a connection of its own for each lease, instead of one that they share
 ";
 
-/// Connections that only sessions may use.
+/// Connections that only sessions may use, where leases have their own.
 const KEPT_FOR_SESSIONS: usize = 4;
 /// Requests a minute for each client of `/limited`.
 const QUOTA: u64 = 600;
@@ -78,14 +82,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn StdError>> {
+    // Of leases that share, one connection carries all, and is kept for nobody.
+    let (kept, open) = if args.exclusive { (KEPT_FOR_SESSIONS, KEPT_FOR_SESSIONS) } else { (0, 1) };
     let pool = GuardedPool::builder(args.redis)
         .name("service")
         .max_connections(8)
-        .endpoint("/session/{id}", Budget::max(8).reserve(KEPT_FOR_SESSIONS))
+        .multiplex(!args.exclusive)
+        .endpoint("/session/{id}", Budget::max(8).reserve(kept))
         .endpoint("/limited", Budget::max(2))
         .acquire_timeout(Duration::from_millis(250))
         .backoff(Backoff::equal_jitter(Duration::from_millis(50), Duration::from_secs(1)))
-        .min_idle(KEPT_FOR_SESSIONS)
+        .min_idle(open)
         .build()?;
     let metrics = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
     tokio::spawn(upkeep(metrics.clone()));
@@ -100,9 +107,8 @@ async fn run(args: Args) -> Result<(), Box<dyn StdError>> {
     // Until the very end: whoever watches wants to see the drain.
     tokio::spawn(axum::serve(admin_listener, admin).into_future());
 
-    // What is kept for sessions, before the first request needs it. Redis may be away: the pool will
-    // find it when it comes back.
-    if let Err(error) = pool.warm_up(KEPT_FOR_SESSIONS).await {
+    // Before the first request needs it. Redis may be away: the pool will find it when it comes back.
+    if let Err(error) = pool.warm_up(open).await {
         eprintln!("axum_service: starting without Redis: {error}");
     }
     println!("serving clients on {}", listener.local_addr()?);
@@ -252,6 +258,7 @@ struct Args {
     redis: String,
     listen: SocketAddr,
     admin: SocketAddr,
+    exclusive: bool,
 }
 
 impl Args {
@@ -261,6 +268,7 @@ impl Args {
             redis: "redis://127.0.0.1:6379".to_owned(),
             listen: ([127, 0, 0, 1], 8080).into(),
             admin: ([127, 0, 0, 1], 8081).into(),
+            exclusive: false,
         };
         while let Some(flag) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{flag} needs a value"));
@@ -272,6 +280,7 @@ impl Args {
                 "--redis" => args.redis = value()?,
                 "--listen" => args.listen = address(value()?)?,
                 "--admin" => args.admin = address(value()?)?,
+                "--exclusive" => args.exclusive = true,
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown argument {flag:?}")),
             }

@@ -69,6 +69,20 @@ impl GuardedPool {
     /// ([`deadpool_redis::Config`]), of sentinels ([`deadpool_redis::sentinel::Config`]) or of a cluster
     /// ([`deadpool_redis::cluster::Config`]): its URLs or connections, `max_size`, and the `wait` and `create`
     /// timeouts.
+    ///
+    /// A lease is a connection of its own then, as it was. With [`multiplex(true)`](GuardedPoolBuilder::multiplex)
+    /// the same code shares one connection, and a lease takes its own, from `max_size`, only when a command needs
+    /// it (WATCH, BLPOP, SELECT, …):
+    ///
+    /// ```no_run
+    /// # use redis_guard::{AsyncCommands, GuardedPool, deadpool_redis};
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = deadpool_redis::Config::from_url("redis://127.0.0.1:6379");
+    /// let pool = GuardedPool::from_config(config).multiplex(true).build()?;
+    /// let mut conn = pool.get().await?; // costs no slot
+    /// let name: Option<String> = conn.get("name").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn from_config(config: impl Into<GuardedPoolBuilder>) -> GuardedPoolBuilder {
         config.into()
     }

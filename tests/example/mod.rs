@@ -31,14 +31,25 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// With a connection for each lease.
     pub(crate) fn start(redis: &str) -> Self {
         Self::start_at(redis, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     /// With its operators at an address that an earlier one had.
     pub(crate) fn start_at(redis: &str, operators: SocketAddr) -> Self {
+        Self::start_with(&["--redis", redis, "--admin", &operators.to_string(), "--exclusive"])
+    }
+
+    /// As it comes: leases share one connection.
+    pub(crate) fn start_sharing(redis: &str) -> Self {
+        Self::start_with(&["--redis", redis, "--admin", "127.0.0.1:0"])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let mut process = Command::new(program())
-            .args(["--listen", "127.0.0.1:0", "--admin", &operators.to_string(), "--redis", redis])
+            .args(["--listen", "127.0.0.1:0"])
+            .args(args)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -150,6 +150,41 @@ async fn while_redis_is_full_sessions_go_on_and_the_limiter_sheds_until_there_is
     assert!(service.end().await.success());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_leases_share_all_goes_on_over_one_connection_while_redis_is_full() {
+    let server = TestServer::builder().maxclients(32).start().unwrap();
+    let service = Service::start_sharing(&server.url());
+    let mut client = Client::connect(service.clients).await;
+    let paths = (0..CLIENTS / 2).flat_map(|n| [format!("/session/{n}"), format!("/limited?{n}")]);
+    for n in 0..CLIENTS / 2 {
+        let put = client.request("PUT", &format!("/session/{n}"), "somebody").await;
+        assert_eq!(put.status, 204);
+    }
+    let mut load = Load::start(service.clients, paths).await;
+    let occupants = server.fill();
+
+    let before = service.sessions("served").await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, SERVED) && only(&limiter, SERVED), "full: {sessions:?}, {limiter:?}");
+    let fresh = service.sessions("served").await - before;
+    assert!(fresh >= u64::try_from(ANSWERS).unwrap(), "{fresh} came from Redis");
+    assert_eq!(server.admin().clients_named(NAME), 1);
+
+    // Nothing is left.
+    squeeze(&server, 0);
+    service.until("an open breaker", |s| s["live"] == 0 && s["breaker"]["state"] == "open").await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, SERVED), "nothing live: {sessions:?}");
+    assert!(only(&limiter, SHED), "nothing live: {limiter:?}");
+
+    // It comes back by itself.
+    server.admin().set_maxclients(32);
+    occupants.free();
+    service.until("a connection", |status| status["live"].as_u64() >= Some(1)).await;
+    let [limiter, sessions] = load.phase(ANSWERS).await;
+    assert!(only(&sessions, SERVED) && serves(&limiter), "again: {sessions:?}, {limiter:?}");
+}
+
 #[tokio::test]
 async fn sigterm_lets_requests_end_and_closes_every_connection() {
     let server = TestServer::start().unwrap();
@@ -179,7 +214,7 @@ async fn sigterm_lets_requests_end_and_closes_every_connection() {
 
 #[tokio::test]
 async fn it_starts_without_redis_and_its_metrics_tell_what_it_sheds() {
-    let service = Service::start("redis://127.0.0.1:1");
+    let service = Service::start_sharing("redis://127.0.0.1:1");
     let mut client = Client::connect(service.clients).await;
     for _ in 0..3 {
         let answer = client.get("/session/1").await;

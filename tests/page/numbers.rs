@@ -11,7 +11,7 @@ use crate::support::TestServer;
 use crate::waiting::soon;
 
 /// What every moment has to show, whatever else there is.
-const ALWAYS: [&str; 27] = [
+const ALWAYS: [&str; 28] = [
     "pool",
     "server",
     "max_connections",
@@ -37,6 +37,7 @@ const ALWAYS: [&str; 27] = [
     "endpoints./limited.in_use",
     "endpoints./limited.max",
     "endpoints./session/{id}.reserve",
+    "endpoints./session/{id}.leases",
     "endpoints./session/{id}.acquired",
     "dials.connected",
 ];

@@ -25,7 +25,7 @@ struct Row {
     usage: Arc<Usage>,
 }
 
-/// What a holder tells of itself, in milliseconds of the node's coarse clock.
+/// What a holder tells of itself, in milliseconds since the pool was built.
 #[derive(Debug, Default)]
 struct Usage {
     begun: AtomicU64,
@@ -141,8 +141,9 @@ impl Holders {
         let mut all: Vec<Idle> = Vec::new();
         for Row { holder, usage } in &self.lock().rows {
             let Some((account, location)) = *holder else { continue };
-            let since = |at: &AtomicU64| now.saturating_sub(at.load(Ordering::Relaxed));
-            let (held, idle) = (since(&usage.begun), since(&usage.used));
+            let begun = usage.begun.load(Ordering::Relaxed);
+            let used = usage.used.load(Ordering::Relaxed).max(begun);
+            let (held, idle) = (now.saturating_sub(begun), now.saturating_sub(used));
             if idle < limit || usage.has_connection.load(Ordering::Relaxed) {
                 continue;
             }
@@ -213,6 +214,9 @@ mod tests {
         let second = holders.begin(ACCOUNT, Location::caller(), 1_000);
         assert_eq!(second.row, first.row);
         assert_eq!(holders.counts()[&ACCOUNT], Count { out: 1, exclusive: 0 });
+        assert_eq!(holders.idle(1_500, 1_000), []);
+        // By a coarse clock that has stood still.
+        second.used(0);
         assert_eq!(holders.idle(1_500, 1_000), []);
     }
 }

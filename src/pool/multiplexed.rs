@@ -5,6 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, RedisError, Value};
+use tokio::time::Instant;
 
 use super::acquire::acquire_as;
 use super::holders::Holder;
@@ -35,7 +36,9 @@ impl Drop for Multiplexed {
 impl Multiplexed {
     fn new(shared: NodeShared) -> Self {
         let node = shared.node();
-        let holder = node.holders.begin(shared.account(), shared.location(), node.coarse_now());
+        // By the clock itself: before the first sweep the coarse one stands still.
+        let now = node.millis(Instant::now());
+        let holder = node.holders.begin(shared.account(), shared.location(), now);
         Self { shared, own: None, holder, owing: Vec::new() }
     }
 

@@ -227,7 +227,9 @@ pub(super) fn begin(
     location: &'static Location<'static>,
 ) -> Box<Holder> {
     let open = || open_in_flight(node, endpoint);
-    node.sharers.begin(endpoint, open, || node.lanes.home(), location, node.coarse_now())
+    // By the clock itself: the coarse one stands still before the first sweep, and while nothing is open.
+    let now = node.millis(Instant::now());
+    node.sharers.begin(endpoint, open, || node.lanes.home(), location, now)
 }
 
 /// Sees to it that there is a lane to send on, if one is up. Where none is, one is dialed in the background.

@@ -236,8 +236,9 @@ impl Sharer {
         let account = self.in_flight.account;
         for Row { location, usage } in &self.rows {
             let Some(location) = *location else { continue };
-            let since = |at: &AtomicU64| now.saturating_sub(at.load(Ordering::Relaxed));
-            let (held, idle) = (since(&usage.begun), since(&usage.used));
+            let begun = usage.begun.load(Ordering::Relaxed);
+            let used = usage.used.load(Ordering::Relaxed).max(begun);
+            let (held, idle) = (now.saturating_sub(begun), now.saturating_sub(used));
             if idle < limit || usage.has_connection.load(Ordering::Relaxed) {
                 continue;
             }
@@ -316,8 +317,12 @@ mod tests {
         let row = first.row;
         first.is_exclusive();
         sharers.end(first);
-        assert_eq!(begin(&sharers, 1_000).row, row);
+        let second = begin(&sharers, 1_000);
+        assert_eq!(second.row, row);
         assert_eq!(leases(&sharers), (1, 0));
+        assert_eq!(sharers.idle(1_500, 1_000), []);
+        // By a coarse clock that has stood still.
+        second.used(0);
         assert_eq!(sharers.idle(1_500, 1_000), []);
     }
 

@@ -142,8 +142,8 @@ fn render(out: &mut String, args: &Args, runs: &[Run]) -> std::fmt::Result {
     let longest = runs.iter().map(|run| run.longest_look).max().unwrap_or_default();
     writeln!(
         out,
-        "\nLooking at all six nodes, ten times a second, took {} at most: with much more than some tens of \
-         milliseconds, the machine was busy with other things, and times out requests of its own.",
+        "\nLooking at all six nodes took {} at most. Where that is much more than some tens of milliseconds, the \
+         machine was busy with other things, and requests may have timed out for that alone.",
         pretty(longest)
     )?;
     Ok(())

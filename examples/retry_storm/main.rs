@@ -12,7 +12,7 @@
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example retry_storm                   # 95 s; starts its own server
+//! cargo run --release --example retry_storm                   # 105 s; starts its own server
 //! cargo run --release --example retry_storm -- --start warm   # four connections held beforehand
 //! cargo run --release --example retry_storm -- --help
 //! ```

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use crate::Failure;
 use crate::args::{Args, Start};
@@ -22,6 +22,9 @@ const PACE: Duration = Duration::from_millis(5);
 /// share, at least one.
 const HELD: usize = 4;
 
+/// How long a restart takes: a pool that is dropped has its last look after a second at most.
+const RESTART: Duration = Duration::from_millis(1_500);
+
 /// Which phase it is and since when; `None` when it is over.
 type Stage = Option<(Phase, Instant)>;
 
@@ -35,7 +38,8 @@ pub(crate) async fn storm<C: Contender>(target: &mut Target, args: &Args) -> Res
     let mut log = application.stop().await?;
     driver.target.emptied(C::NAME).await?;
 
-    // The application is restarted. It dials only to warm up, or for its requests, which come later.
+    // The application is restarted, and what the process knew of the server is gone with its last pool. It dials only to warm up, or for its requests, which come later.
+    sleep(RESTART).await;
     let mut pools = pools::<C>(&driver.target.url, args)?;
     if args.start == Start::Warm {
         for pool in &mut pools {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis_guard::CloseReason;
 use tokio::time::{sleep, timeout};
 
-use crate::waiting::{HANG, clients, next_close, poll_once, ready, soon};
+use crate::waiting::{HANG, clients, next_close, poll_once, ready, soon, until};
 use crate::{
     ask, at_rest, connections, hold_writes, lane_id, lease, leases, let_writes_go, pair, pair_with,
     refused, send, until_read,
@@ -37,7 +37,8 @@ async fn close_waits_for_no_lease_without_a_connection_and_what_it_sends_is_refu
         assert!(told.to_string().contains("the pool is closed"), "{line}: {told}");
     }
     assert_eq!(lease.make_exclusive().await.unwrap_err().reason(), "closed");
-    assert_eq!((connections(&server), pool.status().live), (0, 0));
+    assert_eq!(pool.status().live, 0);
+    until("the server to notice", &pool, || connections(&server) == 0).await;
     drop(lease);
     assert_eq!(leases(&pool, "test"), (0, 0));
 }

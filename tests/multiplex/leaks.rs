@@ -182,7 +182,7 @@ async fn revoke_after_concerns_those_with_a_connection_only() {
     let told = crate::refused(&mut own, "PING").await;
     assert!(told.to_string().contains("it was held for too long"), "{told}");
     assert_eq!(ask::<String>(&mut sharing, "PING").await, "PONG");
-    assert_eq!(connections(&server), 1);
+    until("the lane alone", &pool, || connections(&server) == 1).await;
     drop((own, sharing));
     at_rest(&pool, &server).await;
 }

@@ -79,6 +79,11 @@ impl Side {
 
     /// What the caller is told, if anything.
     async fn act(&self, lease: &mut GuardedConnection, act: &Act) -> String {
+        let mut before = String::new();
+        if matches!(act, Act::GiveUpBlocking | Act::NewLease | Act::SomebodyElse(_)) {
+            // What comes over another connection now would race with what was given up.
+            before = told(lease, &Step::Command("PING".to_owned())).await;
+        }
         match act {
             Act::Step(step) => return soon("a step", told(lease, step)).await,
             Act::GiveUp { line, sent } => give_up(lease, line, *sent).await,
@@ -93,7 +98,7 @@ impl Side {
                 let _ = self.server.admin().command(&words).unwrap();
             }
         }
-        String::new()
+        before
     }
 
     async fn lease(&self) -> GuardedConnection {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::load::{Load, Operation, failures, none, tags};
 use crate::support::cluster::slot_of;
-use crate::support::{Cluster, HANG, dials};
+use crate::support::{Cluster, HANG, TestServer, dials};
 use crate::waiting::until;
 use crate::{builder, cluster_status, node_status, sockets, with_replicas};
 
@@ -27,7 +27,10 @@ struct Busy {
 
 impl Busy {
     async fn start() -> Self {
-        let cluster = with_replicas();
+        Self::on(with_replicas()).await
+    }
+
+    async fn on(cluster: Cluster) -> Self {
         let pool = builder(&cluster).max_connections(MAX).build().unwrap();
         let tags = tags(&cluster, 0, 10);
         let others = [1, 2].map(|node| self::tags(&cluster, node, 10)).concat();
@@ -135,6 +138,22 @@ async fn a_master_that_is_killed() {
     let others = operations.iter().filter(|it| it.begun > gone && it.error.is_some());
     println!("{failed} failed dials; {} failed", others.count());
     assert!(failed <= 16, "{failed} failed dials");
+}
+
+/// As with the timeouts that clusters have in production: the pool has asked in vain for a while, and dials rarely.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_takes_its_time_is_heard_of_as_soon() {
+    let settings = TestServer::builder()
+        .arg("cluster-node-timeout", "6000")
+        .arg("cluster-require-full-coverage", "no");
+    let busy = Busy::on(Cluster::with_replicas(3, 1, &settings).unwrap()).await;
+    let gone = Instant::now();
+
+    busy.cluster.node(0).crash();
+    let (new, served) = busy.served_by(&[3], gone).await;
+
+    assert!(served > Duration::from_secs(6), "{served:?}");
+    busy.end(gone, served, new).await;
 }
 
 /// The keys of the other nodes do not feel it.

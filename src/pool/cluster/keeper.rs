@@ -52,7 +52,7 @@ impl Drop for Running {
 async fn keep(running: Running) {
     let cluster = &running.0;
     let mut is_lost = false;
-    let mut unsettled = Duration::ZERO;
+    let mut unserved_for: u32 = 0;
     while !cluster.is_closed() {
         let asked = Instant::now();
         let changes = cluster.changes.load(Ordering::Relaxed);
@@ -65,13 +65,16 @@ async fn keep(running: Running) {
             let _ = cluster.wanted.notified().now_or_never();
         }
         let has_changed = changes != cluster.changes.load(Ordering::Relaxed);
-        unsettled = match cluster.is_unsettled() {
-            true if has_changed || unsettled.is_zero() => APART,
-            true => 2 * unsettled,
-            false => Duration::ZERO,
+        unserved_for = match cluster.has_unserved_slots() {
+            true if has_changed => 1,
+            true => unserved_for.saturating_mul(2).max(1),
+            false => 0,
         };
-        let regularly = if !unsettled.is_zero() {
-            unsettled.min(REGULARLY)
+        let regularly = if cluster.expects_change() {
+            Duration::ZERO
+        } else if unserved_for > 0 {
+            // Perhaps for good; who wants one of them asks as well.
+            APART.saturating_mul(unserved_for).min(REGULARLY)
         } else if cluster.lacks_replicas() {
             FOR_REPLICAS
         } else {

@@ -100,7 +100,7 @@ impl Cluster {
 
 /// What the nodes tell.
 impl Cluster {
-    /// Takes in what a node has told; when it is to be asked again at the latest.
+    /// Takes in what a node has told; whether that is a change.
     pub(super) fn take(self: &Arc<Self>, asked: &Node, ranges: &[Range]) -> bool {
         let mut shards: BTreeMap<Arc<str>, (Shard, Vec<_>)> = BTreeMap::new();
         for Range { first, last, nodes } in ranges {
@@ -182,15 +182,18 @@ impl Cluster {
         }
     }
 
-    /// Whether a node is about to be let go, or the cluster does not work as a whole.
-    pub(super) fn is_unsettled(&self) -> bool {
-        let members = self.members();
-        let unnamed = members.nodes.values().any(|known| known.unnamed.is_some());
-        drop(members);
+    /// Whether a node is about to be let go, or a primary seems to be gone, in whose place another one may come
+    /// at any moment.
+    pub(super) fn expects_change(&self) -> bool {
+        let unnamed = self.members().nodes.values().any(|known| known.unnamed.is_some());
         let map = self.map.load();
         // What was never known is asked for only while somebody waits for it.
-        !map.is_empty()
-            && (unnamed || map.unserved() > 0 || map.primaries().any(|node| is_gone(node)))
+        !map.is_empty() && (unnamed || map.primaries().any(|node| is_gone(node)))
+    }
+
+    pub(super) fn has_unserved_slots(&self) -> bool {
+        let map = self.map.load();
+        !map.is_empty() && map.unserved() > 0
     }
 }
 

@@ -138,7 +138,7 @@ impl Multiplexed {
     pub(super) fn keep(&mut self, taken: Option<NodeLease>) {
         if let Some(taken) = taken {
             self.own = Some(Box::new(taken));
-            self.holder().is_exclusive();
+            self.holder().becomes_exclusive();
         }
     }
 

@@ -286,7 +286,7 @@ pub struct EndpointStatus {
     pub shared_in_flight_max: usize,
     /// Its calls in flight that the pool's [`guard`](crate::GuardedPool::guard) admitted.
     pub calls_in_flight: usize,
-    /// Connections that were leased to it since the pool was built.
+    /// Connections that were lent to it since the pool was built.
     pub acquired: u64,
     /// Callers it had refused, by reason, since the pool was built.
     pub rejected: BTreeMap<&'static str, u64>,

@@ -51,7 +51,8 @@ impl GuardedPool {
 
 impl RedisService {
     /// Sends each command, or pipeline, over an exclusive lease: for what changes the connection
-    /// within a pipeline, or to bound commands by the endpoint's connections.
+    /// within a pipeline, or to bound commands by the endpoint's connections. A lease of a pool that
+    /// [multiplexes](crate::GuardedPoolBuilder::multiplex) has a connection only where it needs one.
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.exclusive = true;

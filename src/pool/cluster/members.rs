@@ -28,7 +28,7 @@ pub(super) struct KnownNode {
 }
 
 impl Members {
-    /// The node of that name. One that the cluster does not name stays for as long as somebody does.
+    /// The node of that name, for somebody who uses it: one that the cluster does not name is kept longer then.
     pub(super) fn at(&mut self, name: &str) -> Option<Arc<Node>> {
         let known = self.nodes.get_mut(name)?;
         if let Some(unnamed) = &mut known.unnamed {

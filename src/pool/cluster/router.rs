@@ -297,8 +297,8 @@ impl<C: Carrier> Router<C> {
         Ok(replies)
     }
 
-    /// Opens a connection for each leg, so that sending takes no more waiting. `first`: nothing was sent so far,
-    /// and if one of several nodes would refuse, nothing is to be. Or which node refuses.
+    /// Opens a connection for each leg. `first`: nothing was sent so far, so each of several nodes is looked at
+    /// before the first one is opened. The error names the node that refuses.
     async fn open_all(&mut self, legs: &[Leg], first: bool) -> Result<(), (Arc<Node>, Rejection)> {
         if first && legs.len() > 1 {
             for leg in legs {

@@ -204,8 +204,8 @@ impl HomeLane {
         self.own = None;
     }
 
-    /// What to send on, what is about to be sent.
-    pub(super) fn send(&mut self) -> Option<&mut Sender> {
+    /// What to send on, for a request that is sent at once: it is owed an answer from here on.
+    pub(super) fn sender(&mut self) -> Option<&mut Sender> {
         let sender = self.other.as_deref_mut().or(self.own.as_mut());
         self.owes = sender.is_some();
         sender

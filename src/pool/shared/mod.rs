@@ -273,7 +273,7 @@ pub(super) async fn send<R: Request>(
         let pick = Box::pin(pick(node, lane.number(), in_flight.account, since)).await?;
         lane.take(pick, node.settings().response_timeout);
     }
-    let Some((carrier, redis)) = lane.send() else {
+    let Some((carrier, redis)) = lane.sender() else {
         return Err(Rejection::Closed.into());
     };
     let flight = Flight::start(node, in_flight, carrier, permit);

@@ -73,13 +73,13 @@ impl Holder {
     }
 
     /// It has a connection of its own from now on.
-    pub(in crate::pool) fn is_exclusive(&self) {
+    pub(in crate::pool) fn becomes_exclusive(&self) {
         self.usage.has_connection.store(true, Ordering::Relaxed);
     }
 
     /// It has a connection for one command, until this is dropped.
     pub(in crate::pool) fn with_connection(&self) -> WithConnection<'_> {
-        self.is_exclusive();
+        self.becomes_exclusive();
         WithConnection(&self.usage)
     }
 }
@@ -279,7 +279,7 @@ mod tests {
         let sharers = Sharers::default();
         let all = [0, 500, 0, 0].map(|now| begin(&sharers, now));
         let [_, _, used, exclusive] = &all;
-        exclusive.is_exclusive();
+        exclusive.becomes_exclusive();
         used.used(1_900);
 
         assert_eq!(leases(&sharers), (4, 1));
@@ -315,7 +315,7 @@ mod tests {
         let sharers = Sharers::default();
         let first = begin(&sharers, 0);
         let row = first.row;
-        first.is_exclusive();
+        first.becomes_exclusive();
         sharers.end(first);
         let second = begin(&sharers, 1_000);
         assert_eq!(second.row, row);

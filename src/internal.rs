@@ -7,7 +7,7 @@ pub use crate::vocabulary::words;
 /// What the fleet's registry consists of.
 pub mod registry {
     pub use crate::fleet::{
-        COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, registry_keys,
+        COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, news_of_state, registry_keys,
     };
 }
 

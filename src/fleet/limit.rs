@@ -57,7 +57,7 @@ mod tests {
         let mut member = Membership::new("a".to_owned(), 50, 0, start, 7);
         let mut price = PriceLaw::new(50, 7);
         let report = Report { live: 4, hungry: true, ..Report::default() };
-        let reply = [9, 2000, 7000, 3, 200, 500, 0];
+        let reply = [9, 2000, 7000, 3, 200, 500, 0, 0, 1];
         let force = |member: &Membership, price: &PriceLaw, now| {
             limit_in_force(Some(member), price, 50, 4, now)
         };

@@ -15,8 +15,10 @@ use crate::policy::between;
 /// The script of a heartbeat and of leaving; its head documents keys, arguments and reply.
 pub const SCRIPT: &str = include_str!("registry.lua");
 
-/// Beats for the sake of callers who wait leave this much between them.
+/// Beats for the sake of callers who wait leave this much between them, or this much a member where that is
+/// longer: all of a large fleet may be hungry at once.
 const EARLY_INTERVAL: Duration = Duration::from_millis(200);
+const EARLY_INTERVAL_EACH: Duration = Duration::from_millis(1);
 
 /// The interval while nothing is known of the registry.
 const BLIND_INTERVAL: Duration = Duration::from_secs(2);
@@ -62,6 +64,15 @@ pub struct Beat {
     hungry: bool,
 }
 
+/// A reply of the registry's.
+struct Answer {
+    share: Share,
+    interval: Duration,
+    ttl: Duration,
+    glance: Option<Duration>,
+    news: u64,
+}
+
 /// A process's place in its fleet, and the share that it has there.
 ///
 /// One beat is in flight at a time: [`beat`](Self::beat), then [`replied`](Self::replied) or
@@ -79,6 +90,11 @@ pub struct Membership {
     /// The connections that the last beat told of.
     reported: usize,
     next: Option<Instant>,
+    /// How often to look for news between two beats, and when next.
+    glance: Option<Duration>,
+    next_glance: Option<Instant>,
+    /// The registry's news of the last beat.
+    news: u64,
     /// The last hungry beat was granted more than it held; `true` before there was one.
     was_granted_more: bool,
     /// What remained when a connection was lost since the last beat: its reply does not know.
@@ -108,6 +124,9 @@ impl Membership {
             sent: None,
             reported: 0,
             next: None,
+            glance: None,
+            next_glance: None,
+            news: 0,
             was_granted_more: true,
             remaining: None,
             failures: 0,
@@ -137,10 +156,16 @@ impl Membership {
             self.share.is_some_and(|share| share.limit > self.reported && live >= share.limit);
         match self.sent {
             Some(sent) if (hungry && self.was_granted_more) || used_up => {
-                Some(regular.min(sent + EARLY_INTERVAL))
+                Some(regular.min(sent + self.early_interval()))
             }
             _ => Some(regular),
         }
+    }
+
+    fn early_interval(&self) -> Duration {
+        let members = self.share.map_or(1, |share| share.members);
+        let members = u32::try_from(members).unwrap_or(u32::MAX);
+        EARLY_INTERVAL.max(EARLY_INTERVAL_EACH.saturating_mul(members))
     }
 
     /// Makes a beat to be sent now. Until its reply we hold what we have and no more: the registry
@@ -152,6 +177,7 @@ impl Membership {
         self.remaining = None;
         self.sent = Some(now);
         self.reported = sockets;
+        self.next_glance = None;
         self.next = Some(now + self.jittered(BLIND_INTERVAL));
         let numbers = [
             report.live,
@@ -167,6 +193,26 @@ impl Membership {
         Beat { args, sent: now, sockets, hungry: report.hungry }
     }
 
+    /// When to look for news of the registry next, which costs it a fraction of a beat; `None`: a beat tells
+    /// soon enough.
+    #[must_use]
+    pub fn glance_due(&self) -> Option<Instant> {
+        self.next_glance
+    }
+
+    /// A look for news is sent now.
+    pub fn glance(&mut self, now: Instant) {
+        self.next_glance = self.glance.map(|interval| now + self.jittered(interval));
+    }
+
+    /// What the look found, `None` if nothing that makes sense: another value than the last beat's has us
+    /// beat at once.
+    pub fn glanced(&mut self, news: Option<u64>) {
+        if news != Some(self.news) {
+            self.unsent();
+        }
+    }
+
     /// The script's arguments to give everything back, once all connections are closed, or nearly.
     #[must_use]
     pub fn leave(&self) -> Vec<String> {
@@ -176,16 +222,17 @@ impl Membership {
     /// The reply has come. One that makes no sense, or says that the ceiling is hidden, counts as
     /// none: false, and [`failed`](Self::failed).
     pub fn replied(&mut self, beat: &Beat, reply: &[i64]) -> bool {
-        let Some((share, interval, ttl)) = self.parse(reply) else {
+        let Some(Answer { share, interval, ttl, glance, news }) = self.parse(reply) else {
             self.failed(beat);
             return false;
         };
-        if beat.hungry {
-            self.was_granted_more = share.limit > beat.sockets;
-        }
-        // The registry counts from when it heard us, which was later, and half an interval longer.
-        self.expires = beat.sent + ttl - interval.min(ttl / 7);
+        // Whoever was not hungry has not asked in vain.
+        self.was_granted_more = !beat.hungry || share.limit > beat.sockets;
+        // The registry counts from when it heard us, which was later, and by a clock of its own.
+        self.expires = beat.sent + ttl - ttl / 7;
         self.next = Some(beat.sent + self.jittered(interval));
+        (self.glance, self.news) = (glance, news);
+        self.glance(beat.sent);
         self.share = Some(share);
         self.failures = 0;
         if let Some(remaining) = self.remaining {
@@ -215,8 +262,9 @@ impl Membership {
         }
     }
 
-    fn parse(&self, reply: &[i64]) -> Option<(Share, Duration, Duration)> {
-        let &[limit, interval, ttl, members, reserve, pressure, repaired] = reply else {
+    fn parse(&self, reply: &[i64]) -> Option<Answer> {
+        let &[limit, interval, ttl, members, reserve, pressure, repaired, glance, news] = reply
+        else {
             return None;
         };
         let ms = |ms: i64, range: std::ops::RangeInclusive<u64>| {
@@ -232,7 +280,13 @@ impl Membership {
             pressure: u32::try_from(pressure).ok()?,
             repaired: u64::try_from(repaired).ok()?,
         };
-        Some((share, ms(interval, 100..=3_600_000)?, ms(ttl, 1_000..=36_000_000)?))
+        Some(Answer {
+            share,
+            interval: ms(interval, 100..=3_600_000)?,
+            ttl: ms(ttl, 1_000..=36_000_000)?,
+            glance: if glance == 0 { None } else { Some(ms(glance, 100..=3_600_000)?) },
+            news: u64::try_from(news).ok()?,
+        })
     }
 
     /// ± 30 %, so that a fleet does not beat as one.
@@ -261,7 +315,7 @@ mod tests {
 
     fn granted(member: &mut Membership, now: Instant, live: usize, limit: i64) {
         let beat = member.beat(now, &report(live, true));
-        assert!(member.replied(&beat, &[limit, 2000, 7000, 3, 200, 500, 0]));
+        assert!(member.replied(&beat, &[limit, 2000, 7000, 3, 200, 500, 0, 0, 1]));
     }
 
     #[test]
@@ -299,7 +353,7 @@ mod tests {
         assert_eq!(limit(&member, now), Some(4));
         let beat = member.beat(now, &report(4, true));
         member.lost(3);
-        assert!(member.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0]));
+        assert!(member.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0, 0, 1]));
         assert_eq!(limit(&member, now), Some(3));
     }
 
@@ -315,15 +369,64 @@ mod tests {
     }
 
     #[test]
+    fn who_asked_in_vain_long_ago_may_ask_early_again() {
+        let now = Instant::now();
+        let mut member = member(now);
+        granted(&mut member, now, 9, 9);
+        let beat = member.beat(now + SECOND, &report(9, false));
+        assert!(member.replied(&beat, &[9, 20_000, 34_000, 3, 200, 500, 0, 0, 1]));
+        let early = member.due(true, 9).expect("it has beaten");
+        assert_eq!(early, now + SECOND + EARLY_INTERVAL);
+    }
+
+    #[test]
+    fn the_larger_the_fleet_the_rarer_its_early_beats() {
+        let now = Instant::now();
+        let mut member = member(now);
+        for (members, apart) in [(200, 200), (10_000, 10_000)] {
+            let beat = member.beat(now, &report(1, true));
+            let reply = [9, 40_000, 64_000, members, 200, 500, 0, 0, 1];
+            assert!(member.replied(&beat, &reply));
+            assert_eq!(member.due(true, 1), Some(now + Duration::from_millis(apart)));
+        }
+    }
+
+    #[test]
+    fn a_look_at_the_registry_that_finds_news_is_worth_a_beat() {
+        let now = Instant::now();
+        let mut member = member(now);
+        let calm = |member: &mut Membership, glance| {
+            let beat = member.beat(now, &report(9, false));
+            assert!(member.replied(&beat, &[9, 20_000, 34_000, 3, 200, 500, 0, glance, 77]));
+        };
+        calm(&mut member, 0);
+        assert_eq!(member.glance_due(), None, "there is room for a fleet twice as large");
+        calm(&mut member, 4_000);
+        let first = member.glance_due().expect("it looks");
+        assert!((now + SECOND * 2..now + SECOND * 6).contains(&first));
+        member.glance(first);
+        assert!(member.glance_due() > Some(first + SECOND * 2));
+        member.glanced(Some(77));
+        assert!(member.due(false, 9) > Some(now + SECOND * 13), "nothing is new");
+        member.glanced(Some(78));
+        assert_eq!(member.due(false, 9), None, "at once");
+        calm(&mut member, 4_000);
+        member.glanced(None);
+        assert_eq!(member.due(false, 9), None, "the registry is gone, or damaged");
+    }
+
+    #[test]
     fn a_reply_that_makes_no_sense_counts_as_none() {
         let now = Instant::now();
-        let replies: [&[i64]; 7] = [
+        let replies: [&[i64]; 9] = [
             &[],
             &[-1],
-            &[0, 2000, 7000, 3, 200, 500, 0],
-            &[9, 0, 7000, 3, 200, 500, 0],
-            &[9, 2000, -7000, 3, 200, 500, 0],
-            &[9, 2000, i64::MAX, 3, 200, 500, 0],
+            &[0, 2000, 7000, 3, 200, 500, 0, 0, 1],
+            &[9, 0, 7000, 3, 200, 500, 0, 0, 1],
+            &[9, 2000, -7000, 3, 200, 500, 0, 0, 1],
+            &[9, 2000, i64::MAX, 3, 200, 500, 0, 0, 1],
+            &[9, 2000, 7000, 3, 200, 500, 0, 1, 1],
+            &[9, 2000, 7000, 3, 200, 500, 0, 0, -1],
             &[9, 2000, 7000, 3, 200, 500, 0, 0],
         ];
         for reply in replies {
@@ -338,13 +441,13 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_reply_lifts_the_limit_above_max_connections_or_to_nothing(
-            reply in proptest::collection::vec(proptest::num::i64::ANY, 0..9),
+            reply in proptest::collection::vec(proptest::num::i64::ANY, 0..11),
             granted in proptest::num::i64::ANY,
             live in 0..60_usize,
         ) {
             let now = Instant::now();
             let mut member = member(now);
-            for reply in [&reply[..], &[granted, 2000, 7000, 3, 200, 500, 0]] {
+            for reply in [&reply[..], &[granted, 2000, 7000, 3, 200, 500, 0, 0, 1]] {
                 let beat = member.beat(now, &report(live, true));
                 member.replied(&beat, reply);
                 proptest::prop_assert!(limit(&member, now).is_none_or(|limit| (1..=50).contains(&limit)));

@@ -8,7 +8,9 @@ use crate::policy::MOST;
 
 pub use limit::{Source, limit_in_force};
 pub use member::{Beat, Membership, Report, SCRIPT, Share};
-pub use record::{COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, registry_keys};
+pub use record::{
+    COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, news_of_state, registry_keys,
+};
 
 /// The processes that share one server's connections by agreement; for
 /// [`GuardedPoolBuilder::fleet`](crate::GuardedPoolBuilder::fleet).
@@ -20,7 +22,7 @@ pub use record::{COUNT_MAX, Record, SEQ_MAX, fleet_of_key, members_pattern, regi
 /// only what the first is ready to yield.
 ///
 /// **What it needs of the server**: `EVAL`, `EVALSHA`, `INFO`, `TIME`, the commands `HGET HSET HDEL
-/// HMGET HGETALL HLEN HINCRBY ZADD ZREM ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE TYPE DEL` on the keys
+/// HGETALL HLEN HINCRBY ZADD ZREM ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE TYPE DEL` on the keys
 /// `{redis-guard:<name>}:*`, so as an ACL rule: `+eval +evalsha +info +time +@hash +@sortedset
 /// +pexpire +type +del ~{redis-guard:*}:*`. Redis 6.2 or later, or Valkey. Without them the pool goes by
 /// the price law, and `status().fleet` says why.

@@ -76,6 +76,15 @@ impl Record {
     }
 }
 
+/// When slots last became scarce, by the state that the registry keeps of itself: another value is news.
+/// `None` for anything that the script did not write.
+#[must_use]
+pub fn news_of_state(state: &[u8]) -> Option<u64> {
+    let mut fields = str::from_utf8(state).ok()?.split(' ');
+    let news = fields.nth(9)?.parse().ok()?;
+    (fields.count() == 1).then_some(news)
+}
+
 /// As the script writes it.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,6 +122,21 @@ mod tests {
         let record = Record { seq: 9, granted: 8, live: 7, base: 6, extra: COUNT_MAX };
         assert_eq!(record.to_string(), "9 8 7 6 1000000");
         assert_eq!(Record::parse(record.to_string().as_bytes()), Some(record));
+    }
+
+    #[test]
+    fn the_news_are_read_from_a_state_and_from_nothing_else() {
+        let state = b"9 0 4 1 1700000000000 1700000000000 0.125 1700000000001 1700000000002 1700000000003 0";
+        assert_eq!(news_of_state(state), Some(1_700_000_000_003));
+        for text in [
+            "",
+            "x",
+            "1 2 3 4 5 6 7 8 9 10",
+            "1 2 3 4 5 6 7 8 9 x 11",
+            "1 2 3 4 5 6 7 8 9 10 11 12",
+        ] {
+            assert_eq!(news_of_state(text.as_bytes()), None, "{text:?}");
+        }
     }
 
     #[test]

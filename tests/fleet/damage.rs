@@ -83,7 +83,7 @@ async fn fields_that_are_overwritten_are_repaired_and_counted() {
         admin.text(&["ZADD", &expiries, "9e18", id]);
     }
     admin.text(&["HSET", &members, "nobody", "9 -1 nan inf 1e999"]);
-    for field in ["granted", "outstanding", "base", "extra", "foreign", "b7"] {
+    for field in ["state", "b7"] {
         admin.text(&["HSET", &sums, field, "-17"]);
     }
 
@@ -146,9 +146,9 @@ async fn a_member_that_reports_absurd_numbers_costs_the_others_no_refusal() {
 #[tokio::test]
 async fn an_absurd_reply_moves_no_limit_out_of_its_bounds() {
     let absurd = [
-        "*7\r\n:9223372036854775807\r\n:2000\r\n:7000\r\n:1\r\n:16\r\n:0\r\n:0\r\n",
-        "*7\r\n:-1\r\n:2000\r\n:7000\r\n:1\r\n:16\r\n:0\r\n:0\r\n",
-        "*7\r\n:5\r\n:-2000\r\n:0\r\n:1\r\n:16\r\n:0\r\n:0\r\n",
+        "*9\r\n:9223372036854775807\r\n:2000\r\n:7000\r\n:1\r\n:16\r\n:0\r\n:0\r\n:0\r\n:1\r\n",
+        "*9\r\n:-1\r\n:2000\r\n:7000\r\n:1\r\n:16\r\n:0\r\n:0\r\n:0\r\n:1\r\n",
+        "*9\r\n:5\r\n:-2000\r\n:0\r\n:1\r\n:16\r\n:0\r\n:0\r\n:0\r\n:1\r\n",
         "*0\r\n",
         "$-1\r\n",
         "-ERR what\r\n",

@@ -15,6 +15,7 @@ mod damage;
 mod denied;
 mod joining;
 mod leaving;
+mod news;
 mod once;
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ const BEATS: usize = 2_000;
 const LONG: Duration = Duration::from_secs(15);
 
 /// A share of one connection, good for a second; the next heartbeat in 100 ms.
-const SHARE: &str = "*7\r\n:1\r\n:100\r\n:1000\r\n:1\r\n:16\r\n:0\r\n:0\r\n";
+const SHARE: &str = "*9\r\n:1\r\n:100\r\n:1000\r\n:1\r\n:16\r\n:0\r\n:0\r\n:0\r\n:1\r\n";
 
 /// Callers on a thread of their own, who lease all the connections, then give all of them back, and
 /// so on.

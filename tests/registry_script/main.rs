@@ -2,6 +2,7 @@
 
 mod grants;
 mod overwritten;
+mod pace;
 mod record;
 mod redis;
 

@@ -61,9 +61,12 @@ fn number_of(item: &Reply) -> i64 {
     }
 }
 
-/// Counts the registry's fields that no clock is in.
+/// The registry's fields without what a clock is in: of the state the sums and the repairs are left.
 fn timeless(mut fields: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    fields.retain(|name, _| !["born", "audited", "seen"].contains(&name.as_str()));
+    if let Some(state) = fields.get_mut("state") {
+        let numbers: Vec<_> = state.split(' ').collect();
+        *state = [&numbers[..4], &numbers[10..]].concat().join(" ");
+    }
     fields
 }
 
@@ -72,10 +75,10 @@ fn disturb(rng: &mut fastrand::Rng, real: &RealScript, simulated: &Script) -> bo
     let keys = keys();
     let write: &[&str] = match rng.u32(..40) {
         0 => return true,
-        1 => &["HSET", &keys[2], "outstanding", "text"],
+        1 => &["HSET", &keys[2], "state", "text"],
         2 => &["SET", &keys[1], "x"],
         // An old registry: it grants freely.
-        3 => &["HSET", &keys[2], "born", "1"],
+        3 => &["HSET", &keys[2], "state", "0 0 0 0 1 1 0.000 1 1 1 0"],
         _ => return false,
     };
     real.server.admin().text(write);
@@ -104,7 +107,12 @@ fn the_same_calls_have_the_same_replies_on_a_real_server() {
             args = vec!["leave".to_owned(), args[1].clone()];
         }
         let expected = simulated.run(real.sees(MAXCLIENTS), &keys, &args).expect("a reply");
-        assert_eq!(real.run(&keys, &args), expected, "call {seq}: {args:?}");
+        let mut replied = real.run(&keys, &args);
+        if let (Some(news), Some(expected)) = (replied.get_mut(8), expected.get(8)) {
+            assert!((*news - expected).abs() < 1_000, "call {seq}: {news} and {expected}");
+            *news = *expected;
+        }
+        assert_eq!(replied, expected, "call {seq}: {args:?}");
     }
     for key in [&keys[0], &keys[2]] {
         assert_eq!(timeless(real.hash(key)), timeless(simulated.hash(key)));

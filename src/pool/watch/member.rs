@@ -65,6 +65,25 @@ impl Member {
         command
     }
 
+    /// A look at the registry between two beats, if it is time.
+    pub(super) fn glance(&mut self, now: Instant) -> Option<Cmd> {
+        self.membership.glance_due().filter(|due| *due <= now)?;
+        self.membership.glance(now);
+        let (_, [_, _, sums]) = &self.registry;
+        let mut command = redis::cmd("HGET");
+        command.arg(sums).arg("state");
+        Some(command)
+    }
+
+    /// What the look found.
+    pub(super) fn glanced(&mut self, reply: RedisResult<Value>) {
+        // Whether the registry is in trouble is for a beat to find out.
+        if let Ok(reply) = reply {
+            let state = from_redis_value::<Option<Vec<u8>>>(reply).ok().flatten();
+            self.membership.glanced(state.as_deref().and_then(fleet::news_of_state));
+        }
+    }
+
     /// When to beat; `None`: now.
     pub(super) fn due(&self, hungry: bool, live: usize) -> Option<Instant> {
         let due = self.membership.due(hungry, live);

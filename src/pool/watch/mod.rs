@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Pipeline, RedisResult, Value, from_redis_value};
+use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
 use tokio::time::Instant;
 
 use self::mailbox::{Mailbox, PendingReply};
@@ -36,7 +36,8 @@ const CALL_DELAY: Duration = Duration::from_millis(2);
 /// one, not for each.
 const LOSS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often a server is asked whose pool sets itself no limit, or has it from the fleet.
+/// How often a server is asked whose pool sets itself no limit; one that has it from the fleet asks with the
+/// first beat after that.
 const INFO_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a server that was short of slots is believed to be so by those who cannot ask.
@@ -146,8 +147,10 @@ impl Watch {
         if tries && beat.is_none() {
             self.node.change(|state| state.ledger.allow_one_more());
         }
-        if asked || beat.is_some() {
-            self.ask(&server, question, beat).await;
+        let glance = self.fleet.as_mut().filter(|_| beat.is_none());
+        let glance = glance.and_then(|member| member.glance(now));
+        if asked || beat.is_some() || glance.is_some() {
+            self.ask(&server, question, beat, glance).await;
         }
         let now = Instant::now();
         let sight = self.see(now);
@@ -165,7 +168,8 @@ impl Watch {
             _ if asks && !asked => server.question_due().max(self.waits_for_others),
             due => Some(due.map_or(now, |due| due.max(server.question_due().unwrap_or(due)))),
         };
-        let due = [info, self.beat_due(&sight)].into_iter().flatten().min();
+        let glance = self.membership().and_then(Membership::glance_due);
+        let due = [info, self.beat_due(&sight), glance].into_iter().flatten().min();
         due.unwrap_or(now + LOOK_INTERVAL).clamp(now + CALL_DELAY, now + LOOK_INTERVAL)
     }
 
@@ -222,8 +226,10 @@ impl Watch {
             return Some(self.due);
         }
         if self.has_share(Instant::now()) {
-            let seen = self.seen.as_ref().map(|seen| self.due.min(seen.at + INFO_INTERVAL));
-            return Some(seen.unwrap_or(self.due));
+            // With a beat: a server that has nothing else to do spends more on waking up than on INFO.
+            let seen = self.seen.as_ref().map(|seen| seen.at + INFO_INTERVAL);
+            let beside_a_beat = seen.max(self.beat_due(sight));
+            return Some(beside_a_beat.map_or(self.due, |due| due.min(self.due)));
         }
         self.law.due(sight.live + sight.dialing, sight.hungry).map(|due| due.min(self.due))
     }
@@ -244,8 +250,14 @@ impl Watch {
         member.beat(&self.node, &self.demand, sight.hungry, tries)
     }
 
-    /// Asks for INFO, beats, or both: one may come by a connection only now and then.
-    async fn ask(&mut self, server: &Server, question: Option<Question>, beat: Option<Beat>) {
+    /// Asks for INFO, beats or glances at the registry, in one go: one may come by a connection only now and then.
+    async fn ask(
+        &mut self,
+        server: &Server,
+        question: Option<Question>,
+        beat: Option<Beat>,
+        glance: Option<Cmd>,
+    ) {
         let mut commands = redis::pipe();
         if question.is_some() {
             // Plain INFO: before Redis 7 it takes at most one section.
@@ -254,6 +266,7 @@ impl Watch {
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
             commands.add_command(member.command(beat));
         }
+        let glanced = glance.map(|glance| commands.add_command(glance)).is_some();
         let replies = self.send(server.address(), &commands).await;
         self.stuck = replies.is_none();
         // No connection was to be had; another pool may have one.
@@ -275,11 +288,15 @@ impl Watch {
         };
         let info = question.map(|question| (question, next()));
         let reply = beat.is_some().then(&mut next);
+        let glanced = glanced.then(&mut next);
         if let Some((question, info)) = info {
             self.heard_info(question, info, now);
         }
         if let (Some(beat), Some(reply), Some(member)) = (beat, reply, &mut self.fleet) {
             member.heard(&self.node, &beat, reply);
+        }
+        if let (Some(reply), Some(member)) = (glanced, &mut self.fleet) {
+            member.glanced(reply);
         }
     }
 

@@ -14,11 +14,16 @@ use crate::policy::Policy;
 use crate::run::{Cost, Run};
 use crate::target::Target;
 
-/// The first beats come at once, and the registry gets to know its members.
+/// The first beats come at once, and the registry gets to know its members; then a fleet at rest beats ever more
+/// rarely.
 const SETTLE: Duration = Duration::from_secs(4);
+const FLEET_SETTLES: Duration = Duration::from_secs(30);
 
-/// CPU time of all workers, and of the server.
-type Cpu = (Duration, Duration);
+/// The longest interval of a fleet's heartbeats: in less, many a member has none.
+const FLEET_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Percent of a core of all workers, and of the server.
+type Cpu = (f64, f64);
 
 /// Fills in the runs' costs.
 pub(crate) async fn measure(
@@ -37,29 +42,27 @@ pub(crate) async fn measure(
     let Some(without) = idle(Policy::Gate, target, plan, args).await? else { return Ok(()) };
     for run in runs.iter_mut().filter(|run| run.policy.watches()) {
         let with = idle(run.policy, target, plan, args).await?;
-        run.cost = with.map(|with| {
-            let percent = |with: Duration, without: Duration| {
-                100.0 * (with.as_secs_f64() - without.as_secs_f64())
-                    / plan.cost_length.as_secs_f64()
-            };
-            Cost {
-                client: percent(with.0, without.0) / float(plan.apps() as u64),
-                server: percent(with.1, without.1),
-            }
+        run.cost = with.map(|with| Cost {
+            client: (with.0 - without.0) / float(plan.apps() as u64),
+            server: with.1 - without.1,
         });
     }
     Ok(())
 }
 
-/// The CPU time that idle pools and their server use up in `plan.cost_length`.
+/// What idle pools and their server use.
 async fn idle(
     policy: Policy,
     target: &mut Target,
     plan: &Plan,
     args: &Args,
 ) -> Result<Option<Cpu>, Failure> {
+    let (settles, length) = match policy.is_fleet() && !args.quick {
+        true => (FLEET_SETTLES, FLEET_INTERVAL),
+        false => (SETTLE, plan.cost_length),
+    };
     if !args.quiet {
-        let seconds = plan.cost_length.as_secs();
+        let seconds = length.as_secs();
         eprintln!("{:<15} {} idle pools for {seconds} s …", policy.as_str(), plan.apps());
     }
     target.reset().await?;
@@ -73,12 +76,14 @@ async fn idle(
     };
     let mut crew = Crew::start(&setup, plan.workers).await?;
     crew.open(0..plan.apps()).await?;
-    sleep(SETTLE).await;
+    sleep(settles).await;
     let before = (crew.cpu_time().await?, target.cpu_time());
-    sleep(plan.cost_length).await;
+    sleep(length).await;
     let after = (crew.cpu_time().await?, target.cpu_time());
     crew.stop().await?;
-    let used =
-        |after: Option<Duration>, before: Option<Duration>| Some(after?.saturating_sub(before?));
+    let used = |after: Option<Duration>, before: Option<Duration>| {
+        let used = after?.saturating_sub(before?);
+        Some(100.0 * used.as_secs_f64() / length.as_secs_f64())
+    };
     Ok(used(after.0, before.0).zip(used(after.1, before.1)))
 }

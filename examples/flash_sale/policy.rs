@@ -40,6 +40,10 @@ impl Policy {
         !matches!(self, Self::Deadpool | Self::Gate)
     }
 
+    pub(crate) fn is_fleet(self) -> bool {
+        matches!(self, Self::Lease | Self::LeaseShared)
+    }
+
     pub(crate) fn is_shared(self) -> bool {
         self == Self::LeaseShared
     }

@@ -41,9 +41,9 @@ usage: fleet_sim [--json PATH] [--seed N] [--only SCENARIO] [--quick]
   --json PATH       write the rows there, too
   --seed N          another run of chance (default 1)
   --only SCENARIO   autoscaling, restart, leak, ceiling, uneven, rolling, crash,
-                    half-unguarded, lone, cold-200, no-slot, ten-thousand or
-                    cold-10000
-  --quick           leave out the last three, which have thousands of instances
+                    half-unguarded, lone, calm-240, cold-200, no-slot, ten-thousand,
+                    calm-10000 or cold-10000
+  --quick           leave out the last four, which have thousands of instances
 ";
 
 #[derive(Debug)]

@@ -13,6 +13,8 @@ pub(crate) struct Sample {
     pub(crate) rejected: u64,
     /// What refusing has cost the server's core so far, in seconds.
     pub(crate) refusing: f64,
+    /// The same of heartbeats.
+    pub(crate) beating: f64,
     pub(crate) instances: usize,
     /// How many members an instance takes the fleet to have, on average.
     pub(crate) members: f64,
@@ -36,6 +38,7 @@ impl Sample {
             maxclients: server.maxclients,
             rejected: server.rejected,
             refusing: server.refusing as f64 / SECOND as f64,
+            beating: server.beating as f64 / SECOND as f64,
             ..Self::default()
         };
         let hottest = instances.iter().map(|instance| instance.offered).fold(0.0, f64::max);
@@ -100,12 +103,18 @@ impl Recorder {
 
     /// The share of the server's core that refusing takes, and the refused dials.
     pub(crate) fn refusing(&self, from: f64, to: f64) -> (f64, u64) {
-        let at = |second: f64| {
-            let until = self.samples.iter().take_while(|sample| sample.seconds <= second);
-            until.last().map_or((0.0, 0), |sample| (sample.refusing, sample.rejected))
-        };
-        let (before, after) = (at(from), at(to));
-        ((after.0 - before.0) / (to - from), after.1 - before.1)
+        let (before, after) = (self.at(from), self.at(to));
+        ((after.refusing - before.refusing) / (to - from), after.rejected - before.rejected)
+    }
+
+    /// The share of the server's core that heartbeats take.
+    pub(crate) fn beating(&self, from: f64, to: f64) -> f64 {
+        (self.at(to).beating - self.at(from).beating) / (to - from)
+    }
+
+    fn at(&self, second: f64) -> Sample {
+        let until = self.samples.iter().take_while(|sample| sample.seconds <= second);
+        until.last().cloned().unwrap_or_default()
     }
 
     /// The samples from second `from` to second `to`.

@@ -78,10 +78,12 @@ pub(crate) fn all(quick: bool) -> Vec<Scenario> {
         crash(),
         half_unguarded(),
         lone(),
+        calm("calm-240", 10_000, 240),
         cold("cold-200", 200),
     ];
     if !quick {
-        all.extend([no_slot(), ten_thousand(), cold("cold-10000", 10_000)]);
+        let calm = calm("calm-10000", 400_000, 10_000);
+        all.extend([no_slot(), ten_thousand(), calm, cold("cold-10000", 10_000)]);
     }
     all
 }
@@ -331,7 +333,22 @@ fn ten_thousand() -> Scenario {
         event: 30,
         policies: &Policy::ALL,
         actions: vec![(0, start(2_000, 10, 8.0)), (30, start(8_000, 30, 8.0))],
-        extra: |_, run, _| vec![("beats", json!(run.beats))],
+        extra: |_, _, _| Vec::new(),
+    }
+}
+
+/// Everybody has what it needs, and the server has room.
+fn calm(name: &'static str, maxclients: usize, instances: usize) -> Scenario {
+    Scenario {
+        name,
+        maxclients,
+        max_connections: 50,
+        seconds: 240,
+        tick: TENTH,
+        event: 120,
+        policies: &[Policy::Fleet],
+        actions: vec![(0, start(instances, 5, 10.0))],
+        extra: |_, _, _| Vec::new(),
     }
 }
 
@@ -381,6 +398,10 @@ impl Scenario {
             "utilisation_end": end.used as f64 / end.maxclients as f64,
             "peak_used": run.samples.iter().map(|sample| sample.used).max(),
         });
+        if policy == Policy::Fleet {
+            row["beats"] = json!(run.beats);
+            row["beats_core_percent"] = json!(100.0 * run.beating(from, to));
+        }
         for (name, value) in (self.extra)(self, run, policy) {
             row[name] = value;
         }

@@ -321,9 +321,30 @@ impl World<'_> {
         let due = match instance.policy {
             Policy::Naive | Policy::Gate => return None,
             Policy::PriceLaw => instance.price.due(instance.live, hungry),
-            Policy::Fleet => instance.member.due(hungry, instance.live),
+            Policy::Fleet => {
+                let beat = instance.member.due(hungry, instance.live);
+                beat.map(|beat| instance.member.glance_due().map_or(beat, |due| due.min(beat)))
+            }
         };
         Some(due.map_or(self.now, |due| self.us(due)))
+    }
+
+    /// A look at the registry, where that is due before a beat; false if it is not, or there are news.
+    fn glance(&mut self, id: usize) -> bool {
+        let now = self.instant();
+        let instance = &mut self.instances[id];
+        let hungry = instance.is_hungry(now);
+        let beats = |instance: &Instance| {
+            instance.member.due(hungry, instance.live).is_none_or(|due| due <= now)
+        };
+        if instance.policy != Policy::Fleet || beats(instance) {
+            return false;
+        }
+        if instance.member.glance_due().is_some_and(|due| due <= now) {
+            instance.member.glance(now);
+            instance.member.glanced(self.server.glance(self.now));
+        }
+        !beats(instance)
     }
 
     fn schedule_watch(&mut self, id: usize, due: Us) {
@@ -342,6 +363,13 @@ impl World<'_> {
         if !instance.alive || instance.live == 0 {
             return;
         }
+        if self.glance(id) {
+            if let Some(due) = self.next_watch(id) {
+                self.schedule_watch(id, due);
+            }
+            return;
+        }
+        let instance = &mut self.instances[id];
         let hungry = instance.is_hungry(now);
         let members = if instance.policy == Policy::PriceLaw {
             let before = instance.rejected_seen.replace(self.server.rejected);

@@ -6,6 +6,7 @@
 
 pub(super) mod mailbox;
 mod member;
+mod reserved;
 pub(super) mod steering;
 
 use std::pin::pin;
@@ -93,6 +94,8 @@ struct Watch {
     seen: Option<Seen>,
     /// INFO was denied us, and is not asked for again until then.
     denied_until: Option<Instant>,
+    /// The same of how many slots the server reserves.
+    reserved_untold_until: Option<Instant>,
     /// No connection was to be had for the last question.
     stuck: bool,
     /// So it is the other pools' turn to ask until then.
@@ -124,6 +127,7 @@ impl Watch {
             due: now,
             seen: None,
             denied_until: None,
+            reserved_untold_until: None,
             stuck: false,
             waits_for_others: None,
             lost: now,
@@ -251,8 +255,12 @@ impl Watch {
             // Plain INFO: before Redis 7 it takes at most one section.
             commands.cmd("INFO");
         }
+        let asks_reserved = question.is_some() && self.asks_reserved(Instant::now());
+        if asks_reserved {
+            reserved::ask(&mut commands);
+        }
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
-            commands.add_command(member.command(beat));
+            commands.add_command(member.command(beat, self.reserved().unwrap_or(0)));
         }
         let replies = self.send(server.address(), &commands).await;
         self.stuck = replies.is_none();
@@ -274,16 +282,24 @@ impl Watch {
             Err(error) => Err(error.clone()),
         };
         let info = question.map(|question| (question, next()));
+        let told = asks_reserved.then(|| [next(), next()]);
         let reply = beat.is_some().then(&mut next);
         if let Some((question, info)) = info {
-            self.heard_info(question, info, now);
+            let reserved = told.and_then(|told| self.heard_reserved(told, now));
+            self.heard_info(question, info, reserved, now);
         }
         if let (Some(beat), Some(reply), Some(member)) = (beat, reply, &mut self.fleet) {
             member.heard(&self.node, &beat, reply);
         }
     }
 
-    fn heard_info(&mut self, question: Question, reply: RedisResult<Value>, now: Instant) {
+    fn heard_info(
+        &mut self,
+        question: Question,
+        reply: RedisResult<Value>,
+        reserved: Option<String>,
+        now: Instant,
+    ) {
         // Bytes: a path or a name in it may be in whatever encoding.
         let info = reply.and_then(|reply| match reply {
             // In RESP3, which redis-rs takes for text only.
@@ -291,8 +307,9 @@ impl Watch {
             reply => Ok(from_redis_value::<Vec<u8>>(reply)?),
         });
         match info {
-            Ok(info) => {
+            Ok(mut info) => {
                 self.denied_until = None;
+                info.extend(reserved.into_iter().flat_map(String::into_bytes));
                 question.answered(ServerSnapshot::parse(info), now);
             }
             Err(error) => {
@@ -347,7 +364,9 @@ impl Watch {
             // It was asked before that, and does not know of it.
             self.due = now.max(seen.sent + LOSS_INTERVAL);
         }
+        let before = self.reserved();
         self.seen = Some(seen);
+        self.take_reserved(before, now);
         let found = self.node.lock().steering.trouble.take().is_some();
         if found {
             let server = Arc::clone(server.address());

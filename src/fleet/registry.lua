@@ -5,7 +5,8 @@
 --       expiries  sorted set: id by the time (ms, server clock) at which it is given up
 --       sums      hash: the sums over all members, the histograms b<n> and x<n> of base and
 --                 extra, and the state of the registry itself
--- ARGV  'beat', id, seq, live, dialing, base, peak, hungry (0 or 1), max, reserve
+-- ARGV  'beat', id, seq, live, dialing, base, peak, hungry (0 or 1), max, reserve,
+--         slots that the server keeps from us (its `maxclients-reserved`, which no script can ask for)
 --       'leave', id
 -- Gives { limit, interval ms, ttl ms, members, reserve, pressure in thousandths, repaired }, or
 --       { -1 } where there is nothing to go by: the ceiling is hidden, or this beat was overtaken.
@@ -220,6 +221,9 @@ local function server()
   local used = field(clients, 'connected_clients')
   local ceiling = field(clients, 'maxclients') or field(clients, 'max_clients')
   if not used or not ceiling or ceiling < 1 then return nil end
+  -- Those that are in use by whom they are kept for are in `used`.
+  local kept = bounded(ARGV[11], 0, ceiling) - (field(clients, 'connected_priority_clients') or 0)
+  ceiling = math.max(1, ceiling - math.max(0, kept))
   used = used + (field(clients, 'cluster_connections') or 0) + (field(replication, 'connected_slaves') or 0)
   return used, ceiling
 end

@@ -4,6 +4,7 @@ mod grants;
 mod overwritten;
 mod record;
 mod redis;
+mod reserved;
 
 #[path = "../support/script.rs"]
 mod script;

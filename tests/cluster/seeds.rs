@@ -218,6 +218,9 @@ async fn resp3_too() {
 #[cfg(feature = "tls-rustls")]
 #[tokio::test]
 async fn tls_of_the_first_seed_is_for_all_nodes() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let settings = TestServer::builder().tls(true).arg("tls-cluster", "yes");
     let cluster = Cluster::start(3, &settings).unwrap();
     let certificates = redis_guard::redis::TlsCertificates {

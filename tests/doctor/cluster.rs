@@ -335,6 +335,9 @@ fn a_user_who_may_not_ask_is_told_what_was_left_out() {
 
 #[test]
 fn a_cluster_that_speaks_tls() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let authority = crate::server().tls(true).start().unwrap();
     let settings = settings().tls_of(&authority).arg("tls-cluster", "yes");
     let cluster = Cluster::start(2, &settings).unwrap();

@@ -127,8 +127,8 @@ pub(crate) fn program() -> &'static Program {
     Program::get().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Says that this test, or a part of it, is skipped, and why: also where the output of tests that pass is
-/// not shown.
+/// Says that this test, or a part of it, is skipped, and why. Not by `eprintln`, which the harness keeps to
+/// itself while a test passes.
 pub(crate) fn skip(reason: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("a test");

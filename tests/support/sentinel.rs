@@ -456,7 +456,9 @@ impl SentinelSet {
                 };
                 // Valkey 9 goes on saying what the other one thought of the master before.
                 let other = |fields: &HashMap<String, String>| {
-                    fields["flags"].split(',').all(|flag| ["sentinel", "master_down"].contains(&flag))
+                    fields["flags"]
+                        .split(',')
+                        .all(|flag| ["sentinel", "master_down"].contains(&flag))
                 };
                 fields(admin, &["SENTINEL", "MASTER", name])
                     .is_some_and(|fields| fields["flags"] == "master")

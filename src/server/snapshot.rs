@@ -301,6 +301,7 @@ impl ServerSnapshot {
     }
 
     /// Slots that are reserved, and not in use by those they are reserved for.
+    #[must_use]
     pub fn kept_slots(&self) -> u64 {
         self.reserved_slots.unwrap_or(0).saturating_sub(self.priority_clients.unwrap_or(0))
     }

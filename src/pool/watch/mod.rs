@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use self::mailbox::{Mailbox, PendingReply};
 use self::member::{DENIED_INTERVAL, Member};
+use self::reserved::Reserved;
 use super::node::Node;
 use crate::Outcome;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
@@ -94,8 +95,7 @@ struct Watch {
     seen: Option<Seen>,
     /// INFO was denied us, and is not asked for again until then.
     denied_until: Option<Instant>,
-    /// The same of how many slots the server reserves.
-    reserved_untold_until: Option<Instant>,
+    reserved: Reserved,
     /// No connection was to be had for the last question.
     stuck: bool,
     /// So it is the other pools' turn to ask until then.
@@ -127,7 +127,7 @@ impl Watch {
             due: now,
             seen: None,
             denied_until: None,
-            reserved_untold_until: None,
+            reserved: Reserved::default(),
             stuck: false,
             waits_for_others: None,
             lost: now,
@@ -255,12 +255,13 @@ impl Watch {
             // Plain INFO: before Redis 7 it takes at most one section.
             commands.cmd("INFO");
         }
-        let asks_reserved = question.is_some() && self.asks_reserved(Instant::now());
+        let (seen, now) = (self.seen.as_ref(), Instant::now());
+        let asks_reserved = question.is_some() && self.reserved.is_asked_of(seen, now);
         if asks_reserved {
             reserved::ask(&mut commands);
         }
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
-            commands.add_command(member.command(beat, self.reserved().unwrap_or(0)));
+            commands.add_command(member.command(beat, reserved::slots(seen).unwrap_or(0)));
         }
         let replies = self.send(server.address(), &commands).await;
         self.stuck = replies.is_none();
@@ -285,7 +286,7 @@ impl Watch {
         let told = asks_reserved.then(|| [next(), next()]);
         let reply = beat.is_some().then(&mut next);
         if let Some((question, info)) = info {
-            let reserved = told.and_then(|told| self.heard_reserved(told, now));
+            let reserved = told.and_then(|told| self.reserved.heard(told, now));
             self.heard_info(question, info, reserved, now);
         }
         if let (Some(beat), Some(reply), Some(member)) = (beat, reply, &mut self.fleet) {
@@ -364,9 +365,17 @@ impl Watch {
             // It was asked before that, and does not know of it.
             self.due = now.max(seen.sent + LOSS_INTERVAL);
         }
-        let before = self.reserved();
+        let before = reserved::slots(self.seen.as_ref());
         self.seen = Some(seen);
-        self.take_reserved(before, now);
+        let reserved = reserved::slots(self.seen.as_ref());
+        // Until it is known how many slots are reserved the ceiling is taken for too high, so both are asked for
+        // at once, and so is a share by the new one.
+        if reserved.is_none() && self.reserved.is_asked_of(self.seen.as_ref(), now) {
+            self.due = now;
+        }
+        if let Some(member) = self.fleet.as_mut().filter(|_| reserved != before) {
+            member.membership.unsent();
+        }
         let found = self.node.lock().steering.trouble.take().is_some();
         if found {
             let server = Arc::clone(server.address());

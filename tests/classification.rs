@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use redis_guard::{GuardedPool, GuardedPoolBuilder, Outcome, Rejection};
 use support::{
-    Auth, Resp, TestServer, Transport, ask_until_dialed, ask_until_served, dials, impatient,
-    unhurried, until_alone,
+    Auth, LOADS_SLOWLY, Resp, SEVEN, TestServer, Transport, ask_until_dialed, ask_until_served,
+    dials, impatient, lacks, lacks_tls, program, skip, unhurried, until_alone,
 };
 use tokio::time::{Instant, timeout};
 
@@ -23,11 +23,14 @@ const DIALS: u64 = 100;
 const AT_ONCE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(60);
 
+/// Both sides can speak it.
+fn has_tls() -> bool {
+    cfg!(any(feature = "tls-rustls", feature = "tls-native-tls")) && program().has_tls()
+}
+
 /// A server that wants these credentials.
 fn server_wanting(auth: Auth<'_>) -> TestServer {
-    let builder = TestServer::builder()
-        .maxclients(8)
-        .tls(cfg!(any(feature = "tls-rustls", feature = "tls-native-tls")));
+    let builder = TestServer::builder().maxclients(8).tls(has_tls());
     let builder = match auth {
         Auth::None => builder,
         Auth::Password(password) => builder.password(password),
@@ -39,6 +42,9 @@ fn server_wanting(auth: Auth<'_>) -> TestServer {
 /// A builder for a pool that trusts the server's certificate, where TLS is compiled in.
 #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 fn builder(server: &TestServer, url: &str) -> GuardedPoolBuilder {
+    if !server.has_tls() {
+        return impatient(url);
+    }
     impatient(url).tls_certificates(redis::TlsCertificates {
         client_tls: None,
         root_cert: Some(server.ca_pem().into()),
@@ -56,8 +62,7 @@ fn pool(server: &TestServer, transport: Transport, resp: Resp, auth: Auth<'_>) -
 }
 
 fn transports() -> Vec<Transport> {
-    let tls =
-        cfg!(any(feature = "tls-rustls", feature = "tls-native-tls")).then_some(Transport::Tls);
+    let tls = has_tls().then_some(Transport::Tls);
     [Transport::Tcp, Transport::Unix].into_iter().chain(tls).collect()
 }
 
@@ -106,6 +111,9 @@ async fn a_full_server_is_max_clients_over_a_unix_socket() {
 #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 #[tokio::test]
 async fn a_full_server_is_suspected_over_tls() {
+    if lacks_tls() {
+        return;
+    }
     every_refused_dial_is(Outcome::SuspectedMaxClients, Transport::Tls).await;
 }
 
@@ -243,6 +251,9 @@ async fn a_full_backlog_of_a_unix_socket_is_a_timeout() {
 
 #[tokio::test]
 async fn a_server_that_loads_its_data_is_loading_until_it_has_loaded() {
+    if lacks(LOADS_SLOWLY, SEVEN) {
+        return;
+    }
     let server = server_wanting(PASSWORD);
     server.restart_into_loading().unwrap();
     let pools: Vec<_> = EVERY_RESP
@@ -283,6 +294,9 @@ async fn a_database_that_does_not_exist_is_misconfigured() {
 #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_misconfigured() {
+    if lacks_tls() {
+        return;
+    }
     let server = server_wanting(Auth::None);
     let other = server_wanting(Auth::None);
     let pool = builder(&other, &server.tls_url()).build().unwrap();
@@ -374,11 +388,11 @@ async fn an_address_where_nobody_listens_gives_way_to_the_names_next() {
 
 #[tokio::test]
 async fn protected_mode_is_denied_and_fails_at_once() {
-    let Some(address) = outside_address() else {
-        eprintln!(
-            "skipped: this machine has only a loopback address (tests/vendors.rs has the text)"
-        );
+    if lacks("protected mode beside a bind", SEVEN) {
         return;
+    }
+    let Some(address) = outside_address() else {
+        return skip("this machine has only a loopback address (tests/vendors.rs has the text)");
     };
     let server = TestServer::builder().arg("bind", "*").start().unwrap();
     let url = format!("redis://{address}:{}", server.port());

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 use support::examples::built;
 use support::server::poll;
+use support::skip;
 use tempfile::TempDir;
 
 const GUARDS: [&str; 2] = ["redis-guard", "redis-guard-shared"];
@@ -95,7 +96,7 @@ fn nodes(name: &str) -> (&'static Value, Vec<&'static Value>) {
 fn was_calm(client: &Value) -> bool {
     let longest = client["longest_look_ms"].as_f64().unwrap();
     if longest > CALM_MS {
-        eprintln!("skipped in part: the machine stalled for {longest} ms, {}", client["name"]);
+        skip(&format!("in part: the machine stalled for {longest} ms, {}", client["name"]));
     }
     longest <= CALM_MS
 }

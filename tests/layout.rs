@@ -72,6 +72,7 @@ const POOL: &[&str] = &[
     "pubsub::subscriptions",
     "pubsub",
     "watch::member",
+    "watch::reserved",
     "watch",
     "status",
     "maintenance",

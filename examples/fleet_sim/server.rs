@@ -126,6 +126,7 @@ impl Server {
             now_ms: now / 1_000,
             connected_clients: self.used as u64,
             maxclients: Some(self.maxclients as u64),
+            ..ServerState::default()
         };
         self.script.run(state, &self.keys, args).expect("the script should never fail")
     }

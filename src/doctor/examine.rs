@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{StreamExt, iter};
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisError, Value};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::facts::{Answer, Config, Dials, Facts, Info, Missed, NoAnswer, SlowLog};
@@ -184,16 +184,12 @@ async fn time_pings(probe: &mut Probe) -> Answer<Latency> {
     Ok(Latency { samples: times.len(), p50: at(50), p90: at(90), max: at(100) })
 }
 
-/// One at a time: before Redis 7 CONFIG GET takes one name, and older servers do not know all.
+/// Older servers do not know all.
 async fn read_config(probe: &mut Probe) -> Answer<Config> {
     let mut config = Config::default();
     for name in SETTINGS {
-        let pairs: RedisResult<Vec<(Vec<u8>, Vec<u8>)>> =
-            probe.ask(redis::cmd("CONFIG").arg("GET").arg(name)).await;
-        let pairs = pairs.map_err(|error| NoAnswer::of(&error))?;
-        if let Some((_, value)) = pairs.into_iter().next() {
-            config.0.insert(name, String::from_utf8_lossy(&value).into_owned());
-        }
+        let value = probe.setting(name).await.map_err(|error| NoAnswer::of(&error))?;
+        config.0.extend(value.map(|value| (name, value)));
     }
     Ok(config)
 }

@@ -191,7 +191,9 @@ impl Info {
 
     /// A ceiling half as high again: room to find the cause in.
     pub(super) fn raised_ceiling(&self) -> u64 {
-        let now = self.seen.ceiling.max(self.seen.snapshot.used()).unwrap_or(10_000);
+        // Of all slots, those that are reserved among them.
+        let slots = self.seen.snapshot.maxclients.or(self.seen.ceiling);
+        let now = slots.max(self.seen.snapshot.used()).unwrap_or(10_000);
         now.saturating_add(now / 2)
     }
 

@@ -20,7 +20,9 @@ use super::sentinel::WatchedMaster;
 use crate::dial::{self, Address, Certificates, Dialer, Trace};
 use crate::policy::LONGEST;
 use crate::sentinel::Named;
-use crate::server::{ClientList, Observation, ServerObserver, ServerSnapshot};
+use crate::server::{
+    ClientList, Observation, PRIORITY, RESERVED, ServerObserver, ServerSnapshot, reserved_line,
+};
 use crate::vocabulary::DialFailure;
 use crate::vocabulary::words::clean;
 
@@ -326,8 +328,24 @@ impl Probe {
         Ok(self.observe_in(&info))
     }
 
+    /// INFO, with a line for the slots that the server reserves, where it may, and tells.
     pub(super) async fn info(&mut self) -> Result<String, RedisError> {
-        text_of(self.ask(&redis::cmd("INFO")).await?)
+        let mut info = text_of(self.ask(&redis::cmd("INFO")).await?)?;
+        if ServerSnapshot::parse(&info).may_reserve_slots() {
+            let reserved = self.setting(RESERVED).await.ok().flatten();
+            let priority = self.setting(PRIORITY).await.ok().flatten();
+            info.extend(reserved_line(reserved.as_deref(), priority.as_deref()));
+        }
+        Ok(info)
+    }
+
+    /// One of the configuration; `None` where the server does not know it. One at a time: before Redis 7
+    /// CONFIG GET takes one name.
+    pub(super) async fn setting(&mut self, name: &str) -> RedisResult<Option<String>> {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            self.ask(redis::cmd("CONFIG").arg("GET").arg(name)).await?;
+        let value = pairs.into_iter().next().map(|(_, value)| value);
+        Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
     }
 
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {

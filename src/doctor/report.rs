@@ -287,7 +287,7 @@ pub struct Latency {
 pub struct Capacity {
     /// Slots taken: clients, replicas, links of the cluster bus.
     pub used: Option<u64>,
-    /// How many there are.
+    /// How many there are for ordinary clients.
     pub maxclients: Option<u64>,
     /// `used` over `maxclients`.
     pub saturation: Option<f64>,

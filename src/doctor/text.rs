@@ -62,7 +62,7 @@ impl ServerReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, colours: Colours) -> fmt::Result {
         write!(f, "{}{}{}", colours.bold, clean(&self.server), colours.off)?;
         if let (Some(product), Some(version)) = (self.product, &self.version) {
-            write!(f, " · {product:?} {}", clean(version))?;
+            write!(f, " · {product} {}", clean(version))?;
         }
         if let Some(role) = self.snapshot.as_ref().and_then(|snapshot| snapshot.role) {
             write!(f, " · {}", format!("{role:?}").to_ascii_lowercase())?;

@@ -6,11 +6,13 @@
 --       sums      hash: `state` of the registry (see read_state), the sums over all members and
 --                 `news`, when slots last became scarce, among it; and the histograms b<n> and x<n>
 --                 of base and extra
--- ARGV  'beat', id, seq, live, dialing, base, peak, hungry (0 or 1), max, reserve
+-- ARGV  'beat', id, seq, live, dialing, base, peak, hungry (0 or 1), max, reserve,
+--         slots that the server keeps from us (its `maxclients-reserved`, which no script can ask for)
 --       'leave', id
 -- Gives { limit, interval ms, ttl ms, members, reserve, pressure in thousandths, repaired, glance ms,
 --       news }: so often the member looks whether `news` in `state` is another (0: never), and beats at
---       once if it is; or { -1 } where there is nothing to go by: the ceiling is hidden, or this beat was overtaken.
+--       once if it is; or { -1 } where there is nothing to go by: the ceiling is hidden, or this beat
+--       was overtaken.
 --
 -- Every grant is made against the server's own count of this instant. A slot is taken if it is in
 -- `used`, and promised if it was granted and its owner has not reported it yet; a grant comes out of
@@ -242,6 +244,9 @@ local function server()
   local used = field(clients, 'connected_clients')
   local ceiling = field(clients, 'maxclients') or field(clients, 'max_clients')
   if not used or not ceiling or ceiling < 1 then return nil end
+  -- Those that are in use by whom they are kept for are in `used`.
+  local kept = bounded(ARGV[11], 0, ceiling) - (field(clients, 'connected_priority_clients') or 0)
+  ceiling = math.max(1, ceiling - math.max(0, kept))
   used = used + (field(clients, 'cluster_connections') or 0) + (field(replication, 'connected_slaves') or 0)
   return used, ceiling
 end

@@ -49,6 +49,7 @@ pub use breaker::BreakerHandle;
 pub(crate) use clients::DEAD;
 pub use clients::{Client, ClientList};
 pub use observer::{Observation, ServerEvent, ServerObserver, worst};
+pub(crate) use snapshot::{PRIORITY, RESERVED, reserved_line};
 pub use snapshot::{Product, Replica, Role, ServerSnapshot};
 pub use watch::{ServerWatch, WatchStatus};
 

@@ -26,6 +26,7 @@ pub struct ServerObserver {
     run_id: Option<String>,
     uptime_seconds: Option<u64>,
     rejected: Option<u64>,
+    reserved: Option<u64>,
     received: Option<(u64, Instant)>,
     role: Option<Role>,
     used: RecentPeak,
@@ -40,8 +41,8 @@ pub struct ServerObserver {
 pub struct Observation {
     /// What the server said.
     pub snapshot: ServerSnapshot,
-    /// How many connections it takes: its `maxclients`, or where it hides that, what was in use
-    /// when it refused somebody; `None` until then. Learned so, it rises when more is seen in use,
+    /// How many connections it takes: its [`ceiling`](ServerSnapshot::ceiling), or where it hides that, what was
+    /// in use when it refused somebody; `None` until then. Learned so, it rises when more is seen in use,
     /// and is forgotten an hour after the last refusal, as it may have been raised meanwhile.
     ///
     /// (Protected mode counts its refusals in the same field. A ceiling learned from one of them is
@@ -104,8 +105,11 @@ pub enum ServerEvent {
 
 impl ServerObserver {
     /// Takes the next snapshot, and says what has changed.
-    pub fn observe(&mut self, snapshot: ServerSnapshot, now: Instant) -> Observation {
+    pub fn observe(&mut self, mut snapshot: ServerSnapshot, now: Instant) -> Observation {
         let restarted = self.has_restarted(&snapshot);
+        // It is asked for beside INFO, and not each time.
+        snapshot.reserved_slots = snapshot.reserved_slots.or(self.reserved.filter(|_| !restarted));
+        self.reserved = snapshot.reserved_slots;
         if let Some(run_id) = &snapshot.run_id {
             self.run_id = Some(run_id.clone());
         }
@@ -192,8 +196,8 @@ impl ServerObserver {
         let used = snapshot.used();
         let recently = used.map(|used| self.used.see(used, now, RECENT)).or(self.used.peak());
         let from = self.ceiling();
-        let seen = match snapshot.maxclients {
-            Some(maxclients) => Some(maxclients),
+        let seen = match snapshot.ceiling() {
+            Some(ceiling) => Some(ceiling),
             None if new_rejections.is_some_and(|new| new > 0) => recently,
             None => used.filter(|used| from.is_some_and(|from| *used > from)),
         };

@@ -1,5 +1,6 @@
 //! INFO, as any server of the family sends it, parsed.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
@@ -9,6 +10,19 @@ use super::ratio;
 /// No process has more sockets than this, as file descriptors are ints. What is above is a counter
 /// that ran below zero: Dragonfly has sent `connected_clients:4294964742` (its issue 4693).
 const MOST_SOCKETS: u64 = i32::MAX as u64;
+
+/// The setting that is asked for beside INFO, and its line in the text that is parsed.
+pub(crate) const RESERVED: &str = "maxclients-reserved";
+/// Valkey reserves slots for clients from there, and none where it is empty.
+pub(crate) const PRIORITY: &str = "priority-subnets";
+
+/// The line of the slots that a server reserves, for the end of its INFO: from what CONFIG GET said of
+/// [`RESERVED`] and of [`PRIORITY`], which KeyDB does not know.
+pub(crate) fn reserved_line(reserved: Option<&str>, priority: Option<&str>) -> Option<String> {
+    let reserved =
+        if priority.is_some_and(|subnets| subnets.trim().is_empty()) { "0" } else { reserved? };
+    Some(format!("\r\n{RESERVED}:{reserved}\r\n"))
+}
 
 /// What a server said of itself in one INFO.
 ///
@@ -42,9 +56,14 @@ pub struct ServerSnapshot {
     /// The ceiling of connections: `maxclients` (Redis 6.2 and later), or Dragonfly's
     /// `max_clients`. Zero is unknown.
     ///
-    /// Valkey can reserve some of them (`maxclients-reserved`, which INFO does not show): ordinary
-    /// clients are then refused below it.
+    /// Valkey and KeyDB can [reserve](Self::reserved_slots) some of them: ordinary clients are then refused
+    /// below it, at the [`ceiling`](Self::ceiling).
     pub maxclients: Option<u64>,
+    /// Those of them that ordinary clients do not get, which INFO does not show: the setting
+    /// `maxclients-reserved` of KeyDB (for clients on 127.0.0.1), and of Valkey from 9.2 on (for its
+    /// `priority-subnets`, without which it reserves none). The pool and the doctor ask for it where INFO
+    /// says that there may be one; where CONFIG is denied it is unknown.
+    pub reserved_slots: Option<u64>,
     /// Those of `connected_clients` that wait in a blocking command: `blocked_clients`.
     pub blocked_clients: Option<u64>,
     /// Those that use client-side caching: `tracking_clients`.
@@ -110,6 +129,23 @@ pub enum Product {
     Pika,
     /// Apache Kvrocks.
     Kvrocks,
+}
+
+impl fmt::Display for Product {
+    /// As its maker writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Redis => "Redis",
+            Self::Valkey => "Valkey",
+            Self::KeyDb => "KeyDB",
+            Self::Dragonfly => "Dragonfly",
+            Self::Upstash => "Upstash",
+            Self::RedisEnterprise => "Redis Enterprise",
+            Self::Garnet => "Garnet",
+            Self::Pika => "Pika",
+            Self::Kvrocks => "Kvrocks",
+        })
+    }
 }
 
 /// A server's part in replication.
@@ -210,6 +246,8 @@ impl ServerSnapshot {
             "connected_slaves" => first(&mut self.connected_replicas, sockets(value)),
             "cluster_connections" => first(&mut self.cluster_connections, sockets(value)),
             "maxclients" | "max_clients" => first(&mut self.maxclients, some_sockets(value)),
+            // Not of INFO: a line of ours.
+            RESERVED => first(&mut self.reserved_slots, sockets(value)),
             "blocked_clients" => first(&mut self.blocked_clients, sockets(value)),
             "tracking_clients" => first(&mut self.tracking_clients, sockets(value)),
             "pubsub_clients" => first(&mut self.pubsub_clients, sockets(value)),
@@ -255,17 +293,35 @@ impl ServerSnapshot {
         Some(self.connected_clients?.saturating_add(links))
     }
 
-    /// [`used`](Self::used) over `maxclients`: 1 is full, and it can be more where `maxclients` was
-    /// lowered.
+    /// What an ordinary client is refused at: `maxclients`, less the slots that are reserved and not yet in
+    /// use by those they are reserved for. At least 1.
     #[must_use]
-    pub fn saturation(&self) -> Option<f64> {
-        Some(ratio(self.used()?, self.maxclients?))
+    pub fn ceiling(&self) -> Option<u64> {
+        Some(self.maxclients?.saturating_sub(self.kept_slots()).max(1))
     }
 
-    /// Slots left.
+    /// Slots that are reserved, and not in use by those they are reserved for.
+    #[must_use]
+    pub fn kept_slots(&self) -> u64 {
+        self.reserved_slots.unwrap_or(0).saturating_sub(self.priority_clients.unwrap_or(0))
+    }
+
+    /// [`used`](Self::used) over the [`ceiling`](Self::ceiling): 1 is full, and it can be more where that
+    /// was lowered.
+    #[must_use]
+    pub fn saturation(&self) -> Option<f64> {
+        Some(ratio(self.used()?, self.ceiling()?))
+    }
+
+    /// Slots left for ordinary clients.
     #[must_use]
     pub fn free(&self) -> Option<u64> {
-        Some(self.maxclients?.saturating_sub(self.used()?))
+        Some(self.ceiling()?.saturating_sub(self.used()?))
+    }
+
+    /// True of a server that may reserve slots, as far as its INFO tells.
+    pub(crate) fn may_reserve_slots(&self) -> bool {
+        self.product == Some(Product::KeyDb) || self.priority_clients.is_some()
     }
 
     /// Replicas that follow the stream: all that are connected, less those that are listed in

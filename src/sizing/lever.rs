@@ -175,7 +175,7 @@ fn fleet(plan: Plan) -> Option<Change> {
 /// What a fleet's grants add up to at most, with the clients that are not in it: its registry keeps
 /// back a slot for each member, too, up to 4 % (`reserve` in `fleet/registry.lua`).
 fn usable_by_fleet(plan: Plan) -> u64 {
-    let ceiling = plan.maxclients;
+    let ceiling = plan.maxclients.saturating_sub(plan.kept_by_server);
     let members = plan.processes().min(ceiling.div_ceil(25));
     let registry = default_reserve(ceiling).max(members).min(ceiling.div_ceil(4));
     plan.available().min(ceiling.saturating_sub(registry))

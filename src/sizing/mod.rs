@@ -74,6 +74,7 @@ pub struct Plan {
     cluster_links: u64,
     others: u64,
     reserve: Option<u64>,
+    kept_by_server: u64,
     serverless: bool,
 }
 
@@ -94,6 +95,7 @@ impl Plan {
             cluster_links: 0,
             others: 0,
             reserve: None,
+            kept_by_server: 0,
             serverless: false,
         }
     }
@@ -113,11 +115,12 @@ impl Plan {
         plan
     }
 
-    /// With the ceiling, the replicas and the cluster links that a server tells of. `None` where it
-    /// does not tell its ceiling.
+    /// With the ceiling, the slots it keeps from ordinary clients, the replicas and the cluster links that a
+    /// server tells of. `None` where it does not tell its ceiling.
     #[must_use]
     pub fn for_server(snapshot: &ServerSnapshot) -> Option<Self> {
         let mut plan = Self::new(snapshot.maxclients?);
+        plan.kept_by_server = snapshot.kept_slots();
         plan.replicas = snapshot.connected_replicas.unwrap_or(0);
         plan.cluster_links = snapshot.cluster_connections.unwrap_or(0);
         Some(plan)
@@ -196,6 +199,13 @@ impl Plan {
         self
     }
 
+    /// Slots that the server keeps from ordinary clients, `maxclients-reserved` of KeyDB and newer Valkeys: as
+    /// good as gone, so they are added to the [`reserve`](Self::reserve). Default none.
+    pub const fn kept_by_server(mut self, slots: u64) -> Self {
+        self.kept_by_server = slots;
+        self
+    }
+
     /// Does the arithmetic.
     #[must_use]
     pub fn work_out(self) -> Outcome {
@@ -245,10 +255,11 @@ impl Plan {
     }
 
     const fn reserved(self) -> u64 {
-        match self.reserve {
+        let reserve = match self.reserve {
             Some(reserve) => reserve,
             None => default_reserve(self.maxclients),
-        }
+        };
+        reserve.saturating_add(self.kept_by_server)
     }
 
     const fn available(self) -> u64 {

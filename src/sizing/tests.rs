@@ -90,6 +90,11 @@ fn a_server_tells_its_part() {
         sentence(plan.pool_size(50)),
         "1 × 50 + 2 replicas + 10 cluster links = 62 fits 10,000 − 200 (9,738 left)"
     );
+    let keydb = format!("{info}maxclients-reserved:50\n");
+    let keydb = Plan::for_server(&ServerSnapshot::parse(keydb)).expect("it says its maxclients");
+    assert_eq!(keydb.work_out().reserve, plan.work_out().reserve + 50);
+    assert_eq!(keydb.reserve(7).work_out().available, 10_000 - 57);
+
     let silent = ServerSnapshot::parse("connected_clients:31\nmaxclients:-1\n");
     assert_eq!(Plan::for_server(&silent), None);
 }

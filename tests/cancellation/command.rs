@@ -91,7 +91,7 @@ async fn a_dropped_command_changes_nothing_for_the_next(command: &str) {
         let case = format!("{command} in {resp:?}");
         assert_eq!(look("db"), "0", "{case}");
         assert_eq!(look("name"), "tested", "{case}");
-        assert_eq!((look("sub"), look("multi")), ("0".into(), "-1".into()), "{case}");
+        assert_eq!((look("sub"), look("flags")), ("0".into(), "N".into()), "{case}");
         server.admin().text(&["SET", "watched", "changed"]);
         let done: Option<Vec<String>> = redis::pipe()
             .atomic()

@@ -93,6 +93,11 @@ fn sockets(cluster: &Cluster, index: usize) -> usize {
 
 /// How often the node has executed the command.
 fn calls(cluster: &Cluster, index: usize, command: &str) -> u64 {
+    // An older server counts a command's subcommands together.
+    let command = match support::program().redis_version() >= support::SEVEN {
+        true => command,
+        false => command.split('|').next().unwrap_or(command),
+    };
     stat(cluster, index, &format!("cmdstat_{command}"), "calls=")
 }
 

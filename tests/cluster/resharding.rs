@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::load::{Load, Operation, failures, none, tags};
-use crate::support::Cluster;
 use crate::support::cluster::slot_of;
+use crate::support::{Cluster, SEVEN, lacks};
 use crate::waiting::{cmd, soon, until};
 use crate::{ask, builder, calls, cluster_status, errors, masters, refused, unhurried_pool};
 
@@ -156,6 +156,9 @@ async fn a_slot_that_has_moved_is_learned_by_the_first_command() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_that_hear_of_many_moves_cause_a_question_a_second() {
+    if lacks("statistics by subcommand", SEVEN) {
+        return;
+    }
     let cluster = masters();
     let pool = unhurried_pool(&cluster);
     let tags = tags(&cluster, 0, 200);

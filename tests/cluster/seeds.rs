@@ -6,7 +6,9 @@ use std::time::Duration;
 use redis_guard::{AsyncCommands, GuardedPool};
 use tokio::time::Instant;
 
-use crate::support::{Auth, Cluster, HANG, Resp, TestServer, Transport, dials, unhurried};
+use crate::support::{
+    Auth, Cluster, HANG, Resp, SEVEN, TestServer, Transport, dials, lacks, unhurried,
+};
 use crate::waiting::{cmd, soon};
 use crate::{NAME, ask, cluster_status, masters, refused, unhurried_pool};
 
@@ -110,6 +112,9 @@ async fn nobody_goes_on_asking_who_the_nodes_are_where_nobody_waits() {
 /// As where an endpoint is configured, and the nodes announce their addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_that_the_cluster_knows_by_another_name_is_left_for_good() {
+    if lacks("statistics by subcommand", SEVEN) {
+        return;
+    }
     let cluster = masters();
     let seed = format!("redis://localhost:{}", cluster.node(0).port());
     let pool = pool_of([seed]);
@@ -218,6 +223,9 @@ async fn resp3_too() {
 #[cfg(feature = "tls-rustls")]
 #[tokio::test]
 async fn tls_of_the_first_seed_is_for_all_nodes() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let settings = TestServer::builder().tls(true).arg("tls-cluster", "yes");
     let cluster = Cluster::start(3, &settings).unwrap();
     let certificates = redis_guard::redis::TlsCertificates {
@@ -232,6 +240,9 @@ async fn tls_of_the_first_seed_is_for_all_nodes() {
 
 #[tokio::test]
 async fn a_node_that_does_not_say_where_it_is_is_where_it_was_asked() {
+    if lacks("announced host names", SEVEN) {
+        return;
+    }
     let cluster = masters();
     configure(&cluster, "cluster-preferred-endpoint-type", |_| "unknown-endpoint".to_owned());
 
@@ -240,6 +251,9 @@ async fn a_node_that_does_not_say_where_it_is_is_where_it_was_asked() {
 
 #[tokio::test]
 async fn a_node_that_has_no_host_name_to_tell_is_where_it_was_asked() {
+    if lacks("announced host names", SEVEN) {
+        return;
+    }
     let cluster = masters();
     configure(&cluster, "cluster-preferred-endpoint-type", |_| "hostname".to_owned());
 
@@ -248,6 +262,9 @@ async fn a_node_that_has_no_host_name_to_tell_is_where_it_was_asked() {
 
 #[tokio::test]
 async fn announced_addresses_are_mapped() {
+    if lacks("node that minds a new port of its own", SEVEN) {
+        return;
+    }
     let cluster = masters();
     // Ports where nobody listens.
     configure(&cluster, "cluster-announce-port", |node| (node + 1).to_string());
@@ -266,6 +283,9 @@ async fn announced_addresses_are_mapped() {
 
 #[tokio::test]
 async fn announced_hosts_are_mapped_whatever_the_port() {
+    if lacks("announced host names", SEVEN) {
+        return;
+    }
     let cluster = masters();
     configure(&cluster, "cluster-announce-hostname", |node| format!("node{node}.guard.test"));
     configure(&cluster, "cluster-preferred-endpoint-type", |_| "hostname".to_owned());

@@ -49,6 +49,9 @@ fn in_resp3() {
 /// A full server closes before the handshake: nobody says why.
 #[test]
 fn over_tls_it_is_said_to_be_a_guess() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = crate::server().maxclients(6).tls(true).start().unwrap();
     let _occupants = server.fill();
     let ca = crate::tls::ca_file(&server);

@@ -185,6 +185,9 @@ fn a_masters_name_where_there_is_no_sentinel() {
 
 #[test]
 fn a_set_that_speaks_tls() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let set = calm(SentinelSet::builder().replicas(1).tls(true));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), set.server(0).ca_pem()).unwrap();

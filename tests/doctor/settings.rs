@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::run::Doctor;
-use crate::support::TestServer;
 use crate::support::server::{Connection, poll};
+use crate::support::{SEVEN, TestServer, lacks};
 
 fn report_of(server: &TestServer) -> crate::run::Report {
     Doctor::of(&[&server.url()]).report_of(&[server])
@@ -108,6 +108,9 @@ fn a_backlog_too_short_for_a_scale_out() {
 
 #[test]
 fn a_limit_on_the_clients_memory_is_seen() {
+    if lacks("maxmemory-clients", SEVEN) {
+        return;
+    }
     let server = crate::server().arg("maxmemory-clients", "64mb").start().unwrap();
     let report = report_of(&server);
     report.is(0, "nothing_wrong").level("ok", &["server.maxmemory_clients"]);

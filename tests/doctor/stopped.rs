@@ -4,10 +4,13 @@ use std::thread;
 
 use crate::run::{Doctor, OWN_NAME, Report, Running};
 use crate::support::server::{Connection, Reply, poll};
-use crate::support::{TestServer, pair};
+use crate::support::{LOADS_SLOWLY, SEVEN, TestServer, lacks, pair};
 
 #[test]
 fn a_server_that_loads_its_data_set() {
+    if lacks(LOADS_SLOWLY, SEVEN) {
+        return;
+    }
     let server = crate::server().arg("appendonly", "no").start().unwrap();
     server.restart_into_loading().unwrap();
     let report = Doctor::of(&[&server.url()]).report();
@@ -113,7 +116,7 @@ fn a_replica_that_refuses_stale_reads_is_examined_all_the_same() {
 /// Of INFO, too, it says BUSY: that is no lack of rights, and no managed service.
 #[test]
 fn a_server_that_is_busy_with_a_script() {
-    let server = crate::server().arg("busy-reply-threshold", "100").start().unwrap();
+    let server = crate::server().arg("lua-time-limit", "100").start().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut client = Connection::open(server.socket_path(), None).unwrap();

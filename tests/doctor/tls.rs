@@ -20,6 +20,9 @@ fn server() -> TestServer {
 
 #[test]
 fn an_unknown_authority() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = server();
     let report = Doctor::of(&[&server.tls_url()]).report_of(&[&server]);
     let seen = report.is(3, "tls_failed");
@@ -31,6 +34,9 @@ fn an_unknown_authority() {
 
 #[test]
 fn the_authority_given() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = server();
     let ca = ca_file(&server);
     let ca = ca.path().to_str().unwrap();
@@ -45,6 +51,9 @@ fn the_authority_given() {
 
 #[test]
 fn a_certificate_for_another_name() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = server();
     let ca = ca_file(&server);
     // The certificate is for localhost and 127.0.0.1.
@@ -59,6 +68,9 @@ fn a_certificate_for_another_name() {
 
 #[test]
 fn a_plain_url_to_a_tls_port() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = server();
     let url = format!("redis://127.0.0.1:{}", server.tls_port());
     let report = Doctor::of(&[&url]).report_of(&[&server]);
@@ -71,6 +83,9 @@ fn a_plain_url_to_a_tls_port() {
 
 #[test]
 fn a_tls_url_to_a_plain_port() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = server();
     let url = format!("rediss://127.0.0.1:{}", server.port());
     let report = Doctor::of(&[&url, "--timeout", "500ms"]).report_of(&[&server]);

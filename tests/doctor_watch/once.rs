@@ -8,7 +8,7 @@ use crate::NAME;
 use crate::fake::{Fake, array, bulk};
 use crate::program::{Live, json, run, text, watch};
 use crate::support::server::poll;
-use crate::support::{Auth, Cluster, Occupants, Resp, TestServer, Transport};
+use crate::support::{Auth, Cluster, Occupants, Resp, SEVEN, TestServer, Transport, lacks};
 
 const SHORT: &[&str] = &["--interval", "200ms"];
 
@@ -191,6 +191,9 @@ fn a_password_comes_from_the_url_or_redis_clis_variable() {
 
 #[test]
 fn over_tls_with_the_authoritys_certificate() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = TestServer::builder().tls(true).start().unwrap();
     let pem = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(pem.path(), server.ca_pem()).unwrap();
@@ -203,6 +206,9 @@ fn over_tls_with_the_authoritys_certificate() {
 
 #[test]
 fn what_is_denied_is_said_in_its_place_and_the_rest_goes_on() {
+    if lacks("rules on subcommands", SEVEN) {
+        return;
+    }
     let server = TestServer::start().unwrap();
     let user = |name: &str, rules: &[&str]| {
         let user = [&["ACL", "SETUSER", name, "on", ">pw", "~*", "+@all"], rules].concat();

@@ -3,12 +3,12 @@
 use std::process::{Command, Stdio};
 
 use crate::program::{Live, PROGRAM};
-use crate::support::TestServer;
+use crate::support::{TestServer, skip};
 
 /// A shell command in a terminal of 100 × 30.
 fn in_a_terminal(command: &str) -> Option<Live> {
     if Command::new("script").arg("--version").output().is_err() {
-        eprintln!("skipped: script(1) is not installed (util-linux)");
+        skip("script(1) is not installed (util-linux)");
         return None;
     }
     let command = format!("stty cols 100 rows 30; {command}");

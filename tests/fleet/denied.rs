@@ -47,7 +47,7 @@ async fn without_the_right_to_scripts_the_price_law_takes_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_right_to_the_keys_the_price_law_takes_over() {
     let (_server, pool) = member_with(&["resetkeys", "~app:*"]);
-    goes_by(&pool, LimitedBy::PriceLaw, "keys").await;
+    goes_by(&pool, LimitedBy::PriceLaw, "key").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,7 +88,7 @@ impl Side {
             Act::Step(step) => return soon("a step", told(lease, step)).await,
             Act::GiveUp { line, sent } => give_up(lease, line, *sent).await,
             Act::GiveUpBlocking => {
-                give_up(lease, "BLPOP nothing 0.001", true).await;
+                give_up(lease, "BLPOP nothing 0.002", true).await;
                 *lease = self.lease().await;
             }
             Act::MakeExclusive => lease.make_exclusive().await.unwrap(),

@@ -3,7 +3,6 @@
 //! No crate for it: this is all that the tests need, and the smallest of those crates brings a hundred others.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::support::chromium::{FLAGS, SHELL, find, from_base64};
+use crate::support::skip;
 
 /// Far above what anything takes, on a machine that has other things to do.
 const HANG: Duration = Duration::from_secs(30);
@@ -40,11 +40,7 @@ impl Browser {
             let demanded =
                 ["REQUIRE_CHROMIUM", "CI"].iter().any(|name| env::var_os(name).is_some());
             assert!(!demanded, "there is no chromium: install it, or set CHROMIUM to its path");
-            // Not eprintln, which the harness keeps to itself while a test succeeds.
-            let _ = writeln!(
-                std::io::stderr(),
-                "skipped: there is no chromium, see tests/page/main.rs"
-            );
+            skip("there is no chromium, see tests/page/main.rs");
             return None;
         };
         let profile = tempfile::Builder::new().prefix("redis-guard-page-").tempdir().unwrap();

@@ -9,7 +9,7 @@ use redis_guard::AsyncCommands;
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
-use crate::support::{TestServer, dials, unhurried};
+use crate::support::{TestServer, dials, skip, unhurried};
 use crate::waiting::soon;
 
 /// Set in the process that has a name of two addresses, which is this test once more.
@@ -63,7 +63,7 @@ async fn an_ipv6_address_is_shown_in_brackets() {
     let shown = format!("[::1]:{}", server.port());
     let pool = unhurried(format!("redis://{shown}")).build().unwrap();
     if TcpStream::connect(&shown).is_err() {
-        return eprintln!("skipped: this machine has no IPv6");
+        return skip("this machine has no IPv6");
     }
     soon("a lease", pool.acquire("test")).await.unwrap();
     assert_eq!(&*pool.status().server, shown.as_str());
@@ -99,12 +99,12 @@ async fn a_silent_address_costs_one_head_start_and_no_slot() {
     let run = run.or_else(|| in_namespace("-rm").ok());
 
     let (Ok(_silent), Some(run)) = (silent, run) else {
-        return eprintln!("skipped: this machine has no IPv6, or lets nobody rename its addresses");
+        return skip("this machine has no IPv6, or lets nobody rename its addresses");
     };
     let said = [run.stdout, run.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     if run.status.code() == Some(77) || said.contains("unshare failed") {
-        return eprintln!("skipped: no mount namespace here: {said}");
+        return skip(&format!("no mount namespace here: {said}"));
     }
     assert!(run.status.success() && said.contains("1 passed"), "{said}");
     let dialed = server.admin().info_u64("total_connections_received") - before;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use redis_guard::{Budget, Error, Event, GuardedConnection, GuardedPool, PubSubEvent, Rejection};
 use redis_guard::{GuardedPoolBuilder, redis};
 
-use crate::support::{TestServer, ask_until_served, impatient};
+use crate::support::{SEVEN, TestServer, ask_until_served, impatient, program};
 use crate::waiting::{cmd, next, soon, until};
 
 fn server() -> TestServer {
@@ -85,7 +85,9 @@ fn listen(pool: &GuardedPool) -> tokio::task::JoinHandle<u64> {
     let pool = pool.clone();
     tokio::spawn(async move {
         let mut subscriber = pool.pubsub("subscribers").await.unwrap();
-        subscriber.ssubscribe("numbers").await.unwrap();
+        if program().redis_version() >= SEVEN {
+            subscriber.ssubscribe("numbers").await.unwrap();
+        }
         subscriber.subscribe("numbers").await.unwrap();
         let mut heard = 0;
         loop {
@@ -102,9 +104,10 @@ fn listen(pool: &GuardedPool) -> tokio::task::JoinHandle<u64> {
     })
 }
 
-/// To the channel what is even, and to the shard channel what is odd. How many heard it.
+/// To the channel what is even, and to the shard channel, where there is one, what is odd. How many heard it.
 fn publish(server: &TestServer, number: u64) -> String {
-    let command = if number.is_multiple_of(2) { "PUBLISH" } else { "SPUBLISH" };
+    let to_all = number.is_multiple_of(2) || program().redis_version() < SEVEN;
+    let command = if to_all { "PUBLISH" } else { "SPUBLISH" };
     server.admin().text(&[command, "numbers", &number.to_string()])
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis_guard::{Error, GuardedPool, redis};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::impatient;
+use crate::support::{impatient, program, skip};
 use crate::waiting::{HANG, cmd, soon, until};
 
 const LINK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ impl Remote {
             return None;
         }
         let mut server = Command::new("ip");
-        server.args(["netns", "exec", &name, "redis-server", "--bind", &theirs]);
+        server.args(["netns", "exec", &name, &program().path, "--bind", &theirs]);
         server.args(["--port", "6379", "--save", "", "--protected-mode", "no"]);
         remote.server = server.stdout(Stdio::null()).spawn().ok();
         let up = async {
@@ -103,7 +103,7 @@ async fn ends(pool: GuardedPool, shared: bool, after: Duration) -> Duration {
 #[tokio::test]
 async fn a_link_that_goes_down_is_known_within_the_link_timeout() {
     let Some(remote) = Remote::start().await else {
-        eprintln!("skipped: no network namespaces here");
+        skip("no network namespaces here");
         return;
     };
     let pool = impatient(&remote.url()).max_connections(8).watch(false).acquire_timeout(HANG);

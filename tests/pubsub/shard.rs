@@ -4,10 +4,13 @@ use redis_guard::{Error, PubSubEvent};
 
 use crate::support::{Cluster, TestServer, dials, unhurried};
 use crate::waiting::{poll_once, soon};
-use crate::{next, payload, publish, spublish};
+use crate::{has_shards, lacks_shards, next, payload, publish, spublish};
 
 #[tokio::test]
 async fn messages_arrive_on_one_connection_with_those_of_channels_and_patterns() {
+    if lacks_shards() {
+        return;
+    }
     for protocol in ["resp2", "resp3"] {
         let server = TestServer::start().unwrap();
         let url = format!("redis://127.0.0.1:{}?protocol={protocol}", server.port());
@@ -34,6 +37,9 @@ async fn messages_arrive_on_one_connection_with_those_of_channels_and_patterns()
 
 #[tokio::test]
 async fn without_a_name_all_shard_channels_are_left_and_none_comes_back() {
+    if lacks_shards() {
+        return;
+    }
     let server = TestServer::start().unwrap();
     let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
@@ -53,6 +59,9 @@ async fn without_a_name_all_shard_channels_are_left_and_none_comes_back() {
 
 #[tokio::test]
 async fn they_are_subscribed_to_again_after_client_kill_and_a_restart() {
+    if lacks_shards() {
+        return;
+    }
     let server = TestServer::start().unwrap();
     let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
@@ -71,6 +80,9 @@ async fn they_are_subscribed_to_again_after_client_kill_and_a_restart() {
 /// Its answer belongs to nobody, and not to the next one.
 #[tokio::test]
 async fn a_dropped_subscription_is_not_remembered() {
+    if lacks_shards() {
+        return;
+    }
     let server = TestServer::start().unwrap();
     let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
@@ -91,7 +103,11 @@ async fn a_dropped_subscription_is_not_remembered() {
 
 #[tokio::test]
 async fn a_server_that_is_too_old_is_told_in_plain_words_and_the_rest_goes_on() {
-    let old = TestServer::builder().arg("rename-command", "SSUBSCRIBE \"\"").start().unwrap();
+    let server = TestServer::builder();
+    let old = match has_shards() {
+        true => server.arg("rename-command", "SSUBSCRIBE \"\"").start().unwrap(),
+        false => server.start().unwrap(),
+    };
     let pool = unhurried(old.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
@@ -106,6 +122,9 @@ async fn a_server_that_is_too_old_is_told_in_plain_words_and_the_rest_goes_on() 
 
 #[tokio::test]
 async fn a_user_without_the_right_hears_so_and_the_rest_goes_on() {
+    if lacks_shards() {
+        return;
+    }
     let server = TestServer::start().unwrap();
     server.admin().text(&["ACL", "SETUSER", "few", "on", "nopass", "+@all", "resetchannels", "&a"]);
     let pool = unhurried(format!("redis://few:x@127.0.0.1:{}", server.port())).build().unwrap();
@@ -122,6 +141,9 @@ async fn a_user_without_the_right_hears_so_and_the_rest_goes_on() {
 /// The node that it is connected to is the only one that it knows, so it waits for the slot to come back.
 #[tokio::test]
 async fn a_slot_that_moves_to_another_node_counts_as_a_lost_connection() {
+    if lacks_shards() {
+        return;
+    }
     let cluster = Cluster::start(2, &TestServer::builder()).unwrap();
     let [here, there] = cluster.nodes() else { panic!("two nodes") };
     let pool = unhurried(here.url()).build().unwrap();

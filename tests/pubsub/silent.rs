@@ -7,6 +7,7 @@ use redis_guard::{Error, GuardedPool, GuardedPubSub};
 use crate::proxy::Proxy;
 use crate::support::TestServer;
 use crate::waiting::{HANG, soon};
+use crate::{has_shards, lacks_shards};
 
 /// A subscriber to the channel `a`, the pattern `p*` and the shard channel `s`, through a proxy that may go silent.
 async fn subscriber() -> (TestServer, Proxy, GuardedPool, GuardedPubSub) {
@@ -18,7 +19,9 @@ async fn subscriber() -> (TestServer, Proxy, GuardedPool, GuardedPubSub) {
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     subscriber.psubscribe("p*").await.unwrap();
-    subscriber.ssubscribe("s").await.unwrap();
+    if has_shards() {
+        subscriber.ssubscribe("s").await.unwrap();
+    }
     (server, proxy, pool, subscriber)
 }
 
@@ -57,6 +60,9 @@ async fn to_unsubscribe_from_a_pattern_times_out() {
 
 #[tokio::test]
 async fn to_subscribe_to_a_shard_channel_times_out() {
+    if lacks_shards() {
+        return;
+    }
     let (_server, proxy, _pool, mut subscriber) = subscriber().await;
     proxy.go_silent();
     times_out("to subscribe", subscriber.ssubscribe("t")).await;
@@ -64,6 +70,9 @@ async fn to_subscribe_to_a_shard_channel_times_out() {
 
 #[tokio::test]
 async fn to_unsubscribe_from_a_shard_channel_times_out() {
+    if lacks_shards() {
+        return;
+    }
     let (_server, proxy, _pool, mut subscriber) = subscriber().await;
     proxy.go_silent();
     times_out("to unsubscribe", subscriber.sunsubscribe("s")).await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use redis_guard::{GuardedPool, GuardedPubSub, PubSubEvent};
 
-use crate::support::{TestServer, unhurried};
+use crate::support::{TestServer, program, skip, unhurried};
 use crate::waiting::{soon, until};
-use crate::{closed, next, payload, publish};
+use crate::{closed, has_shards, next, payload, publish};
 
 const MIB: usize = 1024 * 1024;
 
@@ -15,22 +15,25 @@ async fn subscriber(server: &TestServer) -> (GuardedPool, GuardedPubSub) {
     let pool = unhurried(server.url()).watch(false).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
-    subscriber.ssubscribe("s").await.unwrap();
+    if has_shards() {
+        subscriber.ssubscribe("s").await.unwrap();
+    }
     (pool, subscriber)
 }
 
 /// Publishes so many messages of so many bytes, each with its number in front, from a thread of its own,
-/// by turns to the channel and to the shard channel.
+/// by turns to the channel and, where the server has such, to the shard channel.
 async fn flood(server: &Arc<TestServer>, messages: usize, bytes: usize) {
     let server = Arc::clone(server);
     let script = "local filler = string.rep('x', ARGV[2]) for i = 1, ARGV[1] do \
-                  local to = i % 2 == 0 and {'PUBLISH', 'a'} or {'SPUBLISH', 's'} \
+                  local to = (i % 2 == 0 or ARGV[3] == '0') and {'PUBLISH', 'a'} or {'SPUBLISH', 's'} \
                   redis.call(to[1], to[2], i .. ' ' .. filler) end return 'OK'";
+    let shards = if has_shards() { "1" } else { "0" };
     let publishing = tokio::task::spawn_blocking(move || {
         // In parts, so that the server sends in between, and its buffers hold no more than they may.
         for _ in 0..messages.div_ceil(PART) {
             let (count, bytes) = (PART.min(messages).to_string(), bytes.to_string());
-            server.admin().text(&["EVAL", script, "0", &count, &bytes]);
+            server.admin().text(&["EVAL", script, "0", &count, &bytes, shards]);
         }
     });
     soon("the flood", publishing).await.unwrap();
@@ -43,7 +46,7 @@ fn listeners(server: &TestServer) -> usize {
         .admin()
         .client_list()
         .iter()
-        .filter(|client| client["sub"] != "0" || client["ssub"] != "0")
+        .filter(|client| client["sub"] != "0" || client.get("ssub").is_some_and(|ssub| ssub != "0"))
         .count()
 }
 
@@ -58,6 +61,11 @@ async fn until_gap(subscriber: &mut GuardedPubSub) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_limit_ends_it_and_it_hears_gap() {
+    if program().is_valkey(9, 0) {
+        return skip(
+            "Valkey 9 does not count long messages that are unread, and closes nobody for them",
+        );
+    }
     let server = Arc::new(TestServer::start().unwrap());
     let (pool, mut subscriber) = subscriber(&server).await;
 

@@ -240,6 +240,7 @@ impl World {
             now_ms: self.now_ms,
             connected_clients: used,
             maxclients: Some(self.maxclients),
+            ..ServerState::default()
         };
         let message = &mut self.wire[index];
         let reply = self.script.run(server, &keys(), &message.beat.args);

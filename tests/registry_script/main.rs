@@ -5,6 +5,7 @@ mod overwritten;
 mod pace;
 mod record;
 mod redis;
+mod reserved;
 
 #[path = "../support/script.rs"]
 mod script;

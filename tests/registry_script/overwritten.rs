@@ -5,8 +5,12 @@ use proptest::prelude::*;
 use super::script::{Script, ServerState};
 use super::{Member, keys, load};
 
-const SERVER: ServerState =
-    ServerState { now_ms: 1_000_000, connected_clients: 30, maxclients: Some(100) };
+const SERVER: ServerState = ServerState {
+    now_ms: 1_000_000,
+    connected_clients: 30,
+    maxclients: Some(100),
+    priority_clients: None,
+};
 
 fn member(id: usize, seq: u64) -> Member {
     Member { id, seq, live: 3, base: 5, peak: 9, hungry: true, max: 20 }

@@ -7,8 +7,12 @@ use super::redis::RealScript;
 use super::script::ServerState;
 use super::{Member, keys, load};
 
-const SERVER: ServerState =
-    ServerState { now_ms: 1_000_000, connected_clients: 30, maxclients: Some(100) };
+const SERVER: ServerState = ServerState {
+    now_ms: 1_000_000,
+    connected_clients: 30,
+    maxclients: Some(100),
+    priority_clients: None,
+};
 
 #[test]
 fn what_the_script_writes_on_a_real_server_is_read_member_by_member() {

@@ -50,6 +50,7 @@ impl RealScript {
             now_ms: number(seconds) * 1000 + number(micros) / 1000,
             connected_clients: self.server.admin().used_slots(),
             maxclients: Some(maxclients.into()),
+            ..ServerState::default()
         }
     }
 }

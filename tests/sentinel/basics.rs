@@ -112,6 +112,9 @@ async fn deadpools_configuration() {
 #[cfg(feature = "tls-rustls")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_over_tls() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let set = SentinelSet::builder().tls(true).start().unwrap();
     let certificates = redis_guard::redis::TlsCertificates {
         client_tls: None,
@@ -147,6 +150,9 @@ async fn all_over_tls() {
 #[cfg(feature = "tls-rustls")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_each_pools_own() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let set = SentinelSet::builder().tls(true).replicas(0).sentinels(1).start().unwrap();
     let trusting = redis_guard::redis::TlsCertificates {
         client_tls: None,

@@ -36,6 +36,9 @@ fn a_set_fails_over_and_becomes_whole_again() {
 
 #[test]
 fn passwords_and_tls() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let builder = SentinelSet::builder().server_password("server's").sentinel_password("theirs");
     let set = builder.tls(true).sentinels(2).replicas(1).start().unwrap();
 

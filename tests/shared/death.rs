@@ -104,7 +104,9 @@ async fn a_pipeline_in_flight_on_a_killed_lane_hears_the_same() {
 /// not answered ran besides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
-    let (server, pool) = pair_with(|builder| builder.shared_lanes(2));
+    // For those that are not answered, below.
+    let timeout = Duration::from_secs(5);
+    let (server, pool) = pair_with(|builder| builder.shared_lanes(2).response_timeout(timeout));
     let callers: Vec<_> = (0..16)
         .map(|_| {
             let mut handle = pool.shared("search");

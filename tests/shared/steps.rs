@@ -19,6 +19,7 @@ pub(crate) enum Step {
 pub(crate) const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// `K` and `L` are keys, `N` is a number.
+/// A millisecond is no time at all before Redis 7, and so for ever.
 const LINES: [&str; 44] = [
     "SET K N",
     "SET K word",
@@ -57,8 +58,8 @@ const LINES: [&str; 44] = [
     "HINCRBY K f N",
     "HDEL K f",
     "HLEN K",
-    "BLPOP K 0.001",
-    "BLMOVE K L LEFT LEFT 0.001",
+    "BLPOP K 0.002",
+    "BLMOVE K L LEFT LEFT 0.002",
     "GET",
     "INCR K L",
     "NO-SUCH-COMMAND K",

@@ -14,6 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::TestServerBuilder;
 use super::admin::{Admin, Reply, poll};
+use super::program::Program;
 
 pub(super) const START_LIMIT: Duration = Duration::from_secs(10);
 /// Below Linux's ephemeral range (32768 and up): a dial to a stopped server must never connect to
@@ -107,8 +108,10 @@ pub(super) fn write_config(
     }
     if settings.cluster {
         line("cluster-enabled", "yes");
-        // One that is free: the usual one, 10,000 above the port, may be anybody's.
-        line("cluster-port", &ports.bus.to_string());
+        if ports.bus != ports.plain + 10_000 {
+            // One that is free: the usual one, 10,000 above the port, may be anybody's.
+            line("cluster-port", &ports.bus.to_string());
+        }
     }
     for (name, value) in &settings.args {
         line(name, value);
@@ -148,21 +151,15 @@ pub(super) fn write_certificates(dir: &Path) -> Result<String, StartError> {
     Ok(ca_pem)
 }
 
-pub(super) fn major_version(program: &str) -> Result<u32, StartError> {
-    let output = match Command::new(program).arg("--version").output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StartError::NotInstalled { program: program.to_owned() });
-        }
-        output => output?,
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v="));
-    let major = version.and_then(|version| version.split('.').next()?.parse().ok());
-    major.ok_or_else(|| io::Error::other(format!("{program} --version said {text:?}")).into())
-}
-
+/// The bus of a cluster's node has a port of its own where the server can be told so; otherwise it is 10,000
+/// above the other.
 pub(super) fn free_ports() -> io::Result<Ports> {
-    Ok(Ports { plain: free_port()?, tls: free_port()?, bus: free_port()? })
+    let (plain, tls) = (free_port()?, free_port()?);
+    let bus = match Program::get().is_ok_and(|program| program.redis_version() >= (7, 0)) {
+        true => free_port()?,
+        false => plain + 10_000,
+    };
+    Ok(Ports { plain, tls, bus })
 }
 
 /// A port nobody listens on at the moment. Test processes start from different places, threads

@@ -26,7 +26,10 @@ pub(crate) use self::crowd::{Crowd, Storm};
 pub(crate) use self::name::Name;
 pub(crate) use self::replication::pair;
 pub(crate) use self::sentinel::{SentinelSet, SentinelSetBuilder, Switch, Switches};
-pub(crate) use self::server::{Auth, Occupants, Resp, TestServer, Transport};
+pub(crate) use self::server::{
+    Auth, LOADS_SLOWLY, Maker, Occupants, Resp, SEVEN, TestServer, Transport, lacks, lacks_tls,
+    program, skip,
+};
 pub(crate) use self::vendor::{VendorScript, VendorServer};
 
 /// Far above anything a test waits for: it ends a test that would otherwise hang.

@@ -15,6 +15,8 @@ pub(crate) struct ServerState {
     pub(crate) connected_clients: u64,
     /// `None`: INFO does not tell.
     pub(crate) maxclients: Option<u64>,
+    /// Of a Valkey that reserves slots: those of `connected_clients` for whom it does.
+    pub(crate) priority_clients: Option<u64>,
 }
 
 /// A key's value.
@@ -248,10 +250,16 @@ impl Database {
 
     fn info(&self, section: &str) -> String {
         match (section, self.server.maxclients) {
-            ("clients", Some(maxclients)) => format!(
-                "# Clients\r\nconnected_clients:{}\r\ncluster_connections:0\r\nmaxclients:{maxclients}\r\n",
-                self.server.connected_clients
-            ),
+            ("clients", Some(maxclients)) => {
+                let priority = self.server.priority_clients;
+                let priority =
+                    priority.map(|count| format!("connected_priority_clients:{count}\r\n"));
+                format!(
+                    "# Clients\r\nconnected_clients:{}\r\n{}cluster_connections:0\r\nmaxclients:{maxclients}\r\n",
+                    self.server.connected_clients,
+                    priority.unwrap_or_default()
+                )
+            }
             ("clients", None) => {
                 format!("# Clients\r\nconnected_clients:{}\r\n", self.server.connected_clients)
             }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::server::{
-    Admin, Auth, Connection, Reply, Resp, StartError, TestServer, TestServerBuilder, Transport,
-    poll, quoted,
+    Admin, Auth, Connection, Reply, Resp, SEVEN, StartError, TestServer, TestServerBuilder,
+    Transport, poll, program, quoted,
 };
 
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
@@ -454,7 +454,12 @@ impl SentinelSet {
                         && fields["master-link-status"] == "ok"
                         && fields["master-port"] == port
                 };
-                let other = |fields: &HashMap<String, String>| fields["flags"] == "sentinel";
+                // Valkey 9 goes on saying what the other one thought of the master before.
+                let other = |fields: &HashMap<String, String>| {
+                    fields["flags"]
+                        .split(',')
+                        .all(|flag| ["sentinel", "master_down"].contains(&flag))
+                };
                 fields(admin, &["SENTINEL", "MASTER", name])
                     .is_some_and(|fields| fields["flags"] == "master")
                     && well("REPLICAS", &replica) == replicas
@@ -467,7 +472,8 @@ impl SentinelSet {
         let view = |sentinel: &TestServer| {
             let master = fields(sentinel.admin(), &["SENTINEL", "MASTER", self.name()]);
             let replicas = all_fields(sentinel.admin(), &["SENTINEL", "REPLICAS", self.name()]);
-            format!("{master:#?}\n{replicas:#?}\n")
+            let others = all_fields(sentinel.admin(), &["SENTINEL", "SENTINELS", self.name()]);
+            format!("{master:#?}\n{replicas:#?}\n{others:#?}\n")
         };
         let views: String = self.running_sentinels().map(view).collect();
         let logs =
@@ -533,6 +539,10 @@ impl SentinelSet {
     /// Shorter times than an operator has them, so that a test does not wait for ten seconds until
     /// a sentinel looks again.
     fn hurry(&self, sentinel: &TestServer) {
+        // Before that its periods are not to be changed.
+        if program().redis_version() < SEVEN {
+            return;
+        }
         let publish = self.settings.publish_period_ms.to_string();
         for (name, value) in [
             ("info-period", "500"),

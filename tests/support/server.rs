@@ -13,6 +13,8 @@ mod admin;
 mod launch;
 #[path = "occupants.rs"]
 mod occupants;
+#[path = "program.rs"]
+mod program;
 
 use std::env;
 use std::fmt::Write as _;
@@ -26,8 +28,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use launch::{
-    Ports, START_LIMIT, copy_certificates, free_ports, kill, launch, major_version, signal,
-    write_certificates, write_config,
+    Ports, START_LIMIT, copy_certificates, free_ports, kill, launch, signal, write_certificates,
+    write_config,
 };
 
 #[allow(
@@ -38,6 +40,7 @@ pub(crate) use self::{
     admin::{Admin, Connection, Reply, poll},
     launch::{StartError, quoted},
     occupants::{OCCUPANT_PREFIX, Occupants},
+    program::{LOADS_SLOWLY, Maker, Program, SEVEN, lacks, lacks_tls, program, skip},
 };
 
 const PORT_TRIES: usize = 50;
@@ -50,7 +53,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct TestServer {
     dir: TempDir,
-    program: String,
     settings: TestServerBuilder,
     ports: Ports,
     ca_pem: Option<String>,
@@ -288,7 +290,8 @@ impl TestServer {
         if !self.settings.sentinel {
             write_config(&self.settings, self.dir.path(), self.ports, extra)?;
         }
-        let launch = || launch(&self.program, &self.settings, self.dir.path(), &self.admin, &ready);
+        let program = &Program::get()?.path;
+        let launch = || launch(program, &self.settings, self.dir.path(), &self.admin, &ready);
         // Somebody else may hold the port for a moment.
         let child = poll(START_LIMIT, || match launch() {
             Err(StartError::PortTaken) => None,
@@ -396,9 +399,9 @@ impl TestServerBuilder {
     /// There is no `redis-server`, it does not accept the settings, or it does not answer within
     /// ten seconds.
     pub(crate) fn start(self) -> Result<TestServer, StartError> {
-        let program = env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let program = Program::get()?;
         let mut settings = self;
-        if major_version(&program)? >= 7 {
+        if program.redis_version() >= (7, 0) {
             settings.args.insert(0, ("enable-debug-command".to_owned(), "yes".to_owned()));
         }
         let memory = Path::new("/dev/shm");
@@ -420,7 +423,7 @@ impl TestServerBuilder {
         let mut tries = PORT_TRIES;
         let child = loop {
             write_config(&settings, dir.path(), ports, &[])?;
-            match launch(&program, &settings, dir.path(), &admin, &|reply| !reply.is_error()) {
+            match launch(&program.path, &settings, dir.path(), &admin, &|reply| !reply.is_error()) {
                 Err(StartError::PortTaken) if tries > 0 => tries -= 1,
                 launched => break launched?,
             }
@@ -428,7 +431,6 @@ impl TestServerBuilder {
         };
         Ok(TestServer {
             dir,
-            program,
             settings,
             ports,
             ca_pem,

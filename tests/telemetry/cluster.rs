@@ -129,13 +129,13 @@ async fn slots_that_no_node_serves_are_counted_until_one_does() {
     let () = soon("SET", handle.set(&key, 1)).await.unwrap();
     until("no such slot", &pool, || kept.gauge(UNSERVED) == Some(0.0)).await;
 
-    cluster.node(0).admin().text(&["CLUSTER", "DELSLOTSRANGE", "5", "7"]);
+    cluster.node(0).admin().text(&["CLUSTER", "DELSLOTS", "5", "6", "7"]);
     let error = soon("GET", handle.get::<_, u64>(&key)).await.unwrap_err();
     assert_eq!(error.code(), Some("CLUSTERDOWN"), "{error}");
     until("three slots", &pool, || kept.gauge(UNSERVED) == Some(3.0)).await;
     assert_eq!(kept.gauge(KNOWN), Some(1.0));
 
-    cluster.node(0).admin().text(&["CLUSTER", "ADDSLOTSRANGE", "5", "7"]);
+    cluster.node(0).admin().text(&["CLUSTER", "ADDSLOTS", "5", "6", "7"]);
     until("none again", &pool, || kept.gauge(UNSERVED) == Some(0.0)).await;
     assert_eq!(kept.counter(CHANGES), Some(3));
 }

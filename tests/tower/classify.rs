@@ -10,7 +10,7 @@ use redis_guard::{Class, Error, Outcome, Rejection};
 use tokio::time::timeout;
 use tower::{BoxError, ServiceExt};
 
-use crate::support::TestServer;
+use crate::support::{LOADS_SLOWLY, SEVEN, TestServer, lacks};
 use crate::waiting::cmd;
 use crate::{Told, failed};
 
@@ -124,6 +124,9 @@ async fn a_wrong_password_is_told_as_such() {
 
 #[tokio::test]
 async fn a_server_that_loads_its_data_says_so() {
+    if lacks(LOADS_SLOWLY, SEVEN) {
+        return;
+    }
     let server = TestServer::start().unwrap();
     server.restart_into_loading().unwrap();
     let mut connection = connect(&server.url()).await.unwrap();

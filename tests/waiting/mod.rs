@@ -115,9 +115,10 @@ pub(crate) fn sockets(server: &TestServer, name: &str) -> Option<usize> {
     Some(list.lines().filter(|line| line.split(' ').any(|word| word == field)).count())
 }
 
-/// Everything but the operator's own connection, named or not.
+/// Everything but the operator's own connection, named or not, and a replica's to its master.
 pub(crate) fn clients(server: &TestServer) -> usize {
-    server.admin().client_list().len() - 1
+    let list = server.admin().client_list();
+    list.iter().filter(|client| client["flags"] != "M").count() - 1
 }
 
 /// The command that these words make.

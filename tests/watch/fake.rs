@@ -32,8 +32,14 @@ struct State {
     full: AtomicBool,
     accepted: AtomicU64,
     refused: AtomicU64,
+    /// The reply to CONFIG GET, likewise, by the name that is asked for.
+    settings: Mutex<HashMap<String, String>>,
     /// When INFO was asked for.
     infos: Mutex<Vec<Instant>>,
+    /// What CONFIG GET was asked for.
+    asked_settings: Mutex<Vec<String>>,
+    /// The words of the last heartbeat.
+    last_beat: Mutex<Vec<String>>,
     /// The heartbeats that were sent, the member's id and the number, and how often.
     heartbeats: Mutex<HashMap<(String, String), usize>>,
 }
@@ -68,6 +74,21 @@ impl Fake {
     /// From now on a script is answered with these bytes.
     pub(crate) fn replies_to_scripts(&self, reply: &str) {
         reply.clone_into(&mut self.state.eval.lock().unwrap());
+    }
+
+    /// From now on CONFIG GET of that name is answered with these bytes, and not with an empty list.
+    pub(crate) fn replies_to_config(&self, name: &str, reply: &str) {
+        self.state.settings.lock().unwrap().insert(name.to_owned(), reply.to_owned());
+    }
+
+    /// How often CONFIG GET asked for that name.
+    pub(crate) fn questions_about(&self, name: &str) -> usize {
+        self.state.asked_settings.lock().unwrap().iter().filter(|asked| *asked == name).count()
+    }
+
+    /// The arguments of the last heartbeat that it was sent.
+    pub(crate) fn last_beat(&self) -> Vec<String> {
+        self.state.last_beat.lock().unwrap().clone()
     }
 
     pub(crate) fn hold_info(&self, held: bool) {
@@ -154,11 +175,15 @@ impl State {
     fn note(&self, command: &[String]) {
         match name(command).as_deref() {
             Some("INFO") => self.infos.lock().unwrap().push(Instant::now()),
+            Some("CONFIG") => {
+                self.asked_settings.lock().unwrap().extend(command.get(2).cloned());
+            }
             Some("EVAL" | "EVALSHA") => {
                 let keys = command.get(2).and_then(|keys| keys.parse().ok()).unwrap_or(0);
                 if let [kind, id, number, ..] = &command[(3 + keys).min(command.len())..]
                     && kind == "beat"
                 {
+                    *self.last_beat.lock().unwrap() = command[3 + keys..].to_vec();
                     let mut heartbeats = self.heartbeats.lock().unwrap();
                     *heartbeats.entry((id.clone(), number.clone())).or_default() += 1;
                 }
@@ -178,6 +203,11 @@ impl State {
                 None => "+PONG\r\n".to_owned(),
             },
             Some("EVAL" | "EVALSHA") => self.eval.lock().unwrap().clone(),
+            Some("CONFIG") => {
+                let settings = self.settings.lock().unwrap();
+                let told = command.get(2).and_then(|name| settings.get(name));
+                told.cloned().unwrap_or_else(|| "*0\r\n".to_owned())
+            }
             _ => "+OK\r\n".to_owned(),
         }
     }

@@ -117,7 +117,7 @@ async fn a_server_that_is_stopped_for_five_seconds_hangs_nobody_and_is_watched_a
 #[tokio::test]
 async fn a_busy_server_is_no_reason_to_take_more() {
     let server = TestServer::builder().maxclients(60).start().unwrap();
-    server.admin().text(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
+    server.admin().text(&["CONFIG", "SET", "lua-time-limit", "10"]);
     let _occupants = server.fill_to_leave(4);
     let pool = builder(&server).max_connections(32).build().unwrap();
     drop(hold(&pool, 2).await);

@@ -115,6 +115,9 @@ async fn grows_after_a_refusal(fake: &Fake) {
 #[cfg(feature = "tls-rustls-insecure")]
 #[tokio::test]
 async fn a_suspected_refusal_is_settled_by_what_the_server_counts() {
+    if crate::support::lacks_tls() {
+        return;
+    }
     let server = TestServer::builder().maxclients(40).tls(true).start().unwrap();
     let occupants = server.fill_to_leave(1);
     let pool = unhurried(format!("{}#insecure", server.tls_url()))

@@ -18,6 +18,7 @@ mod lone;
 mod pace;
 mod price;
 mod proxy;
+mod reserved;
 mod seen;
 mod service;
 mod spy;

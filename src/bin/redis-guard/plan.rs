@@ -6,6 +6,7 @@ mod report;
 use std::cmp::Reverse;
 
 use clap::Args;
+use redis_guard::server::ServerSnapshot;
 use redis_guard::sizing::{Outcome, Plan, Surge};
 
 use self::ask::{Asked, Seen, ask};
@@ -144,6 +145,7 @@ impl PlanArgs {
         if let Some(nodes) = self.nodes.or(links.map(|links| links / 2 + 1)) {
             plan = plan.cluster_nodes(nodes);
         }
+        plan = plan.kept_by_server(snapshot.map_or(0, ServerSnapshot::kept_slots));
         if let Some(others) = self.others {
             plan = plan.others(others);
         }

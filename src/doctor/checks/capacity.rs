@@ -106,6 +106,8 @@ fn saturation(findings: Findings<'_>, facts: &Facts, info: &Info) -> Check {
     holders.extend(
         snapshot.cluster_connections.filter(|n| *n > 0).map(|n| counted(n, "cluster link")),
     );
+    let kept = Some(snapshot.kept_slots()).filter(|n| *n > 0);
+    holders.extend(kept.map(|n| format!("{} more reserved by the server", counted(n, "slot"))));
     let evidence = format!(
         "{} of {} slots ({}): {}",
         count(used),

@@ -6,7 +6,7 @@ use crate::doctor::facts::{Facts, Info};
 use crate::doctor::holders::{Holder, Holders};
 use crate::doctor::report::{Check, Level};
 use crate::doctor::unused::{self, Unused};
-use crate::server::DEAD;
+use crate::server::{DEAD, Product, ServerSnapshot};
 use crate::vocabulary::words::{bytes, clean, count, counted, percent, seconds, span};
 
 /// Hundredths of the slots that are the cause of slots running out: without them there would be room
@@ -320,8 +320,17 @@ fn young(facts: &Facts, holders: &Holders) -> Check {
 
 fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
     let check = Check::new("holders.output_buffers", "a client with 1 MiB of replies unread");
+    let info = facts.info.as_ref().ok();
     let Some(worst) = holders.slow_consumers.first() else {
-        return check.ok(format!("{} unread, in all", bytes(holders.output_bytes)));
+        let unread = format!("{} unread, in all", bytes(holders.output_bytes));
+        if holders.subscribers > 0 && info.is_some_and(|info| hides_unread(&info.seen.snapshot)) {
+            return check.skipped(format!(
+                "{unread}, that is told; Valkey 9 counts no long message that a subscriber has yet to read, and \
+                 there is {}",
+                counted(holders.subscribers, "subscriber")
+            ));
+        }
+        return check.ok(unread);
     };
     let who = worst.name.as_deref().or(worst.address.as_deref()).unwrap_or("one");
     let evidence = format!(
@@ -332,7 +341,7 @@ fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> C
         bytes(worst.output_bytes.unwrap_or(0)),
         clean(worst.command.as_deref().unwrap_or("unknown")),
     );
-    let memory = facts.info.as_ref().ok().and_then(|info| info.seen.snapshot.maxmemory_bytes);
+    let memory = info.and_then(|info| info.seen.snapshot.maxmemory_bytes);
     let much = memory.is_some_and(|max| max > 0 && holders.output_bytes >= max / 4);
     let fix = match worst.id {
         Some(id) => with_comment(
@@ -342,6 +351,14 @@ fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> C
         None => "find out why it does not read".to_owned(),
     };
     check.with(if much { Level::Failed } else { Level::Warning }, evidence).fix(fix)
+}
+
+/// From 9.0 on Valkey shares a long message among its readers, and counts it neither in `omem` nor in `tot-mem`
+/// (9.1.2: 20,000 bytes, and not 100); nor does it close whom it passes its limit for.
+fn hides_unread(snapshot: &ServerSnapshot) -> bool {
+    let version = snapshot.version.as_deref().and_then(|version| version.split('.').next());
+    let major = version.and_then(|major| major.parse::<u32>().ok());
+    snapshot.product == Some(Product::Valkey) && major.is_some_and(|major| major >= 9)
 }
 
 /// What part of the slots so many are.

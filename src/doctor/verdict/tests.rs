@@ -165,6 +165,35 @@ fn the_number_that_is_listed_changes_no_verdict() {
 }
 
 #[test]
+fn slots_that_are_reserved_are_not_left() {
+    let found = Found::info("connected_clients:40\nmaxclients-reserved:58").clients(40, BUSY);
+    let report = found.judge();
+    assert_eq!(report.saturation(), Some(40.0 / 42.0));
+    let check = report.check("capacity.saturation").expect("a check");
+    assert_eq!(check.level, Level::Failed, "{}", check.evidence);
+    assert!(check.evidence.starts_with("40 of 42 slots"), "{}", check.evidence);
+    assert!(check.evidence.contains("58 slots more reserved by the server"), "{}", check.evidence);
+    let fix = check.fix.as_deref().unwrap_or_default();
+    assert!(fix.contains("maxclients 150"), "half as many again as there are, {fix}");
+}
+
+/// Valkey from 9.0 on does not count what it would have to show.
+#[test]
+fn unread_messages_that_the_server_hides_are_not_said_to_be_none() {
+    let level = |version: &str, flags: &str| {
+        let client = format!("addr=10.0.0.8:1 age=40 idle=0 flags={flags} omem=0");
+        let found = Found::info(&format!("connected_clients:1\n{version}")).clients(1, &client);
+        let report = found.judge();
+        let check = report.check("holders.output_buffers").expect("a check");
+        (check.level, check.evidence.contains("1 subscriber"))
+    };
+    assert_eq!(level("valkey_version:9.1.2", "P"), (Level::Skipped, true));
+    assert_eq!(level("valkey_version:9.1.2", "N"), (Level::Ok, false), "nobody listens");
+    assert_eq!(level("valkey_version:8.1.8", "P"), (Level::Ok, false));
+    assert_eq!(level("redis_version:9.0.0", "P"), (Level::Ok, false));
+}
+
+#[test]
 fn a_source_with_most_of_a_full_server_is_named() {
     let busy = "addr=10.0.0.9:1 name=thief age=4000 idle=0 flags=N";
     let found = Found::info("connected_clients:99").clients(90, busy).clients(9, BUSY);

@@ -50,12 +50,15 @@ impl Member {
         }
     }
 
-    /// By the script's hash, once the server has run it.
-    pub(super) fn command(&self, beat: &Beat) -> Cmd {
-        match self.loaded {
+    /// By the script's hash, once the server has run it. `reserved`: slots that the server keeps from us,
+    /// which a script cannot ask for.
+    pub(super) fn command(&self, beat: &Beat, reserved: u64) -> Cmd {
+        let mut command = match self.loaded {
             true => self.call("EVALSHA", self.script.get_hash(), &beat.args),
             false => self.call("EVAL", SCRIPT, &beat.args),
-        }
+        };
+        command.arg(reserved);
+        command
     }
 
     fn call(&self, verb: &str, script: &str, args: &[String]) -> Cmd {

@@ -6,6 +6,7 @@
 
 pub(super) mod mailbox;
 mod member;
+mod reserved;
 pub(super) mod steering;
 
 use std::pin::pin;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use self::mailbox::{Mailbox, PendingReply};
 use self::member::{DENIED_INTERVAL, Member};
+use self::reserved::Reserved;
 use super::node::Node;
 use crate::Outcome;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
@@ -94,6 +96,7 @@ struct Watch {
     seen: Option<Seen>,
     /// INFO was denied us, and is not asked for again until then.
     denied_until: Option<Instant>,
+    reserved: Reserved,
     /// No connection was to be had for the last question.
     stuck: bool,
     /// So it is the other pools' turn to ask until then.
@@ -125,6 +128,7 @@ impl Watch {
             due: now,
             seen: None,
             denied_until: None,
+            reserved: Reserved::default(),
             stuck: false,
             waits_for_others: None,
             lost: now,
@@ -263,8 +267,13 @@ impl Watch {
             // Plain INFO: before Redis 7 it takes at most one section.
             commands.cmd("INFO");
         }
+        let (seen, now) = (self.seen.as_ref(), Instant::now());
+        let asks_reserved = question.is_some() && self.reserved.is_asked_of(seen, now);
+        if asks_reserved {
+            reserved::ask(&mut commands);
+        }
         if let (Some(beat), Some(member)) = (&beat, &self.fleet) {
-            commands.add_command(member.command(beat));
+            commands.add_command(member.command(beat, reserved::slots(seen).unwrap_or(0)));
         }
         let glanced = glance.map(|glance| commands.add_command(glance)).is_some();
         let replies = self.send(server.address(), &commands).await;
@@ -287,10 +296,12 @@ impl Watch {
             Err(error) => Err(error.clone()),
         };
         let info = question.map(|question| (question, next()));
+        let told = asks_reserved.then(|| [next(), next()]);
         let reply = beat.is_some().then(&mut next);
         let glanced = glanced.then(&mut next);
         if let Some((question, info)) = info {
-            self.heard_info(question, info, now);
+            let reserved = told.and_then(|told| self.reserved.heard(told, now));
+            self.heard_info(question, info, reserved, now);
         }
         if let (Some(beat), Some(reply), Some(member)) = (beat, reply, &mut self.fleet) {
             member.heard(&self.node, &beat, reply);
@@ -300,7 +311,13 @@ impl Watch {
         }
     }
 
-    fn heard_info(&mut self, question: Question, reply: RedisResult<Value>, now: Instant) {
+    fn heard_info(
+        &mut self,
+        question: Question,
+        reply: RedisResult<Value>,
+        reserved: Option<String>,
+        now: Instant,
+    ) {
         // Bytes: a path or a name in it may be in whatever encoding.
         let info = reply.and_then(|reply| match reply {
             // In RESP3, which redis-rs takes for text only.
@@ -308,8 +325,9 @@ impl Watch {
             reply => Ok(from_redis_value::<Vec<u8>>(reply)?),
         });
         match info {
-            Ok(info) => {
+            Ok(mut info) => {
                 self.denied_until = None;
+                info.extend(reserved.into_iter().flat_map(String::into_bytes));
                 question.answered(ServerSnapshot::parse(info), now);
             }
             Err(error) => {
@@ -364,7 +382,17 @@ impl Watch {
             // It was asked before that, and does not know of it.
             self.due = now.max(seen.sent + LOSS_INTERVAL);
         }
+        let before = reserved::slots(self.seen.as_ref());
         self.seen = Some(seen);
+        let reserved = reserved::slots(self.seen.as_ref());
+        // Until it is known how many slots are reserved the ceiling is taken for too high, so both are asked for
+        // at once, and so is a share by the new one.
+        if reserved.is_none() && self.reserved.is_asked_of(self.seen.as_ref(), now) {
+            self.due = now;
+        }
+        if let Some(member) = self.fleet.as_mut().filter(|_| reserved != before) {
+            member.membership.unsent();
+        }
         let found = self.node.lock().steering.trouble.take().is_some();
         if found {
             let server = Arc::clone(server.address());

@@ -36,6 +36,19 @@ fn rejections_are_counted_from_one_sample_to_the_next() {
 }
 
 #[test]
+fn reserved_slots_are_remembered_until_a_restart() {
+    let mut server = Watched::new();
+    let info = "run_id:a connected_clients:30 maxclients:100";
+    assert_eq!(server.sees(info).ceiling, Some(100));
+    let told = server.sees(&format!("{info} maxclients-reserved:40"));
+    assert_eq!(told.ceiling, Some(60));
+    assert!(matches!(told.events[..], [ServerEvent::CeilingChanged { from: 100, to: 60 }]));
+    let later = server.sees(info);
+    assert_eq!((later.snapshot.reserved_slots, later.free()), (Some(40), Some(30)));
+    assert_eq!(server.sees("run_id:b connected_clients:30 maxclients:100").ceiling, Some(100));
+}
+
+#[test]
 fn a_server_that_does_not_count_rejections_is_unknown_and_one_sample_without_is_bridged() {
     let mut server = Watched::new();
     server.sees("rejected_connections:5");

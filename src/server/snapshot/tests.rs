@@ -109,6 +109,55 @@ fn the_newer_counts_of_clients_are_read() {
 }
 
 #[test]
+fn reserved_slots_are_not_for_ordinary_clients() {
+    let server =
+        |info: &str| ServerSnapshot::parse(format!("maxclients:100\nconnected_clients:70\n{info}"));
+    let keydb = server("maxclients-reserved:20");
+    assert_eq!((keydb.ceiling(), keydb.free(), keydb.maxclients), (Some(80), Some(10), Some(100)));
+    assert_eq!(keydb.saturation(), Some(0.875));
+    let some_in_use = server("maxclients-reserved:20\nconnected_priority_clients:15");
+    assert_eq!((some_in_use.ceiling(), some_in_use.free()), (Some(95), Some(25)));
+    let all_in_use = server("maxclients-reserved:20\nconnected_priority_clients:40");
+    assert_eq!((all_in_use.ceiling(), all_in_use.free()), (Some(100), Some(30)));
+    let more_than_there_are = server("maxclients-reserved:200");
+    assert_eq!((more_than_there_are.ceiling(), more_than_there_are.free()), (Some(1), Some(0)));
+    assert_eq!(server("").ceiling(), Some(100));
+    assert_eq!(ServerSnapshot::parse("maxclients-reserved:20").ceiling(), None);
+}
+
+#[test]
+fn the_line_of_reserved_slots_is_what_config_says() {
+    let reserved = |told, subnets| {
+        reserved_line(told, subnets).and_then(|line| ServerSnapshot::parse(line).reserved_slots)
+    };
+    assert_eq!(reserved(Some("20"), None), Some(20), "KeyDB");
+    assert_eq!(reserved(Some("20"), Some("10.0.0.0/8")), Some(20), "Valkey");
+    assert_eq!(reserved(Some("20"), Some("")), Some(0), "Valkey, for nobody");
+    assert_eq!(reserved(None, None), None);
+    assert_eq!(reserved(Some("none"), None), None);
+}
+
+#[test]
+fn keydb_and_newer_valkeys_may_reserve_slots() {
+    let asked: Vec<bool> =
+        [info!("keydb-6.3"), info!("valkey-9"), info!("redis-8-cluster"), info!("memorydb-7")]
+            .map(|info| ServerSnapshot::parse(info).may_reserve_slots())
+            .into();
+    assert_eq!(asked, [true, true, false, false]);
+}
+
+#[test]
+fn products_are_called_what_their_makers_call_them() {
+    for (product, name) in [
+        (Product::KeyDb, "KeyDB"),
+        (Product::RedisEnterprise, "Redis Enterprise"),
+        (Product::Valkey, "Valkey"),
+    ] {
+        assert_eq!(product.to_string(), name);
+    }
+}
+
+#[test]
 fn what_cannot_be_is_unknown() {
     for nonsense in ["-1", "", "N/A", "4294964742", "18446744073697705472", "1e3", "12.5", "0x10"] {
         let info = format!("connected_clients:{nonsense}\r\nmaxclients:{nonsense}\r\n");

@@ -100,8 +100,12 @@ impl Cluster {
             if index < masters {
                 cluster.ask(index, &["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
                 let border = |index| usize::from(SLOTS) * index / masters;
-                let slots = [border(index), border(index + 1) - 1].map(|slot| slot.to_string());
-                cluster.ask(index, &["CLUSTER", "ADDSLOTSRANGE", &slots[0], &slots[1]]);
+                // One by one: before Redis 7 there is no ADDSLOTSRANGE.
+                let slots = (border(index)..border(index + 1)).map(|slot| slot.to_string());
+                let slots: Vec<_> = slots.collect();
+                let command = ["CLUSTER", "ADDSLOTS"].into_iter();
+                let command: Vec<_> = command.chain(slots.iter().map(String::as_str)).collect();
+                cluster.ask(index, &command);
             }
             cluster.introduce(index);
         }

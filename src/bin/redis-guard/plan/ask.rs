@@ -194,6 +194,12 @@ impl Seen {
                 notes.push(format!("planned for --{flag} {given}; the server says {told}"));
             }
         }
+        if snapshot.kept_slots() > 0 {
+            notes.push(format!(
+                "{} of its slots are not for ordinary clients (maxclients-reserved): they are added to the reserve",
+                words::count(snapshot.kept_slots())
+            ));
+        }
         if let Some(refusal) = &self.refusal {
             notes.push(format!(
                 "replicas and cluster links are those given: INFO was refused ({refusal})"

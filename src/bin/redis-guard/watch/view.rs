@@ -4,7 +4,6 @@ mod tables;
 
 use redis_guard::doctor::WatchedMaster;
 use redis_guard::internal::words::{bytes, count};
-use redis_guard::server::Product;
 
 use super::server::{Condition, Down, HISTORY, History, Link, Server, as_f64, role};
 use super::state::State;
@@ -155,7 +154,8 @@ fn block(state: &State, server: &Server, width: usize, rows: usize, airy: bool) 
 fn identity(server: &Server) -> String {
     let Some(seen) = server.current() else { return String::new() };
     let snapshot = &seen.snapshot;
-    let product = snapshot.product.map_or(UNKNOWN, product);
+    let product =
+        snapshot.product.map_or_else(|| UNKNOWN.to_owned(), |product| product.to_string());
     let version = snapshot.version.as_deref().unwrap_or(UNKNOWN);
     let role = snapshot.role.map_or(UNKNOWN, role);
     let uptime = snapshot.uptime_seconds.map_or_else(|| UNKNOWN.to_owned(), time);
@@ -354,21 +354,6 @@ fn labelled(label: &str) -> Line {
 
 fn known(number: Option<u64>) -> String {
     number.map_or_else(|| UNKNOWN.to_owned(), count)
-}
-
-const fn product(product: Product) -> &'static str {
-    match product {
-        Product::Redis => "Redis",
-        Product::Valkey => "Valkey",
-        Product::KeyDb => "KeyDB",
-        Product::Dragonfly => "Dragonfly",
-        Product::Upstash => "Upstash",
-        Product::RedisEnterprise => "Redis Enterprise",
-        Product::Garnet => "Garnet",
-        Product::Pika => "Pika",
-        Product::Kvrocks => "Kvrocks",
-        _ => UNKNOWN,
-    }
 }
 
 #[cfg(test)]

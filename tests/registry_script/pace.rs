@@ -37,6 +37,7 @@ impl World {
             now_ms: self.now_ms,
             connected_clients: self.used,
             maxclients: Some(MAXCLIENTS),
+            ..ServerState::default()
         };
         let reply = self.script.run(server, &keys(), &member.args()).expect("a reply");
         let &[limit, interval, ttl, _, _, _, _, glance, news] = &reply[..] else {

@@ -81,11 +81,13 @@ async fn dial_while_wanted(mut running: Running) {
             }
         };
         tokio::select! {
-            () = due => {}
-            () = changed => {}
-            () = node.dialer_wanted.notified() => {}
+            biased;
+            // First, so that no schedule that is due keeps what is in flight from going on.
             Some(()) = dials.next() => {}
             () = node.closed(), if !node.is_closed() => {}
+            () = changed => {}
+            () = node.dialer_wanted.notified() => {}
+            () = due => {}
         }
         if node.is_closed() {
             // Nobody needs them any more; each takes itself out of the books.
@@ -133,8 +135,9 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
         return Step::Wait;
     }
     let place = tokio::select! {
-        place = node.resolver.resolve() => place,
+        biased;
         () = node.closed() => return Step::WaitUntil(Instant::now()),
+        place = node.resolver.resolve() => place,
     };
     match place {
         Ok(place) => {
@@ -256,6 +259,7 @@ impl Attempt {
     async fn run(self) {
         let started = Instant::now();
         let dialed = tokio::select! {
+            biased;
             dialed = self.dial(started) => Some(dialed),
             // Dropped: it takes itself out of the books.
             () = self.node.left(&self.place) => None,

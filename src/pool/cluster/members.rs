@@ -1,6 +1,6 @@
 //! The nodes that a cluster has, or had until lately.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use crate::server::gate::Forced;
 
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    pub(super) nodes: HashMap<Arc<str>, KnownNode>,
+    pub(super) nodes: BTreeMap<Arc<str>, KnownNode>,
     /// What an operator holds the breakers at.
     pub(super) forced: Option<Forced>,
     pub(super) closed: bool,

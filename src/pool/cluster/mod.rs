@@ -22,13 +22,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::map::{Map, Part};
 use self::members::{KnownNode, Members};
 use super::context::Context;
 use super::factory::NodeFactory;
+use super::latest;
 use super::node::Node;
 use super::tasks::{Runtime, Task};
 use super::topology::member::{Member, Membership};
@@ -69,10 +70,10 @@ pub(super) struct Cluster {
     /// `members`.
     changing: Mutex<()>,
     /// What came of the questions so far.
-    known: watch::Sender<Known>,
+    known: latest::Sender<Known>,
     /// Somebody needs to know who the nodes are.
     wanted: Arc<Notify>,
-    closed: watch::Sender<bool>,
+    closed: latest::Sender<bool>,
     keeper_runs: AtomicBool,
     keeper: fn(Arc<Cluster>) -> Task,
     runtime: Runtime,
@@ -122,9 +123,9 @@ impl Cluster {
             map: ArcSwap::from_pointee(Map::empty()),
             members: Mutex::new(Members::default()),
             changing: Mutex::new(()),
-            known: watch::Sender::new(Known::default()),
+            known: latest::Sender::new(Known::default()),
             wanted: Arc::new(Notify::new()),
-            closed: watch::Sender::new(false),
+            closed: latest::Sender::new(false),
             keeper_runs: AtomicBool::new(false),
             keeper,
             runtime: Runtime::new(context.settings.runtime.clone()),

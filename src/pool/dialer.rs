@@ -178,6 +178,14 @@ fn step_of(decision: Decision) -> Step {
 /// Asks the gate for a dial.
 fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     let mut state = node.lock();
+    let step = asked(&mut state, node, place, idle);
+    let wakes = state.settle();
+    drop(state);
+    node.wake(wakes);
+    step
+}
+
+fn asked(state: &mut State, node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     if !state.gate.is_at(&place.server) {
         // It has moved meanwhile: look again.
         return Step::WaitUntil(Instant::now());
@@ -186,10 +194,10 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
         // One refusal is enough for every pool of the process.
         state.heard_refusal();
     }
-    if let Some(step) = other_than_dial(&mut state, idle) {
+    if let Some(step) = other_than_dial(state, idle) {
         return step;
     }
-    let step = match state.gate.ask(Instant::now()) {
+    match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
             let role_check = match (place.claim(), state.demotion.is_suspected()) {
                 (Some(role), _) => RoleCheck::Require(role),
@@ -206,11 +214,7 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
             Step::Dial(Attempt { node, place, login, approval, reserved, role_check })
         }
         decision => step_of(decision),
-    };
-    let wakes = state.settle();
-    drop(state);
-    node.wake(wakes);
-    step
+    }
 }
 
 /// One dial, counted from its first packet. Dropped before its end, it gives the probe back.

@@ -17,7 +17,7 @@ pub(super) mod router;
 mod told;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -151,11 +151,11 @@ impl Cluster {
         self.members().nodes.values().map(|known| Arc::clone(&known.node)).collect()
     }
 
-    /// The same, and those that have left while somebody holds a lease of theirs.
+    /// The same, and those that have left and are not empty yet, as far as that is known.
     pub(super) fn nodes_in_use(&self) -> Vec<Arc<Node>> {
         let members = self.members();
         let nodes = members.nodes.values().map(|known| Arc::clone(&known.node));
-        nodes.chain(members.left.iter().filter_map(Weak::upgrade)).collect()
+        nodes.chain(members.left.iter().map(Arc::clone)).collect()
     }
 
     /// The nodes that the cluster names and the pool uses.

@@ -70,16 +70,29 @@ impl From<Error> for Trouble {
     }
 }
 
+/// When an operation is left.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    polls: u32,
+    /// Only when it is woken after these, so that what it was woken for is there and not taken.
+    woken: bool,
+}
+
 /// Polls the future so often, and drops it then; `None` if it was not ready by then.
-async fn left_after<T>(polls: Option<u32>, future: impl Future<Output = T>) -> Option<T> {
+async fn left_after<T>(leaving: Option<Leaving>, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| match (future.as_mut().poll(cx), &mut left) {
-        (Poll::Ready(result), _) => Poll::Ready(Some(result)),
-        (Poll::Pending, Some(0)) => Poll::Ready(None),
-        (Poll::Pending, left) => {
-            *left = left.map(|left| left - 1);
-            Poll::Pending
+    let mut polls = 0;
+    poll_fn(|cx| {
+        if leaving.is_some_and(|leaving| leaving.woken && polls > leaving.polls) {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        polls += 1;
+        match leaving {
+            Some(leaving) if !leaving.woken && polls > leaving.polls => Poll::Ready(None),
+            _ => Poll::Pending,
         }
     })
     .await
@@ -110,17 +123,18 @@ impl Caller {
         let strict = phase == Phase::Proof;
         let calm = strict || phase == Phase::Calm;
         let pool = self.pools.pick(&mut self.rng);
-        let polls = (!calm && self.rng.u32(..3) == 0).then(|| self.rng.u32(..16));
+        let leaves = !calm && self.rng.u32(..3) == 0;
+        let leaving = leaves.then(|| Leaving { polls: self.rng.u32(..14), woken: self.rng.bool() });
         let what = if calm { self.rng.u32(..2) } else { self.rng.u32(2..100) };
         let (world, who) = (Arc::clone(&self.world), self.who());
         world.step(format_args!("{who} begins {what}"));
         let ended = {
             // Boxed: it has room for whichever operation is largest.
             let operation = Box::pin(self.one(&pool, what));
-            left_after(polls, operation).await
+            left_after(leaving, operation).await
         };
         match ended {
-            None => world.event("left", format_args!("{who} after {polls:?} polls")),
+            None => world.event("left", format_args!("{who} {leaving:?}")),
             Some(Ok(())) => world.event("done", format_args!("{who}")),
             Some(Err(Trouble::Refused(rejection))) => {
                 world.event(rejection.reason(), format_args!("{who}"));
@@ -184,7 +198,10 @@ impl Caller {
                 Ok(())
             }
             93..95 => self.publish(pool).await,
-            _ => self.look(pool),
+            _ => {
+                self.look(pool);
+                Ok(())
+            }
         }
     }
 
@@ -207,7 +224,11 @@ impl Caller {
         // A cluster is asked first who its nodes are.
         let most = if self.pools.plan.kind == Kind::Cluster { acquire * 2 } else { acquire };
         self.check_time("acquire", asked, most);
-        Ok((lease?, tag))
+        let lease = lease?;
+        if lease.is_dead() {
+            self.world.fail(format!("{} was lent a connection that is dead", self.who()));
+        }
+        Ok((lease, tag))
     }
 
     fn check_time(&self, what: &str, since: Instant, most: Duration) {
@@ -399,7 +420,7 @@ impl Caller {
     }
 
     /// The pool's books add up.
-    fn look(&mut self, pool: &GuardedPool) -> Ended {
+    fn look(&mut self, pool: &GuardedPool) {
         let status = pool.status();
         let connected = status.dials.get("connected").copied().unwrap_or_default();
         let closed: u64 = status.connections_closed.values().sum();
@@ -418,6 +439,5 @@ impl Caller {
         if status.idle + status.in_use > status.live + self.pools.plan.callers {
             self.world.fail(format!("more are idle or in use than live: {status:?}"));
         }
-        Ok(())
     }
 }

@@ -42,9 +42,9 @@ impl Operator {
         let host = self.any_host();
         match self.rng.u32(..24) {
             0..4 => {
-                let weather = match self.rng.u32(..3) {
-                    0 => Weather::bad(&mut self.rng),
-                    _ => Weather::default(),
+                let weather = match self.rng.bool() {
+                    true => Weather::bad(&mut self.rng),
+                    false => Weather::default(),
                 };
                 self.world.lock().weather = weather;
                 self.world.event("weather", format_args!("{weather:?}"));

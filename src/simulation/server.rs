@@ -149,8 +149,9 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.world.lock().hosts[self.host].held -= 1;
+        // Looked at while it is still open: its slot must not be free yet.
         self.world.step(format_args!("h{} d{} closed by the client", self.host, self.dial));
+        self.world.lock().hosts[self.host].held -= 1;
     }
 }
 

@@ -230,7 +230,7 @@ impl State {
             return;
         }
         let mut counted = 0;
-        let thorough = self.steps % THOROUGH == 0;
+        let thorough = self.steps.is_multiple_of(THOROUGH);
         let mut closed = None;
         for at in 0..self.books.len() {
             let pool = self.books[at].0;

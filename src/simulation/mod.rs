@@ -183,7 +183,7 @@ async fn live(world: &Arc<World>) {
         .collect();
     until(world, |world| world.steps() >= STEPS).await;
     operator.abort();
-    Operator::heal(world);
+    Operator::heal(world, &pools);
     world.enter(Phase::Recovery);
     let healed = Instant::now();
     until(world, |_| healed.elapsed() >= RECOVERY).await;

@@ -207,7 +207,9 @@ impl Operator {
     }
 
     /// Everything works again.
-    pub(super) fn heal(world: &World) {
+    pub(super) fn heal(world: &World, pools: &Pools) {
+        let open = pools.open.lock().expect("nobody panics with it").clone();
+        open.iter().for_each(|pool| pool.breaker().auto());
         let mut state = world.lock();
         state.weather = Weather::default();
         let now = Instant::now();

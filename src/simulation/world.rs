@@ -144,7 +144,9 @@ impl World {
 
     /// Something happened that must not.
     pub(super) fn fail(&self, what: String) {
-        self.lock().fail(what);
+        let mut state = self.lock();
+        let books: Vec<_> = state.books.iter().map(|(_, books)| books.read(true)).collect();
+        state.fail(format!("{what}; {books:?}"));
     }
 
     pub(super) fn violation(&self) -> Option<String> {

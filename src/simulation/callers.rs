@@ -183,7 +183,10 @@ impl Caller {
                 let tag = key.parse().unwrap_or_default();
                 match self.pools.plan.kind {
                     // Of which node it is, nobody can say.
-                    Kind::Cluster => return Ok(drop(pool.acquire_for(endpoint, key).await?)),
+                    Kind::Cluster => {
+                        let _lease = pool.acquire_for(endpoint, key).await?;
+                        Ok(())
+                    }
                     _ => self.get(&mut pool.try_acquire(endpoint)?, tag).await,
                 }
             }

@@ -38,6 +38,7 @@ impl Operator {
         self.rng.usize(..hosts)
     }
 
+    // Long because it is a table: one arm for each thing that can be done.
     async fn act(&mut self) {
         let host = self.any_host();
         match self.rng.u32(..24) {

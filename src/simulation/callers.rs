@@ -124,7 +124,7 @@ impl Caller {
         let calm = strict || phase == Phase::Calm;
         let pool = self.pools.pick(&mut self.rng);
         let leaves = !calm && self.rng.u32(..3) == 0;
-        let leaving = leaves.then(|| Leaving { polls: self.rng.u32(..14), woken: self.rng.bool() });
+        let leaving = leaves.then(|| Leaving { polls: self.polls(), woken: self.rng.bool() });
         let what = if calm { self.rng.u32(..2) } else { self.rng.u32(2..100) };
         let (world, who) = (Arc::clone(&self.world), self.who());
         world.step(format_args!("{who} begins {what}"));
@@ -150,6 +150,12 @@ impl Caller {
                 }
             }
         }
+    }
+
+    /// Most operations wait for a connection first.
+    fn polls(&mut self) -> u32 {
+        let most = if self.rng.bool() { 3 } else { 14 };
+        self.rng.u32(..most)
     }
 
     fn who(&self) -> String {

@@ -41,6 +41,7 @@ use self::server::Net;
 use self::shape::{Kind, Shape};
 use self::world::{Phase, World, network};
 use crate::dial::memory::set_network;
+use crate::{Endpoint, GuardedPool};
 
 /// Runs that have found something.
 const SEEDS: &[u64] = &[
@@ -202,7 +203,10 @@ async fn live(world: &Arc<World>) {
         let _ = caller.await;
     }
     let open = std::mem::take(&mut *pools.open.lock().expect("nobody panics with it"));
+    // What was given up is answered, or its connection given up as well.
+    sleep(Duration::from_secs(3)).await;
     for pool in open {
+        check_left(world, &pool);
         pool.close().await;
         world.step(format_args!("a pool is closed"));
     }
@@ -212,6 +216,17 @@ async fn live(world: &Arc<World>) {
     let tasks = Handle::current().metrics().num_alive_tasks();
     if tasks > 0 {
         world.fail(format!("{tasks} tasks are left"));
+    }
+}
+
+/// Nobody uses the pool any more, so nobody has anything of it but the lanes.
+fn check_left(world: &World, pool: &GuardedPool) {
+    let status = pool.status();
+    for endpoint in status.endpoints.iter().filter(|endpoint| endpoint.name != Endpoint::LANES) {
+        let left = endpoint.in_use + endpoint.leases + endpoint.waiting + endpoint.shared_in_flight;
+        if left > 0 {
+            world.fail(format!("all callers are gone, and {endpoint:?} is left"));
+        }
     }
 }
 

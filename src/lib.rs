@@ -37,6 +37,9 @@ pub mod axum;
 #[doc(hidden)]
 pub mod internal;
 
+#[cfg(test)]
+mod simulation;
+
 pub use fleet::Fleet;
 pub use guard::{Guard, GuardBuilder, Permit};
 pub use policy::{Backoff, Breaker, BreakerState, Budget, Delays, ReplicaReads, RetryBudget};

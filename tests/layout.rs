@@ -24,6 +24,7 @@ use tree::Tree;
 /// The files of `src/pool/`, bottom to top. `mod.rs`, which only re-exports, comes after them all.
 const POOL: &[&str] = &[
     "intake",
+    "latest",
     "leaks",
     "residue",
     "store",
@@ -86,6 +87,7 @@ const POOL: &[&str] = &[
     "guarded_connection",
     "shared_connection",
     "guarded_pool",
+    "books",
     "face",
     "builder",
     "builder::build",

@@ -2,6 +2,8 @@
 
 mod classify;
 mod login;
+#[cfg(test)]
+pub(crate) mod memory;
 mod notice;
 mod race;
 mod stream;

@@ -37,12 +37,18 @@ pub(crate) enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
     Tls(Box<tokio_native_tls::TlsStream<TcpStream>>),
+    #[cfg(test)]
+    Memory(super::memory::Pipe),
 }
 
 impl Stream {
     /// Connects over TCP, with Nagle's algorithm off: a request is one write, and waiting for more
     /// only adds latency.
     pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<Self, RedisError> {
+        #[cfg(test)]
+        if let Some(connecting) = super::memory::connect(address) {
+            return Ok(Self::Memory(connecting.await?));
+        }
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream))
@@ -107,6 +113,8 @@ macro_rules! on_stream {
             Stream::Unix($stream) => $call,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Stream::Tls($stream) => $call,
+            #[cfg(test)]
+            Stream::Memory($stream) => $call,
         }
     };
 }

@@ -123,8 +123,9 @@ mod provided {
             let mut credentials = provider.0.subscribe();
             loop {
                 let next = tokio::select! {
-                    next = credentials.next() => next,
+                    biased;
                     () = node.closed() => return,
+                    next = credentials.next() => next,
                 };
                 match next {
                     Some(Ok(auth)) => {

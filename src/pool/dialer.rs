@@ -81,11 +81,13 @@ async fn dial_while_wanted(mut running: Running) {
             }
         };
         tokio::select! {
-            () = due => {}
-            () = changed => {}
-            () = node.dialer_wanted.notified() => {}
+            biased;
+            // First, so that no schedule that is due keeps what is in flight from going on.
             Some(()) = dials.next() => {}
             () = node.closed(), if !node.is_closed() => {}
+            () = changed => {}
+            () = node.dialer_wanted.notified() => {}
+            () = due => {}
         }
         if node.is_closed() {
             // Nobody needs them any more; each takes itself out of the books.
@@ -133,8 +135,9 @@ async fn next_step(node: &Arc<Node>, idle: bool) -> Step {
         return Step::Wait;
     }
     let place = tokio::select! {
-        place = node.resolver.resolve() => place,
+        biased;
         () = node.closed() => return Step::WaitUntil(Instant::now()),
+        place = node.resolver.resolve() => place,
     };
     match place {
         Ok(place) => {
@@ -175,6 +178,14 @@ fn step_of(decision: Decision) -> Step {
 /// Asks the gate for a dial.
 fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     let mut state = node.lock();
+    let step = asked(&mut state, node, place, idle);
+    let wakes = state.settle();
+    drop(state);
+    node.wake(wakes);
+    step
+}
+
+fn asked(state: &mut State, node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
     if !state.gate.is_at(&place.server) {
         // It has moved meanwhile: look again.
         return Step::WaitUntil(Instant::now());
@@ -183,10 +194,10 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
         // One refusal is enough for every pool of the process.
         state.heard_refusal();
     }
-    if let Some(step) = other_than_dial(&mut state, idle) {
+    if let Some(step) = other_than_dial(state, idle) {
         return step;
     }
-    let step = match state.gate.ask(Instant::now()) {
+    match state.gate.ask(Instant::now()) {
         Decision::Dial(approval) => {
             let role_check = match (place.claim(), state.demotion.is_suspected()) {
                 (Some(role), _) => RoleCheck::Require(role),
@@ -203,11 +214,7 @@ fn ask(node: &Arc<Node>, place: &Arc<Place>, idle: bool) -> Step {
             Step::Dial(Attempt { node, place, login, approval, reserved, role_check })
         }
         decision => step_of(decision),
-    };
-    let wakes = state.settle();
-    drop(state);
-    node.wake(wakes);
-    step
+    }
 }
 
 /// One dial, counted from its first packet. Dropped before its end, it gives the probe back.
@@ -256,6 +263,7 @@ impl Attempt {
     async fn run(self) {
         let started = Instant::now();
         let dialed = tokio::select! {
+            biased;
             dialed = self.dial(started) => Some(dialed),
             // Dropped: it takes itself out of the books.
             () = self.node.left(&self.place) => None,

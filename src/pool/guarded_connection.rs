@@ -105,6 +105,12 @@ impl GuardedConnection {
         }
     }
 
+    /// Its connection is known to be dead.
+    #[cfg(test)]
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(&self.0, Kind::Node(lease) if lease.is_dead())
+    }
+
     /// Sends one command; the reply as it is, an error of the server's too.
     pub(crate) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
         match &mut self.0 {

@@ -59,6 +59,12 @@ impl NodeLease {
         self.held().connection.socket.id
     }
 
+    /// Its connection is known to be dead.
+    #[cfg(test)]
+    pub(super) fn is_dead(&self) -> bool {
+        !self.held().connection.socket.is_alive()
+    }
+
     /// Its place in its endpoint's budget.
     pub(super) fn place(&self) -> Option<LeasePlace> {
         self.held.as_ref().map(|held| held.place)

@@ -2,6 +2,7 @@
 
 // In the order in which it reads; `tests/layout.rs` has it bottom to top.
 mod intake;
+mod latest;
 mod leaks;
 mod residue;
 mod store;
@@ -22,6 +23,8 @@ mod sweeps;
 mod waiting;
 
 mod acquire;
+#[cfg(test)]
+mod books;
 mod dialer;
 mod handle;
 mod heard;
@@ -52,4 +55,6 @@ pub use guarded_pool::GuardedPool;
 pub use pubsub::{GuardedPubSub, PubSubEvent};
 pub use shared_connection::SharedConnection;
 
+#[cfg(test)]
+pub(crate) use books::{Books, Page};
 pub(crate) use companion::Companion;

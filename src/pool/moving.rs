@@ -28,9 +28,10 @@ pub(super) async fn follow(node: Arc<Node>) {
         }
     };
     tokio::select! {
+        biased;
+        () = node.closed() => {}
         () = node.resolver.listen() => {}
         () = hear => {}
-        () = node.closed() => {}
     }
 }
 

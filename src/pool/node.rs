@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::context::{Context, Settings, leak_of};
+use super::latest;
 use super::leaks::{Lease, Seat};
 use super::replies::Replies;
 use super::shared::lanes::Lanes;
@@ -63,7 +64,7 @@ pub(super) struct Node {
     pub(super) warmth_changed: Notify,
     /// A dial has ended, a socket was closed, or a lease came back to a closed pool.
     drained: Notify,
-    closed: watch::Sender<bool>,
+    closed: latest::Sender<bool>,
     starters: Starters<Arc<Node>>,
     runtime: Runtime,
     epoch: Instant,
@@ -107,7 +108,7 @@ impl Node {
             dialer_wanted: Notify::new(),
             warmth_changed: Notify::new(),
             drained: Notify::new(),
-            closed: watch::Sender::new(false),
+            closed: latest::Sender::new(false),
             starters,
             runtime: Runtime::new(settings.runtime.clone()),
             epoch: Instant::now(),
@@ -149,6 +150,12 @@ impl Node {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // The state machines do not panic; if one did, its counts are still the best there are.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` while it is locked.
+    #[cfg(test)]
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock().ok()
     }
 
     /// Changes the state, then serves, refuses or starts whatever follows from it.

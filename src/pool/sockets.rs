@@ -1,6 +1,6 @@
 //! The open connections of a node, for the sweep and for closing them all.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +18,7 @@ pub(super) struct Sockets {
 
 #[derive(Debug, Default)]
 struct Open {
-    sockets: HashMap<u64, Arc<Socket>>,
+    sockets: BTreeMap<u64, Arc<Socket>>,
     /// What was opened before is to be replaced.
     outdated: Option<Instant>,
 }

@@ -491,6 +491,13 @@ impl State {
         }
     }
 
+    /// A dial is wanted for somebody who waits, and no dialer looks for it.
+    #[cfg(test)]
+    pub(super) fn is_stalled(&self) -> bool {
+        let somebody = self.ledger.counts().waiting > 0;
+        somebody && self.ledger.wants_dial() && self.dialer != DialerTask::Runs
+    }
+
     pub(super) fn set_dialer(&mut self, dialer: DialerTask) {
         self.dialer = dialer;
     }

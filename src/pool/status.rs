@@ -38,8 +38,8 @@ fn of_cluster(cluster: &Arc<Cluster>) -> Status {
     for other in nodes.iter().skip(1) {
         total.add(&other.status);
     }
-    let base = total.server.clone();
-    let left = left.into_iter().filter(|counts| counts.server != base);
+    let base = nodes.is_empty().then(|| total.server.clone());
+    let left = left.into_iter().filter(|counts| base.as_ref() != Some(&counts.server));
     for counts in left.chain(cluster.departed()) {
         total.add(&counts);
     }
@@ -48,25 +48,32 @@ fn of_cluster(cluster: &Arc<Cluster>) -> Status {
 }
 
 /// Each node of a cluster, with what the cluster says that it is; and what was counted at those that it does
-/// not name, and to which nothing is open.
+/// not name, and to which nothing is open, or of which there is another one by now.
 fn nodes(cluster: &Arc<Cluster>) -> (Vec<NodeStatus>, Vec<Status>) {
-    let roles = cluster.roles().into_iter();
-    let mut named: Vec<_> = roles
+    let parts = cluster.roles();
+    let mut named: Vec<_> = parts
+        .iter()
         .map(|part| NodeStatus {
             role: Some(part.role),
             slots: part.slots,
-            replica_of: part.replica_of,
+            replica_of: part.replica_of.clone(),
             status: status(&part.node),
         })
         .collect();
     let (mut others, mut left) = (Vec::new(), Vec::new());
-    for node in cluster.nodes() {
-        let status = status(&node);
-        if named.iter().any(|known| known.status.server == status.server) {
+    for node in cluster.nodes_in_use() {
+        if parts.iter().any(|part| Arc::ptr_eq(&part.node, &node)) {
             continue;
         }
+        let mut status = status(&node);
+        if node.is_closed() && !cluster.is_closed() {
+            // Let go, and open to those who hold a lease of it.
+            (status.max_connections, status.limit) = (0, 0);
+        }
+        let is_named = named.iter().any(|known| known.status.server == status.server);
         match status.live {
             0 => left.push(status.counts_only()),
+            _ if is_named => left.push(status),
             _ => others.push(NodeStatus { role: None, slots: 0, replica_of: None, status }),
         }
     }

@@ -102,6 +102,13 @@ impl Store {
         Some(lent)
     }
 
+    /// How many it holds.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let idle = self.pool.status();
+        idle.available + self.pool.manager().ready().len()
+    }
+
     /// Puts a connection back that somebody had.
     pub(super) fn put_back(&self, lent: Lent) {
         lent.socket.set_idle(true);

@@ -1,6 +1,6 @@
 //! What is known of where servers are, and which sentinel is to be asked next. Pure: `now` is passed in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const IGNORANT_FOR: Duration = Duration::from_secs(30);
 /// What one set of sentinels has said.
 #[derive(Debug)]
 pub(super) struct Known {
-    words: HashMap<Question, Word>,
+    words: BTreeMap<Question, Word>,
     /// How many pools want to know each.
     pools: HashMap<Question, usize>,
     sentinels: Vec<Seen>,
@@ -66,7 +66,7 @@ impl Known {
     /// Of so many sentinels; `first` is asked first.
     pub(super) fn new(sentinels: usize, first: usize) -> Self {
         Self {
-            words: HashMap::new(),
+            words: BTreeMap::new(),
             pools: HashMap::new(),
             sentinels: vec![Seen::default(); sentinels],
             first,

@@ -57,6 +57,7 @@ impl Sentinels {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(SHOWS) => {}
                 () = vacant => {}
             }
@@ -112,6 +113,7 @@ impl Sentinels {
                 }
             };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(due.min(until)) => {}
                 () = changed => {}
             }
@@ -132,6 +134,7 @@ impl Sentinels {
         let turn = now + turns.min().unwrap_or_default();
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(turn) => return,
                 () = self.asked.notified() => {
                     self.learn(|known| known.nobody_answered(Instant::now()));

@@ -7,7 +7,7 @@ use redis::{Cmd, RedisResult, Value, from_redis_value};
 use super::instance::{Instance, Named};
 
 /// Where the servers of a master's name are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Question {
     /// The master.
     Master(Arc<str>),

@@ -187,6 +187,12 @@ impl Server {
         found.unwrap_or_default()
     }
 
+    /// How many dials its schedule has allowed so far.
+    #[cfg(test)]
+    pub(crate) fn dials_approved(&self) -> u64 {
+        self.era()
+    }
+
     fn era(&self) -> u64 {
         self.era.load(Ordering::Relaxed)
     }

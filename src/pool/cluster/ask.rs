@@ -75,6 +75,7 @@ impl Cluster {
             }
             let more = candidates.peek().is_some();
             tokio::select! {
+                biased;
                 answer = asked.next(), if !asked.is_empty() => match answer {
                     Some(Ok(Some(said))) if said.is_good(epoch) => return Ok(Some(said)),
                     Some(Ok(Some(said)))

@@ -31,6 +31,7 @@ pub(in crate::pool) fn run(cluster: Arc<Cluster>) -> Task {
     Box::pin(async move {
         let cluster = Arc::clone(&running.0);
         tokio::select! {
+            biased;
             () = keep(running) => {}
             () = cluster.keep_publishing() => {}
         }
@@ -57,6 +58,7 @@ async fn keep(running: Running) {
         let asked = Instant::now();
         let changes = cluster.changes.load(Ordering::Relaxed);
         let next = tokio::select! {
+            biased;
             answer = cluster.question() => cluster.heard(answer, asked, &mut is_lost),
             () = cluster.closed() => return,
         };
@@ -82,11 +84,13 @@ async fn keep(running: Running) {
         };
         let regularly = regularly.mul_f64(0.75 + 0.5 * fastrand::f64());
         tokio::select! {
+            biased;
             () = cluster.wanted.notified() => {}
             () = tokio::time::sleep(regularly) => {}
             () = cluster.closed() => return,
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(next) => {}
             () = cluster.closed() => return,
         }

@@ -1,7 +1,7 @@
 //! The nodes that a cluster has, or had until lately.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -11,12 +11,12 @@ use crate::server::gate::Forced;
 
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    pub(super) nodes: HashMap<Arc<str>, KnownNode>,
+    pub(super) nodes: BTreeMap<Arc<str>, KnownNode>,
     /// What an operator holds the breakers at.
     pub(super) forced: Option<Forced>,
     pub(super) closed: bool,
-    /// Those that were let go, as long as somebody holds a lease of theirs.
-    pub(super) left: Vec<Weak<Node>>,
+    /// Those that were let go, as long as somebody holds a lease of theirs, or one of their sockets is open.
+    pub(super) left: Vec<Arc<Node>>,
 }
 
 /// A node, and since when the cluster does not name it.

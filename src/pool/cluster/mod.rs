@@ -17,18 +17,19 @@ pub(super) mod router;
 mod told;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::map::{Map, Part};
 use self::members::{KnownNode, Members};
 use super::context::Context;
 use super::factory::NodeFactory;
+use super::latest;
 use super::node::Node;
 use super::tasks::{Runtime, Task};
 use super::topology::member::{Member, Membership};
@@ -69,10 +70,10 @@ pub(super) struct Cluster {
     /// `members`.
     changing: Mutex<()>,
     /// What came of the questions so far.
-    known: watch::Sender<Known>,
+    known: latest::Sender<Known>,
     /// Somebody needs to know who the nodes are.
     wanted: Arc<Notify>,
-    closed: watch::Sender<bool>,
+    closed: latest::Sender<bool>,
     keeper_runs: AtomicBool,
     keeper: fn(Arc<Cluster>) -> Task,
     runtime: Runtime,
@@ -122,9 +123,9 @@ impl Cluster {
             map: ArcSwap::from_pointee(Map::empty()),
             members: Mutex::new(Members::default()),
             changing: Mutex::new(()),
-            known: watch::Sender::new(Known::default()),
+            known: latest::Sender::new(Known::default()),
             wanted: Arc::new(Notify::new()),
-            closed: watch::Sender::new(false),
+            closed: latest::Sender::new(false),
             keeper_runs: AtomicBool::new(false),
             keeper,
             runtime: Runtime::new(context.settings.runtime.clone()),
@@ -150,11 +151,11 @@ impl Cluster {
         self.members().nodes.values().map(|known| Arc::clone(&known.node)).collect()
     }
 
-    /// The same, and those that have left while somebody holds a lease of theirs.
+    /// The same, and those that have left and are not empty yet, as far as that is known.
     pub(super) fn nodes_in_use(&self) -> Vec<Arc<Node>> {
         let members = self.members();
         let nodes = members.nodes.values().map(|known| Arc::clone(&known.node));
-        nodes.chain(members.left.iter().filter_map(Weak::upgrade)).collect()
+        nodes.chain(members.left.iter().map(Arc::clone)).collect()
     }
 
     /// The nodes that the cluster names and the pool uses.

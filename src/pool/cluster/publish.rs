@@ -18,6 +18,7 @@ impl Cluster {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 _ = ticks.tick() => {}
                 // The sender is ours, so it cannot be gone.
                 _ = answers.changed() => {}

@@ -167,13 +167,21 @@ impl Cluster {
                 }
                 stays
             });
-            members.left.retain(|node| node.strong_count() > 0);
-            members.left.extend(left.iter().map(Arc::downgrade));
+            members.left.extend(left.iter().map(Arc::clone));
         }
         for node in left {
             node.shut();
             node.metrics.leave();
-            let counts = (self.status)(&node).counts_only();
+        }
+        self.forget_drained();
+    }
+
+    /// Keeps of those that were let go and are empty only what was counted.
+    fn forget_drained(&self) {
+        let left = self.members().left.clone();
+        for node in left.iter().filter(|node| node.lock().ledger.is_drained()) {
+            let counts = (self.status)(node).counts_only();
+            self.members().left.retain(|left| !Arc::ptr_eq(left, node));
             let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *departed {
                 Some(departed) => departed.add(&counts),

@@ -424,8 +424,10 @@ impl GuardedPubSub {
                 }
             };
             tokio::select! {
-                message = live.next() => return message,
+                biased;
+                // First, or one that is flooded with messages would never leave its connection.
                 succession = succession => self.succeed(succession),
+                message = live.next() => return message,
                 () = look_again, if !following && socket.is_alive() => {}
             }
         }

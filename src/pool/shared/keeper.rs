@@ -138,8 +138,9 @@ impl Keeper {
     /// Waits until a caller wants the lane, or the pool is closed.
     async fn wanted(&self) {
         tokio::select! {
-            () = self.lane().wanted.notified() => {}
+            biased;
             () = self.node.closed() => {}
+            () = self.lane().wanted.notified() => {}
         }
     }
 }
@@ -190,6 +191,7 @@ impl Carried {
 async fn emptied(carrier: &Carrier, node: &Node) {
     let over = async {
         tokio::select! {
+            biased;
             () = carrier.emptied() => {}
             () = carrier.socket.until(|_| false) => {}
         }
@@ -238,6 +240,7 @@ async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
     let (missed, reason) = loop {
         let socket = Arc::clone(&carried.carrier.socket);
         tokio::select! {
+            biased;
             () = node.closed() => break (false, CloseReason::PoolClosed),
             () = socket.until(|socket| socket.is_outdated()) => {}
         }

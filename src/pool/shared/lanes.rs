@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::Rejection;
+use crate::pool::latest;
 use crate::pool::store::Socket;
 use crate::telemetry::status::LaneStatus;
 
@@ -21,7 +22,7 @@ pub(in crate::pool) struct Lanes {
 
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub(super) line: watch::Sender<Line>,
+    pub(super) line: latest::Sender<Line>,
     /// A caller wants the lane although the last attempt was refused.
     pub(super) wanted: Notify,
     pub(super) keeper_runs: AtomicBool,
@@ -101,7 +102,7 @@ impl Lane {
 impl Lanes {
     pub(in crate::pool) fn new(lanes: usize) -> Self {
         let lane = |_| Lane {
-            line: watch::Sender::new(Line::Down),
+            line: latest::Sender::new(Line::Down),
             wanted: Notify::new(),
             keeper_runs: AtomicBool::new(false),
             connections: AtomicU64::new(0),

@@ -75,6 +75,7 @@ pub(super) async fn run(node: Arc<Node>) {
         news.as_mut().enable();
         let next = watch.look().await;
         tokio::select! {
+            biased;
             // Callers who wait may call again. Not sooner, or a hungry pool would do nothing but look.
             () = tokio::time::sleep_until(next) => node.lock().heed_calls(),
             () = node.mailbox.attention.notified() => tokio::time::sleep(CALL_DELAY).await,

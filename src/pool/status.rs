@@ -48,7 +48,7 @@ fn of_cluster(cluster: &Arc<Cluster>) -> Status {
 }
 
 /// Each node of a cluster, with what the cluster says that it is; and what was counted at those that it does
-/// not name, and to which nothing is open, or of which there is another one by now.
+/// not name, and to which nothing is open, or which were let go.
 fn nodes(cluster: &Arc<Cluster>) -> (Vec<NodeStatus>, Vec<Status>) {
     let parts = cluster.roles();
     let mut named: Vec<_> = parts
@@ -66,15 +66,14 @@ fn nodes(cluster: &Arc<Cluster>) -> (Vec<NodeStatus>, Vec<Status>) {
             continue;
         }
         let mut status = status(&node);
-        if node.is_closed() && !cluster.is_closed() {
+        if status.live == 0 {
+            left.push(status.counts_only());
+        } else if node.is_closed() && !cluster.is_closed() {
             // Let go, and open to those who hold a lease of it.
             (status.max_connections, status.limit) = (0, 0);
-        }
-        let is_named = named.iter().any(|known| known.status.server == status.server);
-        match status.live {
-            0 => left.push(status.counts_only()),
-            _ if is_named => left.push(status),
-            _ => others.push(NodeStatus { role: None, slots: 0, replica_of: None, status }),
+            left.push(status);
+        } else {
+            others.push(NodeStatus { role: None, slots: 0, replica_of: None, status });
         }
     }
     named.append(&mut others);

@@ -34,10 +34,11 @@ local TIGHT = 0.75         -- above, members that are not hungry give back what 
 local KEPT = 0.25          -- of the slots stay the fleet's, whatever unguarded clients take
 local YIELD = 0.1 / 60000  -- of the ceiling a ms: how fast unguarded clients may take the rest
 local CALM = 0.8           -- of what the fleet may use: below, whoever is hungry finds what it needs
-local BUSY_MS = 4000       -- between a member's beats, or this much a member where that is longer
+local BUSY_MS = 3000       -- between a member's beats, or this much a member where that is longer
 local BUSY_MS_EACH = 5
 local CALM_MS = 20000      -- the same when it has been calm for long, or less in a small fleet
 local CALM_MS_EACH = 125
+local SPARE_MS = 4000      -- for a beat that is lost, and the next try 2 s later
 local COUNT_MAX = 1000000  -- connections; no record has more
 local SEQ_MAX = 1e15       -- beats; numbers up to there are exact
 
@@ -137,7 +138,7 @@ local function busy_ms(n) return math.max(BUSY_MS, BUSY_MS_EACH * n) end
 local function calm_ms(n) return math.max(busy_ms(n), math.min(CALM_MS, CALM_MS_EACH * n)) end
 
 -- When a member that beats at that interval, 30 % more at most, is given up: it may miss one.
-local function ttl_of(interval) return 1.5 * interval + BUSY_MS end
+local function ttl_of(interval) return 1.5 * interval + SPARE_MS end
 
 -- Sums up the members anew. What does not fit is dropped, and counted. `pause`: to the next one.
 local function audit(pause)

@@ -64,7 +64,7 @@ impl World {
 #[test]
 fn the_longer_a_fleet_is_calm_the_rarer_it_beats() {
     let mut world = World::of(200, 400);
-    assert_eq!(world.beat(0, 2, false).interval, 4_000);
+    assert_eq!(world.beat(0, 2, false).interval, 3_000);
     world.pass(10, 200, 2);
     assert_eq!(world.beat(0, 2, false).interval, 10_000);
     world.pass(100, 200, 2);
@@ -76,7 +76,7 @@ fn the_longer_a_fleet_is_calm_the_rarer_it_beats() {
 fn a_small_fleet_costs_little_and_beats_as_ever() {
     let mut world = World::of(20, 40);
     world.pass(100, 20, 2);
-    assert_eq!(world.beat(0, 2, false).interval, 4_000);
+    assert_eq!(world.beat(0, 2, false).interval, 3_000);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_member_that_needs_more_beats_soon_and_the_others_need_not() {
     world.pass(100, 200, 2);
     let hungry = world.beat(0, 2, true);
     assert!(hungry.limit > 2, "{hungry:?}");
-    assert_eq!(hungry.interval, 4_000);
+    assert_eq!(hungry.interval, 3_000);
     assert_eq!(world.beat(1, 2, false).interval, 20_000);
 }
 
@@ -97,7 +97,7 @@ fn where_slots_may_become_scarce_those_who_have_some_look_for_news() {
         let Pace { interval, glance, .. } = world.beat(0, live, false);
         (interval, glance)
     };
-    assert_eq!(with(&mut world, 30), (20_000, 4_000));
+    assert_eq!(with(&mut world, 30), (20_000, 3_000));
     assert_eq!(with(&mut world, 2), (20_000, 0), "it has nothing to give back");
     world.used = 3_000;
     assert_eq!(with(&mut world, 30), (20_000, 0), "there is room");
@@ -112,7 +112,7 @@ fn when_slots_become_scarce_that_is_news_once_and_everybody_beats_sooner() {
     let scarce = world.beat(0, 2, false);
     assert_eq!(scarce.news, i64::try_from(world.now_ms).expect("a time"));
     assert_ne!(scarce.news, before);
-    assert_eq!(scarce.interval, 4_000);
+    assert_eq!(scarce.interval, 3_000);
     world.now_ms += 3_000;
     assert_eq!(world.beat(1, 2, false).news, scarce.news, "it is the same scarcity");
     world.pass(10, 200, 2);

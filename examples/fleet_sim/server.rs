@@ -40,7 +40,7 @@ pub(crate) struct Server {
     refused_at: Option<Us>,
     pub(crate) refusing: Us,
     /// The same of heartbeats.
-    beaten_at: Option<Us>,
+    asked_at: Option<Us>,
     pub(crate) beating: Us,
     script: Script,
     keys: [String; 3],
@@ -58,7 +58,7 @@ impl Server {
             free_at: 0,
             refused_at: None,
             refusing: 0,
-            beaten_at: None,
+            asked_at: None,
             beating: 0,
             script: Script::load(redis_guard::internal::sim::SCRIPT),
             keys: registry_keys("fleet"),
@@ -139,6 +139,6 @@ impl Server {
     }
 
     fn is_awake(&mut self, now: Us) -> bool {
-        self.beaten_at.replace(now).is_some_and(|last| now - last < BEATS_SOON)
+        self.asked_at.replace(now).is_some_and(|last| now - last < BEATS_SOON)
     }
 }

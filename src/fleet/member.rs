@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_from_the_registry_it_lasts_three_intervals() {
+    fn without_a_word_from_the_registry_it_lasts_six_sevenths_of_its_time_to_live() {
         let now = Instant::now();
         let mut member = member(now);
         granted(&mut member, now, 1, 9);

@@ -323,7 +323,7 @@ local function beat(used, ceiling)
   local in_vain = hungry and limit <= held and held < max
   local interval, glance = busy_ms(n), 0
   if in_vain or taken > CALM * usable then
-    -- Before that all beat as often as when it was busy.
+    -- Within that time everybody still beats as often as when it was busy.
     if now - state.busy > 2 * interval then state.news = now end
     state.busy = now
   end

@@ -325,8 +325,7 @@ fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> C
         let unread = format!("{} unread, in all", bytes(holders.output_bytes));
         if holders.subscribers > 0 && info.is_some_and(|info| hides_unread(&info.seen.snapshot)) {
             return check.skipped(format!(
-                "{unread}, that is told; Valkey 9 counts no long message that a subscriber has yet to read, and \
-                 there is {}",
+                "{unread}, as far as the server tells; Valkey 9 does not count the long messages that {} has not read",
                 counted(holders.subscribers, "subscriber")
             ));
         }

@@ -152,7 +152,8 @@ impl Watch {
         if tries && beat.is_none() {
             self.node.change(|state| state.ledger.allow_one_more());
         }
-        let glance = self.fleet.as_mut().filter(|_| beat.is_none());
+        let has_registry = self.node.registry().is_some();
+        let glance = self.fleet.as_mut().filter(|_| beat.is_none() && has_registry);
         let glance = glance.and_then(|member| member.glance(now));
         if asked || beat.is_some() || glance.is_some() {
             self.ask(&server, question, beat, glance).await;

@@ -325,7 +325,7 @@ fn output_buffers(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> C
         let unread = format!("{} unread, in all", bytes(holders.output_bytes));
         if holders.subscribers > 0 && info.is_some_and(|info| hides_unread(&info.seen.snapshot)) {
             return check.skipped(format!(
-                "{unread}, as far as the server tells; Valkey 9 does not count the long messages that {} has not read",
+                "{unread}, as far as the server tells; Valkey 9 does not count long messages unread by {}",
                 counted(holders.subscribers, "subscriber")
             ));
         }

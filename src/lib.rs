@@ -2,6 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // In the order in which it reads, and arrows point up this list only: `tests/layout.rs` checks it.
+mod sync;
+
 mod vocabulary;
 
 mod policy;
@@ -20,6 +22,9 @@ mod sentinel;
 
 mod pool;
 
+#[cfg(feature = "settings")]
+mod settings;
+
 mod guard;
 
 pub mod tower;
@@ -34,11 +39,19 @@ pub mod doctor;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod axum;
 
+pub mod compat;
+
+pub mod guide;
+
 #[doc(hidden)]
 pub mod internal;
 
 #[cfg(test)]
 mod simulation;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use fleet::Fleet;
 pub use guard::{Guard, GuardBuilder, Permit};
@@ -48,7 +61,11 @@ pub use pool::{
     SharedConnection,
 };
 pub use server::{BreakerHandle, WatchStatus};
+#[cfg(feature = "settings")]
+#[cfg_attr(docsrs, doc(cfg(feature = "settings")))]
+pub use settings::PoolSettings;
 pub use telemetry::event::{Event, Events, RecentEvent};
+pub use telemetry::history::RecentRate;
 pub use telemetry::status::{
     BreakerStatus, CallsStatus, CloseReason, ClusterStatus, EndpointStatus, FleetStatus,
     GuardStatus, Health, IdleLeases, LaneStatus, Leak, LimitedBy, NodeStatus, SentinelServerStatus,

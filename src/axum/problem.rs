@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::dial::of_error_line;
 use crate::tower::OwnRefusal;
+use crate::vocabulary::redis_error::is_refusal;
 use crate::{Error, Outcome, Rejection};
 
 /// What the server says when it cannot serve anybody just now, beside "max number of clients reached":
@@ -26,9 +27,6 @@ const PASSING: [&str; 9] = [
     "MISCONF",
     "NOREPLICAS",
 ];
-
-/// What a refusal begins with that was made a [`RedisError`].
-const REFUSED: &str = "redis-guard refused";
 
 /// When to come back where nothing says when it will be better.
 const SOON: Duration = Duration::from_secs(1);
@@ -178,7 +176,7 @@ impl IntoResponse for Error {
 fn is_passing(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io => true,
-        ErrorKind::Client => error.to_string().starts_with(REFUSED),
+        _ if is_refusal(error) => true,
         // Of a pipeline, one such reply is enough: the others may fail in consequence.
         _ => error
             .clone()

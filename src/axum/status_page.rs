@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 /// Its hashes are those of what stands between the tags: the test
 /// `the_page_runs_its_own_script_and_style_and_nothing_else` says what they have to be.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
-    style-src 'sha256-MVzA4wVktQiG70mzOLAc9ta8JvmBbAXtC8MmbgB+WVM='; \
-    script-src 'sha256-jZglmr5TojWhiu0CmRKZauX6zzz9CwKyI6x0Ek4oJAs='; \
+    style-src 'sha256-JVmNGn9q4qwB8lh5KzGRG6wl+ghBS8e3wF16UF5QrG8='; \
+    script-src 'sha256-K+fiOdQ2PLX9Tyx/GPfNyHxACAgU07fDiso+jabHYes='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -2,13 +2,14 @@
 
 #[cfg(feature = "doctor")]
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 #[cfg(feature = "doctor")]
-use http::header::ACCEPT;
+use http::header::{ACCEPT, RETRY_AFTER};
 use http::{HeaderMap, StatusCode, Uri};
 use serde::Serialize;
 #[cfg(feature = "doctor")]
@@ -20,17 +21,17 @@ use super::{problem, status_page};
 use crate::doctor::Doctor;
 use crate::telemetry::event::RecentEvent;
 use crate::telemetry::status::{BreakerStatus, Status};
-use crate::{BreakerHandle, GuardedPool, Rejection};
+use crate::{BreakerHandle, GuardedPool, RecentRate, Rejection};
 
 /// Routes that show a pool, and its readiness: for a **private listener**. They name the server, the
 /// endpoints and places in the source, and are not authenticated.
 ///
 /// | route | answer |
 /// |---|---|
-/// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch |
+/// | `GET /status` | [`GuardedPool::status`] as JSON, and the last 100 `events`, each with the time `at` which it happened in seconds since the Unix epoch; callers refused and dials of the last five minutes, second by second (`history`), whether anybody looked or not |
 /// | `GET /status`, by a browser | the same as a page that follows it, once a second while it is looked at: light and dark, on a phone too |
 /// | `GET /readyz` | 200 and `{"status":"ready"}`; 200 and `degraded`, with `reason` and `detail`, while nobody can be served; 503 and `closed` once the pool is closed, so that a load balancer lets go of an instance that drains |
-/// | `GET /doctor` | with [`doctor`](StatusRoutes::doctor) only (feature `doctor`): the server examined over a connection of the pool's, as JSON, or as text for a browser, for `Accept: text/plain` and for `?format=text` |
+/// | `GET /doctor` | with [`doctor`](StatusRoutes::doctor) only (feature `doctor`): the server examined over a connection of the pool's, as JSON, or as text for a browser, for `Accept: text/plain` and for `?format=text`; while nothing is live, 503 and the same report of what is known: why, in the server's own words, and what it was like when it was last seen, with its age |
 /// | `POST /breaker/open`, `/breaker/closed`, `/breaker/auto` | with [`overrides`](StatusRoutes::overrides) only: forces the breaker, or takes that back; the breaker then. 403 to a browser that sends it for a page of another origin |
 ///
 /// **One address, two forms**: whoever names `text/html` in `Accept`, and does not want JSON as much, gets
@@ -153,10 +154,36 @@ struct StatusAndEvents {
     #[serde(flatten)]
     status: Status,
     events: Vec<RecentEvent>,
+    history: History,
+}
+
+/// A column for each number, oldest first: five minutes are three hundred rows.
+#[derive(Default, Serialize)]
+struct History {
+    /// How long ago the second ended, and how long it was.
+    age_seconds: Vec<f64>,
+    seconds: Vec<f64>,
+    refused: Vec<u64>,
+    dials: Vec<u64>,
+}
+
+impl FromIterator<RecentRate> for History {
+    fn from_iter<I: IntoIterator<Item = RecentRate>>(rates: I) -> Self {
+        // Hundredths are enough for a chart.
+        let rounded = |time: Duration| (time.as_secs_f64() * 100.0).round() / 100.0;
+        rates.into_iter().fold(Self::default(), |mut history, rate| {
+            history.age_seconds.push(rounded(rate.age));
+            history.seconds.push(rounded(rate.took));
+            history.refused.push(rate.refused);
+            history.dials.push(rate.dials);
+            history
+        })
+    }
 }
 
 fn status(pool: &GuardedPool) -> Json<StatusAndEvents> {
-    Json(StatusAndEvents { status: pool.status(), events: pool.recent_events() })
+    let history = pool.recent_rates().into_iter().collect();
+    Json(StatusAndEvents { status: pool.status(), events: pool.recent_events(), history })
 }
 
 /// A browser, whoever names `text/plain`, and `?format=text`.
@@ -170,11 +197,26 @@ fn wants_text(headers: &HeaderMap, uri: &Uri) -> bool {
 
 #[cfg(feature = "doctor")]
 async fn examine(pool: &GuardedPool, as_text: bool) -> Response {
-    match Doctor::default().examine_pool(pool).await {
-        Ok(report) if as_text => (status_page::HEADERS, report.to_string()).into_response(),
-        Ok(report) => (status_page::HEADERS, Json(report)).into_response(),
-        Err(error) => error.into_response(),
+    let doctor = Doctor::default();
+    let (refusal, report) = match doctor.examine_pool(pool).await {
+        Ok(report) => (None, report),
+        // There is no connection to ask over, and what is known without one is more than that.
+        Err(error) => match doctor.without_connection(pool) {
+            Some(report) => (Some(error.into_response()), report),
+            None => return error.into_response(),
+        },
+    };
+    let mut response = match as_text {
+        true => (status_page::HEADERS, report.to_string()).into_response(),
+        false => (status_page::HEADERS, Json(report)).into_response(),
+    };
+    if let Some(refusal) = refusal {
+        *response.status_mut() = refusal.status();
+        if let Some(wait) = refusal.headers().get(RETRY_AFTER) {
+            response.headers_mut().insert(RETRY_AFTER, wait.clone());
+        }
     }
+    response
 }
 
 fn force(pool: &GuardedPool, change: fn(&BreakerHandle)) -> Json<BreakerStatus> {

@@ -1,10 +1,10 @@
 //! Classification: from what a dial saw to what it means.
 
 use std::io;
-use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
+use crate::vocabulary::redis_error::{io_error, is_refusal};
 use crate::vocabulary::{Class, Outcome};
 
 /// How far a dial had come when it failed.
@@ -146,6 +146,10 @@ pub(crate) fn classify(stage: Stage, heard: &[u8], error: &RedisError) -> (Outco
 
 /// What the error of a command, on whichever client's connection, says about the server.
 pub(crate) fn of_call(error: &RedisError) -> Class {
+    if is_refusal(error) {
+        // Ours, made by what is known already.
+        return Class::Unknown;
+    }
     let failed = |outcome| Class::Failed { outcome, message: error.to_string() };
     if error.code().is_some() {
         let words = server_words(error);
@@ -156,24 +160,40 @@ pub(crate) fn of_call(error: &RedisError) -> Class {
             Some(outcome) => Class::Failed { outcome, message: words },
         };
     }
-    if io_error(error).and_then(local_limit).is_some() {
-        failed(Outcome::LocalLimit)
+    if let Some(outcome) = io_error(error).and_then(of_io_error) {
+        failed(outcome)
     } else if error.is_timeout() {
         failed(Outcome::Timeout)
     } else if error.is_connection_refusal() {
         failed(Outcome::Refused)
     } else if was_closed(error) {
-        // What a full server looks like to redis-rs, and a restart too: two within a second count.
         failed(Outcome::SuspectedMaxClients)
     } else if error.kind() == ErrorKind::AuthenticationFailed {
         failed(Outcome::Auth)
     } else if error.is_io_error() {
         failed(Outcome::Other)
     } else if error.kind() == ErrorKind::Client {
-        // Decided on this side, ours included.
+        // Decided on this side.
         Class::Unknown
     } else {
         Class::Worked
+    }
+}
+
+/// What the error of a socket, whosever it is, says about the server; `None` where it speaks of something else.
+pub(crate) fn of_io_error(error: &io::Error) -> Option<Outcome> {
+    if local_limit(error).is_some() {
+        return Some(Outcome::LocalLimit);
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut => Some(Outcome::Timeout),
+        io::ErrorKind::ConnectionRefused => Some(Outcome::Refused),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Some(Outcome::Unreachable)
+        }
+        // What a full server looks like, and a restart too: two within a second count.
+        kind if is_closed(kind) => Some(Outcome::SuspectedMaxClients),
+        _ => None,
     }
 }
 
@@ -181,13 +201,6 @@ pub(crate) fn of_call(error: &RedisError) -> Class {
 pub(super) fn server_words(error: &RedisError) -> String {
     let code = error.code().unwrap_or_default();
     error.detail().map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"))
-}
-
-/// The I/O error inside. redis-rs keeps it behind an `Arc`, which is what `source` hands out.
-fn io_error(error: &RedisError) -> Option<&io::Error> {
-    type Shared = Arc<dyn std::error::Error + Send + Sync>;
-    let source = std::error::Error::source(error)?.downcast_ref::<Shared>()?;
-    source.downcast_ref::<io::Error>()
 }
 
 fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
@@ -251,16 +264,21 @@ fn of_connect_error(error: &RedisError) -> Outcome {
 /// True where the driver or the socket reports that the other side closed the connection.
 fn was_closed(error: &RedisError) -> bool {
     match io_kind(error) {
-        Some(kind) => matches!(
-            kind,
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::NotConnected
-        ),
+        Some(kind) => is_closed(kind),
         None => error.is_connection_dropped(),
     }
+}
+
+/// True where the other side closed the connection.
+fn is_closed(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
 }
 
 /// What is said of a port where an HTTP server listens.
@@ -310,103 +328,4 @@ fn first_line(heard: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn io_error(kind: io::ErrorKind) -> RedisError {
-        io::Error::from(kind).into()
-    }
-
-    #[test]
-    fn every_vendors_refusal_is_heard() {
-        for line in [
-            "ERR max number of clients reached",
-            "ERR max number of clients + cluster connections reached",
-            "ERR max concurrent connections exceeded",
-            "err Max Number Of Clients Reached (limit 10000)",
-        ] {
-            assert_eq!(of_error_line(line), Some(Outcome::MaxClients), "{line}");
-        }
-        assert_eq!(
-            of_error_line("DENIED Redis is running in protected mode because"),
-            Some(Outcome::Denied)
-        );
-        assert_eq!(of_error_line("no upstream host"), Some(Outcome::Unreachable));
-        assert_eq!(of_error_line("ERR unknown subcommand 'SETINFO'"), None);
-    }
-
-    #[test]
-    fn the_servers_words_come_before_the_drivers() {
-        let heard = b"-ERR max number of clients reached\r\n";
-        for error in [
-            io_error(io::ErrorKind::BrokenPipe),
-            RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed")),
-        ] {
-            let (outcome, words) = classify(Stage::Handshake, heard, &error);
-            assert_eq!(
-                (outcome, words.as_str()),
-                (Outcome::MaxClients, "ERR max number of clients reached")
-            );
-        }
-    }
-
-    #[test]
-    fn an_unrelated_error_line_before_the_refusal_does_not_hide_it() {
-        let heard = b"-ERR Unknown subcommand 'SETINFO'\r\n-ERR max number of clients reached\r\n";
-        let (outcome, _) = classify(Stage::Handshake, heard, &io_error(io::ErrorKind::BrokenPipe));
-        assert_eq!(outcome, Outcome::MaxClients);
-    }
-
-    #[test]
-    fn a_silent_close_is_suspected_only_before_the_first_byte() {
-        let eof = io_error(io::ErrorKind::UnexpectedEof);
-        assert_eq!(classify(Stage::Handshake, b"", &eof).0, Outcome::SuspectedMaxClients);
-        assert_eq!(classify(Stage::Handshake, b"+OK\r\n", &eof).0, Outcome::Other);
-        let refused = io_error(io::ErrorKind::ConnectionRefused);
-        assert_eq!(classify(Stage::Connect, b"", &refused).0, Outcome::Refused);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn what_ran_out_on_this_side_is_not_the_servers() {
-        for (number, words) in [
-            (24, "this process has no file descriptor"),
-            (23, "this machine has no file descriptor"),
-            (99, "no local port"),
-            (105, "memory"),
-            (12, "memory"),
-        ] {
-            let error = RedisError::from(io::Error::from_raw_os_error(number));
-            for stage in [Stage::Resolve, Stage::Connect, Stage::Handshake] {
-                let (outcome, said) = classify(stage, b"", &error);
-                assert_eq!(outcome, Outcome::LocalLimit, "{number} {stage:?}");
-                assert!(said.contains(words), "{number}: {said}");
-            }
-            let class = of_call(&error);
-            assert!(
-                matches!(class, Class::Failed { outcome: Outcome::LocalLimit, .. }),
-                "{class:?}"
-            );
-        }
-        for number in [1, 13] {
-            let denied = RedisError::from(io::Error::from_raw_os_error(number));
-            let (outcome, said) = classify(Stage::Connect, b"", &denied);
-            assert_eq!(outcome, Outcome::Misconfigured, "{number}");
-            assert!(said.starts_with("this process may not connect"), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_port_that_speaks_http_is_told_so() {
-        let heard = b"HTTP/1.1 400 Bad Request\r\n\r\n";
-        let error = RedisError::from((ErrorKind::Parse, "not a reply"));
-        assert_eq!(classify(Stage::Handshake, heard, &error).0, Outcome::Misconfigured);
-    }
-
-    #[test]
-    fn a_line_without_an_end_is_read_too() {
-        let eof = io_error(io::ErrorKind::UnexpectedEof);
-        let (outcome, words) = classify(Stage::Handshake, b"-SHUTDOWN", &eof);
-        assert_eq!((outcome, words.as_str()), (Outcome::Other, "SHUTDOWN"));
-    }
-}
+mod tests;

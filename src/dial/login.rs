@@ -73,3 +73,75 @@ impl Login {
         said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::ProtocolVersion;
+
+    use super::*;
+
+    fn login(username: Option<&str>, password: &str) -> Login {
+        let session = RedisConnectionInfo::default().set_db(3).set_protocol(ProtocolVersion::RESP3);
+        Login::new(session).with(username, password)
+    }
+
+    #[test]
+    fn other_credentials_change_nothing_else_of_the_session() {
+        let named = RedisConnectionInfo::default().set_db(3).set_lib_name("shop", "1.2");
+        let quiet = RedisConnectionInfo::default().set_skip_set_lib_name();
+        for before in [named, quiet, RedisConnectionInfo::default()] {
+            let first = Login::new(before.clone()).with(Some("app"), "one");
+            assert!(first.has(Some("app"), "one"));
+            let login = first.with(None, "two");
+            assert!(login.has(None, "two"), "the name before is gone");
+            let facts = |redis: &RedisConnectionInfo| {
+                let library = redis.lib_name().map(str::to_owned);
+                (redis.db(), library, redis.skip_set_lib_name())
+            };
+            assert_eq!(facts(&login.redis), facts(&before));
+        }
+        assert_eq!(login(None, "two").redis.protocol(), ProtocolVersion::RESP3);
+    }
+
+    #[test]
+    fn credentials_are_the_same_only_if_name_and_password_are() {
+        let login = login(Some("app"), "secret");
+        assert!(!login.has(Some("app"), "other") && !login.has(None, "secret"));
+    }
+
+    #[test]
+    fn a_connection_logs_in_again_where_there_is_a_password() {
+        let packed = |login: &Login| login.auth().map(|auth| auth.get_packed_pipeline());
+        let with = |words: &[&str]| Some(redis::cmd("AUTH").arg(words).get_packed_command());
+        assert_eq!(packed(&login(Some("app"), "secret")), with(&["app", "secret"]));
+        assert_eq!(packed(&login(None, "secret")), with(&["secret"]));
+        assert_eq!(packed(&Login::new(RedisConnectionInfo::default())), None);
+    }
+
+    #[test]
+    fn only_the_first_refusal_is_news() {
+        let login = login(None, "secret");
+        assert_eq!([login.is_first_refusal(), login.is_first_refusal()], [true, false]);
+    }
+
+    #[test]
+    fn no_text_shows_the_password() {
+        let login = login(Some("app"), "secret");
+        assert!(format!("{login:?}").contains("app") && !format!("{login:?}").contains("secret"));
+        for (said, shown) in [
+            ("ERR 'secret' is no word\r\nof ours", "ERR '***' is no word  of ours"),
+            (
+                "ERR unknown command 'AUTH', with args beginning with: 'secr",
+                "ERR unknown command 'AUTH'",
+            ),
+        ] {
+            assert_eq!(login.redact(said.to_owned()), shown);
+        }
+        let without = Login::new(RedisConnectionInfo::default());
+        let empty = without.with(None, "");
+        for login in [without, empty] {
+            assert_eq!(login.redact("ERR no".to_owned()), "ERR no");
+            assert_eq!(login.redact("x".repeat(1_000)).len(), 256);
+        }
+    }
+}

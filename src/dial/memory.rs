@@ -1,4 +1,4 @@
-//! Connections in memory, for the simulation: a thread that has a [`Network`] dials in it, and not the real one.
+//! Connections in memory, for the simulation and for fuzzing: a thread that has a [`Network`] dials in it, and not the real one.
 //!
 //! A pipe carries what its ends write without a copy of either's scheduling: the server's end writes as many bytes
 //! as it wants, and may hang up after any of them.
@@ -212,4 +212,31 @@ impl Peer {
         let state = self.0.lock();
         state.hung_up.is_some() || state.client_is_gone
     }
+}
+
+/// A command: its words.
+pub(crate) type Words = Vec<Vec<u8>>;
+
+/// Takes the first command out of what a client has sent; `None` while it is not complete.
+pub(crate) fn take_command(input: &mut Vec<u8>) -> Option<Words> {
+    let mut rest = input.as_slice();
+    let count = number(&mut rest, b'*')?;
+    let mut words = Vec::with_capacity(count);
+    for _ in 0..count {
+        let length = number(&mut rest, b'$')?;
+        words.push(rest.get(..length)?.to_vec());
+        rest = rest.get(length + 2..)?;
+    }
+    let used = input.len() - rest.len();
+    input.drain(..used);
+    Some(words)
+}
+
+/// The number in a line that begins so.
+fn number(rest: &mut &[u8], prefix: u8) -> Option<usize> {
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    assert_eq!(rest[0], prefix, "clients send arrays of strings");
+    let digits = std::str::from_utf8(&rest[1..end - 1]).expect("digits");
+    *rest = &rest[end + 1..];
+    Some(digits.parse().expect("a number"))
 }

@@ -2,7 +2,7 @@
 
 mod classify;
 mod login;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod memory;
 mod notice;
 mod race;
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, Value,
     parse_redis_value_async,
@@ -43,11 +44,11 @@ pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
 pub(crate) use subscriber::{Kind, Sink, Subscriber};
 pub(crate) use tap::Tap;
-pub(crate) use target::{Address, Certificates, Target};
+pub(crate) use target::{Address, Certificates, Target, connection_info};
 
 #[cfg(feature = "doctor")]
 pub(crate) use classify::{HUNG_UP, SPEAKS_HTTP};
-pub(crate) use classify::{of_call, of_error_line};
+pub(crate) use classify::{of_call, of_error_line, of_io_error};
 
 #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
 pub(crate) use tls_native::Tls;
@@ -67,6 +68,8 @@ pub(crate) struct Dialer {
     pub(crate) connect_timeout: Duration,
     /// After how long a link that carries nothing is dead.
     pub(crate) link_timeout: Duration,
+    /// What redis-rs was told of its sockets; it comes first.
+    pub(crate) tcp: TcpSettings,
     /// Nodes of a cluster that are replicas are to answer reads (READONLY).
     pub(crate) reads_replicas: bool,
     /// A server that loads its data set will do: it answers INFO.
@@ -154,6 +157,7 @@ impl Dialer {
             plain: false,
             reads_replicas: false,
             link_timeout: LINK_TIMEOUT,
+            tcp: TcpSettings::default(),
             admits_loading: false,
             #[cfg(feature = "credentials")]
             provider: None,
@@ -166,6 +170,7 @@ impl Dialer {
         Self {
             login: ArcSwap::new(self.login()),
             client_name: self.client_name.clone(),
+            tcp: self.tcp.clone(),
             #[cfg(feature = "credentials")]
             provider: self.provider.clone(),
             awaits_credentials: AtomicBool::new(self.awaits_credentials()),
@@ -377,7 +382,9 @@ impl Dialer {
         match by(deadline, connecting).await {
             Ok((now, stream)) => {
                 trace.connected = Some(now.took);
-                stream.set_link_timeout(self.link_timeout).map_err(Failed::at(Stage::Connect))?;
+                stream
+                    .set_link_timeout(self.link_timeout, &self.tcp)
+                    .map_err(Failed::at(Stage::Connect))?;
                 progress.reached(now);
                 Ok(stream)
             }
@@ -555,3 +562,6 @@ async fn by<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,3 +82,34 @@ impl Notice {
         Some((notice, server_words(error)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_that_says_something_of_the_server_is_noticed_in_its_own_words() {
+        for (line, label) in [
+            ("READONLY You can't write against a read only replica.", "readonly"),
+            ("MOVED 866 10.0.0.2:6379", "moved"),
+            ("ASK 866 10.0.0.2:6379", "ask"),
+            ("CLUSTERDOWN The cluster is down", "clusterdown"),
+            ("MASTERDOWN Link with MASTER is down", "masterdown"),
+            ("LOADING Redis is loading the dataset in memory", "loading"),
+            ("ERR max number of clients reached", "max_clients"),
+        ] {
+            let reply = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+            let (notice, words) = Notice::of_reply(&reply).expect(line);
+            assert_eq!((notice.as_str(), words.as_str()), (label, line));
+            assert!(Notice::ALL.contains(&notice));
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_command_or_is_no_error_is_none() {
+        for reply in ["-WRONGTYPE no\r\n", "-ERR syntax error\r\n", "+LOADING\r\n", "$-1\r\n"] {
+            let reply = redis::parse_redis_value(reply.as_bytes()).unwrap();
+            assert_eq!(Notice::of_reply(&reply), None, "{reply:?}");
+        }
+    }
+}

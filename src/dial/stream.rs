@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::RedisError;
+use redis::io::tcp::TcpSettings;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -37,7 +38,7 @@ pub(crate) enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     #[cfg(all(feature = "tls-native-tls", not(feature = "tls-rustls")))]
     Tls(Box<tokio_native_tls::TlsStream<TcpStream>>),
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Memory(super::memory::Pipe),
 }
 
@@ -45,7 +46,7 @@ impl Stream {
     /// Connects over TCP, with Nagle's algorithm off: a request is one write, and waiting for more
     /// only adds latency.
     pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<Self, RedisError> {
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if let Some(connecting) = super::memory::connect(address) {
             return Ok(Self::Memory(connecting.await?));
         }
@@ -54,21 +55,31 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
-    /// Has the kernel close a connection over TCP whose peer has not acknowledged anything for so long.
+    /// Has the kernel close a connection over TCP whose peer has not acknowledged anything for so long,
+    /// unless redis-rs's settings say otherwise. What they set of it is theirs, and the rest stays ours.
     ///
     /// An idle one is asked (keepalive) after half of that, three times in the other half; in whole
     /// seconds, as the systems count. That also keeps it known to NATs and load balancers, which forget
     /// what is idle (AWS NLB after 350 s, Azure after 240 s). Where something was sent, keepalive waits
     /// for the retransmissions to end, so `TCP_USER_TIMEOUT` bounds those, on systems that have it: to
     /// half of the time as well, for they may begin when the link has been dead for the other half.
-    pub(crate) fn set_link_timeout(&self, timeout: Duration) -> Result<(), RedisError> {
+    pub(crate) fn set_link_timeout(
+        &self,
+        timeout: Duration,
+        given: &TcpSettings,
+    ) -> Result<(), RedisError> {
         let Self::Tcp(stream) = self else { return Ok(()) };
         let socket = socket2::SockRef::from(stream);
         socket.set_tcp_keepalive(&keepalive(timeout))?;
+        if let Some(keepalive) = given.keepalive() {
+            socket.set_tcp_keepalive(keepalive).map_err(not_taken)?;
+        }
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(
-            (timeout / 2).clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT),
-        ))?;
+        {
+            let ours = (timeout / 2).clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT);
+            let user_timeout = given.user_timeout().unwrap_or(ours);
+            socket.set_tcp_user_timeout(Some(user_timeout)).map_err(not_taken)?;
+        }
         Ok(())
     }
 
@@ -82,6 +93,11 @@ impl Stream {
         let unsupported = "this platform has no Unix sockets";
         Err(io::Error::new(io::ErrorKind::Unsupported, unsupported).into())
     }
+}
+
+/// The system takes no such value.
+fn not_taken(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the TCP settings of the ConnectionInfo: {error}"))
 }
 
 fn keepalive(timeout: Duration) -> socket2::TcpKeepalive {
@@ -113,7 +129,7 @@ macro_rules! on_stream {
             Stream::Unix($stream) => $call,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             Stream::Tls($stream) => $call,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Stream::Memory($stream) => $call,
         }
     };
@@ -150,18 +166,26 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    /// Idle time, interval and number of keepalive, and the user timeout.
-    async fn times(timeout: Duration) -> (Duration, Duration, u32, Option<Duration>) {
+    async fn stream() -> Stream {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let stream = Stream::connect_tcp(listener.local_addr().unwrap()).await.unwrap();
-        stream.set_link_timeout(timeout).unwrap();
+        Stream::connect_tcp(listener.local_addr().unwrap()).await.unwrap()
+    }
+
+    /// Idle time, interval and number of keepalive, and the user timeout.
+    async fn times(
+        timeout: Duration,
+        given: TcpSettings,
+    ) -> (Duration, Duration, u32, Option<Duration>) {
+        let stream = stream().await;
+        stream.set_link_timeout(timeout, &given).unwrap();
         let Stream::Tcp(stream) = stream else { panic!("it is TCP") };
         let socket = socket2::SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         (
             socket.tcp_keepalive_time().unwrap(),
             socket.tcp_keepalive_interval().unwrap(),
@@ -173,11 +197,59 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_is_told_how_long_a_link_may_be_silent() {
         let seconds = Duration::from_secs;
+        let times = |timeout| times(timeout, TcpSettings::default());
         let default = times(LINK_TIMEOUT).await;
         assert_eq!(default, (seconds(15), seconds(5), 3, Some(LINK_TIMEOUT / 2)));
         let shortest = times(Duration::from_nanos(1)).await;
         assert_eq!(shortest, (seconds(1), seconds(1), 3, Some(Duration::from_millis(1))));
         let year = times(seconds(365 * 24 * 3600)).await;
         assert_eq!(year, (LONGEST_KEEPALIVE, LONGEST_KEEPALIVE, 3, Some(LONGEST_USER_TIMEOUT)));
+    }
+
+    #[tokio::test]
+    async fn what_the_settings_of_redis_rs_say_counts_and_the_rest_is_ours() {
+        let seconds = Duration::from_secs;
+        let keepalive = socket2::TcpKeepalive::new;
+        for (given, taken) in [
+            (
+                TcpSettings::default().set_keepalive(keepalive().with_time(seconds(70))),
+                (seconds(70), seconds(5), 3, Some(LINK_TIMEOUT / 2)),
+            ),
+            (
+                TcpSettings::default().set_keepalive(
+                    keepalive().with_time(seconds(70)).with_interval(seconds(7)).with_retries(9),
+                ),
+                (seconds(70), seconds(7), 9, Some(LINK_TIMEOUT / 2)),
+            ),
+            (
+                TcpSettings::default().set_user_timeout(seconds(99)),
+                (seconds(15), seconds(5), 3, Some(seconds(99))),
+            ),
+            (
+                TcpSettings::default().set_nodelay(false),
+                (seconds(15), seconds(5), 3, Some(LINK_TIMEOUT / 2)),
+            ),
+        ] {
+            assert_eq!(times(LINK_TIMEOUT, given.clone()).await, taken, "{given:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_other_side_hears_that_a_stream_was_shut_down() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = Stream::Unix(ours);
+        ours.write_all(b"PING\r\n").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"PING\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_the_system_does_not_take_is_an_error_that_says_whose_it_is() {
+        let keepalive = socket2::TcpKeepalive::new().with_retries(1_000);
+        let given = TcpSettings::default().set_keepalive(keepalive);
+        let error = stream().await.set_link_timeout(LINK_TIMEOUT, &given).unwrap_err();
+        assert!(error.to_string().contains("TCP settings"), "{error}");
     }
 }

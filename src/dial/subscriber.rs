@@ -229,7 +229,7 @@ fn out_of_step() -> RedisError {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     use super::*;
 
@@ -252,6 +252,87 @@ mod tests {
         let (message, pong) = heard(said).await;
         assert_eq!(message.unwrap().get_payload_bytes(), b"1");
         pong.unwrap();
+    }
+
+    /// A server's end, and a sink whose driver runs.
+    fn subscribed() -> (DuplexStream, Sink) {
+        let (ours, theirs) = duplex(1024);
+        let Subscriber { sink, driver, messages } = Subscriber::over(ours);
+        tokio::spawn(async move {
+            driver.await;
+            drop(messages);
+        });
+        (theirs, sink)
+    }
+
+    /// What a test waits for, which would otherwise not end where it does not come.
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        let limit = std::time::Duration::from_secs(1);
+        tokio::time::timeout(limit, future).await.expect("it comes")
+    }
+
+    async fn hears(server: &mut DuplexStream, words: &[&str]) {
+        let expected = redis::cmd(words[0]).arg(&words[1..]).get_packed_command();
+        let mut heard = vec![0; expected.len()];
+        soon(server.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&heard), String::from_utf8_lossy(&expected));
+    }
+
+    fn names() -> Vec<Vec<u8>> {
+        ["a", "b", "c"].map(|name| name.as_bytes().to_vec()).to_vec()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_is_made_or_ended_once_every_name_of_it_is_confirmed() {
+        for (kind, word) in Kind::ALL.into_iter().zip(["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"]) {
+            let end = word.replace("SUB", "UNSUB");
+            for (is_end, word) in [(false, word), (true, &end)] {
+                let (mut server, sink) = subscribed();
+                let asked = tokio::spawn(async move {
+                    if is_end {
+                        sink.unsubscribe(kind, &names()).await
+                    } else {
+                        sink.subscribe(kind, &names()).await
+                    }
+                });
+                hears(&mut server, &[word, "a", "b", "c"]).await;
+                let word = word.to_ascii_lowercase();
+                for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+                    // Over when everybody waits.
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    assert!(!asked.is_finished(), "{word}: {at} of three are confirmed");
+                    let length = word.len();
+                    let said = format!("*3\r\n${length}\r\n{word}\r\n$1\r\n{name}\r\n:1\r\n");
+                    server.write_all(said.as_bytes()).await.unwrap();
+                }
+                assert_eq!(soon(asked).await.unwrap(), Ok(()), "{word}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_that_is_refused_says_why() {
+        const UNKNOWN: &str = "ERR unknown command 'X'";
+        const DENIED: &str = "NOPERM no permissions to access a channel";
+        for (kind, said, needs_newer) in [
+            (Kind::ShardChannel, UNKNOWN, true),
+            (Kind::ShardChannel, DENIED, false),
+            (Kind::Channel, UNKNOWN, false),
+        ] {
+            let (mut server, sink) = subscribed();
+            server.write_all(format!("-{said}\r\n").as_bytes()).await.unwrap();
+            let error = soon(sink.subscribe(kind, &names())).await.unwrap_err().to_string();
+            assert!(error.contains(said.split_once(' ').unwrap().1), "{error}");
+            assert_eq!(error.contains("needs Redis 7.0"), needs_newer, "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_is_sent_at_once_and_an_empty_answer_to_it_is_an_answer() {
+        let (mut server, sink) = subscribed();
+        sink.ping();
+        hears(&mut server, &["PING"]).await;
+        heard(b"*0\r\n").await.1.unwrap();
     }
 
     #[tokio::test]

@@ -190,4 +190,59 @@ mod tests {
         assert!(tap.read_to_end(&mut sink).await.is_err());
         assert!(sink.len() <= MOST + 64 * 1024 && first_bytes.heard().len() == KEPT);
     }
+
+    #[tokio::test]
+    async fn an_answer_may_have_so_many_bytes_and_nothing_is_read_once_it_has_more() {
+        for piece in [4096, 1000] {
+            let (ours, mut theirs) = duplex(64 * 1024);
+            let (mut tap, _first_bytes) = Tap::new(ours);
+            tokio::spawn(async move { theirs.write_all(&vec![b'A'; 2 * MOST]).await });
+            let mut buf = vec![0; piece];
+            for _ in 0..MOST / piece + 1 {
+                tap.read_exact(&mut buf).await.unwrap();
+            }
+            assert!(tap.read(&mut buf).await.is_err());
+        }
+    }
+
+    /// What is written to it is lost only when it is flushed.
+    struct Buffered;
+
+    impl AsyncWrite for Buffered {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_flush_is_held_back_only_while_it_listens() {
+        let (mut tap, first_bytes) = Tap::new(Buffered);
+        tap.write_all(b"HELLO 3\r\n").await.unwrap();
+        tap.flush().await.unwrap();
+        first_bytes.close();
+        assert!(tap.flush().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_other_side_hears_that_it_was_shut_down() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut tap, _first_bytes) = Tap::new(ours);
+        tap.write_all(b"QUIT\r\n").await.unwrap();
+        tap.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        theirs.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"QUIT\r\n");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::ConnectionAddr;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
 use super::Tls;
@@ -20,6 +20,17 @@ pub(crate) type Certificates = redis::TlsCertificates;
 /// Without TLS there are none.
 #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
 pub(crate) type Certificates = std::convert::Infallible;
+
+/// What the caller gave, or why it is not usable. The driver says that a feature is missing, and not whose.
+pub(crate) fn connection_info(params: impl IntoConnectionInfo) -> Result<ConnectionInfo, String> {
+    params.into_connection_info().map_err(|error| {
+        let words = error.to_string();
+        let names_no_feature = words.contains("TLS, the feature is not enabled");
+        if names_no_feature { NO_TLS.to_owned() } else { words }
+    })
+}
+
+const NO_TLS: &str = "TLS needs the feature tls-rustls or tls-native-tls of redis-guard";
 
 /// Where to dial.
 #[derive(Clone, Debug)]
@@ -57,11 +68,7 @@ impl Address {
                 Ok(Self::Tls { host: host.clone(), port: *port, tls })
             }
             #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
-            ConnectionAddr::TcpTls { .. } if certificates.is_none() => {
-                Err("TLS needs the feature tls-rustls or \
-                                                  tls-native-tls of redis-guard"
-                    .to_owned())
-            }
+            ConnectionAddr::TcpTls { .. } if certificates.is_none() => Err(NO_TLS.to_owned()),
             _ => Err("this kind of address is not supported".to_owned()),
         }
     }
@@ -160,5 +167,79 @@ impl Progress {
 
     pub(super) fn reach(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str) -> Address {
+        let info = connection_info(url).unwrap();
+        Address::new(info.addr(), None).unwrap()
+    }
+
+    #[test]
+    fn an_address_is_shown_as_it_is_dialed() {
+        for (url, shown, host) in [
+            ("redis://10.0.0.7", "10.0.0.7:6379", Some("10.0.0.7")),
+            ("redis://[fe80::1]:7000", "[fe80::1]:7000", Some("fe80::1")),
+            ("unix:///run/redis.sock", "/run/redis.sock", None),
+        ] {
+            let address = address(url);
+            assert_eq!((address.to_string().as_str(), address.host()), (shown, host));
+            assert_eq!(&*Target::new(address).name, shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_an_error_in_the_drivers_words() {
+        let problem = connection_info("http://10.0.0.7").unwrap_err();
+        assert!(!problem.is_empty() && problem != NO_TLS, "{problem}");
+    }
+
+    #[cfg(feature = "tls-rustls")]
+    #[test]
+    fn another_address_is_spoken_to_alike() {
+        let trusted = rcgen::generate_simple_self_signed(["redis".to_owned()]).unwrap();
+        let root_cert = Some(trusted.cert.pem().into_bytes());
+        let certificates = Certificates { client_tls: None, root_cert };
+        let info = connection_info("rediss://redis:6380").unwrap();
+        let secure = Address::new(info.addr(), Some(&certificates)).unwrap();
+        assert_eq!((secure.to_string().as_str(), secure.host()), ("redis:6380", Some("redis")));
+        for (from, is_tls) in
+            [(secure, true), (address("redis://redis"), false), (address("unix:///s"), false)]
+        {
+            assert_eq!(from.is_tls(), is_tls, "{from}");
+            let other = from.at("10.0.0.8", 7001);
+            assert_eq!((other.to_string().as_str(), other.is_tls()), ("10.0.0.8:7001", is_tls));
+        }
+    }
+
+    #[test]
+    fn a_dial_under_way_tells_what_it_waits_for() {
+        let target = Target::new(address("redis://10.0.0.7"));
+        assert_eq!(target.unanswered(), None, "nobody has dialed");
+        for (stage, words) in [
+            (Stage::Resolve, "the name has not been resolved yet"),
+            (Stage::Connect, "nothing has answered the connect yet"),
+            (Stage::Tls, "connected, but the TLS handshake has had no answer yet"),
+            (Stage::Handshake, "connected, but the first commands have had no answer yet"),
+        ] {
+            target.progress.reach(stage);
+            let failure = DialFailure::new("10.0.0.7:6379", Outcome::Timeout, words);
+            assert_eq!(target.unanswered(), Some(failure));
+        }
+        assert_eq!(&*Target::unknown("the-master").name, "the-master");
+    }
+
+    #[test]
+    fn the_address_that_was_reached_last_is_known_to_the_next_dial() {
+        let progress = Progress::default();
+        assert_eq!(progress.last_reached(), None);
+        let address = "10.0.0.7:6379".parse().unwrap();
+        let reached = Reached { address, took: std::time::Duration::from_millis(3) };
+        progress.reached(reached);
+        assert_eq!(progress.last_reached(), Some(reached));
     }
 }

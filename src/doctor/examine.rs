@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::facts::{Answer, Config, Dials, Facts, Info, Missed, NoAnswer, SlowLog};
 use super::local::{self, Sockets};
 use super::report::Latency;
-use super::{Options, Probe, Target, cluster, sentinel};
+use super::{Options, Probe, Target, checks, cluster, sentinel};
 use crate::Backoff;
 use crate::dial::Trace;
 use crate::server::Observation;
@@ -21,6 +21,10 @@ const PINGS: usize = 20;
 
 /// Entries of the slow log that are looked at: all it has by default.
 const SLOWLOG: usize = 128;
+
+/// Between two looks at connections that are too young to be judged: they are as old then as those that count
+/// as abandoned.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What of the configuration the checks go by.
 const SETTINGS: [&str; 8] = [
@@ -146,8 +150,9 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         _ => None,
     };
     let holders = probe.holders(options.idle_after, options.top).await;
+    let since = Instant::now();
     let pid = info.as_ref().ok().and_then(|info| info.field("process_id")).filter(|_| here);
-    Facts {
+    let mut facts = Facts {
         info,
         last_look,
         holders: holders.map_err(|error| NoAnswer::of(&error)),
@@ -158,6 +163,33 @@ pub(super) async fn examine(mut probe: Probe, options: &Options, here: bool) -> 
         cluster,
         open_files_limit: pid.and_then(local::open_files_limit),
         somaxconn: local::somaxconn().filter(|_| here),
+    };
+    look_again(&mut probe, &mut facts, options, maxclients, since).await;
+    facts
+}
+
+/// Looks again while what holds the slots is too young to be judged, for as long as `options.wait`. `since`: when
+/// the server was looked at last.
+async fn look_again(
+    probe: &mut Probe,
+    facts: &mut Facts,
+    options: &Options,
+    maxclients: Option<u64>,
+    mut since: Instant,
+) {
+    let deadline = Instant::now() + options.wait;
+    while checks::are_unused_and_young(facts) && Instant::now() + LOOK_AGAIN <= deadline {
+        sleep(LOOK_AGAIN).await;
+        match sample(probe, maxclients).await {
+            Ok((text, seen)) => facts.info = Ok(Info::new(&text, seen, Some(since.elapsed()))),
+            Err(why) => {
+                facts.last_look = Some(why);
+                return;
+            }
+        }
+        since = Instant::now();
+        let holders = probe.holders(options.idle_after, options.top).await;
+        facts.holders = holders.map_err(|error| NoAnswer::of(&error));
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Holders {
     pub clients: usize,
     /// Of those, idle for longer than `idle_after`, and neither blocked nor subscribed.
     pub idle: usize,
-    /// With a command within `idle_after`, and neither blocked nor subscribed.
+    /// With a command within `idle_after`, neither blocked nor subscribed, and none of `never_used`.
     #[serde(skip)]
     pub(super) recent: usize,
     /// Those whose socket is dead, which the server has not noticed. They are in no count but that of
@@ -35,6 +35,12 @@ pub struct Holders {
     pub dead: usize,
     /// Those that were used when they were new and never since, for five seconds at least.
     pub abandoned: usize,
+    /// Those that were not used since they were new: the abandoned, and those that have done nothing but
+    /// introduce themselves yet.
+    pub never_used: usize,
+    /// The age of the oldest of those, in seconds.
+    #[serde(skip)]
+    pub(super) never_used_for: Option<u64>,
     /// Without a name.
     pub unnamed: usize,
     /// In a blocking command.
@@ -99,7 +105,9 @@ pub struct Holder {
     pub oldest_seconds: Option<u64>,
     /// Those that were used when they were new and never since; see [`Holders::abandoned`].
     pub abandoned: usize,
-    /// The ages of those, for the verdict.
+    /// Those that were not used since they were new; see [`Holders::never_used`].
+    pub never_used: usize,
+    /// The ages of the abandoned, for the verdict.
     #[serde(skip)]
     pub(super) abandoned_ages: Vec<u64>,
     /// Of a source, the name it goes by: those with the same one are instances of one service.
@@ -174,6 +182,10 @@ impl Holders {
         self.idle += usize::from(state.idle);
         self.recent += usize::from(state.recent);
         self.abandoned += usize::from(state.abandoned);
+        self.never_used += usize::from(state.never_used);
+        if state.never_used {
+            self.never_used_for = self.never_used_for.max(state.age);
+        }
         self.unnamed += usize::from(client.name.is_none());
         self.subscribers += usize::from(state.subscriber);
         self.monitors += usize::from(client.is_monitor());
@@ -198,7 +210,7 @@ impl Holders {
 
 impl Holder {
     pub(super) fn unused(&self) -> usize {
-        self.idle.max(self.abandoned)
+        self.idle.max(self.never_used)
     }
 
     fn add(&mut self, state: &ClientState) {
@@ -208,6 +220,7 @@ impl Holder {
         self.subscribers += usize::from(state.subscriber);
         self.young += usize::from(state.young);
         self.abandoned += usize::from(state.abandoned);
+        self.never_used += usize::from(state.never_used);
         self.oldest_seconds = self.oldest_seconds.max(state.age);
         if state.abandoned {
             self.abandoned_ages.extend(state.age);
@@ -224,6 +237,7 @@ struct ClientState {
     subscriber: bool,
     young: bool,
     abandoned: bool,
+    never_used: bool,
 }
 
 impl ClientState {
@@ -231,19 +245,38 @@ impl ClientState {
         let (blocked, subscriber) = (client.is_blocked(), client.is_subscriber());
         let waits = blocked || subscriber || client.is_monitor();
         let idle = !waits && client.idle_seconds.is_some_and(|idle| idle >= idle_after.as_secs());
-        let recent = !waits && !idle && client.idle_seconds.is_some();
         let (age, last) = (client.age_seconds, client.idle_seconds);
         // Idle for nine tenths of its life, where a pool that takes turns uses its connections again.
         // Each number is a second short at most.
         let most_of = |age: u64| age - age / 10;
         let least = idle_after.min(ABANDONED).as_secs();
-        let abandoned = !waits
-            && age
-                .zip(last)
-                .is_some_and(|(age, idle)| idle >= least && idle.saturating_add(1) >= most_of(age));
+        let silent = !waits
+            && age.zip(last).is_some_and(|(age, idle)| idle.saturating_add(1) >= most_of(age));
+        let abandoned = silent && last.is_some_and(|idle| idle >= least);
+        let never_used = abandoned || (silent && has_only_introduced_itself(client));
+        let recent = !waits && !idle && !never_used && last.is_some();
         let young = age.is_some_and(|age| age <= YOUNG_SECONDS);
-        Self { age, idle, recent, blocked, subscriber, young, abandoned }
+        Self { age, idle, recent, blocked, subscriber, young, abandoned, never_used }
     }
+}
+
+/// True where its last command, if it has sent any, is one that clients begin with. PING is none of them:
+/// pools ask that of connections that they use.
+fn has_only_introduced_itself(client: &Client) -> bool {
+    // Before Redis 7 there are no subcommands here.
+    const FIRST: [&str; 9] = [
+        "auth",
+        "client",
+        "client|id",
+        "client|no-evict",
+        "client|setinfo",
+        "client|setname",
+        "hello",
+        "readonly",
+        "select",
+    ];
+    let command = client.command.as_deref();
+    command.is_none_or(|command| FIRST.iter().any(|it| it.eq_ignore_ascii_case(command)))
 }
 
 /// Most connections first; the key decides between equals, so that two reports can be compared.

@@ -55,8 +55,8 @@ pub use holders::{Holder, Holders};
 pub use probe::{Access, Probe, Target};
 pub use registry::{Fleets, Registry, RegistryMember};
 pub use report::{
-    Capacity, Check, Latency, Level, Reachability, Report, SCHEMA_VERSION, ServerReport, Verdict,
-    VerdictKind,
+    Capacity, Check, LastSeen, Latency, Level, Reachability, Report, SCHEMA_VERSION, ServerReport,
+    Verdict, VerdictKind,
 };
 pub use sentinel::{ReplicaSeen, SentinelReport, SentinelSeen, WatchedMaster};
 
@@ -74,6 +74,16 @@ use crate::{Error, GuardedPool};
 
 /// Examines servers; see the [module](self). The default one has no URLs:
 /// [`examine_pool`](Self::examine_pool) needs none.
+///
+/// ```no_run
+/// use redis_guard::{GuardedPool, doctor::Doctor};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let report = Doctor::default().examine_pool(&pool).await?;
+/// println!("{report}");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 #[must_use = "call `examine` to get the report"]
 pub struct Doctor {
@@ -137,8 +147,9 @@ impl Doctor {
     }
 
     /// How long to go on trying where a server does not let us in: at a full one, the first slot that
-    /// comes free is ours. With back-off, two seconds at most between two dials. Default zero: one
-    /// dial.
+    /// comes free is ours. With back-off, two seconds at most between two dials. And for how long to look
+    /// again where the slots are held by connections that are too young to be judged
+    /// ([`VerdictKind::Unused`]). Default zero: one dial, and no look more.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.options.wait = wait.min(LONGEST);
         self
@@ -235,6 +246,20 @@ impl Doctor {
         Ok(Report::of(vec![report]))
     }
 
+    /// What a pool knows of a server that it has no connection to: why, in the server's own words, and what its
+    /// watch saw last. `None` while something is live, or no dial has failed.
+    #[cfg(feature = "axum")]
+    pub(crate) fn without_connection(&self, pool: &GuardedPool) -> Option<Report> {
+        let examined = pool.examined();
+        let status = examined.status();
+        let failure = status.breaker.last_failure.filter(|_| status.live == 0)?;
+        let location = Location::of(examined.dialer(), &examined.target());
+        let dials = Dials { failure: Some((*failure).clone()), ..Dials::none(None) };
+        let mut report = self.judge(&location, &dials, None, None, None);
+        report.last_seen = LastSeen::of(&status.watch);
+        Some(Report::of(vec![report]))
+    }
+
     async fn examine_one(&self, url: &str) -> Result<Examined, String> {
         let target = Target::parse(url, &self.access)?;
         Ok(Examined::new(target, &self.options).await)
@@ -277,6 +302,7 @@ impl Doctor {
             sentinel: set.map(SentinelReport::of),
             cluster: cluster.filter(|it| it.refused.is_none()).map(ClusterReport::of),
             named_by: None,
+            last_seen: None,
             watched_masters: facts
                 .as_ref()
                 .and_then(|facts| facts.sentinel.as_ref())
@@ -359,6 +385,7 @@ impl ServerReport {
             sentinel: None,
             cluster: None,
             named_by: None,
+            last_seen: None,
             watched_masters: None,
         }
     }
@@ -384,6 +411,19 @@ impl Reachability {
     }
 }
 
+impl LastSeen {
+    #[cfg(feature = "axum")]
+    fn of(watch: &crate::server::WatchStatus) -> Option<Self> {
+        let seen = watch.observation.as_ref()?;
+        Some(Self {
+            age: watch.age?,
+            used: seen.snapshot.used(),
+            maxclients: seen.ceiling,
+            rejections_seen: watch.rejections_seen,
+        })
+    }
+}
+
 impl Capacity {
     fn of(facts: &Facts) -> Option<Self> {
         let info = facts.info.as_ref().ok()?;
@@ -398,6 +438,9 @@ impl Capacity {
             rejections_per_second: info.rejections_per_second(),
             rejections_total: seen.snapshot.rejected_connections,
             connections_per_second: seen.connections_per_second,
+            commands_per_second: seen.commands_per_second,
+            cpu_cores: seen.cpu_cores,
+            stands_still: seen.stands_still,
             sampled: info.sampled,
         })
     }

@@ -1,7 +1,9 @@
 //! One connection, to look at one server with.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,12 +108,15 @@ pub struct Target {
 }
 
 impl Target {
-    /// Parses a URL as redis-rs takes it: `redis://`, `rediss://`, `redis+unix://`, `unix://`.
+    /// Parses a URL as redis-rs takes it: `redis://`, `rediss://`, `redis+unix://`, `unix://`. Without a
+    /// scheme it is `redis://`, where it is `localhost`, an IP address, a name with a dot in it, or any of
+    /// these with a port: another word alone may be a mistake, or somebody's password.
     ///
     /// # Errors
     ///
     /// What is wrong with it, without any part of the URL that may be a password.
     pub fn parse(url: &str, access: &Access) -> Result<Self, String> {
+        let url = &*with_scheme(url);
         let info = url.into_connection_info().map_err(|error| explain(url, &error))?;
         let password = access.password.as_ref().filter(|_| access.connect_as.is_none());
         Self::of(&info, password, access)
@@ -187,11 +192,24 @@ fn dialer(redis: RedisConnectionInfo, timeout: Duration) -> Dialer {
     dialer
 }
 
+/// The URL of what people type: `localhost`, `redis:6379`, `::1`, `[::1]:6379/2`. Whatever has more in it is left
+/// as it is.
+fn with_scheme(text: &str) -> Cow<'_, str> {
+    let (host, rest) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]/".contains(&byte);
+    let is_host = host == "localhost" || host.contains(['.', ':']);
+    match is_host && !rest.starts_with("//") && text.bytes().all(is_plain) {
+        true if host.parse::<Ipv6Addr>().is_ok() => format!("redis://[{host}]{rest}").into(),
+        true => format!("redis://{text}").into(),
+        false => text.into(),
+    }
+}
+
 /// Why a URL is none, without quoting more of it than its scheme: the rest may be a password.
 fn explain(url: &str, error: &RedisError) -> String {
     const SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
     match url.split_once("://") {
-        None => "it has no scheme, such as redis://".to_owned(),
+        None => "it has no scheme, such as redis://, and is no host:port either".to_owned(),
         Some((scheme, _)) if !SCHEMES.contains(&scheme) => {
             format!("its scheme is {:?}, which is none of redis, rediss, redis+unix", clean(scheme))
         }
@@ -255,6 +273,8 @@ pub struct Probe {
     /// Of a connection of our own, which is left out where clients are counted.
     id: Option<u64>,
     pub(super) timeout: Duration,
+    /// Commands of ours.
+    asked: u64,
     /// A question had no answer, and none is asked any more.
     given_up: bool,
     /// What the last INFO said of the masters that it watches.
@@ -312,6 +332,7 @@ impl Probe {
             observer: ServerObserver::default(),
             id: None,
             timeout,
+            asked: 0,
             given_up: false,
             watched_masters: None,
             is_in_cluster: false,
@@ -351,7 +372,10 @@ impl Probe {
     pub(super) fn observe_in(&mut self, info: &str) -> Observation {
         self.watched_masters = WatchedMaster::all(info);
         self.is_in_cluster = cluster::is_node(info);
-        self.observer.observe(ServerSnapshot::parse(info), Instant::now())
+        let mut snapshot = ServerSnapshot::parse(info);
+        let total = snapshot.total_commands_processed;
+        snapshot.total_commands_processed = total.map(|total| total.saturating_sub(self.asked));
+        self.observer.observe(snapshot, Instant::now())
     }
 
     /// The masters that a sentinel watches, as its last INFO said; `None` for any other server, and
@@ -400,6 +424,7 @@ impl Probe {
         if self.given_up {
             return Err((ErrorKind::Client, "not asked, as there was no answer before").into());
         }
+        self.asked += 1;
         let reply = self.connection.req_packed_command(command);
         let Ok(reply) = tokio::time::timeout(self.timeout, reply).await else {
             self.given_up = true;
@@ -422,5 +447,42 @@ fn bytes_of(reply: Value) -> RedisResult<Vec<u8>> {
     match reply {
         Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
         reply => Ok(from_redis_value(reply)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str) -> Result<String, String> {
+        Target::parse(url, &Access::default()).map(|target| target.server().to_owned())
+    }
+
+    #[test]
+    fn what_people_type_is_a_server() {
+        for (typed, address) in [
+            ("localhost", "localhost:6379"),
+            ("localhost:7000/2", "localhost:7000"),
+            ("10.0.0.7", "10.0.0.7:6379"),
+            ("redis:6379", "redis:6379"),
+            ("cache.example.org", "cache.example.org:6379"),
+            ("::1", "[::1]:6379"),
+            ("[::1]:7000", "[::1]:7000"),
+        ] {
+            assert_eq!(server(typed).as_deref(), Ok(address), "{typed}");
+            assert_eq!(server(typed), server(&with_scheme(typed)), "{typed}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_mistake_or_a_password_is_none() {
+        for typed in ["", "nonsense", "me:secret@10.0.0.7", "s3cret.!", "/run/redis.sock", "a b.c"]
+        {
+            assert_eq!(with_scheme(typed), typed);
+            assert!(server(typed).is_err(), "{typed}");
+        }
+        for typed in ["10.0.0.7:port", "10.0.0.7:99999", "10.0.0.7/db"] {
+            assert!(server(typed).is_err(), "{typed}");
+        }
     }
 }

@@ -67,6 +67,8 @@ pub struct ServerReport {
     pub cluster: Option<ClusterReport>,
     /// Of those others: the node that led there.
     pub named_by: Option<String>,
+    /// Of a pool's server to which nothing is live: what the pool's watch saw last, which is old.
+    pub last_seen: Option<LastSeen>,
 }
 
 /// One check: what was seen, what it was held against, what would mend it.
@@ -125,6 +127,8 @@ pub enum VerdictKind {
     NothingWrong,
     /// Connections are opened and never used again.
     Leak,
+    /// Connections were not used since they were new, and are too young to say whether they will be.
+    Unused,
     /// Pools hold far more than they use.
     OversizedPools,
     /// Clients that are refused redial at once.
@@ -195,6 +199,7 @@ impl VerdictKind {
         match self {
             Self::NothingWrong => "nothing_wrong",
             Self::Leak => "leak",
+            Self::Unused => "unused",
             Self::OversizedPools => "oversized_pools",
             Self::RetryStorm => "retry_storm",
             Self::CeilingTooLow => "ceiling_too_low",
@@ -281,6 +286,21 @@ pub struct Latency {
     pub max: Duration,
 }
 
+/// What was seen of a server while there was a connection.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LastSeen {
+    /// How old it is.
+    #[serde(rename = "age_seconds", serialize_with = "seconds")]
+    pub age: Duration,
+    /// Slots that were taken.
+    pub used: Option<u64>,
+    /// How many there were for ordinary clients.
+    pub maxclients: Option<u64>,
+    /// Connections that it was seen to refuse since the watch began.
+    pub rejections_seen: u64,
+}
+
 /// The server's slots.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
@@ -304,17 +324,25 @@ pub struct Capacity {
     pub rejections_total: Option<u64>,
     /// Connections accepted between the two samples, a second; the doctor's own is not among them.
     pub connections_per_second: Option<f64>,
+    /// Commands served between the two samples, a second; the doctor's own are not among them.
+    pub commands_per_second: Option<f64>,
+    /// Processor time that the server used between the two samples, per second: 1 is one core.
+    pub cpu_cores: Option<f64>,
+    /// It refused connections meanwhile, and hardly served a command: it is full, not idle.
+    pub stands_still: bool,
     /// The time between the two samples.
     #[serde(rename = "sampled_seconds", serialize_with = "maybe_seconds")]
     pub sampled: Option<Duration>,
 }
 
 impl Report {
-    /// What a process that shows this report ends with: 3 where a server could not be connected to,
-    /// 2 where a check failed, 1 where there are warnings and `strict` is asked for, 0 otherwise.
+    /// What a process that shows this report ends with: 64 where a URL is none, 3 where a server could
+    /// not be connected to, 2 where a check failed, 1 where there are warnings and `strict` is asked for,
+    /// 0 otherwise.
     #[must_use]
     pub fn exit_code(&self, strict: bool) -> u8 {
         let code = |server: &ServerReport| match server.level() {
+            _ if server.verdict.kind == VerdictKind::BadUrl => 64,
             _ if !server.reachability.connected => 3,
             Level::Failed => 2,
             Level::Warning if strict => 1,

@@ -80,6 +80,14 @@ impl ServerReport {
         for verdict in self.verdicts() {
             verdict.write(f, colours)?;
         }
+        if let Some(seen) = &self.last_seen {
+            let (age, slots) = (seconds(seen.age.as_secs()), slots(seen.used, seen.maxclients));
+            let refused = count(seen.rejections_seen);
+            writeln!(
+                f,
+                "  last seen {age} ago, and old: {slots} slots in use, {refused} refused until then"
+            )?;
+        }
         let mut group = "";
         // Those that could not be made for the same reason say it once.
         // Of the many nodes of a cluster only what is to be looked at: the rest is in the JSON.
@@ -207,8 +215,10 @@ impl Verdict {
         };
         let name = self.kind.as_str().replace('_', " ");
         writeln!(f, "{colour}{}{name}{}: {}", colours.bold, colours.off, self.summary)?;
+        // What is well needs no reason.
+        let because = if self.kind == VerdictKind::NothingWrong { "" } else { "because " };
         for reason in &self.reasons {
-            writeln!(f, "  because {reason}")?;
+            writeln!(f, "  {because}{reason}")?;
         }
         for action in &self.actions {
             writeln!(f, "  {}→ {action}{}", colours.bold, colours.off)?;

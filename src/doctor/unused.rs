@@ -30,19 +30,33 @@ pub(super) enum Unused<'a> {
         /// The size of most, where most are equal.
         size: Option<usize>,
     },
+    /// Not used since they were new, and too young to say whose fault that is.
+    Young,
 }
 
 impl<'a> Unused<'a> {
     /// `ceiling`: the slots that there are. `pressed`: they run out, and what was abandoned counts
-    /// before it has been idle for long.
-    pub(super) fn find(holders: &'a Holders, ceiling: Option<u64>, pressed: bool) -> Option<Self> {
+    /// before it has been idle for long. `still`: whoever holds them sends hardly a command meanwhile.
+    pub(super) fn find(
+        holders: &'a Holders,
+        ceiling: Option<u64>,
+        pressed: bool,
+        still: bool,
+    ) -> Option<Self> {
         let ceiling = usize::try_from(ceiling?).unwrap_or(usize::MAX);
+        // Of those who stand still some may have worked before.
+        let unused = holders.never_used + if still { holders.recent } else { 0 };
+        let young = || (pressed && is_cause(unused, ceiling)).then_some(Self::Young);
+        Self::find_old(holders, ceiling, pressed).or_else(young)
+    }
+
+    fn find_old(holders: &'a Holders, ceiling: usize, pressed: bool) -> Option<Self> {
         let count = |idle: usize, abandoned: usize| match pressed {
             true => idle.max(abandoned),
             false => idle,
         };
         let all_unused = count(holders.idle, holders.abandoned);
-        if all_unused.saturating_mul(4) < ceiling || all_unused < MIN_CONNECTIONS {
+        if !is_cause(all_unused, ceiling) {
             return None;
         }
         let unused = |source: &Holder| count(source.idle, source.abandoned);
@@ -59,10 +73,19 @@ impl<'a> Unused<'a> {
         if leaked * 2 >= all_unused {
             return Some(Self::Leaked(leaking));
         }
-        let idle = holders.idle.saturating_mul(4) >= ceiling && holders.idle >= MIN_CONNECTIONS;
-        (idle && holders.idle * 2 >= holders.clients)
+        (is_cause(holders.idle, ceiling) && holders.idle * 2 >= holders.clients)
             .then(|| Self::InPools { size: common_size(sources.iter().map(|it| it.connections)) })
     }
+}
+
+/// True where so many explain why the server is full.
+pub(super) fn is_much(connections: usize, ceiling: Option<u64>) -> bool {
+    let ceiling = ceiling.and_then(|ceiling| usize::try_from(ceiling).ok());
+    ceiling.is_some_and(|ceiling| is_cause(connections, ceiling))
+}
+
+fn is_cause(connections: usize, ceiling: usize) -> bool {
+    connections.saturating_mul(4) >= ceiling && connections >= MIN_CONNECTIONS
 }
 
 /// The sources that hold far more than the others of their service, or than all others, with what
@@ -171,7 +194,7 @@ mod tests {
     }
 
     fn leaking(holders: &Holders) -> Vec<&str> {
-        match Unused::find(holders, Some(100), false) {
+        match Unused::find(holders, Some(100), false, false) {
             Some(Unused::Leaked(sources)) => sources.iter().map(|it| it.key.as_str()).collect(),
             other => panic!("{other:?}"),
         }
@@ -199,8 +222,8 @@ mod tests {
     fn a_leak_that_fills_the_server_in_a_minute_is_one_before_anything_is_idle_for_long() {
         let ages = (1..=60).map(|nth| nth + 5).collect();
         let holders = holders(&[source(1, "api", ages)]);
-        assert!(Unused::find(&holders, Some(100), false).is_none());
-        let unused = Unused::find(&holders, Some(100), true);
+        assert!(Unused::find(&holders, Some(100), false, false).is_none());
+        let unused = Unused::find(&holders, Some(100), true, false);
         assert!(
             matches!(&unused, Some(Unused::Leaked(sources)) if sources.len() == 1),
             "{unused:?}"
@@ -212,7 +235,7 @@ mod tests {
         let api = (0..8).map(|n| source(n, "api", every(60, 10)));
         let web = (8..16).map(|n| source(n, "web", every(60, 20)));
         let holders = holders(&api.chain(web).collect::<Vec<_>>());
-        let unused = Unused::find(&holders, Some(300), false);
+        let unused = Unused::find(&holders, Some(300), false, false);
         assert!(matches!(unused, Some(Unused::InPools { size: None })), "{unused:?}");
     }
 
@@ -222,7 +245,7 @@ mod tests {
         let console = source(2, "", vec![5000]);
         for sources in [vec![pool.clone()], vec![pool, console]] {
             let holders = holders(&sources);
-            let unused = Unused::find(&holders, Some(100), false);
+            let unused = Unused::find(&holders, Some(100), false, false);
             assert!(matches!(unused, Some(Unused::InPools { .. })), "{unused:?}");
             assert!(outliers(&holders.all_sources).is_empty());
         }
@@ -231,10 +254,10 @@ mod tests {
     #[test]
     fn what_is_little_or_in_use_is_not_found() {
         let idle = holders(&[source(1, "api", vec![5000; 60])]);
-        assert!(Unused::find(&idle, Some(10_000), false).is_none());
-        assert!(Unused::find(&idle, None, false).is_none(), "of how many?");
+        assert!(Unused::find(&idle, Some(10_000), false, false).is_none());
+        assert!(Unused::find(&idle, None, false, false).is_none(), "of how many?");
         let used = holders(&[source(1, "api", vec![200; 60])]);
-        assert!(Unused::find(&used, Some(100), false).is_none());
-        assert!(Unused::find(&Holders::default(), Some(100), true).is_none());
+        assert!(Unused::find(&used, Some(100), false, false).is_none());
+        assert!(Unused::find(&Holders::default(), Some(100), true, false).is_none());
     }
 }

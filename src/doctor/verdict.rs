@@ -26,6 +26,11 @@ impl Verdict {
         self
     }
 
+    fn reasons(mut self, reasons: impl IntoIterator<Item = String>) -> Self {
+        self.reasons.extend(reasons);
+        self
+    }
+
     fn action(mut self, action: impl Into<String>) -> Self {
         self.actions.push(action.into());
         self
@@ -88,7 +93,8 @@ fn of_facts(findings: Findings<'_>, facts: &Facts) -> Vec<Verdict> {
         let limit = lowered.map(|lowered| lowered.limit);
         causes.push(causes::ceiling_too_low(findings, info, holders, limit));
     }
-    [lost, full, loading(info), storm(findings, info)]
+    let storm = storm(findings, info, !checks::are_unused_and_young(facts));
+    [lost, full, loading(info), storm]
         .into_iter()
         .flatten()
         .chain(causes)
@@ -114,21 +120,27 @@ fn loading(info: &Info) -> Option<Verdict> {
     })
 }
 
-fn storm(findings: Findings<'_>, info: &Info) -> Option<Verdict> {
+/// `more`: more slots would be used.
+fn storm(findings: Findings<'_>, info: &Info, more: bool) -> Option<Verdict> {
     let rate = info.rejections_per_second().filter(|rate| *rate >= checks::STORM)?;
     let new = info.seen.new_rejections?;
     let refused = format!("{} refused in {}", counted(new, "connection"), span(info.sampled?));
-    Some(
-        Verdict::new(
-            VerdictKind::RetryStorm,
-            format!("clients that are refused redial at once: {rate:.0} times a second"),
-        )
-        .reason(refused)
-        .reason(slots(info))
-        .action("free slots, or raise the ceiling, first: the storm ends when there is room")
-        .action(findings.config_set("maxclients", info.raised_ceiling()))
-        .action("then give the clients one back-off with jitter for all of a process's callers, as redis-guard does"),
+    let mut verdict = Verdict::new(
+        VerdictKind::RetryStorm,
+        format!("clients that are refused redial at once: {rate:.0} times a second"),
     )
+    .reason(refused)
+    .reason(slots(info))
+    .reasons(checks::work(info));
+    verdict = match more {
+        true => verdict
+            .action("free slots, or raise the ceiling, first: the storm ends when there is room")
+            .action(findings.config_set("maxclients", info.raised_ceiling())),
+        false => verdict.action("free slots first: the storm ends when there is room"),
+    };
+    Some(verdict.action(
+        "then give the clients one back-off with jitter for all of a process's callers, as redis-guard does",
+    ))
 }
 
 fn replica_lost(findings: Findings<'_>, facts: &Facts, info: &Info) -> Option<Verdict> {
@@ -192,13 +204,17 @@ fn of_checks(findings: Findings<'_>, checks: &[Check]) -> Verdict {
         let others = counted(others, "other node");
         verdict = verdict.reason(format!("the {others} of its cluster have reports of their own"));
     }
+    let mut said = vec!["no check failed".to_owned()];
     if !warnings.is_empty() {
-        verdict = verdict.reason(format!("to look at: {}", warnings.join(", ")));
+        said.push(format!("worth a look: {}", warnings.join(", ")));
     }
     if skipped > 0 {
-        verdict = verdict.reason(format!("{} could not be made", counted(skipped, "check")));
+        said.push(format!("{} could not be made", counted(skipped, "check")));
     }
-    verdict
+    match said.len() {
+        1 => verdict,
+        _ => verdict.reason(said.join("; ")),
+    }
 }
 
 fn stopped_answering(findings: Findings<'_>, words: &str) -> Verdict {

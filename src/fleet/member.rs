@@ -99,6 +99,10 @@ pub struct Membership {
     was_granted_more: bool,
     /// What remained when a connection was lost since the last beat: its reply does not know.
     remaining: Option<usize>,
+    /// The limit of the registry's last word, whatever was lost since.
+    granted: usize,
+    /// The limit before the beat that is under way: if that is not sent, the registry still counts it as ours.
+    before_beat: Option<usize>,
     failures: u32,
     rng: Rng,
 }
@@ -129,6 +133,8 @@ impl Membership {
             news: 0,
             was_granted_more: true,
             remaining: None,
+            granted: 0,
+            before_beat: None,
             failures: 0,
             rng: Rng::with_seed(seed),
         }
@@ -138,6 +144,12 @@ impl Membership {
     #[must_use]
     pub fn share(&self, now: Instant) -> Option<&Share> {
         self.share.as_ref().filter(|_| now < self.expires)
+    }
+
+    /// What the registry said last, whether or not that still holds.
+    #[must_use]
+    pub fn last_share(&self) -> Option<&Share> {
+        self.share.as_ref()
     }
 
     /// Beats in a row without a reply that makes sense.
@@ -173,6 +185,7 @@ impl Membership {
     pub fn beat(&mut self, now: Instant, report: &Report) -> Beat {
         self.seq += 1;
         let sockets = report.live + report.dialing;
+        self.before_beat = self.share.map(|share| share.limit);
         self.lost(sockets);
         self.remaining = None;
         self.sent = Some(now);
@@ -233,7 +246,9 @@ impl Membership {
         self.next = Some(beat.sent + self.jittered(interval));
         (self.glance, self.news) = (glance, news);
         self.glance(beat.sent);
+        self.granted = share.limit;
         self.share = Some(share);
+        self.before_beat = None;
         self.failures = 0;
         if let Some(remaining) = self.remaining {
             self.lost(remaining);
@@ -241,14 +256,28 @@ impl Membership {
         true
     }
 
-    /// The beat that was made was not sent: the next one is due at once.
+    /// The next beat is due at once. One that was made was not sent: what was ours before it still is, unless a
+    /// connection was lost meanwhile.
     pub fn unsent(&mut self) {
         self.next = None;
+        if let (Some(before), None, Some(share)) =
+            (self.before_beat.take(), self.remaining, &mut self.share)
+        {
+            share.limit = before;
+        }
+    }
+
+    /// A part of what was granted is not ours any more, because connections were lost. Where those that are left
+    /// cannot carry a beat, only one more can ask for it again.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.share.is_some_and(|share| share.limit < self.granted)
     }
 
     /// No reply: what we hold stays ours until the registry has given us up.
     pub fn failed(&mut self, beat: &Beat) {
         self.failures = self.failures.saturating_add(1);
+        self.before_beat = None;
         self.next = Some(beat.sent + self.jittered(BLIND_INTERVAL));
     }
 
@@ -298,6 +327,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Fleet;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -336,6 +366,36 @@ mod tests {
     }
 
     #[test]
+    fn a_beat_tells_what_is_held_and_needed_and_has_a_number_of_its_own() {
+        let now = Instant::now();
+        let reserve = Fleet::named("shop").reserve(30).reserved();
+        let mut member = Membership::new("a".to_owned(), 50, reserve, now, 7);
+        let report = Report { live: 4, dialing: 2, base: 3, peak: 70, hungry: true };
+        let beat = member.beat(now, &report);
+        assert_eq!(beat.args.join(" "), "beat a 1 4 2 3 50 1 50 30");
+        assert!(member.due(true, 4) > Some(now), "its reply is awaited");
+        assert!(member.replied(&beat, &[9, 2000, 7000, 3, 200, 500, 0, 0, 1]));
+        let beat = member.beat(now, &report);
+        assert_eq!(beat.args[2], "2");
+        assert_eq!(limit(&member, now), Some(6), "a dial holds a slot as well");
+    }
+
+    #[test]
+    fn who_leaves_asks_the_registry_to_forget_its_own_id() {
+        assert_eq!(member(Instant::now()).leave(), ["leave", "a"]);
+    }
+
+    #[test]
+    fn what_the_registry_said_last_can_still_be_told_when_it_no_longer_holds() {
+        let now = Instant::now();
+        let mut member = member(now);
+        assert_eq!(member.last_share(), None);
+        granted(&mut member, now, 1, 9);
+        assert_eq!(member.share(now + SECOND * 6), None);
+        assert_eq!(member.last_share().map(|share| share.members), Some(3));
+    }
+
+    #[test]
     fn without_a_word_from_the_registry_it_lasts_six_sevenths_of_its_time_to_live() {
         let now = Instant::now();
         let mut member = member(now);
@@ -358,6 +418,23 @@ mod tests {
     }
 
     #[test]
+    fn a_beat_that_is_not_sent_costs_nothing_of_the_grant() {
+        let now = Instant::now();
+        let mut member = member(now);
+        granted(&mut member, now, 1, 9);
+        let _ = member.beat(now + SECOND, &report(4, true));
+        assert_eq!(limit(&member, now + SECOND), Some(4), "it may be on its way");
+        member.unsent();
+        assert_eq!((limit(&member, now + SECOND), member.has_lost()), (Some(9), false));
+        let _ = member.beat(now + SECOND, &report(4, true));
+        member.lost(3);
+        member.unsent();
+        assert_eq!((limit(&member, now + SECOND), member.has_lost()), (Some(3), true));
+        granted(&mut member, now + SECOND, 3, 9);
+        assert!(!member.has_lost());
+    }
+
+    #[test]
     fn callers_who_wait_are_worth_an_early_beat_unless_the_last_was_in_vain() {
         let now = Instant::now();
         let mut member = member(now);
@@ -366,6 +443,17 @@ mod tests {
         assert!(member.due(false, 0) > Some(now + SECOND));
         granted(&mut member, now, 9, 9);
         assert_eq!(member.due(true, 0), member.due(false, 0));
+    }
+
+    #[test]
+    fn a_grant_that_is_used_up_is_worth_an_early_beat_and_one_that_is_not_is_not() {
+        let now = Instant::now();
+        let mut member = member(now);
+        granted(&mut member, now, 1, 9);
+        assert_eq!(member.due(false, 9), Some(now + EARLY_INTERVAL));
+        assert!(member.due(false, 8) > Some(now + SECOND));
+        granted(&mut member, now, 9, 9);
+        assert!(member.due(false, 9) > Some(now + SECOND), "the registry knows of all nine");
     }
 
     #[test]

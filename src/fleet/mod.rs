@@ -26,6 +26,19 @@ pub use record::{
 /// `{redis-guard:<name>}:*`, so as an ACL rule: `+eval +evalsha +info +time +@hash +@sortedset
 /// +pexpire +type +del ~{redis-guard:*}:*`. Redis 6.2 or later, or Valkey. Without them the pool goes by
 /// the price law, and `status().fleet` says why.
+///
+/// ```
+/// use redis_guard::{Fleet, GuardedPool};
+///
+/// # fn main() -> Result<(), redis_guard::BuildError> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379")
+///     .max_connections(50)
+///     .fleet(Fleet::named("shop").reserve(50))
+///     .build()?;
+/// // Once the first heartbeat is answered.
+/// println!("{:?}", pool.status().fleet.map(|fleet| (fleet.members, fleet.share)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
     name: String,
@@ -72,5 +85,25 @@ impl Fleet {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleets_keys_bear_the_name_it_was_given() {
+        let [members, ..] = registry_keys(Fleet::named("shop").name());
+        assert_eq!(fleet_of_key(members.as_bytes()).as_deref(), Some("shop"));
+    }
+
+    #[test]
+    fn a_name_of_64_bytes_and_the_largest_reserve_are_fine_and_one_more_is_not() {
+        let named = |length| Fleet::named("x".repeat(length));
+        assert_eq!(named(64).reserve(MOST).problem(), None);
+        assert_eq!(named(65).problem().as_deref(), Some("its name is longer than 64 bytes"));
+        let problem = named(1).reserve(MOST + 1).problem();
+        assert_eq!(problem.as_deref(), Some("its reserve 1000001 is above 1000000"));
     }
 }

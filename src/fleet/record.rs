@@ -105,6 +105,15 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_for_members_keys_finds_those_of_every_fleet_and_no_other_keys_of_theirs() {
+        let pattern = members_pattern();
+        let (before, after) = pattern.split_once('*').expect("any name");
+        let fits = |key: &String| key.starts_with(before) && key.ends_with(after);
+        assert_eq!(registry_keys("shop").each_ref().map(fits), [true, false, false]);
+        assert_eq!(fleet_of_key(pattern.as_bytes()).as_deref(), Some("*"), "and nothing else");
+    }
+
+    #[test]
     fn a_key_that_no_fleet_may_have_names_none() {
         for key in [
             "{redis-guard:x}:sums".as_bytes(),

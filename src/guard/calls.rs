@@ -70,33 +70,46 @@ impl<W> Calls<W> {
         self.gate.as_ref()
     }
 
-    /// Admits a call if it may go now. Reads the clock only while the limit is lowered.
+    /// Admits a call if it may go now. Reads the clock only while the limit is lowered, and where it refuses.
     pub(super) fn admit(
         &mut self,
         account: AccountId,
     ) -> (Result<Pass, Rejection>, Option<Transition>) {
-        if self.gate.as_ref().is_some_and(Gate::is_held) {
-            return (Err(self.refusal(account, Instant::now(), Duration::ZERO)), None);
+        let lowered = self.ledger.counts().limit < self.max;
+        let held = self.gate.as_ref().is_some_and(Gate::is_held);
+        if !lowered && !held && self.ledger.acquire(account) == Admission::Granted {
+            return (Ok(Pass::Regular { era: self.era() }), None);
         }
-        if self.ledger.counts().limit < self.max
-            && self.ledger.may_go_beyond(account)
-            // Those who wait come first; see `settle`.
-            && !self.ledger.has_next_beyond()
-            && let Some((pass, transition)) = self.probe()
-        {
-            self.ledger.acquire_beyond(account);
-            return (Ok(pass), transition);
+        let now = Instant::now();
+        if let Some(rejection) = self.refusal_while_down(now) {
+            return (Err(rejection), None);
         }
-        let admission = match self.ledger.acquire(account) {
-            Admission::Granted => Ok(Pass::Regular { era: self.era() }),
-            _ => Err(self.refusal(account, Instant::now(), Duration::ZERO)),
-        };
-        (admission, None)
+        if lowered && !held {
+            if self.ledger.may_go_beyond(account)
+                // Those who wait come first; see `settle`.
+                && !self.ledger.has_next_beyond()
+                && let Some((pass, transition)) = self.probe(now)
+            {
+                self.ledger.acquire_beyond(account);
+                return (Ok(pass), transition);
+            }
+            if self.ledger.acquire(account) == Admission::Granted {
+                return (Ok(Pass::Regular { era: self.era() }), None);
+            }
+        }
+        (Err(self.refusal(account, now, Duration::ZERO)), None)
+    }
+
+    /// Why nobody may go now, while nothing works and the next probe is known to be later: so it is for all but a
+    /// few of those who call during an outage.
+    fn refusal_while_down(&self, now: Instant) -> Option<Rejection> {
+        let gate = self.gate.as_ref().filter(|_| self.ledger.counts().limit == 0)?;
+        let (retry_after, failure) = gate.refused_until_next_dial(now)?;
+        Some(Rejection::BreakerOpen { retry_after, failure })
     }
 
     /// The right to one call whatever the limit says, once per tick of the schedule.
-    fn probe(&mut self) -> Option<(Pass, Option<Transition>)> {
-        let now = Instant::now();
+    fn probe(&mut self, now: Instant) -> Option<(Pass, Option<Transition>)> {
         let gate = self.gate.as_mut()?;
         match gate.ask(now) {
             Decision::Dial(approval) => {
@@ -235,7 +248,7 @@ impl<W> Calls<W> {
         if self.ledger.counts().waiting > 0 {
             if self.ledger.counts().limit < self.max
                 && self.ledger.has_next_beyond()
-                && let Some((pass, transition)) = self.probe()
+                && let Some((pass, transition)) = self.probe(Instant::now())
                 && let Some(grant) = self.ledger.next_beyond()
             {
                 served.transition = transition;

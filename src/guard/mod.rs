@@ -178,16 +178,17 @@ impl Guard {
     pub(crate) fn admit_to(&self, account: AccountId) -> Result<Permit, Rejection> {
         let shared = &self.shared;
         shared.pools_refusal(account)?;
-        let (admission, transition, publish) = {
-            let mut state = shared.lock();
-            let (admission, transition) = state.calls.admit(account);
-            (admission, transition, !std::mem::replace(&mut state.publishes, true))
-        };
+        let mut state = shared.lock();
+        let (admission, transition) = state.calls.admit(account);
+        let publish = !std::mem::replace(&mut state.publishes, true);
+        let refused =
+            admission.as_ref().err().map(|rejection| shared.count(&mut state, account, rejection));
+        drop(state);
         shared.after(transition, publish);
-        match admission {
-            Ok(pass) => Ok(Permit::new(Arc::clone(shared), account, pass)),
-            Err(rejection) => Err(shared.reject(account, rejection)),
+        if let (Some(endpoint), Err(rejection)) = (refused, &admission) {
+            shared.announce_rejection(&endpoint, rejection);
         }
+        Ok(Permit::new(Arc::clone(shared), account, admission?))
     }
 
     /// Admits a call, or gives it a place in the queue.
@@ -208,6 +209,8 @@ impl Guard {
             }
         };
         let publish = !std::mem::replace(&mut state.publishes, true);
+        let refused =
+            place.as_ref().err().map(|rejection| shared.count(&mut state, account, rejection));
         let waits = matches!(place, Ok(Ok(_)));
         drop(state);
         shared.after(transition, publish);
@@ -215,14 +218,14 @@ impl Guard {
             // The schedule may allow one of those who wait to try.
             shared.settle();
         }
-        let shared = Arc::clone(shared);
-        match place {
-            Ok(Err(pass)) => Ok(Entry::Permit(Permit::new(shared, account, pass))),
-            Ok(Ok((ticket, answer))) => {
-                Ok(Entry::Wait(Waiter::new(shared, account, ticket, answer)))
-            }
-            Err(rejection) => Err(shared.reject(account, rejection)),
+        if let (Some(endpoint), Err(rejection)) = (refused, &place) {
+            shared.announce_rejection(&endpoint, rejection);
         }
+        let shared = Arc::clone(shared);
+        Ok(match place? {
+            Err(pass) => Entry::Permit(Permit::new(shared, account, pass)),
+            Ok((ticket, answer)) => Entry::Wait(Waiter::new(shared, account, ticket, answer)),
+        })
     }
 }
 
@@ -356,18 +359,25 @@ impl Shared {
 
     /// Counts and announces a refusal.
     fn reject(&self, account: AccountId, rejection: Rejection) -> Rejection {
-        let endpoint = {
-            let mut state = self.lock();
-            if matches!(self.home, Home::Own(_)) {
-                if state.rejected.len() <= account.0 {
-                    state.rejected.resize(account.0 + 1, [0; Reason::ALL.len()]);
-                }
-                state.rejected[account.0][Reason::of(&rejection) as usize] += 1;
+        let endpoint = self.count(&mut self.lock(), account, &rejection);
+        self.announce_rejection(&endpoint, &rejection);
+        rejection
+    }
+
+    /// Counts a refusal, which is to be announced once the lock is gone, as of this endpoint.
+    fn count(&self, state: &mut State, account: AccountId, rejection: &Rejection) -> Endpoint {
+        if matches!(self.home, Home::Own(_)) {
+            if state.rejected.len() <= account.0 {
+                state.rejected.resize(account.0 + 1, [0; Reason::ALL.len()]);
             }
-            state.calls.ledger.account_name(account).clone()
-        };
+            state.rejected[account.0][Reason::of(rejection) as usize] += 1;
+        }
+        state.calls.ledger.account_name(account).clone()
+    }
+
+    fn announce_rejection(&self, endpoint: &Endpoint, rejection: &Rejection) {
         match &self.home {
-            Home::Pool(pool) => pool.count_rejection(&endpoint, &rejection),
+            Home::Pool(pool) => pool.count_rejection(endpoint, rejection),
             Home::Own(own) => {
                 shielded(|| {
                     tracing::debug!(
@@ -375,11 +385,11 @@ impl Shared {
                         "call refused"
                     );
                 });
-                let event = || Event::Rejected { endpoint, rejection: rejection.clone() };
+                let event =
+                    || Event::Rejected { endpoint: endpoint.clone(), rejection: rejection.clone() };
                 own.events.send_rejection(own.seconds.load(Ordering::Relaxed), event);
             }
         }
-        rejection
     }
 
     fn announce(&self, transition: Option<Transition>) {

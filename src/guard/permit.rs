@@ -19,6 +19,18 @@ use crate::{Class, Rejection};
 ///
 /// Say how the call ended with [`finish`](Self::finish). Dropped, it counts as a call that was
 /// given up: its place is free, and nothing is learned from it.
+///
+/// ```
+/// use redis_guard::{Class, Guard};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let guard = Guard::builder().max_in_flight(16).build()?;
+/// let permit = guard.admit("search")?;
+/// // Here the call is made.
+/// permit.finish(Class::Worked);
+/// assert_eq!(guard.status().in_flight, 0);
+/// # Ok(()) }
+/// ```
 #[must_use = "dropped at once, it guards nothing"]
 pub struct Permit {
     shared: Arc<Shared>,

@@ -36,3 +36,63 @@ impl<W> Ledger<W> {
         Some(Grant { account, waiter })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ledger::Admission;
+    use crate::ledger::tests::ledger;
+    use crate::policy::Budget;
+
+    #[test]
+    fn one_beyond_the_limit_is_within_a_budget_and_nobodys_reserve() {
+        let budgets = [("checkout", Budget::max(3).reserve(1)), ("small", Budget::max(1))];
+        let mut places = ledger(5, &budgets).all_live();
+        let [checkout, small, other] =
+            ["checkout", "small", "x"].map(|n| places.account(&n.into()));
+        places.allow(Some(3));
+        assert_eq!([places.acquire(small), places.acquire(other)], [Admission::Granted; 2]);
+        assert_eq!(places.acquire(other), Admission::NoneFree);
+        assert!(places.may_go_beyond(other) && !places.may_go_beyond(small));
+        places.acquire_beyond(other);
+        places.acquire_beyond(other);
+        assert_eq!((places.counts().in_use, places.counts().idle), (4, 1));
+        assert!(!places.may_go_beyond(other), "the last is kept for checkout");
+        assert!(places.may_go_beyond(checkout));
+        assert_eq!(places.acquire(checkout), Admission::Granted);
+        assert!(!places.may_go_beyond(checkout), "there is none left");
+    }
+
+    #[test]
+    fn who_waits_longest_is_next_beyond_the_limit() {
+        let mut places = ledger(3, &[]).all_live();
+        let (a, b) = (places.account(&"a".into()), places.account(&"b".into()));
+        places.allow(Some(1));
+        assert_eq!(places.acquire(a), Admission::Granted);
+        assert!(!places.has_next_beyond() && places.next_beyond().is_none());
+        for (account, waiter) in [(b, 1), (a, 2), (a, 3)] {
+            places.enqueue(account, waiter).unwrap();
+        }
+        assert!(places.next_turn().is_none() && places.has_next_beyond());
+        let next = places.next_beyond().unwrap();
+        assert_eq!((next.account, next.waiter), (b, 1));
+        assert_eq!((places.counts().idle, places.counts().waiting), (1, 2));
+        assert_eq!(places.next_beyond().map(|next| next.waiter), Some(2));
+        assert!(!places.has_next_beyond(), "no place is left for the third");
+        places.released(b, true);
+        assert!(places.has_next_beyond());
+    }
+
+    #[test]
+    fn a_reserve_that_others_took_while_the_limit_was_low_cannot_be_taken_twice() {
+        let mut places = ledger(2, &[("checkout", Budget::max(2).reserve(2))]).all_live();
+        let (checkout, other) = (places.account(&"checkout".into()), places.account(&"x".into()));
+        places.allow(Some(1));
+        assert_eq!(places.acquire(other), Admission::Granted);
+        places.acquire_beyond(other);
+        places.allow(None);
+        places.enqueue(checkout, 1).unwrap();
+        assert!(!places.may_go_beyond(checkout) && !places.has_next_beyond());
+        places.released(other, true);
+        assert!(places.may_go_beyond(checkout) && places.has_next_beyond());
+    }
+}

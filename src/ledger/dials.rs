@@ -101,9 +101,8 @@ impl<W> Ledger<W> {
         Ok(ticket)
     }
 
-    /// The dial for it failed: back to its place. `None`: it has left.
+    /// The dial for it [failed](Self::dial_failed): back to its place. `None`: it has left.
     pub(crate) fn fresh_failed(&mut self, account: AccountId, ticket: Ticket, waiter: Option<W>) {
-        subtract(&mut self.dialing_fresh, 1);
         self.released(account, false);
         if let Some(waiter) = waiter {
             self.queued += 1;
@@ -158,8 +157,10 @@ impl<W> Ledger<W> {
     }
 
     /// The dial ended without a connection. `full`: the server has no slot for it, so the limit
-    /// freezes at what we have (at least 1, so that there is something to dial for).
-    pub(crate) fn dial_failed(&mut self, full: bool) {
+    /// freezes at what we have (at least 1, so that there is something to dial for). `fresh`: as for
+    /// [`connected`](Self::connected).
+    pub(crate) fn dial_failed(&mut self, full: bool, fresh: bool) {
+        subtract(&mut self.dialing_fresh, usize::from(fresh));
         subtract(&mut self.dialing, 1);
         self.successor_dial_failed();
         if full {

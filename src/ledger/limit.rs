@@ -133,3 +133,142 @@ impl<W> Ledger<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ledger::tests::{ledger, stocked};
+    use crate::ledger::{Admission, Closed};
+
+    #[test]
+    fn what_is_above_a_lowered_limit_is_closed_and_no_more() {
+        let mut ledger = stocked(8, 4, &[]);
+        assert!(!ledger.shed());
+        ledger.allow(Some(2));
+        assert_eq!(ledger.counts().limit, 2);
+        assert!(ledger.is_over() && ledger.shed() && ledger.shed());
+        assert!(!ledger.is_over() && !ledger.shed(), "two are being closed");
+        ledger.withdrawn(2);
+        ledger.died(Closed::Shed);
+        ledger.died(Closed::Shed);
+        assert!(!ledger.is_over());
+        ledger.allow(Some(1));
+        assert!(ledger.is_over());
+        ledger.allow(Some(9));
+        assert_eq!(ledger.counts().limit, 8, "never more than the pool may have");
+    }
+
+    #[test]
+    fn a_limit_of_none_is_no_overflow() {
+        let mut ledger = stocked(4, 1, &[]);
+        ledger.allow(Some(0));
+        assert_eq!(ledger.counts().limit, 0);
+        let a = ledger.account(&"a".into());
+        assert_eq!(ledger.acquire(a), Admission::NoneFree);
+    }
+
+    #[test]
+    fn what_was_allowed_and_is_not_held_is_void_down_to_the_floor() {
+        let limit = |live, share| {
+            let mut ledger = stocked(8, live, &[]);
+            ledger.allow(share);
+            ledger.void_share();
+            ledger.counts().limit
+        };
+        assert_eq!(limit(3, Some(6)), 3);
+        assert_eq!(limit(0, Some(6)), 2);
+        assert_eq!(limit(3, Some(1)), 1, "it raises nothing");
+        assert_eq!(limit(3, None), 8, "nobody shares anything out");
+    }
+
+    #[test]
+    fn one_more_than_the_limit_is_allowed_where_somebody_waits_for_it() {
+        let mut ledger = stocked(8, 2, &[]);
+        let a = ledger.account(&"a".into());
+        ledger.allow(Some(2));
+        ledger.allow_one_more();
+        assert_eq!(ledger.counts().limit, 2, "nobody waits");
+        assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
+        ledger.enqueue(a, 1).unwrap();
+        ledger.allow_one_more();
+        assert_eq!(ledger.counts().limit, 3);
+        ledger.allow_one_more();
+        assert_eq!(ledger.counts().limit, 3, "that one is not dialed yet");
+    }
+
+    #[test]
+    fn hungry_is_who_waits_for_what_only_a_higher_limit_gives() {
+        let mut ledger = stocked(3, 2, &[]);
+        ledger.allow(Some(2));
+        ledger.add_goal(2);
+        assert!(!ledger.is_hungry());
+        ledger.add_goal(3);
+        assert!(ledger.is_hungry());
+        ledger.remove_goal(3);
+        assert!(!ledger.is_hungry());
+        let a = ledger.account(&"a".into());
+        let ticket = ledger.enqueue(a, 1).unwrap();
+        assert!(ledger.is_hungry());
+        ledger.allow(None);
+        assert!(!ledger.is_hungry(), "the limit has room");
+        ledger.dial_started();
+        ledger.connected(false);
+        assert!(!ledger.is_hungry(), "there can be no higher one");
+        assert!(ledger.cancelled(a, ticket).is_some());
+    }
+
+    #[test]
+    fn a_full_server_that_is_watched_is_left_in_peace_until_there_is_room() {
+        let mut ledger = stocked(4, 2, &[]);
+        let a = ledger.account(&"a".into());
+        ledger.set_watched(true);
+        assert!(!ledger.waits_for_room());
+        assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
+        ledger.enqueue(a, 1).unwrap();
+        ledger.freeze();
+        assert!(ledger.waits_for_room() && !ledger.wants_dial());
+        ledger.set_watched(false);
+        assert!(!ledger.waits_for_room() && ledger.wants_dial(), "nobody else says when");
+        ledger.set_watched(true);
+        ledger.released(a, false);
+        ledger.died(Closed::Otherwise);
+        assert!(!ledger.waits_for_room() && ledger.wants_dial(), "the slot was ours");
+        ledger.dial_started();
+        ledger.connected(false);
+        assert!(ledger.waits_for_room());
+        ledger.thaw();
+        assert!(!ledger.waits_for_room() && ledger.wants_dial());
+    }
+
+    #[test]
+    fn without_any_connection_a_full_server_is_tried_although_it_is_watched() {
+        let mut ledger = ledger(4, &[]);
+        let a = ledger.account(&"a".into());
+        ledger.set_watched(true);
+        ledger.freeze();
+        ledger.enqueue(a, 1).unwrap();
+        assert_eq!(ledger.counts().limit, 1);
+        assert!(!ledger.waits_for_room() && ledger.wants_dial());
+        ledger.dial_started();
+        assert!(!ledger.waits_for_room(), "that dial says whether there is");
+    }
+
+    #[test]
+    fn the_peak_is_the_most_in_use_or_waited_for_since_the_last_look() {
+        let mut ledger = stocked(2, 2, &[]);
+        let a = ledger.account(&"a".into());
+        assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
+        ledger.released(a, true);
+        assert_eq!(ledger.load().peak, 2);
+        assert_eq!(ledger.acquire(a), Admission::Granted);
+        let ticket = ledger.enqueue(a, 1).unwrap();
+        assert!(ledger.cancelled(a, ticket).is_some());
+        ledger.enqueue(a, 2).unwrap();
+        let load = ledger.load();
+        assert_eq!((load.arrivals, load.acquired), (3, 3));
+        assert_eq!((load.in_use, load.waiting, load.peak), (2, 1, 3));
+        ledger.drain_queue();
+        ledger.released(a, true);
+        assert_eq!(ledger.load().peak, 3, "so many there were a moment ago");
+        assert_eq!(ledger.load().peak, 1);
+    }
+}

@@ -133,3 +133,6 @@ impl<W> Ledger<W> {
         self.replacing.put_off = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

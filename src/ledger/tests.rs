@@ -4,13 +4,17 @@ use super::*;
 
 const FREE: Budget = Budget::max(100);
 
-fn ledger(max: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
+pub(super) fn ledger(max: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
     let named = endpoints.iter().map(|(name, budget)| ((*name).into(), *budget)).collect();
     Ledger::new(max, 100, &Budgets { named, default: Some(FREE) })
 }
 
 /// A ledger with `live` connections idle.
-fn stocked(max: usize, live: usize, endpoints: &[(&'static str, Budget)]) -> Ledger<u32> {
+pub(super) fn stocked(
+    max: usize,
+    live: usize,
+    endpoints: &[(&'static str, Budget)],
+) -> Ledger<u32> {
     let mut ledger = ledger(max, endpoints);
     for _ in 0..live {
         ledger.dial_started();
@@ -43,6 +47,17 @@ fn a_free_connection_is_granted_and_its_return_serves_the_longest_waiter() {
 }
 
 #[test]
+fn nobodys_turn_comes_while_none_is_idle() {
+    let mut ledger = stocked(2, 1, &[]);
+    let a = ledger.account(&"a".into());
+    assert_eq!(ledger.acquire(a), Admission::Granted);
+    ledger.enqueue(a, 1).unwrap();
+    assert_eq!(ledger.next_turn(), None);
+    ledger.released(a, true);
+    assert_eq!(ledger.next_turn(), Some(Turn::Grant));
+}
+
+#[test]
 fn an_endpoint_at_its_max_does_not_block_the_one_behind_it() {
     let mut ledger = stocked(3, 3, &[("small", Budget::max(1))]);
     let (small, big) = (ledger.account(&"small".into()), ledger.account(&"big".into()));
@@ -53,6 +68,20 @@ fn an_endpoint_at_its_max_does_not_block_the_one_behind_it() {
     assert_eq!(ledger.acquire(big), Admission::Granted);
     ledger.released(small, true);
     assert_eq!(drain(&mut ledger), [1]);
+}
+
+#[test]
+fn an_account_that_may_have_the_whole_pool_waits_for_connections_not_for_its_budget() {
+    let budgets = [("small", Budget::max(1)), ("all", Budget::max(2))];
+    let mut ledger = stocked(2, 2, &budgets);
+    let (small, all) = (ledger.account(&"small".into()), ledger.account(&"all".into()));
+    assert!(!ledger.holds_its_max(small) && !ledger.is_exhausted(small));
+    assert_eq!(ledger.acquire(small), Admission::Granted);
+    assert!(ledger.holds_its_max(small) && ledger.is_exhausted(small));
+    ledger.released(small, true);
+    assert_eq!([ledger.acquire(all), ledger.acquire(all)], [Admission::Granted; 2]);
+    assert!(ledger.holds_its_max(all) && !ledger.is_exhausted(all));
+    assert_eq!(ledger.acquire(all), Admission::NoneFree);
 }
 
 #[test]
@@ -88,11 +117,14 @@ fn a_reserve_is_kept_for_its_endpoint() {
 fn reserves_shrink_in_proportion_when_the_limit_falls_below_their_sum() {
     let budgets = [("a", Budget::max(8).reserve(6)), ("b", Budget::max(8).reserve(2))];
     let mut ledger = stocked(8, 4, &budgets);
+    let reserves = |ledger: &Ledger<u32>| -> Vec<_> {
+        ledger.accounts().map(|account| account.reserve).collect()
+    };
+    assert_eq!(reserves(&ledger), [6, 2]);
     ledger.dial_started();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, false);
     assert_eq!(ledger.counts().limit, 4);
-    let reserves: Vec<_> = ledger.accounts().map(|account| account.reserve).collect();
-    assert_eq!(reserves, [2, 0], "of 4, one is nobody's");
+    assert_eq!(reserves(&ledger), [2, 0], "of 4, one is nobody's");
 }
 
 #[test]
@@ -100,7 +132,7 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
     let mut ledger = stocked(8, 2, &[]);
     let a = ledger.account(&"a".into());
     ledger.dial_started();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, false);
     assert!(ledger.is_frozen());
     assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
     ledger.request_dial();
@@ -117,8 +149,11 @@ fn a_refusal_freezes_the_limit_and_a_connection_thaws_it() {
 fn callers_turned_away_during_a_dial_want_no_other_one() {
     let mut ledger = stocked(8, 0, &[]);
     let a = ledger.account(&"a".into());
+    assert!(!ledger.wants_dial());
     ledger.request_dial();
+    assert!(ledger.wants_dial());
     ledger.dial_started();
+    assert!(!ledger.wants_dial());
     ledger.request_dial();
     ledger.connected(false);
     ledger.restored();
@@ -130,7 +165,7 @@ fn callers_turned_away_during_a_dial_want_no_other_one() {
 fn a_replacement_below_the_frozen_limit_does_not_thaw_it() {
     let mut ledger = stocked(8, 2, &[]);
     ledger.dial_started();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, false);
     ledger.withdrawn(1);
     ledger.died(Closed::Otherwise);
     assert!(ledger.has_spare_slot());
@@ -146,7 +181,7 @@ fn a_reserve_does_not_starve_the_others_while_the_server_is_full() {
     assert_eq!([ledger.acquire(other), ledger.acquire(other)], [Admission::Granted; 2]);
     ledger.enqueue(other, 1).unwrap();
     ledger.dial_started();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, false);
     ledger.released(other, true);
     ledger.released(other, true);
     assert_eq!(drain(&mut ledger), [1]);
@@ -170,6 +205,18 @@ fn a_subscriber_gets_a_socket_of_its_own_and_pays_from_its_budget() {
 }
 
 #[test]
+fn a_subscribers_dial_serves_nobody_else() {
+    let mut ledger = ledger(3, &[]);
+    let (a, sub) = (ledger.account(&"a".into()), ledger.account(&"sub".into()));
+    ledger.enqueue_fresh(sub, 1).unwrap();
+    assert!(ledger.dial_started().is_some());
+    ledger.enqueue(a, 2).unwrap();
+    assert!(ledger.wants_dial());
+    assert!(ledger.dial_started().is_none());
+    assert!(!ledger.wants_dial());
+}
+
+#[test]
 fn an_idle_connection_makes_room_for_a_subscriber_once() {
     let mut ledger = stocked(2, 2, &[]);
     let sub = ledger.account(&"sub".into());
@@ -180,7 +227,7 @@ fn an_idle_connection_makes_room_for_a_subscriber_once() {
     ledger.died(Closed::ForRoom);
     assert!(ledger.wants_dial() && ledger.next_turn().is_none());
     let fresh = ledger.dial_started().unwrap();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, true);
     ledger.fresh_failed(fresh.account, fresh.ticket, Some(fresh.waiter));
     assert_eq!((ledger.counts().in_use, ledger.counts().waiting), (0, 1));
     assert_eq!(ledger.next_turn(), None, "a full server's slots are not given away one by one");
@@ -188,6 +235,43 @@ fn an_idle_connection_makes_room_for_a_subscriber_once() {
     ledger.allow(Some(1));
     assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
     assert!(ledger.cancelled(sub, fresh.ticket).is_some());
+}
+
+#[test]
+fn on_a_full_server_a_subscriber_has_its_turn_for_the_next_try() {
+    let mut ledger = stocked(8, 2, &[]);
+    let (a, sub) = (ledger.account(&"a".into()), ledger.account(&"sub".into()));
+    assert_eq!([ledger.acquire(a), ledger.acquire(a)], [Admission::Granted; 2]);
+    ledger.freeze();
+    let first = ledger.enqueue(a, 1).unwrap();
+    ledger.enqueue_fresh(sub, 2).unwrap();
+    assert!(ledger.wants_dial() && ledger.dial_started().is_none(), "it came second");
+    ledger.dial_failed(true, false);
+    assert!(ledger.cancelled(a, first).is_some());
+    assert!(ledger.wants_dial() && ledger.dial_started().is_some());
+}
+
+#[test]
+fn a_full_servers_slot_is_given_up_for_a_subscriber_unless_it_is_the_last_or_was_lost_before() {
+    let full = |live| {
+        let mut ledger = stocked(8, live, &[]);
+        ledger.freeze();
+        let sub = ledger.account(&"sub".into());
+        ledger.enqueue_fresh(sub, 1).unwrap();
+        ledger
+    };
+    assert_eq!(full(1).next_turn(), None);
+    let mut ledger = full(3);
+    assert_eq!(ledger.next_turn(), Some(Turn::MakeRoom));
+    ledger.makes_room();
+    ledger.died(Closed::ForRoom);
+    let fresh = ledger.dial_started().unwrap();
+    ledger.dial_failed(true, true);
+    ledger.fresh_failed(fresh.account, fresh.ticket, Some(fresh.waiter));
+    assert_eq!(ledger.next_turn(), None, "somebody else has that slot now");
+    let mut ledger = full(2);
+    ledger.close();
+    assert_eq!(ledger.next_turn(), None);
 }
 
 #[test]
@@ -235,13 +319,16 @@ fn goals_do_not_undo_each_other() {
     assert!(ledger.wants_dial());
     ledger.remove_goal(4);
     assert!(!ledger.wants_dial());
+    let mut ledger = stocked(8, 2, &[]);
+    ledger.add_goal(2);
+    assert!(!ledger.wants_dial(), "so many there are");
 }
 
 #[test]
 fn a_goal_is_tried_for_although_the_limit_is_frozen() {
     let mut ledger = stocked(8, 2, &[]);
     ledger.dial_started();
-    ledger.dial_failed(true);
+    ledger.dial_failed(true, false);
     assert!(!ledger.wants_dial());
     ledger.add_goal(3);
     assert!(ledger.wants_dial());
@@ -377,7 +464,7 @@ proptest! {
                 }
                 Step::DialFails(full) if ledger.wants_dial() => {
                     ledger.dial_started();
-                    ledger.dial_failed(full);
+                    ledger.dial_failed(full, false);
                 }
                 Step::IdleDies if ledger.counts().idle > 0 => {
                     ledger.withdrawn(1);

@@ -189,11 +189,13 @@ mod tests {
     #[test]
     fn decorrelated_jitter_grows_from_the_delay_before_and_never_passes_the_cap() {
         for seed in 0..200 {
-            let mut previous = BASE;
+            let (mut previous, mut longest) = (BASE, BASE);
             for delay in Backoff::decorrelated_jitter(BASE, CAP).delays(seed).take(30) {
                 assert!(delay >= BASE && delay <= CAP.min(previous * 3));
                 previous = delay;
+                longest = longest.max(delay);
             }
+            assert!(longest > BASE * 10, "{longest:?}");
         }
     }
 
@@ -249,5 +251,25 @@ mod tests {
             .sum();
         let mean = dials / instances;
         assert!((160..=172).contains(&mean), "6 + 4·600/15 = 166, got {mean}");
+    }
+
+    #[test]
+    fn a_base_above_zero_and_a_cap_from_there_to_a_year_are_taken() {
+        let [instant, year] = [Duration::from_nanos(1), LONGEST];
+        for (base, cap) in [(instant, instant), (BASE, CAP), (year, year)] {
+            assert_eq!(Backoff::equal_jitter(base, cap).problem(), None);
+        }
+        for (base, cap) in [(Duration::ZERO, CAP), (CAP, BASE), (BASE, year + instant)] {
+            assert!(Backoff::equal_jitter(base, cap).problem().is_some(), "{base:?} {cap:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_the_one_that_dials_less_is_the_stricter() {
+        let slow = Backoff::full_jitter(BASE, CAP);
+        for fast in [Backoff::equal_jitter(CAP, CAP / 2), Backoff::equal_jitter(BASE / 2, CAP)] {
+            assert_eq!([slow.stricter(fast), fast.stricter(slow)], [slow; 2]);
+        }
+        assert_eq!((slow.base(), slow.cap()), (BASE, CAP));
     }
 }

@@ -97,3 +97,78 @@ impl Problems {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(find: impl FnOnce(&mut Problems)) -> Vec<String> {
+        let mut problems = Problems::default();
+        find(&mut problems);
+        problems.into_vec()
+    }
+
+    const NOTHING: [String; 0] = [];
+
+    #[test]
+    fn a_limit_is_from_one_to_the_most() {
+        let found = |limit| found(|problems| problems.limit("queue_limit", limit, 5, "who waits?"));
+        assert_eq!([found(1), found(5)], [NOTHING; 2]);
+        assert_eq!(found(0), ["queue_limit is 0, so who waits?"]);
+        assert_eq!(found(6), ["queue_limit 6 is above 5"]);
+    }
+
+    #[test]
+    fn a_time_is_at_most_a_year_and_some_are_more_than_none() {
+        let instant = Duration::from_nanos(1);
+        let time = |time| found(|problems| problems.time("hold", time));
+        let or_zero = |time| found(|problems| problems.time_or_zero("hold", time));
+        assert_eq!([time(instant), time(LONGEST), or_zero(Duration::ZERO)], [NOTHING; 3]);
+        assert_eq!(or_zero(LONGEST), NOTHING);
+        assert_eq!(time(Duration::ZERO), ["hold is zero"]);
+        let long = [time(LONGEST + instant), or_zero(LONGEST + instant)];
+        assert_eq!(long, [["hold is longer than a year"]; 2]);
+    }
+
+    #[test]
+    fn a_queue_is_as_long_as_can_be_served_in_time_within_bounds() {
+        assert_eq!(default_queue_limit(1, Duration::from_millis(10)), 64);
+        assert_eq!(default_queue_limit(10, Duration::from_secs(1)), 10_000);
+        assert_eq!(default_queue_limit(100, Duration::from_secs(10)), 65_536);
+        assert_eq!(default_queue_limit(usize::MAX, Duration::MAX), 65_536);
+    }
+
+    #[test]
+    fn all_that_builders_share_is_checked() {
+        let (budgets, breaker) = (Budgets::default(), Breaker::default());
+        let right = Common {
+            name: "cache",
+            total: ("max_connections", 8),
+            budgets: &budgets,
+            acquire_timeout: Duration::ZERO,
+            queue_limit: Some(MOST),
+            backoff: Some(Backoff::default()),
+            breaker: &breaker,
+        };
+        let common = |common: Common<'_>| found(|problems| problems.common(&common));
+        assert_eq!(common(right), NOTHING);
+        assert_eq!(common(Common { queue_limit: None, backoff: None, ..right }), NOTHING);
+
+        let never = Breaker::default().failures(0);
+        let greedy = Budgets { named: Vec::new(), default: Some(crate::Budget::max(0)) };
+        let at_once = Backoff::equal_jitter(Duration::ZERO, LONGEST);
+        for (wrong, setter) in [
+            (Common { name: "", ..right }, "name"),
+            (Common { name: "a\nb", ..right }, "name"),
+            (Common { total: ("max_connections", MOST + 1), ..right }, "max_connections"),
+            (Common { budgets: &greedy, ..right }, "default_budget"),
+            (Common { acquire_timeout: Duration::MAX, ..right }, "acquire_timeout"),
+            (Common { queue_limit: Some(0), ..right }, "queue_limit"),
+            (Common { backoff: Some(at_once), ..right }, "backoff"),
+            (Common { breaker: &never, ..right }, "breaker"),
+        ] {
+            let found = common(wrong);
+            assert!(found.len() == 1 && found[0].starts_with(setter), "{setter}: {found:?}");
+        }
+    }
+}

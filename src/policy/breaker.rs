@@ -15,8 +15,10 @@ use crate::vocabulary::Outcome;
 ///
 /// Defaults: 1 × "max number of clients reached" (the server said it, so there is nothing to
 /// confirm), 2 × suspected within 1 s (a single silent close can be a restart), 5 failures in a row
-/// of any other kind (a restart takes a few dials). A count of zero is reported by
-/// [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
+/// of any other kind (a restart takes a few dials), or 1 at a server that has never let the pool or its
+/// process in: there is no restart to wait out, and whoever waits for that dial hears what became of it. (Behind
+/// sentinels it is 5 there, too: one may name the wrong server, and the next one knows better.) A
+/// count of zero is reported by [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
 ///
 /// ```
 /// use redis_guard::Breaker;
@@ -31,6 +33,8 @@ pub struct Breaker {
     suspected: u32,
     within: Duration,
     failures: u32,
+    /// At a server that has never let us in.
+    first_failures: u32,
 }
 
 impl Breaker {
@@ -51,15 +55,33 @@ impl Breaker {
         self
     }
 
-    /// Trip after `count` failures in a row of whatever kind. Default 5.
+    /// Trip after `count` failures in a row of whatever kind, also at a server that has never let us in. Default
+    /// 5, and there 1.
     #[must_use]
     pub const fn failures(mut self, count: u32) -> Self {
-        self.failures = count;
+        (self.failures, self.first_failures) = (count, count);
+        self
+    }
+
+    /// How many suspected refusals trip it, and within what time.
+    #[cfg(feature = "settings")]
+    pub(crate) const fn suspicion(&self) -> (u32, Duration) {
+        (self.suspected, self.within)
+    }
+
+    /// With a server that has never let us in, as patient as with any other.
+    pub(crate) const fn as_patient_at_first(mut self) -> Self {
+        self.first_failures = self.failures;
         self
     }
 
     pub(crate) const fn failures_to_trip(&self) -> u32 {
         self.failures
+    }
+
+    /// The same at a server that has never let us in.
+    pub(crate) const fn first_failures_to_trip(&self) -> u32 {
+        self.first_failures
     }
 
     /// Trips as soon as either of two would.
@@ -69,6 +91,7 @@ impl Breaker {
             suspected: self.suspected.min(other.suspected),
             within: self.within.max(other.within),
             failures: self.failures.min(other.failures),
+            first_failures: self.first_failures.min(other.first_failures),
         }
     }
 
@@ -86,7 +109,8 @@ impl Breaker {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { max_clients: 1, suspected: 2, within: Duration::from_secs(1), failures: 5 }
+        let within = Duration::from_secs(1);
+        Self { max_clients: 1, suspected: 2, within, failures: 5, first_failures: 1 }
     }
 }
 
@@ -196,9 +220,63 @@ mod tests {
         assert_eq!(count_until_trip(breaker, FailureKind::Other, soon), 5);
     }
 
+    #[test]
+    fn at_a_server_that_has_never_let_us_in_the_first_trips_it_unless_it_is_set() {
+        let default = Breaker::default();
+        assert_eq!(default.first_failures_to_trip(), 1);
+        assert_eq!(default.failures(2).first_failures_to_trip(), 2);
+        assert_eq!(default.failures(2).stricter(default).first_failures_to_trip(), 1);
+        assert_eq!(default.failures(3).as_patient_at_first().first_failures_to_trip(), 3);
+        assert_eq!(default.as_patient_at_first().first_failures_to_trip(), 5);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn suspected_refusals_far_apart_count_only_as_failures() {
         let rare = Duration::from_secs(2);
         assert_eq!(count_until_trip(Breaker::default(), FailureKind::Suspected, rare), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_count_in_a_row_and_suspicions_up_to_the_end_of_the_window() {
+        let breaker = Breaker::default().max_clients(2).suspected(2, Duration::from_secs(1));
+        let (mut wire, start) = (Tripwire::default(), Instant::now());
+        for kind in [FailureKind::MaxClients, FailureKind::Other, FailureKind::MaxClients] {
+            assert!(!wire.failed(kind, &breaker, start));
+        }
+        assert!(wire.failed(FailureKind::MaxClients, &breaker, start));
+        assert_eq!(count_until_trip(breaker, FailureKind::Suspected, Duration::from_secs(1)), 2);
+    }
+
+    #[test]
+    fn no_threshold_may_be_zero_and_two_suspicions_need_a_window() {
+        let within = Duration::from_nanos(1);
+        let one = Breaker::default().max_clients(1).failures(1).suspected(1, Duration::ZERO);
+        for breaker in [Breaker::default(), one, one.suspected(2, within)] {
+            assert_eq!(breaker.problem(), None, "{breaker:?}");
+        }
+        for breaker in [
+            one.max_clients(0),
+            one.failures(0),
+            one.suspected(0, within),
+            one.suspected(2, Duration::ZERO),
+        ] {
+            assert!(breaker.problem().is_some(), "{breaker:?}");
+        }
+    }
+
+    #[test]
+    fn the_stricter_of_two_trips_when_either_would() {
+        let second = Duration::from_secs(1);
+        let one = Breaker::default().max_clients(1).failures(9).suspected(4, second);
+        let two = Breaker::default().max_clients(2).failures(7).suspected(3, second * 2);
+        let both = one.max_clients(1).failures(7).suspected(3, second * 2);
+        assert_eq!([one.stricter(two), two.stricter(one)], [both; 2]);
+        assert_eq!(both.failures_to_trip(), 7);
+    }
+
+    #[test]
+    fn a_state_is_written_as_its_label() {
+        let labels: Vec<_> = BreakerState::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(labels, ["closed", "open", "half_open"]);
     }
 }

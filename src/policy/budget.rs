@@ -38,8 +38,9 @@ impl Budget {
 
     /// Keeps `reserve` connections for this endpoint: the others may not take the pool's last
     /// ones. More than `max`, or more than the pool has left, is reported by
-    /// [`build`](crate::GuardedPoolBuilder::build). When the pool's limit falls below the sum of
-    /// all reserves they shrink in proportion.
+    /// [`build`](crate::GuardedPoolBuilder::build). No pressure of the server takes them away, up to half of
+    /// the pool ([`min_limit`](crate::GuardedPoolBuilder::min_limit)); when the pool's limit falls below the sum
+    /// of all reserves for another reason, they shrink in proportion.
     #[must_use]
     pub const fn reserve(mut self, reserve: usize) -> Self {
         self.reserve = reserve;
@@ -97,6 +98,11 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
+    /// What is kept for endpoints, in all.
+    pub(crate) fn reserved(&self) -> usize {
+        self.named.iter().map(|(_, budget)| budget.reserved()).fold(0, usize::saturating_add)
+    }
+
     /// Everything that is wrong with them, where `most` is what all endpoints share, under that name.
     pub(crate) fn problems(&self, (name, most): (&str, usize)) -> Vec<String> {
         let mut problems = Vec::new();
@@ -119,11 +125,63 @@ impl Budgets {
                     .push("default_budget: only a named endpoint can have a reserve".to_owned());
             }
         }
-        let reserved =
-            self.named.iter().map(|(_, budget)| budget.reserved()).fold(0, usize::saturating_add);
+        let reserved = self.reserved();
         if reserved > most {
             problems.push(format!("the reserves add up to {reserved}, above {name} {most}"));
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with these budgets, of eight connections.
+    fn problems(named: &[(&'static str, Budget)], default: Option<Budget>) -> Vec<String> {
+        let named = named.iter().map(|(name, budget)| ((*name).into(), *budget)).collect();
+        Budgets { named, default }.problems(("max_connections", 8))
+    }
+
+    #[test]
+    fn the_least_and_the_most_that_a_budget_may_have_are_taken() {
+        let most = Budget::max(MOST).reserve(MOST).in_flight(MOST);
+        for budget in [Budget::max(1).in_flight(1), Budget::max(2), most] {
+            assert_eq!(budget.problem(), None);
+        }
+    }
+
+    #[test]
+    fn what_no_budget_can_be_is_said_with_its_value() {
+        for (budget, said) in [
+            (Budget::max(0), "max is 0"),
+            (Budget::max(MOST + 1), "max 1000001"),
+            (Budget::max(2).reserve(3), "reserve 3"),
+            (Budget::max(2).in_flight(0), "in_flight is 0"),
+            (Budget::max(2).in_flight(MOST + 1), "in_flight 1000001"),
+        ] {
+            let problem = budget.problem().unwrap();
+            assert!(problem.starts_with(said), "{problem}");
+        }
+    }
+
+    #[test]
+    fn reserves_may_add_up_to_all_there_is_and_not_to_more() {
+        let (a, b) = (Budget::max(5).reserve(5), Budget::max(5).reserve(3));
+        assert_eq!(problems(&[("a", a), ("b", b)], Some(Budget::max(5))), [] as [String; 0]);
+        let found = problems(&[("a", a), ("b", b.reserve(4))], None);
+        assert_eq!(found, ["the reserves add up to 9, above max_connections 8"]);
+    }
+
+    #[test]
+    fn every_problem_is_found_with_whose_it_is() {
+        let named = [("a", Budget::max(0)), ("b\t", Budget::max(1)), ("a", Budget::max(1))];
+        let found = problems(&named, Some(Budget::max(1).reserve(2)));
+        let whose: Vec<_> = found.iter().filter_map(|found| found.split(':').next()).collect();
+        assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(whose[0], "endpoint \"a\"");
+        assert!(whose[1].starts_with(r#"endpoint name "b\t""#), "{}", whose[1]);
+        assert!(whose[2].ends_with("has two budgets"), "{}", whose[2]);
+        assert_eq!(whose[3..], ["default_budget"; 2]);
     }
 }

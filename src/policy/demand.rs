@@ -198,8 +198,31 @@ mod tests {
             }
             demand.offered()
         };
+        assert!((demand(1) - 5.0).abs() < 0.25, "{}", demand(1));
         assert!((demand(2) - 6.0).abs() < 0.5, "{}", demand(2));
         assert!((demand(40) - 8.0).abs() < 0.5, "{}", demand(40));
+    }
+
+    #[test]
+    fn what_lasts_three_seconds_counts_for_two_thirds() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        for tick in 1..=80 {
+            let calls = u64::from(tick) * 10;
+            let in_use = if tick <= 50 { 10 } else { 40 };
+            let load = Load { arrivals: calls, acquired: calls, in_use, waiting: 0, peak: in_use };
+            demand.observe(start + TENTH * tick, load);
+        }
+        assert!((demand.offered() - 30.0).abs() < 1.0, "{}", demand.offered());
+    }
+
+    #[test]
+    fn what_is_held_and_waited_for_is_needed_although_nobody_calls() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start);
+        let load = Load { in_use: 3, waiting: 2, peak: 10, ..Load::default() };
+        demand.observe(start + TENTH, load);
+        assert!((demand.offered() - 5.0).abs() < 1e-6, "{}", demand.offered());
     }
 
     #[test]

@@ -31,6 +31,8 @@ const GAIN: f64 = 0.3;
 /// The part of its connections that a process gives back in a [`UNIT`] of time at price 1.
 const YIELD: f64 = 0.4;
 const UNIT: Duration = Duration::from_secs(3);
+/// A look that is later than this was held up: far longer than a reply and a timer take on a busy machine.
+const LATE: Duration = Duration::from_millis(250);
 /// The part of what it needs that no price takes from a process: unguarded clients pay none, and a
 /// leak of theirs would get everything.
 const KEPT: f64 = 0.3;
@@ -156,7 +158,8 @@ impl PriceLaw {
             |until: Instant| self.seen.map_or(UNIT, |last| until.saturating_duration_since(last));
         let elapsed = since(now);
         // A price that is seen late, since the server stalled, say, was not the price all the time.
-        let priced = since(self.expected.map_or(now, |expected| expected.min(now)));
+        let expected = self.expected.map_or(now, |expected| expected.min(now));
+        let (priced, late) = (since(expected), now > expected + LATE);
         let demand = real(seen.demand.min(self.max_connections));
         // By what we need, not by what we have: a newcomer would wait longest.
         self.peers = used / live.max(demand).max(1.0);
@@ -178,6 +181,9 @@ impl PriceLaw {
         // A newcomer at most doubles in a unit of time, as it would by itself. And nobody takes more
         // than a part of what is free in one step: a few large pools would take it all.
         let room = ((ceiling - used) / 4.0).max(1.0);
+        // Where the look was late because the server, or the machine, stood still, everybody looks at the same moment
+        // and sees the same slots free: each takes its part of half of them.
+        let room = if late { room.min(live * (ceiling - used) / (2.0 * used)) } else { room };
         let gain = ((GAIN * demand).max(1.0) * e).min(live * (e.exp2() - 1.0)).min(room);
         let wanted = if saturation < QUIET {
             live + share
@@ -220,10 +226,16 @@ mod tests {
 
     /// The limit after one step of three seconds from `live`.
     fn step(seen: &Signal) -> usize {
+        step_of(1, seen)
+    }
+
+    fn step_of(units: u32, seen: &Signal) -> usize {
         let start = Instant::now();
         let mut law = PriceLaw::new(50, 7);
         law.step(start, seen);
-        law.step(start + UNIT, seen);
+        // As in a fleet so large that its looks are so far apart.
+        law.expected = law.expected.max(Some(start + UNIT * units));
+        law.step(start + UNIT * units, seen);
         law.limit
     }
 
@@ -287,7 +299,7 @@ mod tests {
     fn what_is_not_needed_is_given_back_when_slots_run_short() {
         let idle = Signal { demand: 12, ..seen(8_000, 12, false) };
         assert_eq!(step(&Signal { live: 40, ..idle }), 12);
-        assert_eq!(step(&Signal { used: 7_000, live: 40, ..idle }), 40);
+        assert_eq!(step(&Signal { used: 7_500, live: 40, ..idle }), 40);
     }
 
     #[test]
@@ -320,6 +332,119 @@ mod tests {
         assert_eq!(law.limit(), limit);
         law.step(now + MEMORY * 2, &Signal { used: 0, ..seen(5, 1, true) });
         assert_eq!(law.limit(), None, "and one day it is not known any more");
+    }
+
+    #[test]
+    fn whoever_holds_less_than_is_needed_is_hungry_once_slots_run_short() {
+        let step = |used, live| step(&Signal { demand: 20, ..seen(used, live, false) });
+        assert!(step(8_000, 10) > 10);
+        assert_eq!([step(7_500, 10), step(8_000, 20)], [10, 20]);
+        assert!(self::step(&seen(6_000, 20, true)) > 20, "or waits, while there is enough");
+    }
+
+    #[test]
+    fn on_a_quiet_server_growth_is_fivefold_at_most_and_a_part_of_the_room() {
+        assert_eq!(step(&seen(1_000, 4, true)), 20);
+        assert_eq!(step(&seen(4_000, 4, true)), 9, "5,000 below the price for 4,000: 4 and 5");
+        assert_eq!(step(&seen(4_999, 20, false)), 36, "whoever does not need it yet, too");
+        assert_eq!(step(&seen(5_000, 20, false)), 20);
+    }
+
+    #[test]
+    fn below_the_price_growth_is_a_part_of_the_need_in_a_unit_of_time() {
+        let needs_20 = Signal { demand: 20, ..seen(8_000, 20, true) };
+        assert_eq!([step(&needs_20), step_of(2, &needs_20)], [26, 32]);
+        // A newcomer doubles with each unit.
+        assert_eq!([step(&seen(8_000, 4, true)), step_of(2, &seen(8_000, 4, true))], [8, 16]);
+        // Of what is free nobody takes more than a quarter.
+        let crowded = Signal { used: 88, maxclients: 100, ..seen(88, 40, true) };
+        assert_eq!(step(&crowded), 43);
+        // A quarter of the price: three quarters of the growth, and a quarter of the yield.
+        let priced = step(&Signal { demand: 20, ..seen(9_200, 20, true) });
+        assert!(priced == 22 || priced == 23, "20 and 4.5 less 2, not {priced}");
+    }
+
+    /// All of them are due while the server stands still, and look when it goes on.
+    #[test]
+    fn after_a_stall_all_together_take_no_more_than_what_is_free() {
+        for seed in 0..200 {
+            let shares = [34, 30, 24, 12, 4, 4];
+            let used = shares.iter().sum::<usize>() as u64;
+            let after: usize = (seed..)
+                .zip(shares)
+                .map(|(seed, live)| {
+                    let (start, mut law) = (Instant::now(), PriceLaw::new(40, seed * 6));
+                    let signal =
+                        Signal { used, maxclients: 120, demand: 40, ..seen(used, live, true) };
+                    law.step(start, &signal);
+                    law.step(start + Duration::from_secs(8), &signal);
+                    law.limit.max(live)
+                })
+                .sum();
+            assert!(after <= 120, "{after} of 120 with seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_fleet_spreads_its_looks() {
+        let waits: Vec<_> = (0..200)
+            .filter_map(|seed| {
+                let (now, mut law) = (Instant::now(), PriceLaw::new(50, seed));
+                law.step(now, &seen(8_000, 4, false));
+                law.due(4, false).map(|due| (due - now).as_secs_f64())
+            })
+            .collect();
+        assert_eq!(waits.len(), 200);
+        assert!(waits.iter().all(|wait| (2.1..=3.9).contains(wait)), "{waits:?}");
+        let ends = [waits.iter().any(|wait| *wait < 2.3), waits.iter().any(|wait| *wait > 3.7)];
+        assert_eq!(ends, [true; 2], "{waits:?}");
+    }
+
+    #[test]
+    fn what_was_seen_is_known_for_as_long_as_it_is_remembered() {
+        let now = Instant::now();
+        let mut law = PriceLaw::new(50, 7);
+        law.step(now, &seen(5, 1, true));
+        law.unseen(now + MEMORY);
+        assert!(law.limit().is_some());
+        law.unseen(now + MEMORY + Duration::from_nanos(1));
+        assert_eq!(law.limit(), None);
+    }
+
+    #[test]
+    fn only_who_is_hungry_at_the_limit_looks_again_at_once_and_only_on_a_quiet_server() {
+        let due = |used, live, hungry| {
+            let mut law = PriceLaw::new(50, 7);
+            law.step(Instant::now(), &seen(used, 1, true));
+            law.due(if live { law.limit } else { 0 }, hungry)
+        };
+        assert_eq!(due(100, true, true), None);
+        for (used, live, hungry) in [(100, true, false), (100, false, true), (5_000, true, true)] {
+            assert!(due(used, live, hungry).is_some(), "{used} {live} {hungry}");
+        }
+    }
+
+    #[test]
+    fn a_loss_voids_what_was_not_used_of_the_limit_down_to_the_floor() {
+        let mut law = PriceLaw::new(50, 7);
+        law.step(Instant::now(), &seen(100, 10, true));
+        let limit = law.limit;
+        assert!(limit > 10);
+        law.lost(limit + 1);
+        assert_eq!(law.limit, limit);
+        law.lost(7);
+        assert_eq!(law.limit, 7);
+        law.lost(0);
+        assert_eq!(law.limit, FLOOR);
+    }
+
+    #[test]
+    fn peers_are_the_slots_in_use_over_what_we_need() {
+        let mut law = PriceLaw::new(50, 7);
+        law.step(Instant::now(), &Signal { demand: 20, ..seen(4_000, 4, true) });
+        assert_eq!(law.peers(), 200);
+        law.step(Instant::now(), &Signal { demand: 20, ..seen(4_000, 40, true) });
+        assert_eq!(law.peers(), 100);
     }
 
     proptest::proptest! {

@@ -4,7 +4,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::lease::NodeLease;
@@ -12,6 +11,7 @@ use super::node::Node;
 use super::state::State;
 use super::waiting::{Answer, Leased, Subscribed, Waiting};
 use crate::ledger::{AccountId, Admission, Ledger, Ticket};
+use crate::sync::{oneshot, timeout_at};
 use crate::vocabulary::Phase;
 use crate::{Endpoint, Rejection};
 
@@ -53,20 +53,27 @@ struct Waiter<T: Awaited> {
     ticket: Ticket,
     answer: oneshot::Receiver<Result<T, Rejection>>,
     since: Instant,
+    deadline: Instant,
 }
 
 impl<T: Awaited> Waiter<T> {
-    fn new(node: Arc<Node>, account: AccountId, (ticket, answer): Queued<T>) -> Self {
-        Self { node, account, ticket, answer, since: Instant::now() }
+    /// `timeout`: at most a year, so that it cannot overflow.
+    fn new(
+        node: Arc<Node>,
+        account: AccountId,
+        (ticket, answer): Queued<T>,
+        timeout: Duration,
+    ) -> Self {
+        let since = Instant::now();
+        Self { node, account, ticket, answer, since, deadline: since + timeout }
     }
 
-    /// Waits for the answer until the acquire timeout; the answer, and how long that took.
+    /// Waits for the answer until the deadline; the answer, and how long that took.
     async fn answer(&mut self) -> Result<(T, Duration), Rejection> {
-        // Clamped by the builder, so it cannot overflow.
-        let deadline = self.since + self.node.settings().acquire_timeout;
+        let deadline = self.deadline;
         let answer = loop {
             let turn = deadline.min(Instant::now() + NUDGE);
-            match tokio::time::timeout_at(turn, &mut self.answer).await {
+            match timeout_at(turn, &mut self.answer).await {
                 Err(_) if turn < deadline => self.node.change(|_| ()),
                 answer => break answer,
             }
@@ -118,8 +125,27 @@ pub(super) async fn acquire(
     acquire_as(node, |ledger| ledger.account(&endpoint), location).await
 }
 
+/// The same for a caller who waits at most this time, which is at most a year.
+pub(super) async fn acquire_within(
+    timeout: Duration,
+    node: Arc<Node>,
+    endpoint: Endpoint,
+    location: &'static Location<'static>,
+) -> Result<NodeLease, Rejection> {
+    acquire_as_within(timeout, node, |ledger| ledger.account(&endpoint), location).await
+}
+
 /// The same for an account, which is found under the lock that is taken anyway.
 pub(super) async fn acquire_as(
+    node: Arc<Node>,
+    account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
+    location: &'static Location<'static>,
+) -> Result<NodeLease, Rejection> {
+    acquire_as_within(node.settings().acquire_timeout, node, account, location).await
+}
+
+async fn acquire_as_within(
+    timeout: Duration,
     node: Arc<Node>,
     account: impl FnOnce(&mut Ledger<Waiting>) -> AccountId,
     location: &'static Location<'static>,
@@ -129,7 +155,7 @@ pub(super) async fn acquire_as(
         Entry::Leased(leased) => return Ok(NodeLease::new(node, leased)),
         Entry::Queued(queued) => queued,
     };
-    let mut waiter = Waiter::new(Arc::clone(&node), account, queued);
+    let mut waiter = Waiter::new(Arc::clone(&node), account, queued, timeout);
     let (leased, waited) = loop {
         let (leased, waited) = waiter.answer().await?;
         if leased.connection.socket.is_alive() {
@@ -228,7 +254,8 @@ pub(super) async fn acquire_subscriber(
         node.start_maintenance();
     }
     let ticket = queued.map_err(|rejection| node.reject(account, rejection))?;
-    let mut waiter = Waiter::new(Arc::clone(node), account, (ticket, answer));
+    let timeout = node.settings().acquire_timeout;
+    let mut waiter = Waiter::new(Arc::clone(node), account, (ticket, answer), timeout);
     waiter.answer().await
 }
 

@@ -2,6 +2,8 @@
 
 mod build;
 mod cluster;
+mod from_deadpool;
+mod inherited;
 mod sentinel;
 
 #[cfg(feature = "credentials")]
@@ -13,17 +15,38 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use super::context::Settings;
 use super::guarded_pool::GuardedPool;
 use super::topology::settings::{ClusterSettings, SentinelSettings};
-use crate::dial::LINK_TIMEOUT;
 #[cfg(feature = "credentials")]
 use crate::dial::Provider;
+use crate::dial::{LINK_TIMEOUT, connection_info};
 use crate::fleet::Fleet;
 use crate::policy::{Budgets, FLOOR};
 use crate::server::Role;
 use crate::{Backoff, Breaker, Budget, Endpoint};
 
+pub(crate) use inherited::Inherited;
+
 /// Settings of a [`GuardedPool`]; see [`GuardedPool::builder`].
 ///
 /// No setter fails: [`build`](Self::build) reports everything that is wrong, at once.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use redis_guard::{Budget, GuardedPool};
+///
+/// # fn main() -> Result<(), redis_guard::BuildError> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379")
+///     .max_connections(32)
+///     .endpoint("checkout", Budget::max(8).reserve(2))
+///     .acquire_timeout(Duration::from_millis(250))
+///     .build()?; // no I/O
+/// let mistakes = GuardedPool::builder("redis://127.0.0.1:6379")
+///     .max_connections(0)
+///     .response_timeout(Duration::ZERO)
+///     .build();
+/// assert_eq!(mistakes.unwrap_err().problems().len(), 2);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "call `build` to get the pool"]
 pub struct GuardedPoolBuilder {
@@ -32,8 +55,12 @@ pub struct GuardedPoolBuilder {
     topology: Topology,
     /// Setters that say nothing about this topology.
     misplaced: Vec<&'static str>,
+    /// What was wrong with what the settings were read from.
+    #[cfg(feature = "settings")]
+    mistakes: Vec<String>,
     settings: Settings,
     connect_timeout: Duration,
+    min_limit: Option<usize>,
     queue_limit: Option<usize>,
     backoff: Option<Backoff>,
     breaker: Breaker,
@@ -41,6 +68,7 @@ pub struct GuardedPoolBuilder {
     client_name: Option<String>,
     plain_handshake: bool,
     seed: Option<u64>,
+    inherited: Option<Inherited>,
     #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
     certificates: Option<redis::TlsCertificates>,
     #[cfg(feature = "credentials")]
@@ -61,14 +89,49 @@ impl GuardedPool {
     ///
     /// `redis://[user][:password@]host[:port][/db][?protocol=resp3]`, `rediss://…` for TLS (feature
     /// `tls-rustls` or `tls-native-tls`), `unix:///path?db=1&user=…&pass=…`.
+    ///
+    /// **TCP settings** of a [`ConnectionInfo`](redis::ConnectionInfo::set_tcp_settings) hold for all sockets of
+    /// the pool, a cluster's nodes and subscribers included; those to sentinels have what the first sentinel's
+    /// says, and the servers that they name what [`connect_as`](GuardedPoolBuilder::connect_as)'s says. What they
+    /// leave out of keepalive and user timeout is the [`link_timeout`](GuardedPoolBuilder::link_timeout)'s.
+    /// Nagle's algorithm is off whatever they say. A linger time cannot be read back from them: it is not
+    /// set, and a warning in the log says so.
+    ///
+    /// ```
+    /// use redis_guard::{GuardedPool, redis};
+    /// use redis::IntoConnectionInfo;
+    /// use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(120));
+    /// let info = "redis://127.0.0.1:6379".into_connection_info()?;
+    /// let info = info.set_tcp_settings(TcpSettings::default().set_keepalive(keepalive));
+    /// let pool = GuardedPool::builder(info).build()?;
+    /// # Ok(()) }
+    /// ```
     pub fn builder(params: impl IntoConnectionInfo) -> GuardedPoolBuilder {
         GuardedPoolBuilder::new(params)
     }
 
     /// Starts a pool from deadpool-redis's configuration, be it of one server
     /// ([`deadpool_redis::Config`]), of sentinels ([`deadpool_redis::sentinel::Config`]) or of a cluster
-    /// ([`deadpool_redis::cluster::Config`]): its URLs or connections, `max_size`, and the `wait` and `create`
-    /// timeouts.
+    /// ([`deadpool_redis::cluster::Config`]). What it says and what it leaves out:
+    ///
+    /// | there | here | where it is not set |
+    /// |---|---|---|
+    /// | URLs or connections, the master's name, `server_type`, `node_connection_info`, `read_from_replicas` | the same | the same |
+    /// | `max_size` | [`max_connections`](GuardedPoolBuilder::max_connections); of a cluster each node's | 16, whatever the machine, instead of 2 for each CPU: it is a share of the server's `maxclients` |
+    /// | `timeouts.wait` | [`acquire_timeout`](GuardedPoolBuilder::acquire_timeout), dialing included | 1 s instead of no end |
+    /// | `timeouts.create` | [`connect_timeout`](GuardedPoolBuilder::connect_timeout) | 2 s instead of no end |
+    /// | `timeouts.recycle` | no effect: a connection is lent without a round trip, so there is nothing to wait for | |
+    /// | `queue_mode` | no effect: the connection that came back last is lent first, so that those not needed become idle; callers are served first come first served | |
+    /// | hooks | no effect: they belong to deadpool's pool, and not to its configuration | |
+    ///
+    /// [`build`](GuardedPoolBuilder::build) logs once what came of it: at the level `info`, or `warn` where
+    /// something was set that has no effect.
+    ///
+    /// For a service that names deadpool-redis's own types see [`compat::deadpool_redis`](crate::compat::deadpool_redis).
     ///
     /// A lease is a connection of its own then, as it was. With [`multiplex(true)`](GuardedPoolBuilder::multiplex)
     /// the same code shares one connection, and a lease takes its own, from `max_size`, only when a command needs
@@ -93,25 +156,9 @@ impl GuardedPool {
     }
 }
 
-/// A pool from deadpool-redis's configuration: its URL or connection, `max_size`, and the `wait` and
-/// `create` timeouts.
-impl From<deadpool_redis::Config> for GuardedPoolBuilder {
-    fn from(config: deadpool_redis::Config) -> Self {
-        let deadpool_redis::Config { url, connection, pool } = config;
-        let info = match (url, connection) {
-            (Some(url), None) => url.into_connection_info().map_err(|error| error.to_string()),
-            (None, connection) => Ok(connection.unwrap_or_default().into()),
-            (Some(_), Some(_)) => {
-                Err("the deadpool-redis configuration has both a url and a connection".to_owned())
-            }
-        };
-        Self::from_info(info).with_pool_config(pool)
-    }
-}
-
 impl GuardedPoolBuilder {
     pub(super) fn new(params: impl IntoConnectionInfo) -> Self {
-        Self::from_info(params.into_connection_info().map_err(|error| error.to_string()))
+        Self::from_info(connection_info(params))
     }
 
     fn from_info(info: Result<ConnectionInfo, String>) -> Self {
@@ -119,6 +166,8 @@ impl GuardedPoolBuilder {
             info,
             topology: Topology::Single,
             misplaced: Vec::new(),
+            #[cfg(feature = "settings")]
+            mistakes: Vec::new(),
             settings: Settings {
                 name: "default".to_owned(),
                 max_connections: 16,
@@ -143,6 +192,7 @@ impl GuardedPoolBuilder {
                 seed: 0,
             },
             connect_timeout: Duration::from_secs(2),
+            min_limit: None,
             queue_limit: None,
             backoff: None,
             own_gate: false,
@@ -150,24 +200,12 @@ impl GuardedPoolBuilder {
             client_name: None,
             plain_handshake: false,
             seed: None,
+            inherited: None,
             #[cfg(any(feature = "tls-rustls", feature = "tls-native-tls"))]
             certificates: None,
             #[cfg(feature = "credentials")]
             credentials_provider: None,
         }
-    }
-
-    fn with_pool_config(mut self, pool: Option<deadpool_redis::PoolConfig>) -> Self {
-        if let Some(pool) = pool {
-            self.settings.max_connections = pool.max_size;
-            if let Some(wait) = pool.timeouts.wait {
-                self.settings.acquire_timeout = wait;
-            }
-            if let Some(create) = pool.timeouts.create {
-                self.connect_timeout = create;
-            }
-        }
-        self
     }
 
     /// The pool's name: the `pool` label of its metrics and logs. Default `default`. Not empty, and
@@ -237,7 +275,8 @@ impl GuardedPoolBuilder {
     ///
     /// Over TCP the kernel watches it, for idle connections and for commands that block for ever, too:
     /// keepalive after half of it, with three probes in the other half, in whole seconds, and
-    /// `TCP_USER_TIMEOUT` on Linux, half of it. A subscriber that hears nothing sends a PING after a
+    /// `TCP_USER_TIMEOUT` on Linux, half of it; TCP settings of a [`ConnectionInfo`](redis::ConnectionInfo) come
+    /// first. A subscriber that hears nothing sends a PING after a
     /// quarter to half of it; if no byte comes, its connection is replaced, and it hears
     /// [`Gap`](crate::PubSubEvent::Gap). A silent connection of a server that is full is kept for so long,
     /// too; see [`response_timeout`](Self::response_timeout).
@@ -328,7 +367,13 @@ impl GuardedPoolBuilder {
 
     /// How many idle connections `idle_timeout` leaves open. Default 1: a service that gives its last
     /// connection back has to win a slot again, perhaps from a full server. As many as `max_connections`,
-    /// or more, keeps all.
+    /// or more, keeps all. Under pressure the [adaptive limit](Self::adaptive_limit) or the
+    /// [fleet](Self::fleet) takes idle ones back all the same, down to [`min_limit`](Self::min_limit).
+    ///
+    /// They are kept up past their [`max_lifetime`](Self::max_lifetime): one that expires gets its successor
+    /// although nobody waits. They are dialed for callers only: none at the start, for which there is
+    /// [`warm_up`](crate::GuardedPool::warm_up), and none again that the server has closed, until somebody wants
+    /// it.
     pub fn min_idle(mut self, connections: usize) -> Self {
         self.settings.min_idle = connections;
         self
@@ -338,7 +383,8 @@ impl GuardedPoolBuilder {
     /// replaced once nobody holds it. Default 30 min, so that a fleet spreads over new replicas and
     /// DNS changes in that time. More than zero.
     ///
-    /// Its successor is dialed first. At the pool's limit that is one connection too many for a
+    /// Its successor is dialed first, at once, whether anybody waits or not: within a second of its time, one
+    /// after the other where several expire together. At the pool's limit that is one connection too many for a
     /// moment, if the watch says that the server is less than half full and the pool is in no fleet;
     /// otherwise one at a time is closed, and then dialed. Put off while the server is full, and while
     /// dials fail: then one is tried every 30 s, and what works stays. Subscribers have no lifetime.
@@ -401,11 +447,14 @@ impl GuardedPoolBuilder {
     }
 
     /// The connections below which the [adaptive limit](Self::adaptive_limit) never falls, however full
-    /// the server is. Default 2: one that works while the other is replaced. Each pool's floor is a part
-    /// of `maxclients` that no pressure moves. From 1 to [`max_connections`](Self::max_connections),
-    /// which narrows the default, too. A [fleet](Self::fleet)'s registry goes by its own.
+    /// the server is. Default: the sum of the endpoints' [reserves](crate::Budget::reserve), which are promises,
+    /// up to half of [`max_connections`](Self::max_connections); at least 2, one that works while the other
+    /// is replaced. Each pool's floor is a part of `maxclients` that no pressure moves:
+    /// [`Plan::min_limit`](crate::sizing::Plan::min_limit) says whether all of them fit. From 1 to
+    /// `max_connections`, which narrows the default, too. A [fleet](Self::fleet)'s registry goes by its own
+    /// floor, and takes this one for need.
     pub fn min_limit(mut self, connections: usize) -> Self {
-        self.settings.min_limit = connections;
+        self.min_limit = Some(connections);
         self
     }
 

@@ -15,6 +15,7 @@ use crate::policy::Budgets;
 use crate::server::gate::Transition;
 use crate::server::{Role, ServerEvent};
 use crate::telemetry::event::{Event, EventBus};
+use crate::telemetry::history::History;
 use crate::telemetry::metrics::Counters;
 use crate::telemetry::shielded;
 use crate::telemetry::status::{CloseReason, Leak, LimitedBy, RequestOutcome};
@@ -65,6 +66,8 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     pub(super) events: EventBus,
     pub(super) counters: Arc<Counters>,
+    /// Callers refused and dials of the last minutes.
+    pub(super) history: History,
     /// What goes by the pool's budgets beside it, while somebody holds it; see [`Companion`].
     pub(super) companion: Mutex<Weak<dyn Companion>>,
     /// How HTTP requests ended, by endpoint.
@@ -75,7 +78,7 @@ impl Context {
     pub(super) fn new(settings: Settings) -> Self {
         let (companion, requests) = (companion::nobody(), Mutex::default());
         let (events, counters) = (EventBus::new(), Arc::default());
-        Self { events, counters, companion, requests, settings }
+        Self { events, counters, history: History::default(), companion, requests, settings }
     }
 
     /// The calls in flight beside the leases.

@@ -379,7 +379,7 @@ impl Drop for Attempt {
             return failed(node, &self.place, approval, reserved, failure);
         }
         let _gone = node.change(|state| {
-            state.ledger.dial_failed(false);
+            state.ledger.dial_failed(false, reserved.is_some());
             if state.moves.is_under_way() {
                 state.ledger.retry_successors();
             }
@@ -427,7 +427,7 @@ fn failed(
     let (next_dial_in, wakes, _gone) = {
         let mut state = node.lock();
         state.dials[failure.outcome as usize] += 1;
-        state.ledger.dial_failed(failure.outcome.is_full());
+        state.ledger.dial_failed(failure.outcome.is_full(), reserved.is_some());
         state.ledger.void_share();
         state.lost = true;
         let gone = reserved.map(|reserved| state.dial_failed(reserved));

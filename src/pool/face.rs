@@ -1,16 +1,20 @@
 //! What the layers above ask of a pool: the guard, tower, the HTTP middleware, the doctor.
 
+use std::collections::HashSet;
 use std::panic::Location;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use super::acquire::{acquire, try_acquire};
+use deadpool::managed::Metrics;
+
+use super::acquire::{acquire, acquire_within, try_acquire};
 use super::cluster::Cluster;
 use super::cluster::router::Router;
 use super::companion::Companion;
 use super::guarded_connection::GuardedConnection;
 use super::guarded_pool::GuardedPool;
 use super::handle::KeepOpen;
+use super::maintenance::close;
 use super::multiplexed::Multiplexed;
 #[cfg(any(feature = "axum", feature = "doctor"))]
 use super::node::Node;
@@ -20,6 +24,8 @@ use super::shared_connection::SharedConnection;
 #[cfg(feature = "doctor")]
 use super::status;
 use crate::ledger::Ledger;
+use crate::policy::LONGEST;
+use crate::telemetry::status::CloseReason;
 #[cfg(feature = "axum")]
 use crate::telemetry::status::RequestOutcome;
 use crate::vocabulary::DialFailure;
@@ -52,11 +58,12 @@ impl GuardedPool {
         })
     }
 
-    pub(crate) fn acquire_at(
+    /// A lease, or in the caller's own error why there is none.
+    pub(crate) fn acquire_at<E: From<Rejection>>(
         &self,
         endpoint: Endpoint,
         location: &'static Location<'static>,
-    ) -> impl Future<Output = Result<GuardedConnection, Rejection>> + Send + use<> {
+    ) -> impl Future<Output = Result<GuardedConnection, E>> + Send + use<E> {
         let (servers, pool) = (self.servers().clone(), self.multiplexes());
         async move {
             match (servers, pool) {
@@ -72,6 +79,27 @@ impl GuardedPool {
                     cluster.admit(&endpoint)?;
                     Ok(routed(cluster, endpoint, location, pool))
                 }
+            }
+        }
+    }
+
+    /// A lease for a caller who waits at most this time, whatever the pool's acquire timeout is, where the
+    /// lease takes its connection at once.
+    pub(crate) fn acquire_within_at(
+        &self,
+        timeout: Duration,
+        endpoint: Endpoint,
+        location: &'static Location<'static>,
+    ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<> {
+        let timeout = timeout.min(LONGEST);
+        let pool = self.clone();
+        async move {
+            match pool.servers() {
+                Servers::One(node) if pool.multiplexes().is_none() => {
+                    let lease = acquire_within(timeout, Arc::clone(node), endpoint, location);
+                    Ok(GuardedConnection::of_node(lease.await?))
+                }
+                _ => pool.acquire_at(endpoint, location).await,
             }
         }
     }
@@ -169,6 +197,40 @@ impl GuardedPool {
         self.servers().first().heard_refusal(failure);
     }
 
+    /// Closes the idle connections that `keep` does not want, which is asked outside of the pool's lock; how
+    /// many it keeps, and how many were closed. How often they were lent is not counted.
+    pub(crate) fn retain_idle(&self, mut keep: impl FnMut(Metrics) -> bool) -> (usize, usize) {
+        let (mut kept, mut closed) = (0, 0);
+        for node in self.servers().nodes() {
+            let mut unwanted = HashSet::new();
+            for socket in node.idle() {
+                let created = socket.opened;
+                // By the coarse clock it may have been used before it was opened.
+                let used = node.instant(socket.used_at()).map(|used| used.max(created).into_std());
+                let created = created.into_std();
+                match keep(Metrics { created, recycled: used, recycle_count: 0 }) {
+                    true => kept += 1,
+                    false => drop(unwanted.insert(socket.id)),
+                }
+            }
+            // Those that somebody was lent meanwhile are in use.
+            for connection in node.withdraw(|socket| unwanted.contains(&socket.id)) {
+                closed += 1;
+                close(connection, CloseReason::Dropped);
+            }
+        }
+        (kept, closed)
+    }
+
+    /// [`close`](Self::close) for those who do not wait: leases end when they are dropped.
+    pub(crate) fn shut(&self) {
+        self.servers().shut();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.servers().is_closed()
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.servers().context().name()
     }
@@ -255,6 +317,12 @@ pub(crate) struct Examined(Arc<Node>);
 impl Examined {
     pub(crate) fn dialer(&self) -> &crate::dial::Dialer {
         &self.0.dialer
+    }
+
+    /// The pool at this server alone.
+    #[cfg(feature = "axum")]
+    pub(crate) fn status(&self) -> crate::Status {
+        status::status(&self.0)
     }
 
     /// Where it is.

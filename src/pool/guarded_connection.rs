@@ -1,6 +1,7 @@
 //! A lease, as its holder has it.
 
 use std::fmt;
+use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, Value};
@@ -11,16 +12,18 @@ use super::lease::NodeLease;
 use super::multiplexed::Multiplexed;
 use crate::Error;
 use crate::vocabulary::command::{Sharing, replies};
+use crate::vocabulary::reply::SHORTEST_RESPONSE_TIMEOUT;
 
 /// A lease of one connection, returned when it is dropped.
 ///
 /// It implements [`ConnectionLike`], so everything in [`redis::AsyncCommands`], pipelines and scripts
 /// work on it. It is neither `Clone` nor does it dereference to something that is: a copy would
-/// outlive the lease and escape the budget.
+/// outlive the lease and escape the budget. So redis-rs's `transaction_async`, which clones, is
+/// [`GuardedPool::transaction`](crate::GuardedPool::transaction) here.
 ///
 /// **Timeouts.** A command that is not answered within
-/// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout) fails with an I/O error of the
-/// kind `TimedOut`. Commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) have their own timeout
+/// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout), or the lease's
+/// [own](Self::set_response_timeout), fails with an I/O error of the kind `TimedOut`. Commands that block by design (BLPOP, XREAD BLOCK, WAIT, …) have their own timeout
 /// besides; one that blocks for ever ends with the
 /// [link](crate::GuardedPoolBuilder::link_timeout).
 ///
@@ -41,11 +44,23 @@ use crate::vocabulary::command::{Sharing, replies};
 ///
 /// **Where the pool [multiplexes](crate::GuardedPoolBuilder::multiplex)** a lease has no connection until it needs
 /// one: its commands go over the pool's shared lanes. It takes one, from its endpoint's budget, before the first
-/// command that changes a connection or tells of it (WATCH, MULTI sent alone, SELECT, CLIENT, SUBSCRIBE, MONITOR, …),
+/// command that changes a connection or tells of it (WATCH, MULTI without its EXEC in one pipeline, SELECT, CLIENT,
+/// HELLO, SUBSCRIBE, MONITOR, …),
 /// and everything goes over that until the drop. A command that blocks gets one for itself, and the lease goes on
 /// if that is given up. What was sent before, commands that were given up included, is answered first; a
 /// connection that cannot be had is an error of the command that needed it, and nothing was sent. Such a lease
 /// keeps the pool open, and without a connection it fails once the pool is [closed](crate::GuardedPool::close).
+///
+/// ```no_run
+/// use redis_guard::{AsyncCommands, GuardedPool};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let mut worker = pool.acquire("worker").await?;
+/// let job: Option<(String, String)> = worker.blpop("jobs", 5.0).await?;
+/// drop(worker); // returned
+/// # let _ = job; Ok(()) }
+/// ```
 pub struct GuardedConnection(Kind);
 
 enum Kind {
@@ -102,6 +117,29 @@ impl GuardedConnection {
             Kind::Node(_) | Kind::Cluster(_) => true,
             Kind::Multiplexed { lease, .. } => lease.is_exclusive(),
             Kind::MultiplexedCluster { router, .. } => router.is_exclusive(),
+        }
+    }
+
+    /// How long the commands of this lease wait for their replies. Default:
+    /// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout). Less than 1 ms is 1 ms. A command that
+    /// blocks waits for its own timeout and this one. The next lease has the pool's again.
+    ///
+    /// ```no_run
+    /// # use redis_guard::{GuardedPool, redis};
+    /// # use std::time::Duration;
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut conn = pool.acquire("report").await?;
+    /// conn.set_response_timeout(Duration::from_secs(30));
+    /// let top: Vec<String> = redis::cmd("SORT").arg("sales").arg("DESC").query_async(&mut conn).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn set_response_timeout(&mut self, timeout: Duration) {
+        let timeout = Some(timeout.max(SHORTEST_RESPONSE_TIMEOUT));
+        match &mut self.0 {
+            Kind::Node(lease) => lease.set_response_timeout(timeout),
+            Kind::Multiplexed { lease, .. } => lease.set_response_timeout(timeout),
+            Kind::Cluster(router) => router.set_response_timeout(timeout),
+            Kind::MultiplexedCluster { router, .. } => router.set_response_timeout(timeout),
         }
     }
 

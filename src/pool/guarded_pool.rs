@@ -5,7 +5,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryFutureExt;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::{status, warm};
 use crate::Rejection;
 use crate::server::{BreakerHandle, ServerWatch, WatchStatus, Watching};
 use crate::telemetry::event::{Events, RecentEvent};
+use crate::telemetry::history::RecentRate;
 use crate::telemetry::status::{CloseReason, Health, Status};
 use crate::{Endpoint, Error};
 
@@ -109,7 +109,7 @@ impl GuardedPool {
         &self,
         endpoint: E,
     ) -> impl Future<Output = Result<GuardedConnection, Error>> + Send + use<E> {
-        self.acquire_at(endpoint.into(), Location::caller()).map_err(Error::from)
+        self.acquire_at(endpoint.into(), Location::caller())
     }
 
     /// Leases a connection to the server that has `key`: of a [cluster](Self::cluster) the primary of its slot,
@@ -320,6 +320,13 @@ impl GuardedPool {
     #[must_use]
     pub fn recent_events(&self) -> Vec<RecentEvent> {
         self.servers().context().events.recent()
+    }
+
+    /// Callers refused and dials in the last five minutes, second by second, oldest first: what a chart needs
+    /// that somebody opens when it is over. A pool that nobody has used yet has none.
+    #[must_use]
+    pub fn recent_rates(&self) -> Vec<RecentRate> {
+        self.servers().context().history.recent(Instant::now())
     }
 
     /// The breaker, to look at or to override.

@@ -13,10 +13,10 @@ pub(super) use in_order::Sender;
 #[cfg(test)]
 mod in_order {
     use std::pin::pin;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+    use std::sync::{Arc, PoisonError};
 
-    use tokio::sync::Notify;
+    use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use crate::sync::{Notify, RwLock, RwLockReadGuard};
 
     #[derive(Debug)]
     pub(in crate::pool) struct Sender<T>(Arc<Shared<T>>);

@@ -28,6 +28,8 @@ pub(super) struct NodeLease {
     residue: Residue,
     /// Others send on it as well, so nobody may be lent it after.
     shared: bool,
+    /// Its holder's own.
+    response_timeout: Option<Duration>,
 }
 
 struct Held {
@@ -42,7 +44,13 @@ impl NodeLease {
             held: Some(Held { connection, place, node }),
             residue: Residue::default(),
             shared: false,
+            response_timeout: None,
         }
+    }
+
+    /// How long its commands wait for their replies from now on.
+    pub(super) fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.response_timeout = timeout;
     }
 
     pub(super) fn node(&self) -> &Arc<Node> {
@@ -107,7 +115,7 @@ impl NodeLease {
     pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
-        lease.authenticate();
+        lease.take_along();
         let before = lease.residue;
         lease.residue.before(cmd);
         let limit = lease.limit(command::blocking_time(cmd));
@@ -129,7 +137,7 @@ impl NodeLease {
     ) -> RedisResult<Vec<Value>> {
         let sending = self.send()?;
         let lease = &mut *sending.0;
-        lease.authenticate();
+        lease.take_along();
         let before = lease.residue;
         pipeline.cmd_iter().for_each(|cmd| lease.residue.before(cmd));
         let mut times = pipeline.cmd_iter().map(command::blocking_time);
@@ -162,18 +170,25 @@ impl NodeLease {
         }
     }
 
-    /// Takes on credentials that have changed, unless the session is the holder's own by now.
-    fn authenticate(&mut self) {
+    /// What goes out before the holder's next command, unless the session is the holder's own by now: credentials
+    /// that have changed, and what the watch asks where all connections are lent for long.
+    fn take_along(&mut self) {
         let residue = self.residue;
         let Held { connection, node, .. } = self.held();
-        if connection.socket.is_to_authenticate() && residue.is_clean() {
+        if !residue.is_clean() {
+            return;
+        }
+        if connection.socket.is_to_authenticate() {
             node.authenticate(&connection.redis, &connection.socket);
         }
+        node.mailbox.pass_held(connection);
     }
 
     /// How long to wait for a reply that may come so late; `None` for ever.
     fn limit(&mut self, blocking: Option<Duration>) -> Option<Duration> {
-        Some(blocking?.saturating_add(self.held().node.settings().response_timeout))
+        let timeout = self.response_timeout;
+        let timeout = timeout.unwrap_or_else(|| self.held().node.settings().response_timeout);
+        Some(blocking?.saturating_add(timeout))
     }
 
     /// Every reply passes here, for what it says of the server.

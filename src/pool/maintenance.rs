@@ -18,6 +18,7 @@ use super::store::{Connection, Socket};
 use super::tasks::Task;
 use super::watch;
 use crate::ledger::AccountId;
+use crate::telemetry::history::Counted;
 use crate::telemetry::status::CloseReason;
 use crate::vocabulary::Reason;
 use crate::vocabulary::reply::unanswered;
@@ -58,6 +59,7 @@ async fn sweep(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(period(&node));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut refused, mut retry) = (Vec::new(), Instant::now());
+    let mut counted = counted_so_far(&node);
     loop {
         ticks.tick().await;
         let now = Instant::now();
@@ -73,6 +75,8 @@ async fn sweep(node: Arc<Node>) {
         let over = is_over(&node);
         publish(&node, longest);
         report_refusals(&node, &mut refused);
+        let before = std::mem::replace(&mut counted, counted_so_far(&node));
+        node.context.history.add(counted.since(before), now);
         if over {
             return;
         }
@@ -203,6 +207,12 @@ fn find_leaks(node: &Arc<Node>, now: Instant, coarse: u64) -> Duration {
         }
     }
     sweep.longest
+}
+
+fn counted_so_far(node: &Node) -> Counted {
+    let state = node.lock();
+    let refused = state.tallies.iter().flat_map(|tally| tally.rejected).sum();
+    Counted { refused, dials: state.dials.iter().sum() }
 }
 
 /// One line a sweep for all callers that were refused since the last one. `before`: how many each

@@ -28,6 +28,9 @@ mod books;
 mod dialer;
 mod handle;
 mod heard;
+#[cfg(test)]
+#[cfg(guard_loom)]
+mod interleavings;
 mod lease;
 mod patience;
 mod pubsub;
@@ -46,6 +49,7 @@ mod guarded_connection;
 mod guarded_pool;
 mod servers;
 mod shared_connection;
+mod transaction;
 
 mod builder;
 
@@ -57,4 +61,5 @@ pub use shared_connection::SharedConnection;
 
 #[cfg(test)]
 pub(crate) use books::{Books, Page};
+pub(crate) use builder::Inherited;
 pub(crate) use companion::Companion;

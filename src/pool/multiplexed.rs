@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 
@@ -27,6 +28,8 @@ pub(super) struct Multiplexed {
     own: Option<Box<NodeLease>>,
     /// Where commands were given up before their reply came, the last one aside.
     owing: Vec<Arc<Carrier>>,
+    /// Its holder's own.
+    response_timeout: Option<Duration>,
 }
 
 const HELD: &str = "held until the drop";
@@ -42,7 +45,19 @@ impl Drop for Multiplexed {
 impl Multiplexed {
     fn begin(node: Arc<Node>, endpoint: &Endpoint, location: &'static Location<'static>) -> Self {
         let holder = Some(begin(&node, endpoint, location));
-        Self { node, location, holder, own: None, owing: Vec::new() }
+        Self { node, location, holder, own: None, owing: Vec::new(), response_timeout: None }
+    }
+
+    /// How long its commands wait for their replies from now on.
+    pub(super) fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.response_timeout = timeout;
+        if let Some(own) = &mut self.own {
+            own.set_response_timeout(timeout);
+        }
+        // What it owes an answer for is known by the connection that it sends on.
+        self.note_given_up();
+        let holder = self.holder.as_mut().expect(HELD);
+        holder.lane.set_response_timeout(timeout);
     }
 
     /// One that there is something to send on for, waiting for that at most the acquire timeout.
@@ -150,7 +165,9 @@ impl Multiplexed {
 
     async fn connection(&self) -> Result<NodeLease, Rejection> {
         let account = self.account();
-        acquire_as(Arc::clone(&self.node), |_| account, self.location).await
+        let mut lease = acquire_as(Arc::clone(&self.node), |_| account, self.location).await?;
+        lease.set_response_timeout(self.response_timeout);
+        Ok(lease)
     }
 
     /// Waits until what was given up on lanes has been answered: replies come in order, and so that of a PING
@@ -159,8 +176,10 @@ impl Multiplexed {
         self.note_given_up();
         while let Some(carrier) = self.owing.last() {
             let mut redis = carrier.redis.clone();
-            let limit = Some(self.node.settings().response_timeout);
-            let answered = within(limit, redis.send_packed_command(&redis::cmd("PING"))).await;
+            let timeout = self.response_timeout;
+            let limit = timeout.unwrap_or(self.node.settings().response_timeout);
+            let answered =
+                within(Some(limit), redis.send_packed_command(&redis::cmd("PING"))).await;
             if answered.is_err_and(|error| error.is_timeout()) {
                 // What is sent now might overtake it.
                 return Err(overtakes().into());
@@ -192,7 +211,7 @@ impl Multiplexed {
         replies: (usize, usize),
         sharing: Sharing,
     ) -> Result<Vec<Value>, Error> {
-        self.request(Batch { pipeline, replies, sharing }, sharing).await
+        self.request(Batch { pipeline, replies }, sharing).await
     }
 
     async fn request<R: Request>(

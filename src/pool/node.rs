@@ -8,18 +8,17 @@
 //! other locks here are leaves: nothing is locked under them.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::context::{Context, Settings, leak_of};
 use super::latest;
 use super::leaks::{Lease, Seat};
 use super::replies::Replies;
-use super::shared::lanes::Lanes;
+use super::shared::lanes::{Carried, Carrier, Lanes};
 use super::shared::sharers::Sharers;
 use super::sockets::Sockets;
 use super::state::{DialerTask, News, State, Wakes};
@@ -32,6 +31,8 @@ use crate::dial::Dialer;
 use crate::ledger::{AccountId, Ledger};
 use crate::server::Server;
 use crate::server::gate::{Forced, Gate, Overridable};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::{CloseReason, Leak};
 use crate::vocabulary::reply::within;
@@ -296,6 +297,11 @@ impl Node {
         u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
+    /// The time that so many milliseconds mean.
+    pub(super) fn instant(&self, millis: u64) -> Option<Instant> {
+        self.epoch.checked_add(Duration::from_millis(millis))
+    }
+
     pub(super) fn advance_coarse(&self, now: Instant) -> u64 {
         let millis = self.millis(now);
         self.coarse.store(millis, Ordering::Relaxed);
@@ -420,6 +426,14 @@ impl Node {
         }
     }
 
+    /// What nobody has just now.
+    pub(super) fn idle(&self) -> Vec<Arc<Socket>> {
+        let mut sockets = self.sockets();
+        let _state = self.lock();
+        sockets.retain(|socket| socket.is_idle());
+        sockets
+    }
+
     /// Takes the idle connections out of the store that `wanted` picks.
     pub(super) fn withdraw(&self, wanted: impl FnMut(&Socket) -> bool) -> Vec<Connection> {
         self.lock().withdraw(wanted)
@@ -482,7 +496,14 @@ impl Node {
 
     /// Refuses everybody from now on, and closes what is idle. Leases stay valid.
     pub(super) fn shut(self: &Arc<Self>) {
-        self.change(|state| state.ledger.close());
+        let beats = self.change(|state| {
+            state.ledger.close();
+            state.heartbeat_in_flight
+        });
+        // Before the lanes hear of it, which close once nothing is in flight.
+        if !beats {
+            self.say_goodbye(None);
+        }
         self.closed.send_replace(true);
         self.close_idle();
         for socket in self.sockets() {
@@ -497,9 +518,21 @@ impl Node {
         self.drained.notify_waiters();
     }
 
-    /// Closes what nobody holds, of a pool that is closed.
+    /// What a closed pool does once no heartbeat is on its way. `lane`: the one that the last went over.
+    pub(super) fn after_heartbeat(self: &Arc<Self>, lane: Option<Carried>) {
+        if self.lock().ledger.is_closed() {
+            self.say_goodbye(lane);
+            self.close_idle();
+        }
+    }
+
+    /// Closes what nobody holds, of a pool that is closed. Not while a heartbeat is on its way: the goodbye might
+    /// overtake it, and the registry would know us again.
     fn close_idle(self: &Arc<Self>) {
-        self.say_goodbye();
+        if self.lock().heartbeat_in_flight {
+            return;
+        }
+        self.say_goodbye(None);
         for connection in self.withdraw(|_| true) {
             connection.socket.blame(CloseReason::PoolClosed);
         }
@@ -507,17 +540,12 @@ impl Node {
 
     /// Gives our share back to the fleet, once the pool is closed, over one of the last connections:
     /// otherwise the registry would keep it for us until our time is up.
-    fn say_goodbye(self: &Arc<Self>) {
+    fn say_goodbye(self: &Arc<Self>, lane: Option<Carried>) {
         let Some(goodbye) = self.mailbox.take_goodbye() else { return };
-        // No heartbeat goes out after it.
-        self.mailbox.take_back();
         let limit = Some(self.settings().response_timeout);
-        if let Some(carrier) = self.lanes.any() {
-            carrier.socket.sent();
+        if let Some(lane) = lane.or_else(|| self.lanes.any().and_then(Carrier::carry)) {
             self.spawn(async move {
-                let mut redis = carrier.redis.clone();
-                let _ = within(limit, redis.send_packed_command(&goodbye)).await;
-                carrier.answered();
+                let _ = within(limit, lane.redis().send_packed_command(&goodbye)).await;
             });
         } else if let Some(mut connection) = self.withdraw_one(|_| true) {
             connection.socket.blame(CloseReason::PoolClosed);

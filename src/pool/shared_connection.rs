@@ -1,6 +1,7 @@
 //! A handle on the shared connections, as its users have it.
 
 use std::fmt;
+use std::time::Duration;
 
 #[expect(unused_imports, reason = "for the docs")]
 use redis::RedisError;
@@ -11,6 +12,7 @@ use super::cluster::router::Router;
 use super::handle::Handle;
 use super::shared::NodeShared;
 use crate::vocabulary::command::{Sharing, replies};
+use crate::vocabulary::reply::SHORTEST_RESPONSE_TIMEOUT;
 #[expect(unused_imports, reason = "for the docs")]
 use crate::{Budget, Rejection};
 use crate::{Endpoint, Error};
@@ -24,24 +26,53 @@ use crate::{Endpoint, Error};
 ///
 /// - **Blocking commands** (BLPOP, XREAD BLOCK, WAIT, …) would hold up everybody behind them: they
 ///   go over an exclusive lease of the same endpoint, with its budget, by themselves.
-/// - **Commands that change the connection** (WATCH, MULTI sent alone, SELECT, SUBSCRIBE, MONITOR,
-///   CLIENT REPLY, RESET, …) are refused before they are sent; use
-///   [`acquire`](crate::GuardedPool::acquire). `pipe().atomic()` and scripts are fine.
+/// - **Commands that change the connection** are refused before they are sent; use
+///   [`acquire`](crate::GuardedPool::acquire). They are, all of them:
+///   - WATCH, for which there is [`transaction`](crate::GuardedPool::transaction), and MULTI, EXEC and DISCARD,
+///     unless one pipeline has all of a transaction in it;
+///   - SELECT of another database than the pool's, AUTH, HELLO with a protocol, RESET, READONLY, READWRITE,
+///     ASKING;
+///   - CLIENT SETNAME, TRACKING, CACHING, REPLY, NO-EVICT, NO-TOUCH, CAPA and IMPORT-SOURCE;
+///   - SUBSCRIBE, UNSUBSCRIBE, PSUBSCRIBE, PUNSUBSCRIBE, SSUBSCRIBE and SUNSUBSCRIBE, for which there is
+///     [`pubsub`](crate::GuardedPool::pubsub);
+///   - MONITOR, QUIT, SYNC, PSYNC, REPLCONF, and SCRIPT DEBUG.
+///
+///   `pipe().atomic()`, a pipeline that begins with MULTI and ends with EXEC, and scripts are fine.
 /// - **In flight**: an endpoint has at most [`Budget::in_flight`] commands on their way.
 /// - **Nothing is sent twice.** When a lane dies, the commands in flight get an error that says that
 ///   they may or may not have run; the next ones use the lane's replacement.
 ///
+/// **Crates that take a connection of redis-rs** take a handle, if they are generic over [`ConnectionLike`]:
+/// [apalis-redis](https://docs.rs/apalis-redis/1.0.0) a queue of jobs (`RedisStorage::new(pool.shared("jobs"))`),
+/// [huskarl-redis](https://docs.rs/huskarl-redis/0.3.3) what keeps tokens from being used twice
+/// (`RedisJtiUniquenessChecker::builder().connection(pool.shared("tokens"))`). The repository's `tests/interop/` has both as tests
+/// on a real server. One that names `MultiplexedConnection` or `ConnectionManager` takes none.
+///
 /// # Errors
 ///
-/// [`ConnectionLike`] speaks only [`RedisError`]: a refusal is one of the kind
-/// [`Client`](redis::ErrorKind::Client), and nothing was sent. [`send`](Self::send) and
-/// [`send_pipeline`](Self::send_pipeline) return the [`Error`] itself. A command that was not answered
-/// within the response timeout, or whose lane died, is an I/O error, and may have run.
+/// [`ConnectionLike`] speaks only [`RedisError`]: a refusal, of which nothing was sent, is one of the kind that
+/// [`Rejection`] has a table of, and a command that is not for a shared connection one of the kind
+/// [`Client`](redis::ErrorKind::Client). [`send`](Self::send) and [`send_pipeline`](Self::send_pipeline)
+/// return the [`Error`] itself. A command that was not answered within the response timeout, or whose lane
+/// died, is an I/O error, and may have run.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future of a command does not recall it; the others are not disturbed, and its place
 /// in the endpoint's `in_flight` is free once its reply has come.
+///
+/// ```no_run
+/// use redis_guard::{AsyncCommands, GuardedPool};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let search = pool.shared("search");
+/// let (mut hits, mut misses) = (search.clone(), search);
+/// // Over one connection, at the same time.
+/// let (hits, misses): (Option<u64>, Option<u64>) =
+///     tokio::try_join!(hits.get("hits"), misses.get("misses"))?;
+/// # let _ = (hits, misses); Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct SharedConnection {
     kind: Kind,
@@ -61,6 +92,30 @@ impl SharedConnection {
 
     pub(super) fn of_cluster(router: Router<NodeShared>, pool: Handle) -> Self {
         Self { kind: Kind::Cluster(router), pool }
+    }
+
+    /// How long the commands of this handle, and of clones made from now on, wait for their replies. Default:
+    /// [`response_timeout`](crate::GuardedPoolBuilder::response_timeout). Less than 1 ms is 1 ms. A command that
+    /// blocks waits for its own timeout and this one.
+    ///
+    /// Others go on by theirs on the same lanes: what the server takes long for delays whoever comes after it
+    /// there. That is for a lease.
+    ///
+    /// ```no_run
+    /// # use redis_guard::{AsyncCommands, GuardedPool};
+    /// # use std::time::Duration;
+    /// # async fn example(pool: GuardedPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut hints = pool.shared("hints");
+    /// hints.set_response_timeout(Duration::from_millis(20)); // better none than a late one
+    /// let hint: Option<String> = hints.get("hint").await.unwrap_or_default();
+    /// # Ok(()) }
+    /// ```
+    pub fn set_response_timeout(&mut self, timeout: Duration) {
+        let timeout = Some(timeout.max(SHORTEST_RESPONSE_TIMEOUT));
+        match &mut self.kind {
+            Kind::Node(shared) => shared.set_response_timeout(timeout),
+            Kind::Cluster(router) => router.set_response_timeout(timeout),
+        }
     }
 
     /// A copy on the same lanes, for one command that outlives the borrow of this handle.
@@ -115,7 +170,7 @@ impl SharedConnection {
     ) -> Result<Vec<Value>, Error> {
         match &mut self.kind {
             Kind::Node(shared) => {
-                let sharing = Sharing::of_pipeline(pipeline, Sharing::of);
+                let sharing = Sharing::of_pipeline(pipeline, |cmd| shared.sharing(cmd));
                 shared.pipeline(pipeline, replies, sharing).await
             }
             Kind::Cluster(router) => Box::pin(router.pipeline(pipeline, replies)).await,

@@ -7,7 +7,6 @@ use std::panic::Location;
 use std::time::SystemTime;
 
 use deadpool::managed::Object;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::context::LimitChange;
@@ -21,6 +20,7 @@ use super::watch::steering::Steering;
 use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};
+use crate::sync::oneshot;
 use crate::telemetry::status::{CloseReason, LimitedBy, Transitions};
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome, Rejection};

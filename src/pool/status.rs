@@ -181,7 +181,7 @@ fn endpoints(node: &Node, state: &State, calls: &HashMap<Endpoint, usize>) -> Ve
 /// What is known of the server.
 pub(super) fn watch_status(node: &Node, now: Instant) -> WatchStatus {
     let seen = node.server().seen();
-    let trouble = node.lock().steering.trouble.clone();
+    let trouble = node.lock().steering.why_unseen();
     let status = seen.as_ref().map(|seen: &Seen| seen.status(now)).unwrap_or_default();
     WatchStatus { trouble, ..status }
 }

@@ -10,18 +10,18 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use deadpool::managed::{self, Metrics, Object, QueueMode, RecycleError, RecycleResult, Timeouts};
 use redis::aio::MultiplexedConnection;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::leaks::Seat;
 use crate::ledger::Closed;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::telemetry::status::CloseReason;
 
 /// How many dead leases that nobody lets go of the store has room for. Past it, one more keeps its
@@ -256,24 +256,34 @@ impl Socket {
         }
     }
 
-    /// Notes a command on its way, of one of those who share the connection.
+    /// Notes a command on its way, of one of those who share the connection. What was noted before a look at
+    /// [`is_silent`](Self::is_silent) that does not see it is seen from here on.
     pub(super) fn sent(&self) {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.sent.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Notes the end of such a command.
+    /// Notes the end of such a command; likewise.
     pub(super) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::SeqCst);
+        self.answered.fetch_add(1, Ordering::AcqRel);
     }
 
     /// How many such commands have ended so far.
     pub(super) fn answers(&self) -> u64 {
-        self.answered.load(Ordering::SeqCst)
+        self.answered.load(Ordering::Acquire)
     }
 
     /// How many such commands are on their way.
     pub(super) fn in_flight(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed).saturating_sub(self.answers())
+        // Answers first: a command that comes and goes between the two is no answer to another.
+        let answers = self.answers();
+        self.sent.load(Ordering::Relaxed).saturating_sub(answers)
+    }
+
+    /// Whether no such command is on its way. Both counts are written, though nothing is added: so whoever adds to
+    /// one later sees all that was done before this.
+    pub(super) fn is_silent(&self) -> bool {
+        let answers = self.answered.fetch_add(0, Ordering::AcqRel);
+        self.sent.fetch_add(0, Ordering::AcqRel) == answers
     }
 
     /// Notes who has it.

@@ -11,19 +11,20 @@ const LATE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Sweeps {
-    last: Instant,
+    /// From when on the next one is late: compared, and not computed, on the path of every lease.
+    late_from: Instant,
     /// The clock on the wall goes on while a machine sleeps, and the other one does not.
     wall: SystemTime,
 }
 
 impl Sweeps {
     pub(super) fn new(now: Instant, wall: SystemTime) -> Self {
-        Self { last: now, wall }
+        Self { late_from: now + LATE, wall }
     }
 
     /// Whether the process has stood still since the last sweep.
     pub(super) fn are_late(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) >= LATE
+        now >= self.late_from
     }
 
     /// Notes a sweep, or that a late one was made up for; whether it was late.
@@ -31,7 +32,7 @@ impl Sweeps {
         let slept = wall.duration_since(self.wall).is_ok_and(|slept| slept >= LATE);
         let late = self.are_late(now) || slept;
         // Never backwards: a test's clock may be ahead.
-        (self.last, self.wall) = (self.last.max(now), wall);
+        (self.late_from, self.wall) = (self.late_from.max(now + LATE), wall);
         late
     }
 }

@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use redis::Msg;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::intake::Intake;
 use super::leaks::Seat;
@@ -13,6 +13,7 @@ use super::store::{Connection, Lent, Socket};
 use crate::Rejection;
 use crate::dial::Sink;
 use crate::ledger::AccountId;
+use crate::sync::oneshot;
 
 /// A waiter, as the ledger keeps it.
 #[derive(Debug)]

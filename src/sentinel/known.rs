@@ -12,8 +12,8 @@ use super::question::{Publication, Question};
 use crate::vocabulary::DialFailure;
 
 /// How long an answer that leads nowhere is taken from the same sentinel: it may be cut off from the
-/// others.
-const USELESS_FOR: Duration = Duration::from_secs(2);
+/// others. Over by the fourth failed dial, 300 ms apart at least, for the fifth ends the callers' wait.
+const USELESS_FOR: Duration = Duration::from_millis(750);
 
 /// How long sentinels that did not know a name are not connected to for its sake again: the others'
 /// pools listen meanwhile.
@@ -337,7 +337,7 @@ mod tests {
         known.ask(&master("m"), now);
         known.answered(0, [(master("m"), Ok(at(1)))], now);
         assert!(!known.useless(&master("m"), now));
-        assert!(!known.useless(&master("m"), now + SECOND));
+        assert!(!known.useless(&master("m"), now + USELESS_FOR / 2));
         assert!(known.useless(&master("m"), now + USELESS_FOR));
         assert_eq!(order(&known), [1, 0]);
 

@@ -11,6 +11,18 @@ use crate::BreakerState;
 /// [`Guard::breaker`](crate::Guard::breaker).
 ///
 /// An override is of that pool or guard alone; other pools at the same server go on by its schedule.
+///
+/// ```
+/// use redis_guard::{BreakerState, GuardedPool};
+///
+/// # fn main() -> Result<(), redis_guard::BuildError> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// pool.breaker().force_open(); // no dials until further notice
+/// assert_eq!(pool.breaker().state(), BreakerState::Open);
+/// pool.breaker().auto(); // as the server's answers say
+/// assert_eq!(pool.breaker().state(), BreakerState::Closed);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct BreakerHandle(Arc<dyn Overridable>);
 

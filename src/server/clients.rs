@@ -195,6 +195,8 @@ mod tests {
         assert_eq!(host("10.0.0.7:52555", "N").as_deref(), Some("10.0.0.7"));
         assert_eq!(host("[::1]:52555", "N").as_deref(), Some("::1"));
         assert_eq!(host("/run/redis.sock:0", "U").as_deref(), Some("unix"));
+        assert_eq!(host("/run/redis.sock:0", "N").as_deref(), Some("unix"));
+        assert_eq!(host("redis.sock:0", "U").as_deref(), Some("unix"));
         assert_eq!(host("?:0", "N").as_deref(), Some("?"));
         assert_eq!(host("", "N"), None);
     }
@@ -204,7 +206,7 @@ mod tests {
         let client = |flags: &str| ClientList::parse(format!("flags={flags}\n")).clients.remove(0);
         assert!(client("b").is_blocked() && client("Pb").is_subscriber());
         assert!(client("S").is_replica() && !client("OS").is_replica());
-        assert!(client("OS").is_monitor() && client("M").is_master());
+        assert!(client("OS").is_monitor() && client("M").is_master() && !client("S").is_master());
         assert!(!client("").is_blocked(), "an empty field is no flag");
     }
 

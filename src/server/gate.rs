@@ -48,6 +48,8 @@ pub struct Gate {
     own_failures: u32,
     /// The moves in a row, and the last of them.
     moves: (u32, Option<Instant>),
+    /// It was let in, by this server or one before.
+    met: bool,
     rng: Rng,
     /// The state that [`take_transition`](Self::take_transition) told of last.
     announced: BreakerState,
@@ -146,6 +148,7 @@ impl Gate {
             own: None,
             own_failures: 0,
             moves: (0, None),
+            met: false,
             rng: Rng::with_seed(seed),
             announced: BreakerState::Closed,
             next: RefCell::default(),
@@ -263,6 +266,7 @@ impl Gate {
     pub fn connected(&mut self, approval: Approval, room: bool, took: Duration, now: Instant) {
         (self.own, self.own_failures) = (None, 0);
         self.moves.0 = 0;
+        self.met = true;
         let Approval { generation, server } = approval;
         server.change(|schedule| schedule.connected(generation, &self.policy, room, took, now));
     }
@@ -281,7 +285,8 @@ impl Gate {
             }
         } else {
             (self.own, self.own_failures) = (None, 0);
-            server.change(|schedule| schedule.failed(generation, &self.policy, failure, now));
+            let (policy, met) = (&self.policy, self.met);
+            server.change(|schedule| schedule.failed(generation, policy, met, failure, now));
         }
     }
 
@@ -371,7 +376,10 @@ impl Gate {
     /// What a caller hears, given that nothing is live.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
         match (self.state(), &self.own) {
-            (BreakerState::Open | BreakerState::HalfOpen, _) => self.refuse(now),
+            (BreakerState::Open | BreakerState::HalfOpen, _) => match self.begins_again(now) {
+                true => Verdict::Wait,
+                false => self.refuse(now),
+            },
             // The next dial is soon, and may find the primary.
             (BreakerState::Closed, Some(own)) if own.failure.outcome == Outcome::WrongRole => {
                 Verdict::Wait
@@ -384,6 +392,17 @@ impl Gate {
         }
     }
 
+    /// See [`Schedule::begin_again`](super::schedule::Schedule::begin_again).
+    fn begins_again(&self, now: Instant) -> bool {
+        let is_due = {
+            let next = self.next_dial();
+            next.probing.is_none() && next.due.is_none_or(|due| due <= now)
+        };
+        !self.is_forced()
+            && is_due
+            && self.server.change(|schedule| schedule.begin_again(self.id, now))
+    }
+
     /// The time to the next dial as a caller hears it: a probe in flight takes a round trip, and not its
     /// whole deadline. That says nothing about what holds this pool alone back.
     fn refuse(&self, now: Instant) -> Verdict {
@@ -393,12 +412,35 @@ impl Gate {
                 failure: self.failure(),
             };
         }
-        let left = |due: Instant| due.saturating_duration_since(now);
-        let own = self.own.as_ref().map(|own| left(own.next_dial)).unwrap_or_default();
         let next = self.next_dial();
-        let shared = next.due.map(left).unwrap_or_default();
-        let shared = shared.min(next.probing.unwrap_or(Duration::MAX));
-        Verdict::Refuse { retry_after: shared.max(own), failure: self.worst(next.failure.clone()) }
+        let due = next.due.map(|due| due.saturating_duration_since(now)).unwrap_or_default();
+        let (retry_after, failure) = self.told_of(&next, due, now);
+        Verdict::Refuse { retry_after, failure }
+    }
+
+    /// What a caller hears while the breaker is open and the schedule allows no dial yet; `None` where it has to
+    /// be asked.
+    pub(crate) fn refused_until_next_dial(
+        &self,
+        now: Instant,
+    ) -> Option<(Duration, Option<Arc<DialFailure>>)> {
+        if self.is_forced() || self.server.state() == BreakerState::Closed {
+            return None;
+        }
+        let next = self.next_dial();
+        let due = next.due?.checked_duration_since(now).filter(|due| !due.is_zero())?;
+        Some(self.told_of(&next, due, now))
+    }
+
+    fn told_of(
+        &self,
+        next: &NextDial,
+        due: Duration,
+        now: Instant,
+    ) -> (Duration, Option<Arc<DialFailure>>) {
+        let own = self.own.as_ref().map(|own| own.next_dial.saturating_duration_since(now));
+        let shared = due.min(next.probing.unwrap_or(Duration::MAX));
+        (shared.max(own.unwrap_or_default()), self.worst(next.failure.clone()))
     }
 
     /// The next dial by the schedule, which is looked at only if it has changed: this is on the path of
@@ -500,5 +542,8 @@ impl fmt::Debug for Gate {
     }
 }
 
+#[cfg(test)]
+#[cfg(guard_loom)]
+mod interleavings;
 #[cfg(test)]
 mod tests;

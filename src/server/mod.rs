@@ -33,16 +33,14 @@ mod watched;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use std::sync::{Arc, LazyLock, PoisonError, Weak};
 
 use self::schedule::{NOBODY, Schedule};
 use self::watched::Watched;
 use crate::dial::Address;
 use crate::policy::BreakerState;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notified, Notify};
 
 pub use breaker::BreakerHandle;
 #[cfg(feature = "doctor")]
@@ -87,7 +85,8 @@ type Key = (String, bool);
 
 /// The servers that pools of this process share. Weak, so that a server is forgotten with the last of
 /// its pools.
-static SERVERS: LazyLock<Mutex<HashMap<Key, Weak<Server>>>> = LazyLock::new(Mutex::default);
+static SERVERS: LazyLock<std::sync::Mutex<HashMap<Key, Weak<Server>>>> =
+    LazyLock::new(std::sync::Mutex::default);
 
 impl Server {
     /// The server at `address`, as all pools of the process know it. `seed`: for the jitter, if this is
@@ -223,3 +222,6 @@ pub(crate) fn ratio(used: u64, ceiling: u64) -> f64 {
 fn as_f64(count: u64) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests;

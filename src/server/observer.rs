@@ -28,6 +28,9 @@ pub struct ServerObserver {
     rejected: Option<u64>,
     reserved: Option<u64>,
     received: Option<(u64, Instant)>,
+    commands: Option<(u64, Instant)>,
+    /// In microseconds.
+    cpu: Option<(u64, Instant)>,
     role: Option<Role>,
     used: RecentPeak,
     /// The ceiling, and when it was last seen to be there.
@@ -54,6 +57,15 @@ pub struct Observation {
     /// Connections it has accepted, per second, since the sample before. `None` where the server
     /// does not tell, for the first sample, and after a restart.
     pub connections_per_second: Option<f64>,
+    /// Commands it has served, per second, since the sample before. `None` where the server does not tell,
+    /// for the first sample, after a restart and where its statistics were reset.
+    pub commands_per_second: Option<f64>,
+    /// Processor time it has used per second since the sample before: 1 is one core. `None` likewise.
+    pub cpu_cores: Option<f64>,
+    /// True where it has refused connections since the sample before and hardly served a command: fewer than
+    /// one a second for ten clients, or ten in all. It looks idle, and is full: of those who would work
+    /// nobody gets in.
+    pub stands_still: bool,
     /// Replicas that follow the stream.
     pub replicas_online: Option<u64>,
     /// The most of them at a time within the last hour, in its present role.
@@ -115,8 +127,15 @@ impl ServerObserver {
         }
         self.uptime_seconds = snapshot.uptime_seconds.or(self.uptime_seconds);
         let new_rejections = self.rejections(snapshot.rejected_connections, restarted);
-        let connections_per_second =
-            self.churn(snapshot.total_connections_received, restarted, now);
+        let rate = |last: &mut _, total| rate(last, total, restarted, now);
+        let connections_per_second = rate(&mut self.received, snapshot.total_connections_received);
+        let commands_per_second = rate(&mut self.commands, snapshot.total_commands_processed);
+        let cpu = snapshot.cpu_system.zip(snapshot.cpu_user);
+        let cpu = cpu
+            .and_then(|(system, user)| u64::try_from(system.checked_add(user)?.as_micros()).ok());
+        let cpu_cores = rate(&mut self.cpu, cpu).map(|micros| micros / 1e6);
+        let stands_still = new_rejections > Some(0)
+            && commands_per_second.is_some_and(|rate| rate < hardly_any(&snapshot));
         let events = [
             restarted.then_some(ServerEvent::Restarted),
             self.see_role(snapshot.role),
@@ -127,6 +146,9 @@ impl ServerObserver {
             ceiling: self.ceiling(),
             new_rejections,
             connections_per_second,
+            commands_per_second,
+            cpu_cores,
+            stands_still,
             replicas_online: snapshot.replicas_online(),
             replicas_expected: self.online.peak(),
             events: events.into_iter().flatten().collect(),
@@ -155,15 +177,6 @@ impl ServerObserver {
         self.rejected = total.or(last.filter(|_| !restarted));
         let new = total?.saturating_sub(last?);
         Some(if restarted { 0 } else { new })
-    }
-
-    fn churn(&mut self, total: Option<u64>, restarted: bool, now: Instant) -> Option<f64> {
-        let last = self.received.filter(|_| !restarted);
-        self.received = total.map(|total| (total, now)).or(last);
-        let (last, at) = last?;
-        let new = total?.checked_sub(last)?;
-        let elapsed = now.saturating_duration_since(at);
-        (!elapsed.is_zero()).then(|| as_f64(new) / elapsed.as_secs_f64())
     }
 
     fn see_role(&mut self, role: Option<Role>) -> Option<ServerEvent> {
@@ -231,6 +244,26 @@ impl Observation {
     pub fn restarted(&self) -> bool {
         self.events.contains(&ServerEvent::Restarted)
     }
+}
+
+/// What was added to a counter since it was known last, per second.
+fn rate(
+    known: &mut Option<(u64, Instant)>,
+    total: Option<u64>,
+    restarted: bool,
+    now: Instant,
+) -> Option<f64> {
+    let last = known.filter(|_| !restarted);
+    *known = total.map(|total| (total, now)).or(last);
+    let (last, at) = last?;
+    let new = total?.checked_sub(last)?;
+    let elapsed = now.saturating_duration_since(at);
+    (!elapsed.is_zero()).then(|| as_f64(new) / elapsed.as_secs_f64())
+}
+
+/// Commands a second that so many clients send who do not work: those that look at the server.
+fn hardly_any(snapshot: &ServerSnapshot) -> f64 {
+    (as_f64(snapshot.connected_clients.unwrap_or(0)) / 10.0).max(10.0)
 }
 
 /// Of several nodes the one with the highest saturation; one whose saturation is unknown comes

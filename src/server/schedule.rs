@@ -134,6 +134,8 @@ pub(super) struct Schedule {
     /// It has let a dial in, ever.
     met: bool,
     tripwire: Tripwire,
+    /// The breaker is open for no more than the first failures of a server that has never let us in.
+    is_first: bool,
     failures: u32,
     /// When the first of them was.
     failing_since: Option<Instant>,
@@ -186,6 +188,7 @@ impl Schedule {
             members: 0,
             met: false,
             tripwire: Tripwire::default(),
+            is_first: false,
             failures: 0,
             failing_since: None,
             previous: Duration::ZERO,
@@ -313,23 +316,31 @@ impl Schedule {
         }
     }
 
-    /// The dial failed: everybody backs off.
+    /// The dial failed: everybody backs off. `met`: the pool was let in before, here or by another server in its
+    /// place.
     pub(super) fn failed(
         &mut self,
         generation: u64,
         policy: &DialPolicy,
+        met: bool,
         failure: Arc<DialFailure>,
         now: Instant,
     ) {
         let Some(dial) = self.settle(generation, now) else { return };
         self.clear_gaps();
         if dial.failures == self.failures {
-            self.back_off(policy, failure, now);
+            self.back_off(policy, met || self.met, failure, now);
         }
     }
 
     /// By the strictest policy of the pool that dialed and of those that wait.
-    fn back_off(&mut self, policy: &DialPolicy, failure: Arc<DialFailure>, now: Instant) {
+    fn back_off(
+        &mut self,
+        policy: &DialPolicy,
+        met: bool,
+        failure: Arc<DialFailure>,
+        now: Instant,
+    ) {
         self.failing_since.get_or_insert(now);
         let outlook = self.outlook(now);
         let waiting = self.turns.iter().map(|turn| &turn.policy);
@@ -347,7 +358,9 @@ impl Schedule {
         self.previous = backoff.delay(self.failures, self.previous, &mut self.rng);
         self.next_dial = Some(now + self.previous);
         let tripped = self.tripwire.failed(kind, &breaker, now);
-        if tripped || self.state != BreakerState::Closed {
+        let first = !met && self.failures >= breaker.first_failures_to_trip();
+        self.is_first = first && !tripped;
+        if tripped || first || self.state != BreakerState::Closed {
             self.state = BreakerState::Open;
         }
     }
@@ -356,6 +369,7 @@ impl Schedule {
         self.failures = 0;
         self.failing_since = None;
         self.tripwire = Tripwire::default();
+        self.is_first = false;
         self.failure = None;
         self.next_dial = None;
         self.refused = None;
@@ -381,7 +395,8 @@ impl Schedule {
         now: Instant,
     ) {
         if era == self.generation && self.state == BreakerState::Closed {
-            self.back_off(policy, failure, now);
+            // A call says less than a dial.
+            self.back_off(policy, true, failure, now);
         }
     }
 
@@ -448,9 +463,27 @@ impl Schedule {
         }
     }
 
-    /// How many free dials there are.
+    /// How many free dials may start now: none while another one is in the way, however long the back-off
+    /// after that will be.
     pub(super) fn free_dials(&self) -> usize {
-        self.free_dials.len()
+        if self.is_taken() { 0 } else { self.free_dials.len() }
+    }
+
+    /// Somebody comes when the next dial has been due for a while, for nobody has wanted it. Where only the first
+    /// ones have failed, that is long ago: the caller waits for this one. True if that is so.
+    pub(super) fn begin_again(&mut self, pool: u64, now: Instant) -> bool {
+        let is_due = self.due(pool).is_none_or(|due| due <= now);
+        let begins = self.is_first && is_due && self.state == BreakerState::Open;
+        if begins && self.in_flight.is_empty() {
+            self.state = BreakerState::Closed;
+            return true;
+        }
+        false
+    }
+
+    /// As many dials are in flight as may be.
+    fn is_taken(&self) -> bool {
+        self.in_flight.len() >= self.at_once()
     }
 
     /// Whether the server is known to have plenty of room: a service on a quiet server must not feel
@@ -469,7 +502,7 @@ impl Schedule {
     /// When the pool's next dial may start, as far as the others' turns allow it, or one in flight is
     /// given up.
     pub(super) fn due(&self, pool: u64) -> Option<Instant> {
-        if self.in_flight.len() >= self.at_once() {
+        if self.is_taken() {
             return self.in_flight.iter().map(|dial| dial.deadline).min();
         }
         if self.is_free(pool) { None } else { self.scheduled() }

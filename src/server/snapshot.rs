@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::ratio;
+use crate::vocabulary::serialize::maybe_seconds;
 
 /// No process has more sockets than this, as file descriptors are ints. What is above is a counter
 /// that ran below zero: Dragonfly has sent `connected_clients:4294964742` (its issue 4693).
@@ -81,6 +83,15 @@ pub struct ServerSnapshot {
     /// Connections accepted since then, refused ones not among them:
     /// `total_connections_received`.
     pub total_connections_received: Option<u64>,
+    /// Commands served since then: `total_commands_processed`. Of what the doctor and `redis-guard watch` have
+    /// seen, their own are not among them.
+    pub total_commands_processed: Option<u64>,
+    /// Processor time that the process has used in the kernel, in seconds: `used_cpu_sys`.
+    #[serde(rename = "cpu_system_seconds", serialize_with = "maybe_seconds")]
+    pub cpu_system: Option<Duration>,
+    /// The same outside of it: `used_cpu_user`.
+    #[serde(rename = "cpu_user_seconds", serialize_with = "maybe_seconds")]
+    pub cpu_user: Option<Duration>,
 
     /// Its part in replication: `role`.
     pub role: Option<Role>,
@@ -257,6 +268,11 @@ impl ServerSnapshot {
             "total_connections_received" => {
                 first(&mut self.total_connections_received, number(value));
             }
+            "total_commands_processed" => {
+                first(&mut self.total_commands_processed, number(value));
+            }
+            "used_cpu_sys" => first(&mut self.cpu_system, time(value)),
+            "used_cpu_user" => first(&mut self.cpu_user, time(value)),
 
             "role" => first(&mut self.role, role(value)),
             "master_link_status" => first(&mut self.master_link_up, link_status(value)),
@@ -341,6 +357,11 @@ fn first<T>(field: &mut Option<T>, value: Option<T>) {
 
 fn text(value: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Seconds, with a fraction.
+fn time(value: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(value.parse().ok()?).ok()
 }
 
 fn number<N: FromStr>(value: &str) -> Option<N> {

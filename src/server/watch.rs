@@ -31,6 +31,19 @@ pub struct WatchStatus {
 ///
 /// A server is asked over a connection that a pool holds anyway, so this works where whoever dials
 /// to ask is refused. With several servers ([`over`](Self::over)) it tells each, and the worst.
+///
+/// ```
+/// use redis_guard::{GuardedPool, server::ServerWatch};
+///
+/// # fn main() -> Result<(), redis_guard::BuildError> {
+/// let orders = GuardedPool::builder("redis://10.0.0.1:6379").build()?;
+/// let sessions = GuardedPool::builder("redis://10.0.0.2:6379").build()?;
+/// let watch = ServerWatch::over([orders, sessions]);
+/// for (server, seen) in watch.each() {
+///     println!("{server}: {:?} of its slots are in use", seen.saturation);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ServerWatch {
     watching: Vec<Arc<dyn Watching>>,

@@ -1,15 +1,15 @@
 //! What the pools of this process know of how a server is: one question and one answer for all.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::{Observation, Server, ServerEvent, ServerObserver, ServerSnapshot, WatchStatus};
 use crate::policy::Backoff;
+use crate::sync::{MutexGuard, Notified};
 
 /// Between questions to a server that does not answer them: one that stalls must not be asked by a
 /// whole fleet all the time, and one that is back is heard within a quarter of a minute.

@@ -1,31 +1,6 @@
 //! The protocol, as far as the scripted servers speak it.
 
-/// A command: its words.
-pub(super) type Words = Vec<Vec<u8>>;
-
-/// Takes the first command out of `input`; `None` while it is not complete.
-pub(super) fn take_command(input: &mut Vec<u8>) -> Option<Words> {
-    let mut rest = input.as_slice();
-    let count = number(&mut rest, b'*')?;
-    let mut words = Vec::with_capacity(count);
-    for _ in 0..count {
-        let length = number(&mut rest, b'$')?;
-        words.push(rest.get(..length)?.to_vec());
-        rest = rest.get(length + 2..)?;
-    }
-    let used = input.len() - rest.len();
-    input.drain(..used);
-    Some(words)
-}
-
-/// The number in a line that begins so.
-fn number(rest: &mut &[u8], prefix: u8) -> Option<usize> {
-    let end = rest.iter().position(|byte| *byte == b'\n')?;
-    assert_eq!(rest[0], prefix, "clients send arrays of strings");
-    let digits = std::str::from_utf8(&rest[1..end - 1]).expect("digits");
-    *rest = &rest[end + 1..];
-    Some(digits.parse().expect("a number"))
-}
+pub(super) use crate::dial::memory::{Words, take_command};
 
 pub(super) fn text(words: &[Vec<u8>], at: usize) -> String {
     words.get(at).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default()

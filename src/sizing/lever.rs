@@ -106,13 +106,13 @@ pub enum Change {
     },
 }
 
-/// All levers of a plan, the cheapest first.
+/// All levers of a plan, the cheapest first. A change that frees nothing is none.
 pub(super) fn of(plan: Plan) -> Vec<Lever> {
     let changes = [
         max_connections(plan),
-        shared_handles(plan),
+        Some(Change::SharedHandles { from: plan.pool_size }),
         fleet(plan),
-        workers(plan),
+        Some(workers(plan)),
         surge(plan),
         instances(plan),
         max_clients(plan),
@@ -157,11 +157,6 @@ fn max_connections(plan: Plan) -> Option<Change> {
     (!plan.fits() && to > 1).then_some(Change::MaxConnections { from, to })
 }
 
-fn shared_handles(plan: Plan) -> Option<Change> {
-    let from = plan.pool_size;
-    (from > 1).then_some(Change::SharedHandles { from })
-}
-
 fn fleet(plan: Plan) -> Option<Change> {
     // A frozen sandbox sends no heartbeat.
     if plan.fits() || plan.serverless {
@@ -181,16 +176,15 @@ fn usable_by_fleet(plan: Plan) -> u64 {
     plan.available().min(ceiling.saturating_sub(registry))
 }
 
-fn workers(plan: Plan) -> Option<Change> {
+fn workers(plan: Plan) -> Change {
     let from = plan.workers;
-    let to = lowered(plan, from, |workers| plan.workers(workers));
-    (to < from).then_some(Change::Workers { from, to })
+    Change::Workers { from, to: lowered(plan, from, |workers| plan.workers(workers)) }
 }
 
 fn surge(plan: Plan) -> Option<Change> {
     let from = plan.surge;
     // Nobody chooses how long a frozen sandbox of the old version stays.
-    if plan.serverless || plan.surge_instances() < 2 {
+    if plan.serverless {
         return None;
     }
     let to = match from {
@@ -216,7 +210,7 @@ fn instances(plan: Plan) -> Option<Change> {
     } else {
         Change::Instances { from, to }
     };
-    (!plan.fits() && to > 0 && to < from).then_some(change)
+    (to > 0).then_some(change)
 }
 
 fn max_clients(plan: Plan) -> Option<Change> {

@@ -53,6 +53,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::policy::FLOOR;
 use crate::server::ServerSnapshot;
 use crate::vocabulary::words;
 
@@ -62,6 +63,14 @@ pub use outcome::Outcome;
 /// How many slots of a server a fleet wants, and how many there are.
 ///
 /// No setter fails, and no number is too large: what does not fit a `u64` does not fit any server.
+///
+/// ```
+/// use redis_guard::sizing::Plan;
+///
+/// let outcome = Plan::new(10_000).instances(240).pool_size(40).min_limit(6).work_out();
+/// assert!(outcome.fits() && outcome.floor_fits());
+/// assert_eq!((outcome.headroom, outcome.floor), (200, 1_440));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[must_use = "call `work_out` to hear whether it fits"]
 pub struct Plan {
@@ -70,6 +79,7 @@ pub struct Plan {
     surge: Surge,
     workers: u64,
     pool_size: usize,
+    min_limit: usize,
     replicas: u64,
     cluster_links: u64,
     others: u64,
@@ -91,6 +101,7 @@ impl Plan {
             surge: Surge::Instances(0),
             workers: 1,
             pool_size: 16,
+            min_limit: FLOOR,
             replicas: 0,
             cluster_links: 0,
             others: 0,
@@ -166,6 +177,15 @@ impl Plan {
         self
     }
 
+    /// The connections of each process that no pressure takes back:
+    /// [`min_limit`](crate::GuardedPoolBuilder::min_limit), so what its endpoints'
+    /// [reserves](crate::Budget::reserve) add up to. Default 2; never more than the
+    /// [`pool_size`](Self::pool_size).
+    pub const fn min_limit(mut self, connections: usize) -> Self {
+        self.min_limit = connections;
+        self
+    }
+
     /// Replicas of the server; each takes one of its slots. Default none.
     pub const fn replicas(mut self, replicas: u64) -> Self {
         self.replicas = replicas;
@@ -219,6 +239,8 @@ impl Plan {
             workers: self.workers,
             processes: self.processes(),
             pool_size: self.pool_size,
+            min_limit: self.floor(),
+            floor: self.processes().saturating_mul(wide(self.floor())),
             replicas: self.replicas,
             cluster_links: self.cluster_links,
             others: self.others,
@@ -243,6 +265,10 @@ impl Plan {
 
     const fn processes(self) -> u64 {
         self.instances.saturating_add(self.surge_instances()).saturating_mul(self.workers)
+    }
+
+    const fn floor(self) -> usize {
+        if self.min_limit < self.pool_size { self.min_limit } else { self.pool_size }
     }
 
     /// What the pools leave no choice about.

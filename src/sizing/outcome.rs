@@ -30,6 +30,10 @@ pub struct Outcome {
     pub processes: u64,
     /// The most connections of each process, as planned.
     pub pool_size: usize,
+    /// The connections of each process that no pressure takes back.
+    pub min_limit: usize,
+    /// The same of all processes together.
+    pub floor: u64,
     /// As planned.
     pub replicas: u64,
     /// Slots that the cluster's other nodes take.
@@ -62,6 +66,14 @@ impl Outcome {
     #[must_use]
     pub const fn fits(&self) -> bool {
         self.shortfall == 0
+    }
+
+    /// True where even what no pressure takes back fits, beside replicas, cluster links and other clients. Where it
+    /// does not, the [adaptive limit](crate::GuardedPoolBuilder::adaptive_limit) cannot make room by itself.
+    #[must_use]
+    pub const fn floor_fits(&self) -> bool {
+        let beside = self.replicas.saturating_add(self.cluster_links).saturating_add(self.others);
+        self.floor.saturating_add(beside) <= self.available
     }
 
     /// True where it fits, and something that is to be expected would use up the rest: what is left

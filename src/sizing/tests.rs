@@ -25,6 +25,16 @@ fn a_plan_that_does_not_fit_says_so() {
 }
 
 #[test]
+fn the_floors_of_all_processes_have_to_fit_beside_what_else_there_is() {
+    let plan = Plan::new(10_000).instances(240).pool_size(50).min_limit(40);
+    let outcome = plan.work_out();
+    assert_eq!((outcome.min_limit, outcome.floor, outcome.floor_fits()), (40, 9_600, true));
+    assert!(!plan.others(201).work_out().floor_fits());
+    // Nobody keeps more than it may have.
+    assert_eq!(plan.pool_size(3).work_out().floor, 720);
+}
+
+#[test]
 fn a_plan_that_fits_says_what_is_left() {
     let plan = Plan::new(10_000).instances(150).pool_size(50);
     assert_eq!(sentence(plan), "150 × 50 = 7,500 fits 10,000 − 200 (2,300 left)");
@@ -63,6 +73,11 @@ fn the_default_reserve_is_the_fleets() {
         [0, 1, 8, 16, 16, 16, 17, 200, 1_300]
     );
     assert_eq!(Plan::new(10).reserve(99).work_out().available, 0);
+}
+
+#[test]
+fn a_server_that_takes_nobody_is_neither_full_nor_empty() {
+    assert_eq!(Plan::new(0).work_out().saturation(), None);
 }
 
 #[test]
@@ -170,6 +185,32 @@ fn what_fits_can_still_take_less() {
 }
 
 #[test]
+fn no_lever_leaves_less_than_one_of_anything_and_none_leaves_all_as_it_is() {
+    let none = Plan::new(10_000).workers(20_000).pool_size(1);
+    let names =
+        |plan: Plan| plan.work_out().levers.iter().map(|lever| lever.change).collect::<Vec<_>>();
+    assert!(
+        matches!(names(none)[..], [Change::Workers { to: 9_800, .. }, Change::MaxClients { .. }]),
+        "not even one instance fits: {:?}",
+        names(none)
+    );
+    for fits in [Plan::new(10_000).pool_size(1), Plan::new(10_000).pool_size(0).instances(20_000)] {
+        assert_eq!(names(fits.surge(Surge::Instances(1))), []);
+    }
+    assert_eq!(
+        levers(Plan::new(10_000).pool_size(1).surge(Surge::Instances(2))),
+        ["surge 2 instances → 1 instance frees 1 slot"]
+    );
+}
+
+#[test]
+fn the_ceiling_that_would_do_is_told_however_high_it_is() {
+    let plan = Plan::new(100).instances(1 << 62).pool_size(1).reserve(0);
+    let last = plan.work_out().levers.pop().expect("a higher ceiling");
+    assert!(matches!(last.change, Change::MaxClients { to: 0x4000_0000_0000_0000, .. }), "{last}");
+}
+
+#[test]
 fn too_many_processes_for_any_pool() {
     let plan = Plan::new(1_000).instances(2_000).pool_size(2);
     assert_eq!(plan.work_out().largest_pool_size, 0);
@@ -211,6 +252,10 @@ fn less_left_than_the_reserve_or_one_more_deployment_is_tight() {
     assert!(!tight(plan.instances(205)), "it does not fit");
     assert!(!tight(plan.instances(136).surge(Surge::Percent(25))));
     assert!(tight(plan.instances(137).surge(Surge::Percent(25))), "35 × 48 are more than 1,544");
+    let plan =
+        Plan::new(10_000).instances(100).surge(Surge::Instances(50)).pool_size(50).reserve(0);
+    assert!(!tight(plan), "exactly one more deployment is left");
+    assert!(tight(plan.others(1)));
 }
 
 #[test]

@@ -296,6 +296,20 @@ impl EventBus {
 ///
 /// It ends when the pool is gone. A subscriber that falls more than 1,024 events behind gets one
 /// [`Event::Missed`] in place of those it missed.
+///
+/// ```no_run
+/// use redis_guard::{Event, GuardedPool};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let mut events = pool.events();
+/// while let Some(event) = events.next().await {
+///     if let Event::LeakSuspected(leak) = event {
+///         eprintln!("{} holds a connection since {}", leak.endpoint, leak.location);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Events(BroadcastStream<Event>);
 

@@ -18,6 +18,16 @@ use crate::{BreakerState, Endpoint};
 
 /// A pool at one moment: what an operator asks first. Serialises with serde; durations become
 /// seconds, as in metrics.
+///
+/// ```
+/// use redis_guard::GuardedPool;
+///
+/// # fn main() -> Result<(), redis_guard::BuildError> {
+/// let status = GuardedPool::builder("redis://127.0.0.1:6379").build()?.status();
+/// println!("{} of {} connections, {} wait", status.live, status.limit, status.waiting);
+/// # assert_eq!((status.live, status.waiting), (0, 0));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Status {

@@ -4,17 +4,22 @@ use std::fmt;
 
 use tower::Layer;
 
-use super::classify::ByError;
+use super::classify::{ByError, ErrorBy};
 use super::queued::QueuedGuardLayer;
 use super::service::GuardService;
 use crate::ledger::AccountId;
-use crate::{Endpoint, Guard};
+use crate::{Class, Endpoint, Guard};
 
 /// Puts a [`Guard`] before a service.
 ///
 /// A call is admitted when it is made, or refused at once with
 /// [`Error::Rejected`](crate::Error::Rejected); errors of the inner service stay themselves, as
 /// [`Error::Inner`](crate::Error::Inner). With [`queued`](Self::queued) a caller waits for its turn.
+///
+/// The guard hears of the server by the errors of the service: one that is no
+/// [`ClassifyError`](super::ClassifyError) needs [`classify_errors`](Self::classify_errors), or
+/// [`classify(ByAnyError)`](super::ByAnyError). Without it the compiler says so, or merely that `GuardService` is no
+/// `Service`.
 ///
 /// ```
 /// use redis_guard::{Guard, tower::GuardLayer};
@@ -59,11 +64,44 @@ impl<F> GuardLayer<ByRequest<F>> {
 }
 
 impl<N, C> GuardLayer<N, C> {
-    /// How to read what a result says about the server. Default [`ByError`].
+    /// How to read what a result says about the server. Default [`ByError`];
+    /// [`ByAnyError`](super::ByAnyError) goes by the causes of whatever error a service has.
     #[must_use]
     pub fn classify<D>(self, classify: D) -> GuardLayer<N, D> {
         let Self { guard, endpoint, classify: _ } = self;
         GuardLayer { guard, endpoint, classify }
+    }
+
+    /// How to read what an error of the service says about the server, by a closure; any response means that the
+    /// server answered.
+    ///
+    /// ```
+    /// use redis_guard::{Class, Guard, Outcome, tower::GuardLayer};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// enum MailError {
+    ///     Busy,
+    ///     NoSuchUser,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let guard = Guard::builder().build()?;
+    /// let layer = GuardLayer::new(&guard, "mail").classify_errors(|error: &MailError| match error {
+    ///     MailError::Busy => Class::Failed { outcome: Outcome::MaxClients, message: "421".into() },
+    ///     MailError::NoSuchUser => Class::Worked,
+    /// });
+    /// let mail = ServiceBuilder::new()
+    ///     .layer(layer)
+    ///     .service(service_fn(|_to: &str| async { Err::<(), _>(MailError::Busy) }));
+    /// assert!(mail.oneshot("alice").await.is_err());
+    /// let heard = guard.status().breaker.last_failure.expect("the server was busy");
+    /// assert_eq!(heard.message, "421");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn classify_errors<E, F: Fn(&E) -> Class>(self, class: F) -> GuardLayer<N, ErrorBy<F>> {
+        self.classify(ErrorBy(class))
     }
 
     /// Lets a caller wait in the guard's bounded queue, at most its acquire timeout, where this layer

@@ -1,7 +1,8 @@
 //! The guard as [`tower`] layers and services: budgets, breaker and retries where a service
 //! already stacks its timeouts and limits.
 //!
-//! - [`GuardLayer`] puts a [`Guard`](crate::Guard) before *any* service.
+//! - [`GuardLayer`] puts a [`Guard`](crate::Guard) before *any* service; where its error is none that the guard
+//!   knows, [`ByAnyError`] or a closure reads it.
 //! - [`RedisService`] makes a pool a service of commands, for any tower stack to wrap.
 //! - [`RetryPolicy`] retries what is safe to, under a [`RetryBudget`](crate::RetryBudget).
 //!
@@ -50,7 +51,7 @@ mod redis_service;
 mod retry;
 mod service;
 
-pub use classify::{ByError, Classify, ClassifyError};
+pub use classify::{ByAnyError, ByError, Classify, ClassifyError, ErrorBy};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http")))]

@@ -29,6 +29,18 @@ use crate::{Endpoint, Error, Rejection};
 /// # Cancel safety
 ///
 /// Dropping a response future does not recall a command that was sent.
+///
+/// ```no_run
+/// use redis_guard::{GuardedPool, redis::Cmd};
+/// use tower::ServiceExt;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let redis = pool.service("search");
+/// let hits = redis.oneshot(Cmd::get("hits")).await?;
+/// # let _ = hits;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RedisService {
     pool: GuardedPool,

@@ -17,6 +17,7 @@ use super::classify::{BoxError, chain};
 use crate::policy::Withdrawal;
 use crate::telemetry::metrics::retried;
 use crate::vocabulary::command::is_read_only;
+use crate::vocabulary::redis_error::rejection_in;
 use crate::{Backoff, Error, Rejection, RetryBudget};
 
 /// Attempts at one call, the first included: two more bridge a failover or a short refusal, and what is
@@ -44,7 +45,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// retried because it was `final`, `unsafe`, a wait `too_long`, or all `attempts`, or the `budget`,
 /// were spent.
 ///
-/// See the [module's documentation](crate::tower) for an example.
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use redis_guard::{GuardedPool, redis::Cmd, tower::RetryPolicy};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let retries = RetryPolicy::default().longest_wait(Duration::from_millis(250));
+/// let redis = ServiceBuilder::new().retry(retries).service(pool.service("search"));
+/// let hits = redis.oneshot(Cmd::get("hits")).await?;
+/// # let _ = hits; Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RetryPolicy {
     pool: SharedString,
@@ -264,6 +277,9 @@ impl<E: RetryError> RetryError for Error<E> {
 impl RetryError for RedisError {
     fn attempt(&self) -> Attempt {
         use ServerErrorKind as Kind;
+        if let Some(rejection) = rejection_in(self) {
+            return rejection.attempt();
+        }
         match self.kind() {
             // The server looked at it and did not run it, for a reason that passes.
             ErrorKind::Server(
@@ -281,7 +297,7 @@ impl RetryError for RedisError {
 
 impl RetryError for BoxError {
     fn attempt(&self) -> Attempt {
-        for error in chain(self) {
+        for error in chain(self.as_ref()) {
             if let Some(error) = error.downcast_ref::<Error>() {
                 return error.attempt();
             } else if let Some(error) = error.downcast_ref::<RedisError>() {

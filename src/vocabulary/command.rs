@@ -54,24 +54,85 @@ pub(crate) enum Sharing {
 impl Sharing {
     pub(crate) fn of(cmd: &Cmd) -> Self {
         match effect(cmd) {
-            Effect::None => Self::Allowed,
+            // Nobody watches anything there.
+            Effect::None | Effect::Unwatch => Self::Allowed,
             Effect::Blocks => Self::Exclusive,
             _ => Self::Refused,
         }
     }
 
-    /// The same for a lease that shares connections while it can: what CLIENT tells of a connection is to be
-    /// true of the lease's own.
-    pub(crate) fn of_lease(cmd: &Cmd) -> Self {
-        let name = cmd.args_iter().next();
-        let is_client =
-            matches!(name, Some(Arg::Simple(name)) if name.eq_ignore_ascii_case(b"CLIENT"));
-        if is_client { Self::Refused } else { Self::of(cmd) }
+    /// The same on connections of this database, of which a SELECT changes nothing.
+    pub(crate) fn in_db(cmd: &Cmd, db: i64) -> Self {
+        match Self::of(cmd) {
+            Self::Refused if selects(cmd) == Some(db) => Self::Allowed,
+            sharing => sharing,
+        }
     }
 
-    /// The strictest of its commands'.
+    /// The same for a lease that shares connections while it can: what CLIENT and HELLO tell of a connection is
+    /// to be true of the lease's own.
+    pub(crate) fn of_lease(cmd: &Cmd) -> Self {
+        let tells = |name: &[u8]| {
+            name.eq_ignore_ascii_case(b"CLIENT") || name.eq_ignore_ascii_case(b"HELLO")
+        };
+        let name = cmd.args_iter().next();
+        let tells = matches!(name, Some(Arg::Simple(name)) if tells(name));
+        if tells { Self::Refused } else { Self::of(cmd) }
+    }
+
+    /// The strictest of its commands'. A transaction that begins and ends in it leaves nothing behind, and
+    /// nothing comes in between: it counts as what is in it.
     pub(crate) fn of_pipeline(pipeline: &Pipeline, of: impl Fn(&Cmd) -> Self) -> Self {
-        pipeline.cmd_iter().map(of).max().unwrap_or(Self::Allowed)
+        let (mut open, mut strictest) = (false, Self::Allowed);
+        for cmd in pipeline.cmd_iter() {
+            match bracket(cmd) {
+                // An atomic one has its own around it.
+                Some(Bracket::Begin) if !open && !pipeline.is_transaction() => open = true,
+                Some(Bracket::End) if open => open = false,
+                _ => strictest = strictest.max(of(cmd)),
+            }
+        }
+        if open { Self::Refused } else { strictest }
+    }
+}
+
+/// The beginning and the end of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bracket {
+    Begin,
+    End,
+}
+
+/// Which of them the command is, if the server takes it: with an argument it is an error.
+fn bracket(cmd: &Cmd) -> Option<Bracket> {
+    let bracket = match effect(cmd) {
+        Effect::Multi => Bracket::Begin,
+        Effect::EndTransaction => Bracket::End,
+        _ => return None,
+    };
+    cmd.args_iter().nth(1).is_none().then_some(bracket)
+}
+
+/// Whether a pipeline is one transaction, from its MULTI to its EXEC.
+pub(crate) fn is_whole_transaction(pipeline: &Pipeline) -> bool {
+    let last = pipeline.len().saturating_sub(1);
+    !pipeline.is_transaction()
+        && last > 0
+        && pipeline.cmd_iter().enumerate().all(|(at, cmd)| match bracket(cmd) {
+            Some(Bracket::Begin) => at == 0,
+            Some(Bracket::End) => at == last,
+            None => at != 0 && at != last,
+        })
+}
+
+/// The database that a SELECT names.
+fn selects(cmd: &Cmd) -> Option<i64> {
+    let mut args = cmd.args_iter();
+    match (args.next()?, args.next()?, args.next()) {
+        (Arg::Simple(name), Arg::Simple(db), None) if name.eq_ignore_ascii_case(b"SELECT") => {
+            std::str::from_utf8(db).ok()?.parse().ok()
+        }
+        _ => None,
     }
 }
 
@@ -154,6 +215,8 @@ pub(crate) fn effect(cmd: &Cmd) -> Effect {
         b"UNWATCH" => Effect::Unwatch,
         b"MULTI" => Effect::Multi,
         b"EXEC" | b"DISCARD" => Effect::EndTransaction,
+        // Without a protocol it only tells.
+        b"HELLO" if args.next().is_none() => Effect::None,
         b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"READONLY" | b"READWRITE" => Effect::Session,
         b"ASKING" => Effect::Asking,
         b"CLIENT" => of_client(args.next().unwrap_or_default()),
@@ -209,7 +272,9 @@ mod tests {
 
     use std::time::Duration;
 
-    use super::{Effect, blocking_time, effect};
+    use super::{
+        Effect, Sharing, blocking_time, effect, is_read_only, is_whole_transaction, replies,
+    };
 
     fn command(line: &str) -> redis::Cmd {
         let mut words = line.split(' ');
@@ -227,6 +292,107 @@ mod tests {
         assert!(!blocks("XREAD STREAMS block 0") && !blocks("LPOP k"));
         assert!(blocks("XREADGROUP GROUP streams c BLOCK 0 STREAMS s >"));
         assert!(!blocks("XREADGROUP GROUP block c STREAMS s >"));
+    }
+
+    #[test]
+    fn what_a_command_does_to_its_connection_is_known_by_its_name_or_its_subcommands() {
+        for (effect_of_all, lines) in [
+            (Effect::None, &["GET k", "HELLO", "CLIENT", "CLIENT ID", "SCRIPT LOAD debug"][..]),
+            (Effect::None, &["a-command-of-somebodys-module", "CLIENT a-subcommand-of-theirs"]),
+            (Effect::Watch, &["watch k"]),
+            (Effect::Unwatch, &["UNWATCH"]),
+            (Effect::Multi, &["Multi"]),
+            (Effect::EndTransaction, &["EXEC", "discard"]),
+            (Effect::Session, &["SELECT 1", "AUTH p", "HELLO 3", "RESET", "READONLY", "READWRITE"]),
+            (Effect::Session, &["CLIENT SETNAME x", "client tracking on", "CLIENT CACHING YES"]),
+            (Effect::Asking, &["ASKING"]),
+            (Effect::Poison, &["SUBSCRIBE c", "PUNSUBSCRIBE", "MONITOR", "quit", "PSYNC ? -1"]),
+            (Effect::Poison, &["CLIENT REPLY OFF", "CLIENT no-evict on", "CLIENT NO-TOUCH ON"]),
+            (Effect::Poison, &["CLIENT CAPA redirect", "CLIENT import-source on"]),
+            (Effect::Poison, &["SCRIPT debug yes"]),
+        ] {
+            for line in lines {
+                assert_eq!(effect(&command(line)), effect_of_all, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_changes_nothing_may_be_sent_twice() {
+        for line in ["get k", "ZUNION 1 k", "OBJECT freq k", "memory USAGE k", "XINFO STREAM s"] {
+            assert!(is_read_only(&command(line)), "{line}");
+        }
+        for line in ["SET k v", "OBJECT HELP", "OBJECT", "MEMORY PURGE", "XINFO", "SCRIPT USAGE"] {
+            assert!(!is_read_only(&command(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn of_a_transaction_one_reply_is_wanted_behind_those_that_say_queued() {
+        let mut pipeline = pipeline(&["INCR n", "INCR n", "GET n"]);
+        assert_eq!(replies(&pipeline), (0, 3));
+        // MULTI is answered, too.
+        assert_eq!(replies(pipeline.atomic()), (4, 1));
+    }
+
+    fn pipeline(lines: &[&str]) -> redis::Pipeline {
+        let mut pipeline = redis::pipe();
+        for line in lines {
+            pipeline.add_command(command(line));
+        }
+        pipeline
+    }
+
+    #[test]
+    fn a_transaction_that_begins_and_ends_in_a_pipeline_counts_as_what_is_in_it() {
+        use Sharing::{Allowed, Exclusive, Refused};
+        for (lines, sharing, whole) in [
+            (&["MULTI", "INCR n", "EXEC"][..], Allowed, true),
+            (&["multi", "INCR n", "discard"], Allowed, true),
+            (&["MULTI", "EXEC"], Allowed, true),
+            (&["GET k", "MULTI", "INCR n", "EXEC", "MULTI", "EXEC"], Allowed, false),
+            (&["MULTI", "BLPOP k 0", "EXEC"], Exclusive, true),
+            (&["MULTI", "SELECT 1", "EXEC"], Refused, true),
+            (&["MULTI", "WATCH k", "EXEC"], Refused, true),
+            (&["WATCH k", "MULTI", "EXEC"], Refused, false),
+            (&["MULTI", "MULTI", "EXEC"], Refused, false),
+            (&["MULTI", "INCR n"], Refused, false),
+            (&["EXEC", "MULTI"], Refused, false),
+            (&["MULTI", "INCR n", "EXEC now"], Refused, false),
+            (&["MULTI now", "INCR n", "EXEC"], Refused, false),
+            (&["MULTI"], Refused, false),
+            (&["EXEC"], Refused, false),
+            (&["INCR n", "INCR n"], Allowed, false),
+            (&[], Allowed, false),
+        ] {
+            let pipeline = pipeline(lines);
+            assert_eq!(Sharing::of_pipeline(&pipeline, Sharing::of), sharing, "{lines:?}");
+            assert_eq!(is_whole_transaction(&pipeline), whole, "{lines:?}");
+        }
+        let mut atomic = pipeline(&["MULTI", "INCR n", "EXEC"]);
+        atomic.atomic();
+        assert_eq!(Sharing::of_pipeline(&atomic, Sharing::of), Refused, "it is within another");
+        assert!(!is_whole_transaction(&atomic));
+    }
+
+    #[test]
+    fn a_select_of_the_own_database_changes_nothing() {
+        for (line, db, sharing) in [
+            ("SELECT 0", 0, Sharing::Allowed),
+            ("select 3", 3, Sharing::Allowed),
+            ("SELECT 1", 0, Sharing::Refused),
+            ("SELECT", 0, Sharing::Refused),
+            ("SELECT 0 0", 0, Sharing::Refused),
+            ("SELECT zero", 0, Sharing::Refused),
+            ("HELLO", 0, Sharing::Allowed),
+            ("HELLO 3", 3, Sharing::Refused),
+            ("UNWATCH", 0, Sharing::Allowed),
+            ("WATCH 0", 0, Sharing::Refused),
+            ("BLPOP 0 0", 0, Sharing::Exclusive),
+        ] {
+            assert_eq!(Sharing::in_db(&command(line), db), sharing, "{line}");
+        }
+        assert_eq!(Sharing::of_lease(&command("hello")), Sharing::Refused, "of its own connection");
     }
 
     #[test]

@@ -165,12 +165,35 @@ impl serde::Serialize for Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
     fn names_are_equal_however_they_were_made() {
         assert_eq!(Endpoint::from("a"), Endpoint::from("a".to_owned()));
         assert_eq!(Endpoint::from(Cow::Borrowed("a")), Endpoint::from(Arc::<str>::from("a")));
+        assert_ne!(Endpoint::from("a"), Endpoint::from("b"));
+    }
+
+    #[test]
+    fn an_endpoint_is_found_by_its_name_alone() {
+        let of = HashMap::from(
+            [("cart", 1), ("search", 2)].map(|(name, at)| (Endpoint::from(name), at)),
+        );
+        assert_eq!(
+            ["cart", "search", "other"].map(|name| of.get(name)),
+            [Some(&1), Some(&2), None]
+        );
+    }
+
+    #[test]
+    fn a_name_is_the_same_wherever_it_is_shown() {
+        for cart in [Endpoint::from("cart"), Endpoint::from("cart".to_owned())] {
+            assert_eq!(format!("{cart} {cart:?}"), "cart \"cart\"");
+            assert_eq!(serde_json::to_value(&cart).expect("a string"), "cart");
+            assert_eq!(&*cart.into_label(), "cart");
+        }
     }
 
     #[test]

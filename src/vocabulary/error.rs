@@ -7,6 +7,21 @@ use super::Rejection;
 
 /// What [`acquire`](crate::GuardedPool::acquire) and its kin return: the guard's own refusal, or
 /// the error of what it guards.
+///
+/// ```no_run
+/// use redis_guard::{Error, GuardedPool, Rejection};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// match pool.acquire("search").await {
+///     Ok(lease) => drop(lease),
+///     Err(Error::Rejected(Rejection::BreakerOpen { retry_after, failure, .. })) => {
+///         println!("ask again in {retry_after:?}: {failure:?}")
+///     }
+///     Err(error) => println!("{error}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error<E = redis::RedisError> {
@@ -88,24 +103,6 @@ impl<E> From<Rejection> for Error<E> {
     }
 }
 
-impl From<redis::RedisError> for Error {
-    fn from(error: redis::RedisError) -> Self {
-        Self::Inner(error)
-    }
-}
-
-/// For code that speaks only [`redis::RedisError`]. A refusal becomes an error of the kind
-/// [`Client`](redis::ErrorKind::Client), which redis-rs never retries: an I/O kind would make its
-/// callers reconnect, and that is the storm.
-impl From<Error> for redis::RedisError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Rejected(rejection) => rejection.into(),
-            Error::Inner(error) => error,
-        }
-    }
-}
-
 /// Everything that is wrong with a configuration, found in one go by
 /// [`build`](crate::GuardedPoolBuilder::build).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +133,8 @@ impl std::error::Error for BuildError {}
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -144,5 +143,37 @@ mod tests {
         let error = Error::from(inner.clone());
         assert!(!error.is_rejected() && error.retry_after().is_none());
         assert_eq!(error.to_string(), inner.to_string());
+        assert_eq!((error.reason(), error.rejection()), ("inner", None));
+        let boxed = error.into_boxed();
+        assert_eq!(boxed.downcast_ref::<redis::RedisError>(), Some(&inner));
+    }
+
+    #[test]
+    fn a_refusal_can_be_told_from_an_error_and_taken_out_of_its_box() {
+        let wait = Duration::from_secs(2);
+        let refused = Rejection::breaker_open(wait);
+        let error: Error = refused.clone().into();
+        assert!(error.is_rejected());
+        assert_eq!(error.rejection(), Some(&refused));
+        assert_eq!((error.reason(), error.retry_after()), ("breaker_open", Some(wait)));
+        assert_eq!(error.to_string(), refused.to_string());
+        assert_eq!(error.into_boxed().downcast_ref(), Some(&refused));
+    }
+
+    #[test]
+    fn no_text_repeats_along_the_sources() {
+        let lost = redis::RedisError::from(io::Error::other("the cable is out"));
+        let error = Error::from(lost.clone());
+        let source = |error: &dyn std::error::Error| error.source().map(ToString::to_string);
+        assert!(source(&error).is_some());
+        assert_eq!(source(&error), source(&lost), "the driver's error is told already");
+        assert_eq!(source(&Error::<redis::RedisError>::from(Rejection::Closed)), None);
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_configuration_is_told_in_one_go() {
+        let error = BuildError::new(vec!["no server".to_owned(), "no room".to_owned()]);
+        assert_eq!(error.to_string(), "invalid configuration: no server; no room");
+        assert_eq!(error.problems().len(), 2);
     }
 }

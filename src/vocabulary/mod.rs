@@ -4,6 +4,7 @@ pub(crate) mod command;
 mod endpoint;
 mod error;
 mod outcome;
+pub(crate) mod redis_error;
 mod rejection;
 pub(crate) mod reply;
 pub(crate) mod routing;

@@ -148,3 +148,29 @@ pub enum Class {
     /// The result says nothing about the server.
     Unknown,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(are: fn(Outcome) -> bool) -> Vec<Outcome> {
+        Outcome::ALL.iter().copied().filter(|outcome| are(*outcome)).collect()
+    }
+
+    #[test]
+    fn waiting_mends_all_but_credentials_protected_mode_and_configuration() {
+        let permanent = [Outcome::Denied, Outcome::Auth, Outcome::Misconfigured];
+        assert_eq!(all(Outcome::is_permanent), permanent);
+    }
+
+    #[test]
+    fn a_server_without_a_slot_is_full_whether_it_says_so_or_not() {
+        assert_eq!(all(Outcome::is_full), [Outcome::MaxClients, Outcome::SuspectedMaxClients]);
+    }
+
+    #[test]
+    fn every_outcome_has_a_label_of_its_own_the_one_it_is_serialised_as() {
+        let labels: Vec<_> = Outcome::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(serde_json::to_value(Outcome::ALL).expect("words"), serde_json::json!(labels));
+    }
+}

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::DialFailure;
+#[expect(unused_imports, reason = "for the docs")]
+use super::Outcome;
 use crate::Endpoint;
 
 /// Why the guard refused a caller.
@@ -31,6 +33,34 @@ use crate::Endpoint;
 ///
 /// assert!(refused.to_string().contains("max number of clients reached"));
 /// assert_eq!(answer(&Error::from(refused)), (503, Some(2)));
+/// ```
+///
+/// # As an error of redis-rs
+///
+/// Code that speaks only [`redis::RedisError`] goes by its kind and its `retry_method()`. They follow the
+/// outcome of the last dial ([`failure`](Self::failure)), where the refusal is about that:
+///
+/// | refusal | [`ErrorKind`](redis::ErrorKind) | `retry_method()` |
+/// |---|---|---|
+/// | [`Refused`](Outcome::Refused) | `Io`, of the kind `ConnectionRefused` | `Reconnect` |
+/// | [`Unreachable`](Outcome::Unreachable), [`Dns`](Outcome::Dns) | `Io`, `HostUnreachable` | `RetryImmediately` |
+/// | [`Timeout`](Outcome::Timeout), and [`AcquireTimeout`](Self::AcquireTimeout) before any dial has ended | `Io`, `TimedOut` | `RetryImmediately` |
+/// | [`Auth`](Outcome::Auth) | `AuthenticationFailed` | `Reconnect` |
+/// | [`Loading`](Outcome::Loading) | `Server(BusyLoading)` | `WaitAndRetry` |
+/// | all else, which must not be tried again at once: a full server, protected mode, a wrong role, a budget, a queue, connections that are all in use, a closed pool | `Client` | `NoRetry` |
+///
+/// Whoever follows that, as redis-rs's cluster router does, makes no more dials than anybody: the pool's
+/// back-off has the pace, and a retry is refused like a first try. An `Io` error keeps the `Rejection`:
+///
+/// ```
+/// use redis_guard::{DialFailure, Outcome, Rejection, redis::RedisError};
+/// use std::time::Duration;
+///
+/// let failure = DialFailure::new("10.0.0.1:6379", Outcome::Refused, "nobody listens there");
+/// let refused = Rejection::breaker_open(Duration::from_secs(2)).with_failure(failure);
+/// let error = RedisError::from(refused);
+///
+/// assert!(error.is_io_error() && error.is_connection_refusal());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -224,12 +254,6 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
-impl From<Rejection> for redis::RedisError {
-    fn from(rejection: Rejection) -> Self {
-        (redis::ErrorKind::Client, "redis-guard refused", rejection.to_string()).into()
-    }
-}
-
 /// What a caller was waiting for when its acquire timeout ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -304,7 +328,7 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, Outcome};
+    use crate::Outcome;
 
     fn max_clients() -> Rejection {
         let said = "ERR max number of clients reached";
@@ -322,23 +346,76 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_becomes_a_redis_error_that_nobody_retries() {
-        let error = redis::RedisError::from(Error::from(max_clients()));
-        assert!(!error.is_connection_dropped() && !error.is_unrecoverable_error());
-        assert!(error.to_string().contains("max number of clients reached"));
+    fn each_kind_says_in_a_line_what_there_is_too_little_of() {
+        let wait = Duration::from_millis(1500);
+        let failure = DialFailure::new("redis:6379", Outcome::Refused, "nobody listens there");
+        let in_vain = Rejection::acquire_timeout(wait, Phase::Dial);
+        for (rejection, line) in [
+            (
+                Rejection::breaker_open(wait),
+                "the breaker was forced open; no connection is live, next attempt in 1.5s",
+            ),
+            (
+                Rejection::budget_exhausted("cart", 8),
+                "endpoint \"cart\" holds all 8 connections of its budget",
+            ),
+            (
+                Rejection::in_flight_limit("cart", 8),
+                "endpoint \"cart\" has 8 shared commands in flight already",
+            ),
+            (Rejection::queue_full(64), "64 callers wait for a connection already"),
+            (
+                Rejection::acquire_timeout(wait, Phase::Connection),
+                "no connection after 1.5s: every live connection was in use or reserved",
+            ),
+            (
+                in_vain.with_failure(failure.clone()),
+                "no connection after 1.5s: no connection was live and none could be dialed in time; \
+                 redis at redis:6379 [refused]: nobody listens there",
+            ),
+            (
+                Rejection::connect_failed(failure, wait),
+                "redis at redis:6379 [refused]: nobody listens there; next attempt in 1.5s",
+            ),
+            (
+                Rejection::retry_budget_exhausted(wait),
+                "the retry budget is spent; it has room again in 1.5s",
+            ),
+            (Rejection::Closed, "the pool is closed"),
+        ] {
+            assert_eq!(rejection.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn how_long_to_wait_is_told_where_it_is_known() {
+        let wait = Duration::from_secs(1);
+        let failure = DialFailure::new("redis:6379", Outcome::Auth, "WRONGPASS");
+        for rejection in [
+            Rejection::breaker_open(wait),
+            Rejection::connect_failed(failure, wait),
+            Rejection::retry_budget_exhausted(wait),
+        ] {
+            assert_eq!(rejection.retry_after(), Some(wait), "{rejection}");
+        }
+        for rejection in [Rejection::acquire_timeout(wait, Phase::Dial), Rejection::queue_full(64)]
+        {
+            assert_eq!(rejection.retry_after(), None, "{rejection}");
+        }
     }
 
     #[test]
     fn every_kind_can_be_made_and_takes_a_failed_dial_where_it_has_a_place_for_one() {
         let wait = Duration::from_secs(1);
         let failure = Arc::new(DialFailure::new("redis:6379", Outcome::Auth, "WRONGPASS"));
+        let before = DialFailure::new("redis:6379", Outcome::Denied, "DENIED");
         let made = [
             (Rejection::breaker_open(wait), "breaker_open", true),
             (Rejection::budget_exhausted("cart", 8), "budget_exhausted", false),
             (Rejection::in_flight_limit("cart", 8), "in_flight_limit", false),
             (Rejection::queue_full(64), "queue_full", false),
             (Rejection::acquire_timeout(wait, Phase::Dial), "acquire_timeout", true),
-            (Rejection::connect_failed(Arc::clone(&failure), wait), "connect_failed", true),
+            (Rejection::connect_failed(before, wait), "connect_failed", true),
             (Rejection::retry_budget_exhausted(wait), "retry_budget_exhausted", false),
             (Rejection::Closed, "closed", false),
         ];
@@ -346,7 +423,7 @@ mod tests {
         for (rejection, reason, tells) in made {
             assert_eq!(rejection.reason(), reason);
             let failed = rejection.clone().with_failure(Arc::clone(&failure));
-            assert_eq!(failed.failure().is_some(), tells, "{reason}");
+            assert_eq!(failed.failure(), tells.then_some(&*failure), "{reason}");
             assert_eq!(failed.retry_after(), rejection.retry_after());
         }
     }

@@ -112,15 +112,28 @@ mod tests {
     fn bytes_and_times_have_their_units() {
         let all = [0, 1023, 1024, 1536, 5 << 30].map(bytes);
         assert_eq!(all, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+        assert_eq!([3 << 40, 2048 << 40].map(bytes), ["3.0 TiB", "2048.0 TiB"]);
         let all = [0.0003, 0.25, 2.5, 42.0, 61.0, 300.0, 7_260.0, 273_600.0];
         let all = all.map(|time| span(Duration::from_secs_f64(time)));
         let expected =
             ["0.30 ms", "250 ms", "2.5 s", "42 s", "1 min 1 s", "5 min", "2 h 1 min", "3 d 4 h"];
         assert_eq!(all, expected);
+        let all = [0.009_99, 0.010, 1.0, 9.9, 10.5, 60.0, 3_600.0, 86_400.0];
+        let all = all.map(|time| span(Duration::from_secs_f64(time)));
+        let expected =
+            ["9.99 ms", "10 ms", "1 s", "9.9 s", "10 s", "1 min", "1 h 0 min", "1 d 0 h"];
+        assert_eq!(all, expected);
+        assert_eq!([0, 1, 90].map(seconds), ["0 s", "1 s", "1 min 30 s"]);
+    }
+
+    #[test]
+    fn a_share_is_told_to_a_tenth_of_a_percent() {
+        assert_eq!([0.0, 0.9414, 1.2].map(percent), ["0.0 %", "94.1 %", "120.0 %"]);
     }
 
     #[test]
     fn a_terminal_is_not_told_what_to_do() {
         assert_eq!(clean("evil\u{1b}[2Jname\n"), "evil\u{fffd}[2Jname\u{fffd}");
+        assert_eq!(clean("Zoë's \u{202e}cart…"), "Zoë's \u{fffd}cart\u{fffd}");
     }
 }

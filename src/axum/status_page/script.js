@@ -1,5 +1,7 @@
 
-const EVERY = 1000, LONGEST_WAIT = 10_000, PATIENCE = 5000, WINDOW = 300_000;
+const EVERY = 1000, LONGEST_WAIT = 10_000, PATIENCE = 5000, LATELY = 5000;
+// Seconds. The watch asks a server every 3 to 20 s, and more rarely one that does not answer.
+const OLD = 30, GAP = 3;
 const root = document.documentElement;
 const $ = (selector, inside = document) => inside.querySelector(selector);
 const sum = (counts) => Object.values(counts ?? {}).reduce((a, b) => a + b, 0);
@@ -51,13 +53,25 @@ const CAUSES = {
   misconfigured: "the pool's settings do not fit this server",
   local_limit: "this process has no file or port left to connect with",
 };
+// Those whose failure is the server's own answer.
+const ANSWERS = ["max_clients", "denied", "auth", "loading", "wrong_role", "misconfigured"];
 const LIMITED_BY = {
   max_connections: "nobody: it is all this pool may have",
   refused: "the server: it refused one more",
   price_law: "the server's own pressure",
   fleet_lease: "the fleet: that is our share",
 };
+const LIMIT_SET = {
+  max_connections: "nobody limits it any more",
+  refused: "frozen, as the server refused one more",
+  price_law: "by the server's pressure, the price law",
+  fleet_lease: "by the fleet, our share",
+};
 const capitalised = (words) => words[0].toUpperCase() + words.slice(1);
+
+// What was seen of a server is old where nobody can look any more, or nobody has for long.
+const isOld = ({ live, watch: { age_seconds: age } }) => age != null && (age > OLD || (live === 0 && age >= 1));
+const asOf = (server) => (isOld(server) ? ` (${FORMATS.age(server.watch.age_seconds)} ago)` : "");
 
 // All that is worth saying, the worst first: { level, word, says }.
 function findings(s) {
@@ -71,6 +85,7 @@ function findings(s) {
   const failure = breaker.last_failure;
   const unplaced = s.sentinel?.trouble && failure?.server === s.sentinel.master;
   const cause = failure && (unplaced ? "no sentinel says where Redis is" : CAUSES[failure.outcome] ?? "Redis cannot be used");
+  const words = failure?.message && !unplaced ? ` ${ANSWERS.includes(failure.outcome) ? "It says" : "The last dial"}: “${failure.message}”` : "";
   const heldOpen = breaker.forced && breaker.state === "open";
   const full = ["max_clients", "suspected_max_clients"].includes(failure?.outcome);
   const refused = s.refusals?.perSecond ?? 0;
@@ -87,7 +102,7 @@ function findings(s) {
       : breaker.state === "open" && waits ? `${callers} are refused for ${seconds(wait)}, until the next dial`
       : waits ? `${callers} wait for the next dial, in ${seconds(wait)}` : "the next dial is due";
     const others = down > 1 ? ` Nor is anything live at ${plural(down - 1, "other node")}.` : "";
-    say(isReplica ? "warn" : "bad", `${node}${full ? "FULL" : "DOWN"}`, of(worst, `nothing is live, ${cause}: ${then}.${others}`));
+    say(isReplica ? "warn" : "bad", `${node}${full ? "FULL" : "DOWN"}`, of(worst, `nothing is live, ${cause}: ${then}.${words}${others}`));
   } else if (s.live === 0 && s.dialing > 0) {
     say("ok", "STARTING", "No connection is live yet, one is being dialed.");
   } else if (s.live === 0) {
@@ -97,9 +112,9 @@ function findings(s) {
     say("warn", "HELD OPEN", `An operator holds the breaker open: ${live(s)}, none is dialed${others}.`);
   } else if (failure) {
     const growth = waits ? `growth waits ${seconds(wait)}` : "the next dial is due";
-    say(refused > 0 ? "bad" : "warn", full ? `${node}FULL` : "DIALS FAIL", of(worst, `${cause}: ${live(worst)}, ${growth}.`));
+    say(refused > 0 ? "bad" : "warn", full ? `${node}FULL` : "DIALS FAIL", of(worst, `${cause}: ${live(worst)}, ${growth}.${words}`));
   } else if (watch.saturation >= 1) {
-    say("warn", `${node}FULL`, of(worst, `Redis is full: ${live(worst)}, no slot is free.`));
+    say("warn", `${node}FULL`, of(worst, `Redis is full: ${live(worst)}, no slot is free${asOf(worst)}.`));
   } else if (worst.limited_by === "refused") {
     say("warn", "LIMITED", of(worst, `Redis refused one more: ${live(worst)}, and no more until it has room.`));
   }
@@ -113,9 +128,13 @@ function findings(s) {
     const oldest = s.leaks[0];
     say("warn", "LEAK", `${plural(s.leaks.length, "lease looks", "leases look")} leaked, the longest unused for ${FORMATS.age(oldest.idle_seconds)} by ${oldest.endpoint}.`);
   }
+  const still = servers.find((server) => server.watch.observation?.stands_still && !isOld(server));
+  if (still) {
+    say("bad", "FULL, NOT IDLE", of(still, `the server refuses connections and serves hardly a command, ${rate(still.watch.observation.commands_per_second)}: it is full, not idle.`));
+  }
   const isSaid = found.some(({ word }) => word.endsWith("FULL"));
   const fuller = servers.find((server) => server.watch.saturation >= 0.9 && !(isSaid && server === worst));
-  if (fuller) say("warn", "NEARLY FULL", of(fuller, `${percent(fuller.watch.saturation)} of the server's connections are in use.`));
+  if (fuller) say("warn", "NEARLY FULL", of(fuller, `${percent(fuller.watch.saturation)} of the server's connections are in use${asOf(fuller)}.`));
   const short = servers.find((server) => lacksReplicas(server));
   if (short) say("warn", "REPLICA LOST", of(short, `${lacksReplicas(short)}.`));
   if (s.sentinel?.trouble) {
@@ -155,10 +174,10 @@ function ofNode({ role, slots, status: s }) {
   const { last_failure: failure, next_dial_in_seconds: wait } = s.breaker;
   const part = role === "replica" ? "replica" : role ? `primary of ${plural(slots, "slot")}` : "not named any more";
   const words = [part, `${count(s.live)} of ${plural(s.max_connections, "connection")} live`];
-  if (s.limit < s.max_connections) words.push(`limit ${count(s.limit)}`);
+  if (s.limit < s.max_connections) words.push(`limit ${count(s.limit)}, set by ${LIMITED_BY[s.limited_by]?.split(":")[0] ?? s.limited_by}`);
   if (s.waiting > 0) words.push(plural(s.waiting, "caller waits", "callers wait"));
   if (failure) words.push(`[${failure.outcome}] ${failure.message}${wait >= 0.05 ? `, next dial in ${seconds(wait)}` : ""}`);
-  if (s.watch.saturation !== null) words.push(`${percent(s.watch.saturation)} of the server's connections in use`);
+  if (s.watch.saturation !== null) words.push(`${percent(s.watch.saturation)} of the server's connections in use${asOf(s)}`);
   if (lacksReplicas(s)) words.push(lacksReplicas(s));
   if (s.watch.trouble) words.push(`not watched: ${s.watch.trouble}`);
   if (s.fleet?.trouble) words.push(`its fleet's registry does not answer: ${s.fleet.trouble}`);
@@ -169,7 +188,7 @@ const EVENTS = {
   breaker_changed: (e) => `breaker ${e.from} → ${e.to}`,
   connected: (e) => `connected, ${count(e.live)} live`,
   dial_failed: ({ failure }) => `dial failed [${failure.outcome}]: ${failure.message}`,
-  limit_changed: (e) => `limit ${count(e.from)} → ${count(e.to)}`,
+  limit_changed: (e) => `limit ${count(e.from)} → ${count(e.to)}: ${LIMIT_SET[e.limited_by] ?? e.limited_by}`,
   connection_closed: (e) => `connection closed: ${e.reason}`,
   rejected: (e) => `${e.endpoint} refused: ${e.rejection}`,
   leak_suspected: (e) => `${e.endpoint} holds a lease for too long, acquired at ${e.location}`,
@@ -285,6 +304,10 @@ function show(s) {
 
   bar($("#connections .bar"), { held: computed.held, idle: s.idle, dialing: s.dialing, room: computed.room, barred: computed.barred });
   bar($("#server .bar"), ceiling && used !== null ? { held: Math.min(used, ceiling), room: computed.free } : { held: 0, room: 1 });
+  $("#server").classList.toggle("old", isOld(s));
+  write($("#server-old"), isOld(s) ? `, as it was ${FORMATS.age(s.watch.age_seconds)} ago` : "");
+  $("#fleet").classList.toggle("old", Boolean(s.fleet && !s.fleet.joined));
+  write($("#fleet-old"), s.fleet && !s.fleet.joined && s.fleet.members > 0 ? ": as it was" : "");
   $("#forced").hidden = !s.breaker.forced;
   $("#last-failure").hidden = !s.breaker.last_failure;
   $("#watch-trouble").hidden = !s.watch.trouble;
@@ -345,23 +368,22 @@ function show(s) {
   write($("#events .count"), events.length ? count(events.length) : "");
 }
 
-// ---- Rates, from counters, by this page
+// ---- Rates: what is refused just now from counters, by this page; the last minutes as the service has kept them
 
-let samples = [], resumed = false;
+let samples = [];
 
 function sample(s, now) {
   const byReason = new Map();
   for (const e of s.endpoints) {
     for (const [reason, n] of Object.entries(e.rejected)) byReason.set(JSON.stringify([e.name, reason]), n);
   }
-  samples.push({ now, resumed, byReason, refused: [...byReason.values()].reduce((a, b) => a + b, 0), dials: sum(s.dials) });
-  resumed = false;
-  samples = samples.filter((old) => now - old.now <= WINDOW);
+  samples.push({ now, byReason });
+  samples = samples.filter((old) => now - old.now <= LATELY);
 }
 
 // Callers refused in the last five seconds, and who and why most of them; null where there were none.
 function refusals() {
-  const last = samples.at(-1), first = samples.find((old) => last.now - old.now <= 5000);
+  const last = samples.at(-1), first = samples[0];
   let all = 0, most = 0, worst;
   for (const [key, n] of last.byReason) {
     const more = n - (first.byReason.get(key) ?? 0);
@@ -373,14 +395,9 @@ function refusals() {
   return { perSecond: (1000 * all) / (last.now - first.now), endpoint, reason };
 }
 
-function draw(name, field, now) {
-  const points = [];
-  for (let i = 1; i < samples.length; i++) {
-    const [a, b] = [samples[i - 1], samples[i]], took = b.now - a.now;
-    // Nobody looked, or the service started anew.
-    const gap = b.resumed || took > 3 * EVERY || b[field] < a[field];
-    points.push(gap ? null : { x: 300 - (now - b.now) / 1000, y: (1000 * (b[field] - a[field])) / took });
-  }
+function draw(name, { age_seconds: ages = [], seconds: took = [], [name]: counts = [] } = {}) {
+  // A gap: the process stood still.
+  const points = ages.map((age, i) => (took[i] > GAP ? null : { x: 300 - age, y: counts[i] / took[i] }));
   const known = points.filter(Boolean), peak = Math.max(0, ...known.map((p) => p.y));
   const height = (y) => (peak > 0 ? 39 - (36 * y) / peak : 39).toFixed(2);
   let line = "", area = "", start = null, previous = null;
@@ -408,7 +425,7 @@ function draw(name, field, now) {
 
 // ---- The state of the page itself
 
-let last = null, opened = null, failures = 0, trouble = "", nextTry = 0, skew = 0, announced = "";
+let last = null, failures = 0, trouble = "", nextTry = 0, skew = 0, announced = "";
 const MARKS = { ok: "●", warn: "▲", bad: "■", stale: "○" };
 
 function headline() {
@@ -445,13 +462,11 @@ function render(status, date) {
   skew = Math.abs(difference) > 2000 ? difference : 0;
   sample(status, now);
   last = { now, status: { ...status, refusals: refusals() } };
-  opened ??= now;
   failures = 0;
   trouble = "";
   show(status);
-  draw("refused", "refused", now);
-  draw("dials", "dials", now);
-  write($("#since"), clock.format(opened));
+  draw("refused", status.history);
+  draw("dials", status.history);
   headline();
   root.dataset.updates = Number(root.dataset.updates ?? 0) + 1;
 }
@@ -476,7 +491,6 @@ async function ask() {
     // Whoever replaced this request knows better.
     if (request !== mine) return;
     failures += 1;
-    resumed = true;
     trouble = mine.signal.aborted ? `no answer within ${PATIENCE / 1000} s` : error instanceof TypeError ? "it cannot be reached" : error.message;
   } finally {
     clearTimeout(patience);
@@ -496,10 +510,7 @@ function look() {
   const before = request;
   request = null;
   before?.abort();
-  if (document.hidden) {
-    resumed = true;
-    return;
-  }
+  if (document.hidden) return;
   ticking = setInterval(headline, EVERY);
   ask();
 }

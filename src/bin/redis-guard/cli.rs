@@ -7,17 +7,22 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use redis_guard::doctor;
 use redis_guard::redis::TlsCertificates;
 use tracing_subscriber::EnvFilter;
 
 use crate::{doctor as doctor_command, plan, watch};
 
+pub(crate) const NO_SERVER: &str =
+    "no server is named: give its URL or host:port, or set REDIS_URL";
+
 pub(crate) const AFTER_HELP: &str = "\
-Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage,
-74 the report could not be written.
+Exit codes: 0 fine, 1 warnings (with --strict), 2 a check failed, 3 could not connect, 64 wrong usage or
+a URL that is none, 74 the report could not be written.
 Reads only: what would mend something is printed, never run.
-NO_COLOR switches colours off, REDISCLI_AUTH is the password of URLs that have none.";
+REDIS_URL is the server where none is named, REDISCLI_AUTH the password of URLs that have none.
+NO_COLOR switches colours off.";
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -45,6 +50,10 @@ pub(crate) enum Command {
     Plan(Box<plan::PlanArgs>),
     /// Watch servers live
     Watch(watch::WatchArgs),
+    /// Print a completion script: source <(redis-guard completions bash)
+    Completions { shell: Shell },
+    /// Print a man page, of all or of one command: redis-guard man doctor | man -l -
+    Man { command: Option<String> },
 }
 
 /// How to reach a server.
@@ -57,6 +66,14 @@ pub(crate) struct Access {
     /// The longest that one step (connecting, a command) may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = some_time)]
     pub(crate) timeout: Duration,
+}
+
+/// The servers that are named on the command line, or else the one that `REDIS_URL` names.
+pub(crate) fn servers(named: Vec<String>) -> Option<Vec<String>> {
+    if !named.is_empty() {
+        return Some(named);
+    }
+    std::env::var("REDIS_URL").ok().filter(|url| !url.is_empty()).map(|url| vec![url])
 }
 
 /// How a report is written.
@@ -90,6 +107,7 @@ impl Exit {
             0 => Self::Fine,
             1 => Self::Warnings,
             2 => Self::Failed,
+            64 => Self::Usage,
             _ => Self::NotConnected,
         }
     }

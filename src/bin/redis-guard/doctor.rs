@@ -10,8 +10,9 @@ use crate::cli::{self, Access, Exit, Output, duration};
 #[derive(Debug, Args)]
 #[command(after_help = cli::AFTER_HELP)]
 pub(crate) struct DoctorArgs {
-    /// The servers: redis://, rediss://, redis+unix://. A sentinel leads to the masters that it watches
-    #[arg(required = true, value_name = "URL")]
+    /// The servers: redis://, rediss://, redis+unix://, or host:port. A sentinel leads to the masters that it
+    /// watches [default: REDIS_URL]
+    #[arg(value_name = "URL")]
     urls: Vec<String>,
 
     /// Of a sentinel's masters, the one of this name [default: all]
@@ -38,7 +39,8 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     sample: Duration,
 
-    /// Go on trying for so long where a server does not let us in
+    /// Go on trying for so long where a server does not let us in, and looking where what holds its slots is
+    /// too young to be judged
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     wait: Duration,
 
@@ -56,11 +58,12 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<Exit, String> {
+    let urls = cli::servers(args.urls).ok_or(cli::NO_SERVER)?;
     let mut access = args.access.resolve()?;
     if let Some(url) = &args.connect_as {
         access = access.connect_as(url).map_err(|problem| format!("--connect-as: {problem}"))?;
     }
-    let mut doctor = Doctor::new(args.urls)
+    let mut doctor = Doctor::new(urls)
         .access(access)
         .sample(args.sample)
         .wait(args.wait)

@@ -2,6 +2,7 @@
 
 mod cli;
 mod doctor;
+mod generated;
 mod plan;
 mod watch;
 
@@ -26,6 +27,8 @@ async fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args).await,
         Command::Plan(args) => plan::run(*args).await,
         Command::Watch(args) => watch::run(args).await,
+        Command::Completions { shell } => Ok(generated::completions(shell)),
+        Command::Man { command } => generated::man(command.as_deref()),
     };
     match exit {
         Ok(exit) => exit.into(),

@@ -11,16 +11,17 @@ use redis_guard::sizing::{Outcome, Plan, Surge};
 
 use self::ask::{Asked, Seen, ask};
 use self::report::Report;
-use crate::cli::{Access, Exit, Output, print, print_json};
+use crate::cli::{self, Access, Exit, Output, print, print_json};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// A server to read maxclients, replicas and cluster links from, with one INFO; of a cluster all nodes are
-    /// asked, and the one with the least room counts
+    /// A server to read maxclients, replicas and cluster links from, with one INFO: a URL or host:port; of a
+    /// cluster all nodes are asked, and the one with the least room counts [default: REDIS_URL, without
+    /// --maxclients]
     url: Option<String>,
 
     /// The server's ceiling; beside a URL it is the one to plan for
-    #[arg(long, value_name = "N", required_unless_present = "url", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     maxclients: Option<u64>,
 
     /// The most instances that run: the autoscaler's maximum; with --serverless, the concurrency
@@ -34,6 +35,10 @@ pub(crate) struct PlanArgs {
     /// max_connections of each process [default: 16]
     #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "serverless")]
     pool_size: Option<u64>,
+
+    /// Connections of each process that no pressure takes back: the sum of its endpoints' reserves [default: 2]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    min_limit: Option<u64>,
 
     /// Processes of each instance that have a pool of their own [default: 1]
     #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "serverless")]
@@ -76,9 +81,9 @@ pub(crate) struct PlanArgs {
 }
 
 pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
-    let asked = match &args.url {
+    let asked = match args.server()? {
         None => None,
-        Some(url) => match Box::pin(ask(url, &args.access)).await? {
+        Some(url) => match Box::pin(ask(&url, &args.access)).await? {
             Ok(asked) => Some(asked),
             Err(failure) => {
                 return Ok(failure.report(args.output));
@@ -99,6 +104,17 @@ pub(crate) async fn run(args: PlanArgs) -> Result<Exit, String> {
 }
 
 impl PlanArgs {
+    /// Whom to ask, if anybody: who says the ceiling needs no server, whatever the environment names.
+    fn server(&self) -> Result<Option<String>, String> {
+        if self.url.is_none() && self.maxclients.is_some() {
+            return Ok(None);
+        }
+        let named = cli::servers(self.url.iter().cloned().collect());
+        let url = named.and_then(|named| named.into_iter().next());
+        let nothing = || format!("{}; or plan without one, with --maxclients <N>", cli::NO_SERVER);
+        url.map(Some).ok_or_else(nothing)
+    }
+
     /// Of the nodes of a cluster, the one with the least room.
     fn tightest<'a>(&self, asked: &'a Asked) -> Result<(Option<&'a Seen>, Outcome), String> {
         let mut plans: Vec<_> = asked
@@ -129,6 +145,9 @@ impl PlanArgs {
         plan = plan.instances(self.instances);
         if let Some(size) = self.pool_size.or(self.connections) {
             plan = plan.pool_size(usize::try_from(size).unwrap_or(usize::MAX));
+        }
+        if let Some(floor) = self.min_limit {
+            plan = plan.min_limit(usize::try_from(floor).unwrap_or(usize::MAX));
         }
         if let Some(surge) = self.surge {
             plan = plan.surge(surge);

@@ -1,5 +1,6 @@
 //! Are there slots left?
 
+use super::holders::{LOOK_AGAIN, are_unused_and_young};
 use super::{Findings, above, skip_all, with_comment};
 use crate::doctor::facts::{Facts, Info, NoAnswer};
 use crate::doctor::report::{Check, Level};
@@ -115,10 +116,14 @@ fn saturation(findings: Findings<'_>, facts: &Facts, info: &Info) -> Check {
         percent(saturation),
         holders.join(", ")
     );
-    check.with(above(saturation, PRESSURE, FULL), evidence).fix(with_comment(
-        findings.config_set("maxclients", info.raised_ceiling()),
-        "once its cause is mended, or understood",
-    ))
+    let fix = match are_unused_and_young(facts) {
+        true => LOOK_AGAIN.to_owned(),
+        false => with_comment(
+            findings.config_set("maxclients", info.raised_ceiling()),
+            "once its cause is mended, or understood",
+        ),
+    };
+    check.with(above(saturation, PRESSURE, FULL), evidence).fix(fix)
 }
 
 fn refused_behind(check: Check, words: impl std::fmt::Display) -> Check {
@@ -230,6 +235,10 @@ fn rejections(findings: Findings<'_>, info: &Info) -> Check {
         }
         _ => (Level::Ok, "none since it started".to_owned()),
     };
+    let evidence = match work(info) {
+        Some(work) => format!("{evidence}; {work}"),
+        None => evidence,
+    };
     let fix = match level {
         Level::Failed => {
             "free slots as the verdict says; clients need back-off with jitter, and one \
@@ -242,6 +251,19 @@ fn rejections(findings: Findings<'_>, info: &Info) -> Check {
         ),
     };
     check.with(level, evidence).fix(fix)
+}
+
+/// What the server does meanwhile: few refusals beside much work are another thing than many beside none.
+pub(in crate::doctor) fn work(info: &Info) -> Option<String> {
+    let seen = &info.seen;
+    let commands = rate(seen.commands_per_second?);
+    let cpu = seen.cpu_cores.map(|cores| format!(" on {} of a core", percent(cores)));
+    let still = if seen.stands_still { ": it is full, not idle" } else { "" };
+    Some(format!("{commands} commands a second{}{still}", cpu.unwrap_or_default()))
+}
+
+fn rate(rate: f64) -> String {
+    if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
 fn churn(findings: Findings<'_>, info: &Info) -> Check {

@@ -19,6 +19,9 @@ const CAUSE_PERCENT_WITH_ROOM: usize = 40;
 /// New connections that are more than a deployment of one instance; see [`young`].
 const MANY_YOUNG: usize = 10;
 
+/// What is opened and not used yet is a leak's, or that of a pool which has just begun: time tells.
+pub(in crate::doctor) const LOOK_AGAIN: &str = "look again in a minute, as redis-guard doctor --wait 60s does: what is used by then is a pool's";
+
 /// Names that a list in one line has.
 const NAMED_AT_MOST: usize = 3;
 
@@ -52,6 +55,13 @@ pub(super) fn checks(findings: Findings<'_>, facts: &Facts) -> Vec<Check> {
     ]
 }
 
+/// True where the slots are held by connections that were not used since they were new: whoever is told to
+/// grow then only feeds a leak.
+pub(in crate::doctor) fn are_unused_and_young(facts: &Facts) -> bool {
+    let holders = facts.holders.as_ref().ok();
+    matches!(holders.and_then(|holders| find_unused(facts, holders)), Some(Unused::Young))
+}
+
 /// True where slots run out, or have.
 pub(in crate::doctor) fn is_under_pressure(info: &Info) -> bool {
     let full = info.seen.saturation().is_some_and(|saturation| saturation >= PRESSURE);
@@ -78,7 +88,9 @@ pub(in crate::doctor) fn find_unused<'a>(
     facts: &Facts,
     holders: &'a Holders,
 ) -> Option<Unused<'a>> {
-    Unused::find(holders, ceiling(facts), are_under_pressure(facts))
+    let info = facts.info.as_ref().ok();
+    let still = info.is_some_and(|info| info.seen.stands_still);
+    Unused::find(holders, ceiling(facts), are_under_pressure(facts), still)
 }
 
 /// `10.0.0.7 checkout (900)`, the first few.
@@ -131,6 +143,7 @@ fn sources(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
             (level_by_pressure(facts), "restart that process, and find what it does not give back")
         }
         Some(Unused::InPools { .. }) => (level_by_pressure(facts), "give it a smaller pool"),
+        Some(Unused::Young) => (Level::Warning, LOOK_AGAIN),
         None => (Level::Warning, "has it more work than the others, or a larger pool?"),
     };
     check.with(level, evidence).fix(match host_of(who) {
@@ -159,12 +172,13 @@ fn idle(findings: Findings<'_>, facts: &Facts, holders: &Holders) -> Check {
             "{} of {} idle for {after} and more, the longest for {longest}; {} not used since they were new",
             count(holders.idle),
             counted(clients, "client"),
-            count(holders.abandoned),
+            count(holders.never_used),
         ),
     };
     match find_unused(facts, holders) {
         None if holders.idle > 0 => check.note(evidence),
         None => check.ok(evidence),
+        Some(Unused::Young) => check.with(Level::Warning, evidence).fix(LOOK_AGAIN),
         Some(_) => check.with(level_by_pressure(facts), evidence).fix(with_comment(
             findings.config_set("timeout", 300),
             "until the pools are smaller, or close what is idle themselves",

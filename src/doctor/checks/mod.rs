@@ -16,10 +16,10 @@ use super::report::{Check, Level};
 use super::sentinel::Set;
 use crate::Outcome;
 
-pub(super) use capacity::{LoweredCeiling, RAISE_BEHIND_PROXY, RAISE_OPEN_FILES, STORM};
+pub(super) use capacity::{LoweredCeiling, RAISE_BEHIND_PROXY, RAISE_OPEN_FILES, STORM, work};
 pub(super) use holders::{
-    blocked_by_command, blocked_fill_slots, find_unused, internal_share, is_under_pressure, named,
-    share,
+    LOOK_AGAIN, are_unused_and_young, blocked_by_command, blocked_fill_slots, find_unused,
+    internal_share, is_under_pressure, named, share,
 };
 pub(super) use reachability::is_before_tls;
 pub(super) use replication::{expected, has_lost_its_master};
@@ -57,7 +57,7 @@ pub(super) fn all(findings: Findings<'_>) -> Vec<Check> {
 }
 
 pub(super) const URL_FORMS: &str =
-    "redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path";
+    "redis://[user:password@]host[:port][/db], rediss:// for TLS, redis+unix:///path, or host:port";
 
 /// The only check of a URL that is none.
 pub(super) fn bad_url(problem: &str) -> Check {

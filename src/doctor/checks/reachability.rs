@@ -29,7 +29,8 @@ const RAISE_OWN_FILES: &str = "raise this process's limit of open files (ulimit 
 pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
     // Over somebody else's connection there is no way to it to be told of.
     if findings.dials.count == 0 {
-        return ping(findings).into_iter().chain(own_files(findings)).collect();
+        let checks = [pools_last_dial(findings), ping(findings), own_files(findings)];
+        return checks.into_iter().flatten().collect();
     }
     [
         dns(findings),
@@ -43,6 +44,18 @@ pub(super) fn checks(findings: Findings<'_>) -> Vec<Check> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Of a pool that has no connection to its server: of how its dial failed, the words are known and not the steps.
+fn pools_last_dial(findings: Findings<'_>) -> Option<Check> {
+    // A full server is told of under capacity.
+    if findings.dials.failure.is_none() || findings.is_full() {
+        return None;
+    }
+    let check = Check::new("reachability.connect", "the pool's last dial succeeds");
+    Some(check.with(Level::Failed, failure(findings)).fix(
+        "redis-guard doctor <the server>, from this service's machine, tells at which step it fails",
+    ))
 }
 
 fn dns(findings: Findings<'_>) -> Option<Check> {

@@ -1,5 +1,7 @@
 //! Why the slots are gone.
 
+use std::time::Duration;
+
 use super::slots;
 use crate::doctor::checks::{self, Findings};
 use crate::doctor::facts::{Facts, Info};
@@ -26,6 +28,7 @@ pub(super) fn unused_connections(
     let verdict = match checks::find_unused(facts, holders)? {
         Unused::Leaked(sources) => leak(&sources, holders, ceiling, reason),
         Unused::InPools { size } => oversized_pools(size, holders, ceiling, reason),
+        Unused::Young => return Some(unused(findings, info, holders)),
     };
     Some(verdict.action(format!("until then: {}", findings.config_set("timeout", 300))))
 }
@@ -57,6 +60,58 @@ fn leak(sources: &[&Holder], holders: &Holders, ceiling: Option<u64>, unused: St
             "find what takes a connection and does not give it back; redis-guard reports the place \
              in the source (status().leaks)",
         )
+}
+
+/// Whose fault it is only time tells; that they are used would be wrong already.
+fn unused(findings: Findings<'_>, info: &Info, holders: &Holders) -> Verdict {
+    let mut unused: Vec<&Holder> =
+        holders.all_sources.iter().filter(|source| source.never_used > 0).collect();
+    unused.sort_by_key(|source| std::cmp::Reverse(source.never_used));
+    let oldest = holders.never_used_for.map_or_else(String::new, |age| {
+        format!(", the oldest of them for {}", span(Duration::from_secs(age)))
+    });
+    let verdict = match unused::is_much(holders.never_used, info.seen.ceiling) {
+        true => Verdict::new(
+            VerdictKind::Unused,
+            format!(
+                "{} were not used since they were new{oldest}: a leak, or pools that have just been opened",
+                counted(holders.never_used, "connection"),
+            ),
+        )
+        .reason(format!("most of them are held by {}", checks::named(unused))),
+        false => Verdict::new(
+            VerdictKind::Unused,
+            "whoever holds the connections does not use them now, while others are refused",
+        )
+        .reason(format!("most are held by {}", checks::named(&holders.all_sources))),
+    };
+    verdict
+        .reason(at_work(findings, holders))
+        .reason(slots(info))
+        .reasons(checks::work(info))
+        .action(checks::LOOK_AGAIN)
+        .action("until then more slots would only be held in the same way")
+}
+
+/// What is known of those who hold the slots: who works, and who waits or does not.
+fn at_work(findings: Findings<'_>, holders: &Holders) -> String {
+    let mut words = format!(
+        "{} of {} had a command within {}",
+        count(holders.recent),
+        counted(holders.clients, "client"),
+        span(findings.options.idle_after)
+    );
+    // They hold their slots whether there is anything for them or not.
+    for (clients, what) in [
+        (holders.blocked, "in a blocking command"),
+        (holders.subscribers, "subscribed"),
+        (holders.never_used, "not used since they were new"),
+    ] {
+        if clients > 0 {
+            words.push_str(&format!(", {} {what}", count(clients)));
+        }
+    }
+    words
 }
 
 /// `size`: of most pools, where most are equal.
@@ -155,29 +210,12 @@ pub(super) fn ceiling_too_low(
         ),
         None => "the connections are used, and there are too few".to_owned(),
     };
-    let mut verdict = Verdict::new(VerdictKind::CeilingTooLow, summary).reason(slots(info));
+    let verdict = Verdict::new(VerdictKind::CeilingTooLow, summary).reason(slots(info));
+    let mut verdict = verdict.reasons(checks::work(info));
     if let (Some(holders), None) = (holders, lowered) {
-        let mut used = format!(
-            "{} of {} had a command within {}",
-            count(holders.recent),
-            counted(holders.clients, "client"),
-            span(findings.options.idle_after)
-        );
-        // They hold their slots whether there is anything for them or not.
-        for (waiting, words) in
-            [(holders.blocked, "in a blocking command"), (holders.subscribers, "subscribed")]
-        {
-            if waiting > 0 {
-                used.push_str(&format!(", {} {words}", count(waiting)));
-            }
-        }
-        verdict = verdict.reason(used);
         let most = checks::named(&holders.all_sources);
-        verdict = verdict.reason(format!("most are held by {most}"));
-        if holders.abandoned > 0 {
-            let abandoned = count(holders.abandoned);
-            verdict = verdict.reason(format!("{abandoned} were not used since they were new"));
-        }
+        verdict =
+            verdict.reason(at_work(findings, holders)).reason(format!("most are held by {most}"));
     }
     match lowered {
         Some(_) => verdict

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use super::{GuardedPoolBuilder, Topology};
@@ -38,7 +39,16 @@ impl GuardedPoolBuilder {
     /// [`BuildError`] with everything that is wrong: a malformed URL, a limit or timeout that is zero or
     /// beyond its bound, a reserve above its max, reserves above the total, an invalid, reserved or
     /// repeated endpoint name, sentinels that cannot be asked.
-    pub fn build(self) -> Result<GuardedPool, BuildError> {
+    pub fn build(mut self) -> Result<GuardedPool, BuildError> {
+        let (inherited, connect_timeout) = (self.inherited.take(), self.connect_timeout);
+        let pool = self.make()?;
+        if let Some(inherited) = inherited {
+            inherited.log(&pool.handle.servers.context().settings, connect_timeout);
+        }
+        Ok(pool)
+    }
+
+    fn make(self) -> Result<GuardedPool, BuildError> {
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..));
         if let Topology::Cluster(settings) = &self.topology {
             let settings = self.cluster(settings, seed).map_err(BuildError::new)?;
@@ -100,6 +110,7 @@ impl GuardedPoolBuilder {
                 let mut dialer = Dialer::new(nobody, name, self.connect_timeout);
                 dialer.plain = self.plain_handshake;
                 dialer.link_timeout = self.settings.link_timeout;
+                dialer.tcp = settings.tcp();
                 let trust = settings.trust(self.certificates());
                 let set = Sentinels::shared(sentinels, trust, dialer, seed);
                 let (master, role) = (&*settings.master, self.settings.role);
@@ -125,30 +136,36 @@ impl GuardedPoolBuilder {
     /// What the pool's nodes are made of.
     fn factory(self, seed: u64) -> NodeFactory {
         let client_name = self.name_for_clients();
+        let min_limit = self.floor();
         let Self { mut settings, info, plain_handshake, connect_timeout, .. } = self;
-        settings.seed = seed;
+        (settings.seed, settings.min_limit) = (seed, min_limit);
         let is_cluster = matches!(self.topology, Topology::Cluster(_));
         if is_cluster {
             // A replica is none by mistake: a cluster redirects whoever wants a primary.
             settings.role = Role::ActiveReplica;
         }
-        let mut redis = info.map(|info| info.redis_settings().clone()).unwrap_or_default();
+        let (mut redis, tcp) = info
+            .map(|info| (info.redis_settings().clone(), info.tcp_settings().clone()))
+            .unwrap_or_default();
         if plain_handshake {
             redis = redis.set_skip_set_lib_name();
         }
         let mut dial = Dialer::new(redis, client_name, connect_timeout);
         (dial.plain, dial.link_timeout) = (plain_handshake, settings.link_timeout);
+        warn_of_linger(&tcp, &settings.name);
+        dial.tcp = tcp;
         dial.reads_replicas = matches!(
             &self.topology,
             Topology::Cluster(cluster) if cluster.replica_reads != ReplicaReads::Off
         );
         #[cfg(feature = "credentials")]
         let dial = dial.provided(self.credentials_provider);
-        let first_backoff = match self.topology {
-            Topology::Single | Topology::Cluster(_) => Backoff::default().base(),
-            Topology::Sentinel(_) => FIRST_BACKOFF,
-        };
         let (backoff, breaker) = (self.backoff, self.breaker);
+        let (first_backoff, breaker) = match self.topology {
+            Topology::Single | Topology::Cluster(_) => (Backoff::default().base(), breaker),
+            // One sentinel may name the wrong server, and the next one knows better.
+            Topology::Sentinel(_) => (FIRST_BACKOFF, breaker.as_patient_at_first()),
+        };
         let policy = DialPolicy { backoff, first_backoff, breaker, connect_timeout };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {
             default_queue_limit(settings.max_connections, settings.acquire_timeout)
@@ -173,9 +190,28 @@ impl GuardedPoolBuilder {
         self.client_name.clone().unwrap_or_else(default_client_name)
     }
 
+    /// What was wrong with what the settings were read from, for [`build`](Self::build) to report.
+    #[cfg(feature = "settings")]
+    pub(crate) fn mistaken(mut self, mistakes: Vec<String>) -> Self {
+        self.mistakes = mistakes;
+        self
+    }
+
+    /// Everything that [`build`](Self::build) would report.
+    #[cfg(feature = "settings")]
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        match &self.topology {
+            Topology::Cluster(settings) => self.cluster(settings, 0).err(),
+            Topology::Single | Topology::Sentinel(_) => self.place(0).err(),
+        }
+        .unwrap_or_default()
+    }
+
     /// Everything that is wrong with the settings, apart from the address.
     fn problems(&self) -> Vec<String> {
         let mut problems = Problems::default();
+        #[cfg(feature = "settings")]
+        self.mistakes.iter().for_each(|mistake| problems.add(mistake));
         let settings = &self.settings;
         problems.common(&Common {
             name: &settings.name,
@@ -220,9 +256,16 @@ impl GuardedPoolBuilder {
         problems.into_vec()
     }
 
+    /// What no pressure takes from the pool.
+    fn floor(&self) -> usize {
+        let Settings { max_connections: max, budgets, .. } = &self.settings;
+        self.min_limit.unwrap_or_else(|| FLOOR.max(budgets.reserved().min(max / 2)))
+    }
+
     /// The numbers of connections beside `max_connections` itself, which none may pass.
     fn check_connections(&self, problems: &mut Problems) {
-        let Settings { max_connections: max, shared_lanes, min_limit, .. } = self.settings;
+        let Settings { max_connections: max, shared_lanes, .. } = self.settings;
+        let min_limit = self.floor();
         problems.limit(
             "shared_lanes",
             shared_lanes,
@@ -302,4 +345,14 @@ fn default_client_name() -> String {
         .unwrap_or_default();
     let process: String = process.chars().filter(char::is_ascii_graphic).take(64).collect();
     format!("redis-guard:{process}")
+}
+
+/// Of redis-rs's settings this one cannot be read, only that it is set.
+fn warn_of_linger(tcp: &TcpSettings, pool: &str) {
+    if format!("{tcp:?}").contains("linger_time: Some") {
+        tracing::warn!(
+            pool,
+            "the linger time of the ConnectionInfo's TCP settings is not set: redis-rs does not give it back"
+        );
+    }
 }

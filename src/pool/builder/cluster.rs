@@ -3,6 +3,7 @@
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::{GuardedPoolBuilder, Topology};
+use crate::dial::connection_info;
 use crate::pool::topology::settings::ClusterSettings;
 use crate::{GuardedPool, ReplicaReads};
 
@@ -45,22 +46,17 @@ impl GuardedPool {
     pub fn cluster<T: IntoConnectionInfo>(
         nodes: impl IntoIterator<Item = T>,
     ) -> GuardedPoolBuilder {
-        let info = |node: T| node.into_connection_info().map_err(|error| error.to_string());
-        GuardedPoolBuilder::of_cluster(nodes.into_iter().map(info).collect())
+        GuardedPoolBuilder::of_cluster(nodes.into_iter().map(connection_info).collect())
     }
 }
 
-/// A pool from deadpool-redis's configuration for a cluster: its URLs or connections, `read_from_replicas`,
-/// `max_size`, which is each node's then, and the `wait` and `create` timeouts.
+/// A pool from deadpool-redis's configuration for a cluster; see [`from_config`](GuardedPool::from_config).
 impl From<deadpool_redis::cluster::Config> for GuardedPoolBuilder {
     fn from(config: deadpool_redis::cluster::Config) -> Self {
         let deadpool_redis::cluster::Config { urls, connections, pool, read_from_replicas } =
             config;
         let nodes = match (urls, connections) {
-            (Some(urls), None) => urls
-                .into_iter()
-                .map(|url| url.into_connection_info().map_err(|error| error.to_string()))
-                .collect(),
+            (Some(urls), None) => urls.into_iter().map(connection_info).collect(),
             (None, Some(connections)) => {
                 connections.into_iter().map(|connection| Ok(connection.into())).collect()
             }

@@ -5,6 +5,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use super::{GuardedPoolBuilder, Topology};
 use crate::GuardedPool;
+use crate::dial::connection_info;
 use crate::pool::topology::settings::SentinelSettings;
 use crate::server::Role;
 
@@ -48,14 +49,12 @@ impl GuardedPool {
         sentinels: impl IntoIterator<Item = T>,
         master: impl Into<String>,
     ) -> GuardedPoolBuilder {
-        let info = |sentinel: T| sentinel.into_connection_info().map_err(|error| error.to_string());
-        let sentinels = sentinels.into_iter().map(info).collect();
+        let sentinels = sentinels.into_iter().map(connection_info).collect();
         GuardedPoolBuilder::of_sentinels(sentinels, master.into())
     }
 }
 
-/// A pool from deadpool-redis's configuration for sentinels: its URLs or connections, the master's name,
-/// `server_type`, `node_connection_info`, `max_size`, and the `wait` and `create` timeouts.
+/// A pool from deadpool-redis's configuration for sentinels; see [`from_config`](GuardedPool::from_config).
 impl From<deadpool_redis::sentinel::Config> for GuardedPoolBuilder {
     fn from(config: deadpool_redis::sentinel::Config) -> Self {
         let deadpool_redis::sentinel::Config {
@@ -67,10 +66,7 @@ impl From<deadpool_redis::sentinel::Config> for GuardedPoolBuilder {
             pool,
         } = config;
         let sentinels = match (urls, connections) {
-            (Some(urls), None) => urls
-                .into_iter()
-                .map(|url| url.into_connection_info().map_err(|error| error.to_string()))
-                .collect(),
+            (Some(urls), None) => urls.into_iter().map(connection_info).collect(),
             (None, Some(connections)) => {
                 connections.into_iter().map(|connection| Ok(connection.into())).collect()
             }
@@ -116,7 +112,7 @@ impl GuardedPoolBuilder {
     pub fn connect_as(mut self, params: impl IntoConnectionInfo) -> Self {
         match &self.topology {
             Topology::Sentinel(_) => {
-                self.info = params.into_connection_info().map_err(|error| error.to_string());
+                self.info = connection_info(params);
             }
             Topology::Single | Topology::Cluster(_) => self.misplaced.push("connect_as"),
         }

@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
 
@@ -24,6 +25,9 @@ pub(in crate::pool) trait Carrier: Send + Sized {
     ) -> impl Future<Output = Result<Self, Rejection>> + Send;
 
     fn node(&self) -> &Arc<Node>;
+
+    /// How long its commands wait for their replies from now on; `None`: as long as the pool's.
+    fn set_response_timeout(&mut self, timeout: Option<Duration>);
 
     /// Everything goes to this node for now: it has a transaction open, or watches keys.
     fn is_pinned(&self) -> bool;
@@ -58,16 +62,21 @@ impl Carrier for NodeShared {
         self.node()
     }
 
+    fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.set_response_timeout(timeout);
+    }
+
     fn is_pinned(&self) -> bool {
         false
     }
 
     fn objection(cmd: &Cmd) -> Option<RedisError> {
-        Self::objection(Sharing::of(cmd))
+        Self::objection(<Self as Carrier>::sharing(cmd))
     }
 
     fn sharing(cmd: &Cmd) -> Sharing {
-        Sharing::of(cmd)
+        // A cluster has no other database.
+        Sharing::in_db(cmd, 0)
     }
 
     async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
@@ -96,6 +105,10 @@ impl Carrier for NodeLease {
 
     fn node(&self) -> &Arc<Node> {
         self.node()
+    }
+
+    fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.set_response_timeout(timeout);
     }
 
     fn is_pinned(&self) -> bool {
@@ -140,6 +153,10 @@ impl Carrier for Multiplexed {
 
     fn node(&self) -> &Arc<Node> {
         self.node()
+    }
+
+    fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.set_response_timeout(timeout);
     }
 
     fn is_pinned(&self) -> bool {

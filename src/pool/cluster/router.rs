@@ -6,6 +6,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
@@ -18,7 +19,7 @@ use super::{Aim, Cluster, HOPS};
 use crate::pool::multiplexed::Multiplexed;
 use crate::pool::node::Node;
 use crate::pool::shared::NodeShared;
-use crate::vocabulary::command::{Sharing, is_read_only};
+use crate::vocabulary::command::{Sharing, is_read_only, is_whole_transaction};
 use crate::vocabulary::routing::{Combine, Part, Route, Split, route, slot_of_all};
 use crate::{Endpoint, Error, Rejection};
 
@@ -32,22 +33,27 @@ pub(in crate::pool) struct Router<C> {
     home: Option<Arc<Node>>,
     /// What is opened from now on takes a connection of its own at once.
     exclusive: bool,
+    /// Its holder's own.
+    response_timeout: Option<Duration>,
 }
 
 impl Router<NodeShared> {
     /// A copy on the same lanes, for one command that outlives the borrow of this handle.
     pub(in crate::pool) fn fork(&mut self) -> Self {
         let open = self.open.iter_mut().map(NodeShared::fork).collect();
-        let (cluster, endpoint) = (Arc::clone(&self.cluster), self.endpoint.clone());
-        Self { cluster, endpoint, location: self.location, open, home: None, exclusive: false }
+        let Self { cluster, endpoint, location, response_timeout, .. } = self;
+        let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
+        Self { open, response_timeout: *response_timeout, ..Self::new(cluster, endpoint, location) }
     }
 }
 
 impl Clone for Router<NodeShared> {
     fn clone(&self) -> Self {
-        let Self { cluster, endpoint, location, open, home: _, exclusive: _ } = self;
+        let Self { cluster, endpoint, location, open, home: _, exclusive: _, response_timeout } =
+            self;
         let (cluster, endpoint) = (Arc::clone(cluster), endpoint.clone());
-        Self { cluster, endpoint, location, open: open.clone(), home: None, exclusive: false }
+        let (open, response_timeout) = (open.clone(), *response_timeout);
+        Self { open, response_timeout, ..Self::new(cluster, endpoint, location) }
     }
 }
 
@@ -79,7 +85,14 @@ impl<C: Carrier> Router<C> {
         endpoint: Endpoint,
         location: &'static Location<'static>,
     ) -> Self {
-        Self { cluster, endpoint, location, open: Vec::new(), home: None, exclusive: false }
+        let (open, home, exclusive, response_timeout) = (Vec::new(), None, false, None);
+        Self { cluster, endpoint, location, open, home, exclusive, response_timeout }
+    }
+
+    /// How long its commands wait for the replies of each node from now on.
+    pub(in crate::pool) fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.response_timeout = timeout;
+        self.open.iter_mut().for_each(|open| open.set_response_timeout(timeout));
     }
 
     /// Opens the connection to this node, where everything goes that names none.
@@ -126,14 +139,17 @@ impl<C: Carrier> Router<C> {
             self.learn(at, replies.as_deref());
             return replies;
         }
-        if let Some(objection) = pipeline.cmd_iter().find_map(C::objection) {
+        let is_whole = is_whole_transaction(pipeline);
+        let brackets = usize::from(is_whole);
+        let cmds = pipeline.cmd_iter().take(pipeline.len() - brackets).skip(brackets);
+        if let Some(objection) = cmds.into_iter().find_map(C::objection) {
             // The server says what it makes of keys of other slots in between.
             let Some(home) = self.home.clone() else { return Err(objection.into()) };
             let (sharing, replies) = (Sharing::of_pipeline(pipeline, C::sharing), (offset, count));
             return self.carrier(&home).await?.pipeline(pipeline, replies, sharing).await;
         }
         self.cluster.ready().await?;
-        if pipeline.is_transaction() {
+        if pipeline.is_transaction() || is_whole {
             return Box::pin(self.transaction(pipeline, (offset, count))).await;
         }
         let (mut pieces, mut made) = (Vec::new(), Vec::new());
@@ -350,7 +366,7 @@ impl<C: Carrier> Router<C> {
         answers
     }
 
-    /// Sends an atomic pipeline, whose keys are in one slot.
+    /// Sends an atomic pipeline, or one that is all of a transaction. Its keys are in one slot.
     async fn transaction(
         &mut self,
         pipeline: &Pipeline,
@@ -364,6 +380,10 @@ impl<C: Carrier> Router<C> {
         loop {
             let replies = match self.carrier(&aim.node).await {
                 Err(rejection) => Err(rejection.into()),
+                Ok(carrier) if aim.asking && !pipeline.is_transaction() => {
+                    let asked = asking_once(pipeline.cmd_iter());
+                    carrier.pipeline(&asked, (wanted.0 + 1, wanted.1), sharing).await
+                }
                 Ok(carrier) if aim.asking => {
                     let (multi, exec) = (redis::cmd("MULTI"), redis::cmd("EXEC"));
                     let all = [&multi].into_iter().chain(pipeline.cmd_iter()).chain([&exec]);
@@ -452,7 +472,11 @@ impl<C: Carrier> Router<C> {
             is_home || !carrier.node().is_closed()
         });
         let node = Arc::clone(node);
-        self.open.push(C::open(node, &self.endpoint, self.location, self.exclusive).await?);
+        let mut open = C::open(node, &self.endpoint, self.location, self.exclusive).await?;
+        if self.response_timeout.is_some() {
+            open.set_response_timeout(self.response_timeout);
+        }
+        self.open.push(open);
         Ok(self.open.len() - 1)
     }
 

@@ -54,6 +54,23 @@ const REPLACE_RETRY: Duration = Duration::from_secs(30);
 /// is left only once its successor has subscribed: no message is missed, so there is no `Gap`, but
 /// what is published in that moment may come twice. The successor needs a second place in the endpoint's
 /// budget meanwhile; without one, the connection stays for as long as it works.
+///
+/// ```no_run
+/// use redis_guard::{GuardedPool, PubSubEvent};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = GuardedPool::builder("redis://127.0.0.1:6379").build()?;
+/// let mut orders = pool.pubsub("orders").await?;
+/// orders.subscribe("orders:new").await?;
+/// while let Some(event) = orders.next().await {
+///     match event? {
+///         PubSubEvent::Message(message) => println!("{}", message.get_payload::<String>()?),
+///         PubSubEvent::Gap => println!("some may have been missed: read them up"),
+///         _ => {}
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub struct GuardedPubSub {
     servers: Servers,
     /// It is on the server that has this key.

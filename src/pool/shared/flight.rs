@@ -20,13 +20,13 @@ pub(super) struct Flight<'a> {
 }
 
 impl<'a> Flight<'a> {
+    /// Of a command that has [begun](Carrier::begin).
     pub(super) fn start(
         node: &'a Arc<Node>,
         in_flight: &'a Arc<InFlight>,
         carrier: &'a Arc<Carrier>,
         permit: SemaphorePermit<'a>,
     ) -> Self {
-        carrier.socket.sent();
         carrier.socket.used(node.coarse_now());
         Self { node, in_flight, carrier, permit: Some(permit) }
     }

@@ -7,7 +7,6 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -20,6 +19,8 @@ use crate::pool::lease::NodeLease;
 use crate::pool::node::Node;
 use crate::pool::store::{Connection, Socket};
 use crate::pool::waiting::Succession;
+use crate::sync::atomic::Ordering;
+use crate::sync::{timeout, timeout_at};
 use crate::telemetry::status::CloseReason;
 use crate::{Budget, Endpoint, Rejection};
 
@@ -47,7 +48,7 @@ pub(super) async fn pick(
     let timeout = node.settings().acquire_timeout;
     let deadline = since + timeout;
     let rejection = loop {
-        match tokio::time::timeout_at(deadline, line.changed()).await {
+        match timeout_at(deadline, line.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break Rejection::Closed,
             Err(_) => break late(node, &node.lock(), timeout),
@@ -147,9 +148,13 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // In this order: whoever hears the news may start the next keeper.
-        self.lane().keeper_runs.store(false, Ordering::Release);
-        self.lane().line.send_replace(Line::Down);
+        let Lane { line, keeper_runs, .. } = self.lane();
+        let mut last = Line::Down;
+        // As one: whoever hears the news may start the next keeper, and what that one puts up is put up after it.
+        line.send_modify(|line| {
+            std::mem::swap(line, &mut last);
+            keeper_runs.swap(false, Ordering::AcqRel);
+        });
     }
 }
 
@@ -196,7 +201,7 @@ async fn emptied(carrier: &Carrier, node: &Node) {
             () = carrier.socket.until(|_| false) => {}
         }
     };
-    let _ = tokio::time::timeout(node.settings().drain_timeout, over).await;
+    let _ = timeout(node.settings().drain_timeout, over).await;
 }
 
 impl Drop for Carried {
@@ -267,3 +272,7 @@ async fn carry(keeper: &Keeper, mut carried: Carried) -> bool {
     node.spawn(carried.drain(Arc::clone(node), reason));
     missed
 }
+
+#[cfg(test)]
+#[cfg(guard_loom)]
+mod interleavings;

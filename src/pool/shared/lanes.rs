@@ -1,15 +1,15 @@
 //! Lanes: the few multiplexed connections that shared handles send on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use tokio::sync::Notify;
 
 use crate::Rejection;
 use crate::pool::latest;
 use crate::pool::store::Socket;
+use crate::sync::Notify;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::telemetry::status::LaneStatus;
 
 /// The shared connections of a node.
@@ -59,10 +59,29 @@ pub(in crate::pool) struct Carrier {
 }
 
 impl Carrier {
+    /// Notes a command that is sent next, until [`answered`](Self::answered); false where nothing is to be sent any
+    /// more. Noted before the look: whoever retires the connection either sees the command, and waits for its
+    /// answer, or is seen here.
+    #[must_use]
+    pub(in crate::pool) fn begin(&self) -> bool {
+        self.socket.sent();
+        let usable = self.is_usable();
+        if !usable {
+            self.answered();
+        }
+        usable
+    }
+
+    /// Notes a command of the pool's own likewise, until the guard is dropped.
+    pub(in crate::pool) fn carry(self: Arc<Self>) -> Option<Carried> {
+        self.begin().then(|| Carried(self))
+    }
+
     /// Notes the end of a command.
     pub(in crate::pool) fn answered(&self) {
         self.socket.answered();
-        if self.retired.load(Ordering::SeqCst) {
+        // Likewise: it was seen as answered, or the one who waits for that is seen here.
+        if self.retired.load(Ordering::Relaxed) {
             self.command_ended.notify_waiters();
         }
     }
@@ -73,7 +92,7 @@ impl Carrier {
 
     /// Nothing is to be sent on it any more.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
+        self.retired.store(true, Ordering::Release);
     }
 
     /// Waits until nothing is in flight on a retired one.
@@ -81,11 +100,26 @@ impl Carrier {
         loop {
             let mut ended = std::pin::pin!(self.command_ended.notified());
             ended.as_mut().enable();
-            if self.socket.in_flight() == 0 {
+            if self.socket.is_silent() {
                 return;
             }
             ended.await;
         }
+    }
+}
+
+/// A lane's connection on which a command of the pool's own is in flight.
+pub(in crate::pool) struct Carried(Arc<Carrier>);
+
+impl Carried {
+    pub(in crate::pool) fn redis(&self) -> MultiplexedConnection {
+        self.0.redis.clone()
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.answered();
     }
 }
 
@@ -147,7 +181,7 @@ impl Lanes {
     /// The lane for the next handle.
     pub(super) fn home(&self) -> HomeLane {
         let number = self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len();
-        HomeLane { number, own: None, other: None, owes: false }
+        HomeLane { number, own: None, other: None, owes: false, response_timeout: None }
     }
 }
 
@@ -163,6 +197,8 @@ pub(in crate::pool) struct HomeLane {
     other: Option<Box<Sender>>,
     /// The last request was sent, and has not been answered.
     owes: bool,
+    /// The handle's own.
+    response_timeout: Option<Duration>,
 }
 
 /// A lane to send on.
@@ -182,8 +218,24 @@ impl HomeLane {
         self.own.as_ref().is_some_and(|(carrier, _)| carrier.is_usable())
     }
 
-    /// The driver times its commands, which costs less than a timeout around it.
+    /// How long the handle's commands wait for their replies, if it has a time of its own.
+    pub(in crate::pool) fn response_timeout(&self) -> Option<Duration> {
+        self.response_timeout
+    }
+
+    /// From now on.
+    pub(in crate::pool) fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        if self.response_timeout != timeout {
+            self.response_timeout = timeout;
+            // What is taken next has it.
+            self.own = None;
+        }
+    }
+
+    /// The driver times its commands, which costs less than a timeout around it. `response_timeout`: of handles
+    /// that have none of their own.
     pub(super) fn take(&mut self, pick: Pick, response_timeout: Duration) {
+        let response_timeout = self.response_timeout.unwrap_or(response_timeout);
         let sender = |carrier: Arc<Carrier>| {
             let mut redis = carrier.redis.clone();
             redis.set_response_timeout(response_timeout);
@@ -200,9 +252,16 @@ impl HomeLane {
         self.other = None;
     }
 
-    /// Lets go of the handle's own, which is down.
+    /// Lets go of what it has, which is down.
     pub(super) fn leave(&mut self) {
-        self.own = None;
+        (self.own, self.other) = (None, None);
+    }
+
+    /// Notes a command on what it has, which is sent next; false if that is down.
+    #[must_use]
+    pub(super) fn begin(&self) -> bool {
+        let sender = self.other.as_deref().or(self.own.as_ref());
+        sender.is_some_and(|(carrier, _)| carrier.begin())
     }
 
     /// What to send on, for a request that is sent at once: it is owed an answer from here on.
@@ -227,9 +286,12 @@ impl HomeLane {
     /// As good as new, for another handle.
     pub(super) fn renew(&mut self) {
         (self.other, self.owes) = (None, false);
+        self.set_response_timeout(None);
     }
 
     pub(super) fn fork(&self) -> Self {
-        Self { number: self.number, own: self.own.clone(), other: None, owes: false }
+        let Self { number, own, other: _, owes: _, response_timeout } = self;
+        let (number, own, response_timeout) = (*number, own.clone(), *response_timeout);
+        Self { number, own, other: None, owes: false, response_timeout }
     }
 }

@@ -8,6 +8,7 @@ pub(super) mod sharers;
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, Value};
@@ -40,10 +41,11 @@ pub(super) struct NodeShared {
 impl Clone for NodeShared {
     /// The clone gets a lane of its own.
     fn clone(&self) -> Self {
-        let Self { node, in_flight, lane: _, location } = self;
+        let Self { node, in_flight, lane, location } = self;
         let (node, in_flight) = (Arc::clone(node), Arc::clone(in_flight));
-        let lane = node.lanes.home();
-        Self { node, in_flight, lane, location }
+        let mut home = node.lanes.home();
+        home.set_response_timeout(lane.response_timeout());
+        Self { node, in_flight, lane: home, location }
     }
 }
 
@@ -51,7 +53,6 @@ impl Clone for NodeShared {
 pub(super) trait Request {
     type Reply;
 
-    fn sharing(&self) -> Sharing;
     /// False if the driver does not wait for the reply.
     fn is_answered(&self) -> bool;
     fn send(
@@ -68,10 +69,6 @@ pub(super) trait Request {
 
 impl Request for &Cmd {
     type Reply = Value;
-
-    fn sharing(&self) -> Sharing {
-        Sharing::of(self)
-    }
 
     fn is_answered(&self) -> bool {
         !self.is_no_response()
@@ -103,15 +100,10 @@ impl Request for &Cmd {
 pub(super) struct Batch<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) replies: (usize, usize),
-    pub(super) sharing: Sharing,
 }
 
 impl Request for Batch<'_> {
     type Reply = Vec<Value>;
-
-    fn sharing(&self) -> Sharing {
-        self.sharing
-    }
 
     fn is_answered(&self) -> bool {
         true
@@ -170,14 +162,23 @@ impl NodeShared {
         &self.in_flight.endpoint
     }
 
+    /// How a command may be sent.
+    pub(super) fn sharing(&self, cmd: &Cmd) -> Sharing {
+        Sharing::in_db(cmd, self.node.dialer.db())
+    }
+
     /// Why what is to be shared so cannot be sent, if that is so.
     pub(super) fn objection(sharing: Sharing) -> Option<RedisError> {
         (sharing == Sharing::Refused).then(unshareable)
     }
 
+    pub(super) fn set_response_timeout(&mut self, timeout: Option<Duration>) {
+        self.lane.set_response_timeout(timeout);
+    }
+
     /// Sends one command; the reply as it is, an error of the server's too.
     pub(super) async fn command(&mut self, cmd: &Cmd) -> Result<Value, Error> {
-        self.request(cmd).await
+        self.request(cmd, self.sharing(cmd)).await
     }
 
     /// Sends a pipeline that is to be shared so, and skips so many of the replies to keep so many.
@@ -187,17 +188,22 @@ impl NodeShared {
         replies: (usize, usize),
         sharing: Sharing,
     ) -> Result<Vec<Value>, Error> {
-        self.request(Batch { pipeline, replies, sharing }).await
+        self.request(Batch { pipeline, replies }, sharing).await
     }
 
     async fn request_exclusive<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
         let (node, endpoint) = (Arc::clone(&self.node), self.in_flight.endpoint.clone());
         let mut lease = acquire(node, endpoint, self.location).await?;
+        lease.set_response_timeout(self.lane.response_timeout());
         Ok(request.send_exclusive(&mut lease).await?)
     }
 
-    async fn request<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
-        match request.sharing() {
+    async fn request<R: Request>(
+        &mut self,
+        request: R,
+        sharing: Sharing,
+    ) -> Result<R::Reply, Error> {
+        match sharing {
             Sharing::Allowed => send(&self.node, &self.in_flight, &mut self.lane, &request).await,
             // Boxed: rare, and larger than all the rest.
             Sharing::Exclusive => Box::pin(self.request_exclusive(request)).await,
@@ -267,9 +273,9 @@ pub(super) async fn send<R: Request>(
         None => wait_for_place(node, in_flight, *since.insert(Instant::now())).await?,
     };
     lane.stay();
-    if !lane.is_up() {
+    while !lane.begin() {
         lane.leave();
-        let since = since.unwrap_or_else(Instant::now);
+        let since = *since.get_or_insert_with(Instant::now);
         let pick = Box::pin(pick(node, lane.number(), in_flight.account, since)).await?;
         lane.take(pick, node.settings().response_timeout);
     }
@@ -316,7 +322,8 @@ async fn wait_for_place<'a>(
 }
 
 fn unshareable() -> RedisError {
-    let why = "it changes the connection for everybody who shares it: use `acquire`";
+    let why = "it changes the connection for everybody who shares it: use `acquire`, or, to watch keys, \
+               `GuardedPool::transaction`";
     (ErrorKind::Client, "command refused on a shared connection", why.to_owned()).into()
 }
 

@@ -1,11 +1,10 @@
 //! Replacing connections that work: which is closed, or handed over, once its successor is live.
 
-use tokio::sync::oneshot;
-
 use super::State;
 use crate::BreakerState;
 use crate::pool::store::{Connection, Socket};
 use crate::pool::waiting::{LeasePlace, Succession};
+use crate::sync::oneshot;
 
 impl State {
     /// Whether dials work, as far as is known.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo};
 
 use crate::dial::{Address, Certificates, Login, Target};
@@ -121,6 +122,12 @@ impl SentinelSettings {
         {
             problems.add("sentinel_client_name must be printable ASCII without spaces");
         }
+    }
+
+    /// What redis-rs was told of the sockets to sentinels, by the first of them.
+    pub(in crate::pool) fn tcp(&self) -> TcpSettings {
+        let first = self.sentinels.iter().flatten().next();
+        first.map(|info| info.tcp_settings().clone()).unwrap_or_default()
     }
 
     /// Whom to trust that speaks for the sentinels, and who we are to them: equal only where that is equal.

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Waker};
 
 use futures_util::future::{MaybeDone, maybe_done};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
-use tokio::sync::{Notify, oneshot};
 
 use crate::pool::store::Connection;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notify, oneshot};
 use crate::vocabulary::reply::unanswered;
 
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(in crate::pool) struct Mailbox {
     pub(in crate::pool) attention: Notify,
     /// There is a pending question; beside its lock, because every lease that ends looks.
     waits: AtomicBool,
+    /// It has found no connection that nobody has for long, and may go over one that is held.
+    presses: AtomicBool,
     pending: Mutex<Option<Pending>>,
     /// What gives our share of the fleet's slots back, while we have one.
     goodbye: Mutex<Option<Cmd>>,
@@ -40,22 +42,32 @@ impl Mailbox {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves commands for the next connection to that server that passes by.
+    /// Leaves commands for the next connection to that server that passes by, or, if it `presses`, carries a
+    /// command of its holder's.
     pub(super) fn leave(
         &self,
         server: Arc<str>,
         commands: Pipeline,
+        presses: bool,
     ) -> oneshot::Receiver<PendingReply> {
         let (reply, receiver) = oneshot::channel();
         *self.pending() = Some(Pending { server, commands, reply });
+        self.presses.store(presses, Ordering::Relaxed);
         self.waits.store(true, Ordering::Release);
         receiver
     }
 
     /// Takes the commands back; `None` if they were sent.
-    pub(in crate::pool) fn take_back(&self) -> Option<Pipeline> {
+    pub(super) fn take_back(&self) -> Option<Pipeline> {
         self.waits.store(false, Ordering::Release);
         Some(self.pending().take()?.commands)
+    }
+
+    /// Sends what presses before the holder's next command on a connection that is as the dial left it.
+    pub(in crate::pool) fn pass_held(&self, connection: &Connection) {
+        if self.presses.load(Ordering::Relaxed) {
+            self.pass(connection);
+        }
     }
 
     /// Sends what waits on a connection that nobody has: it goes out before whatever the next holder

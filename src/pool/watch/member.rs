@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::dial::Notice;
 use crate::fleet::{self, Beat, Fleet, Membership, Report, SCRIPT};
-use crate::policy::Demand;
+use crate::policy::{Demand, FLOOR};
 use crate::pool::node::Node;
 use crate::pool::topology::place::Doubt;
 use crate::telemetry::event::Event;
@@ -26,6 +26,8 @@ pub(super) struct Member {
     /// The registry's name, and its keys.
     registry: (String, [String; 3]),
     joined: bool,
+    /// Our share has run out only because there was no connection to beat over.
+    mute: bool,
     /// The server knows the script by its hash.
     loaded: bool,
     /// The registry was denied us, and is left alone until then.
@@ -44,6 +46,7 @@ impl Member {
             script: Script::new(SCRIPT),
             registry: (fleet.name().to_owned(), fleet::registry_keys(fleet.name())),
             joined: false,
+            mute: false,
             loaded: false,
             not_before: now,
             trouble: None,
@@ -127,10 +130,13 @@ impl Member {
             }
             Some(counts)
         })?;
+        // What endpoints were promised is needed, whoever else needs more.
+        let min_limit = node.settings().min_limit;
+        let promised = if min_limit > FLOOR { min_limit } else { 0 };
         let report = Report {
             live: counts.live,
             dialing: counts.dialing,
-            base: demand.base(),
+            base: demand.base().max(promised),
             peak: demand.peak(),
             // Before the first word one connection is all there may be.
             hungry: hungry || (!self.joined && counts.waiting > 0),
@@ -168,11 +174,13 @@ impl Member {
         self.report(node, trouble);
     }
 
-    /// Tells if our share has run out without another beat.
-    pub(super) fn report_loss(&mut self, node: &Node, now: Instant) {
+    /// Tells if our share has run out without another beat. `mute`: why there was no connection for one, which is
+    /// nobody's failure.
+    pub(super) fn report_loss(&mut self, node: &Node, now: Instant, mute: Option<&str>) {
         if self.joined && self.membership.share(now).is_none() {
-            let reason = || "no heartbeat went out in time".to_owned();
-            let trouble = self.trouble.clone().unwrap_or_else(reason);
+            self.mute = mute.is_some() && self.trouble.is_none();
+            let reason = mute.unwrap_or("no heartbeat went out in time");
+            let trouble = self.trouble.clone().unwrap_or_else(|| reason.to_owned());
             self.report(node, Some(trouble));
         }
     }
@@ -187,9 +195,10 @@ impl Member {
 
     fn report(&mut self, node: &Node, trouble: Option<String>) {
         let Some(fleet) = &node.settings().fleet else { return };
-        let share = self.membership.share(Instant::now()).copied();
-        self.trouble.clone_from(&trouble);
-        let status = FleetStatus::of(fleet, share.as_ref(), trouble);
+        let joined = self.membership.share(Instant::now()).is_some();
+        // A trouble that the registry did not tell is not why a beat failed.
+        self.trouble = trouble.clone().filter(|_| !self.mute);
+        let status = FleetStatus::of(fleet, self.membership.last_share(), joined, trouble);
         let (before, joined) = (std::mem::replace(&mut self.joined, status.joined), status.joined);
         let (members, reason) = (status.members, status.trouble.clone().unwrap_or_default());
         if joined {
@@ -198,7 +207,10 @@ impl Member {
         }
         node.lock().steering.fleet = Some(status);
         let server = node.address();
+        let told = !self.mute;
+        self.mute &= !joined;
         match (before, joined) {
+            _ if !told => {}
             (false, true) => node.context.events.send(Event::FleetJoined { server, members }),
             (true, false) => node.context.registry_lost(server, reason),
             _ => {}
@@ -207,12 +219,17 @@ impl Member {
 }
 
 impl FleetStatus {
-    fn of(fleet: &Fleet, share: Option<&fleet::Share>, trouble: Option<String>) -> Self {
+    fn of(
+        fleet: &Fleet,
+        share: Option<&fleet::Share>,
+        joined: bool,
+        trouble: Option<String>,
+    ) -> Self {
         Self {
             name: fleet.name().to_owned(),
-            joined: share.is_some(),
+            joined,
             members: share.map_or(0, |share| share.members),
-            share: share.map_or(0, |share| share.limit),
+            share: share.filter(|_| joined).map_or(0, |share| share.limit),
             reserve: share.map_or(0, |share| share.reserve),
             pressure: share.map_or(0.0, |share| f64::from(share.pressure) / 1000.0),
             repaired: share.map_or(0, |share| share.repaired),

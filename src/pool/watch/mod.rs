@@ -7,26 +7,29 @@
 pub(super) mod mailbox;
 mod member;
 mod reserved;
+mod sending;
 pub(super) mod steering;
+mod thaw;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, RedisResult, Value, from_redis_value};
+use redis::{Cmd, RedisResult, Value, from_redis_value};
 use tokio::time::Instant;
 
-use self::mailbox::{Mailbox, PendingReply};
 use self::member::{DENIED_INTERVAL, Member};
 use self::reserved::Reserved;
+use self::sending::{PENDING_FOR, Sent, send};
+use self::thaw::thaw;
 use super::node::Node;
-use crate::Outcome;
+use super::shared::lanes::Carried;
 use crate::fleet::{Beat, Membership, Source, limit_in_force};
 use crate::policy::{Demand, LOW, PriceLaw, QUIET, Signal};
 use crate::server::{Question, Role, Seen, Server, ServerEvent, ServerSnapshot};
 use crate::telemetry::event::Event;
 use crate::telemetry::status::LimitedBy;
-use crate::vocabulary::reply::{is_denied, unanswered, within};
+use crate::vocabulary::reply::{is_denied, unanswered};
 
 /// How often the demand is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -48,13 +51,17 @@ const TIGHT_LASTS: Duration = Duration::from_secs(15);
 /// How long an observation tells whether there is room: over the longest interval.
 const FRESH_FOR: Duration = Duration::from_secs(30);
 
+/// After how long without a connection that nobody has the next command of a holder's takes a question along: longer
+/// than leases of requests are held.
+const HELD_AFTER: Duration = Duration::from_secs(1);
+
+/// After how long without a word from the server one more connection is dialed to ask over, where all are lent:
+/// over the longest interval between two questions that are answered.
+const MUTE_AFTER: Duration = Duration::from_secs(20);
+
 /// How old another pool's observation may be for the first step of a new pool: under the shortest
 /// interval.
 const NEWS_FOR: Duration = Duration::from_secs(3);
-
-/// How long a question waits for a connection when all are lent, before it is put together anew: what
-/// it reports is of then.
-const PENDING_FOR: Duration = Duration::from_millis(50);
 
 /// How long a question is somebody's beyond what it may take.
 const GRACE: Duration = Duration::from_secs(1);
@@ -84,6 +91,14 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
+/// Why nothing is heard of a server that may be well.
+fn why_mute(live: usize) -> &'static str {
+    match live {
+        0 => "no connection is open, so nothing could be asked",
+        _ => "all connections are lent and carry nothing, so nothing could be asked over them",
+    }
+}
+
 struct Watch {
     node: Arc<Node>,
     /// The one that was `seen`.
@@ -98,12 +113,27 @@ struct Watch {
     /// INFO was denied us, and is not asked for again until then.
     denied_until: Option<Instant>,
     reserved: Reserved,
-    /// No connection was to be had for the last question.
-    stuck: bool,
+    /// Since when no connection was to be had for a question.
+    stuck_since: Option<Instant>,
     /// So it is the other pools' turn to ask until then.
     waits_for_others: Option<Instant>,
+    /// Nothing could be asked for long.
+    mute: bool,
+    /// How many connections are wanted for that, so that there is one to ask over.
+    spare: Option<usize>,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
+}
+
+/// The next watch, on another runtime, knows nothing of what this one wanted; there is none for a pool that is closed.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(goal) = self.spare {
+            self.node.change(|state| state.ledger.remove_goal(goal));
+        }
+        self.node.lock().heartbeat_in_flight = false;
+        self.node.after_heartbeat(None);
+    }
 }
 
 /// The pool at one moment.
@@ -130,7 +160,9 @@ impl Watch {
             seen: None,
             denied_until: None,
             reserved: Reserved::default(),
-            stuck: false,
+            stuck_since: None,
+            mute: false,
+            spare: None,
             waits_for_others: None,
             lost: now,
         }
@@ -147,7 +179,7 @@ impl Watch {
         let may_ask = asks && self.waits_for_others.is_none_or(|until| until <= now);
         let question = if may_ask { server.question(now, patience) } else { None };
         let asked = question.is_some();
-        let tries = self.stuck && sight.hungry && self.may_try();
+        let tries = self.stuck_since.is_some() && sight.hungry && self.may_try();
         let beat = self.beat(&sight, tries, now);
         if tries && beat.is_none() {
             self.node.change(|state| state.ledger.allow_one_more());
@@ -155,8 +187,9 @@ impl Watch {
         let has_registry = self.node.registry().is_some();
         let glance = self.fleet.as_mut().filter(|_| beat.is_none() && has_registry);
         let glance = glance.and_then(|member| member.glance(now));
+        let mut lane = None;
         if asked || beat.is_some() || glance.is_some() {
-            self.ask(&server, question, beat, glance).await;
+            lane = self.ask(&server, question, beat, glance).await;
         }
         let now = Instant::now();
         let sight = self.see(now);
@@ -165,9 +198,12 @@ impl Watch {
             // It may have been a step on the way up.
             self.node.lock().heed_calls();
         }
+        self.spare(now);
         self.steer();
+        self.node.after_heartbeat(lane);
         if let Some(member) = &mut self.fleet {
-            member.report_loss(&self.node, now);
+            let why = self.stuck_since.map(|_| why_mute(sight.live));
+            member.report_loss(&self.node, now, why);
         }
         let info = match self.info_due(&sight) {
             // Another pool asks, and what it hears is news.
@@ -181,13 +217,44 @@ impl Watch {
 
     /// Where all connections are lent for long and callers wait, the question would never go out: one
     /// more may be dialed, which takes it along. Where the last word was that slots are short, only
-    /// once that is old.
+    /// once that is old. A member of a fleet has what it was granted, unless it has lost that: the one
+    /// connection that is left may be a subscriber's, which takes nothing along.
     fn may_try(&self) -> bool {
         let now = Instant::now();
         let old = self.seen.as_ref().is_none_or(|seen| now >= seen.at + TIGHT_LASTS);
         let saturation = self.seen.as_ref().and_then(Seen::saturation);
         let tight = saturation.is_some_and(|saturation| saturation > LOW);
-        !self.has_share(now) && (old || !tight)
+        let keeps_share =
+            self.has_share(now) && !self.membership().is_some_and(Membership::has_lost);
+        !keeps_share && (old || !tight)
+    }
+
+    /// Where nothing could be asked for long, one more connection is wanted to ask over, if the limit has room
+    /// for it; if not, the status says why there is no word.
+    fn spare(&mut self, now: Instant) {
+        // The first word is asked for over the first caller's connection.
+        let mute = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER)
+            && self.seen.as_ref().is_some_and(|seen| now >= seen.at + MUTE_AFTER);
+        if !mute && !std::mem::take(&mut self.mute) {
+            return;
+        }
+        self.mute = mute;
+        if mute && self.spare.is_some() {
+            return;
+        }
+        let before = self.spare.take();
+        self.spare = self.node.change(|state| {
+            if let Some(before) = before {
+                state.ledger.remove_goal(before);
+            }
+            let counts = state.ledger.counts();
+            state.steering.mute = mute.then(|| why_mute(counts.live));
+            // Whoever has none has no use for one.
+            let wanted = mute && counts.live > 0 && counts.live < counts.limit;
+            let goal = wanted.then_some(counts.live + 1)?;
+            state.ledger.add_goal(goal);
+            Some(goal)
+        });
     }
 
     /// True while the registry's last word holds.
@@ -257,13 +324,14 @@ impl Watch {
     }
 
     /// Asks for INFO, beats or glances at the registry, in one go: one may come by a connection only now and then.
+    /// Returns the lane that carried it, if one did.
     async fn ask(
         &mut self,
         server: &Server,
         question: Option<Question>,
         beat: Option<Beat>,
         glance: Option<Cmd>,
-    ) {
+    ) -> Option<Carried> {
         let mut commands = redis::pipe();
         if question.is_some() {
             // Plain INFO: before Redis 7 it takes at most one section.
@@ -278,20 +346,19 @@ impl Watch {
             commands.add_command(member.command(beat, reserved::slots(seen).unwrap_or(0)));
         }
         let glanced = glance.map(|glance| commands.add_command(glance)).is_some();
-        let replies = self.send(server.address(), &commands).await;
-        self.stuck = replies.is_none();
+        let presses = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER);
+        let sent = send(&self.node, server.address(), &commands, presses).await;
+        self.stuck_since = sent.is_none().then(|| self.stuck_since.unwrap_or(now));
         // No connection was to be had; another pool may have one.
-        self.waits_for_others = self.stuck.then(|| Instant::now() + OTHERS_TURN);
-        let mut replies = match replies {
-            Some(replies) => replies.map(|replies| replies.into_iter().map(Value::extract_error)),
-            None => {
-                // Not a failure of the server's: all connections are lent.
-                if let (Some(_), Some(member)) = (&beat, &mut self.fleet) {
-                    member.membership.unsent();
-                }
-                return;
+        self.waits_for_others = self.stuck_since.map(|_| Instant::now() + OTHERS_TURN);
+        let Some(Sent { replies, lane }) = sent else {
+            // Not a failure of the server's: all connections are lent.
+            if let (Some(_), Some(member)) = (&beat, &mut self.fleet) {
+                member.membership.unsent();
             }
+            return None;
         };
+        let mut replies = replies.map(|replies| replies.into_iter().map(Value::extract_error));
         let now = Instant::now();
         let mut next = || match &mut replies {
             Ok(replies) => replies.next().unwrap_or_else(|| Err(unanswered())),
@@ -311,6 +378,7 @@ impl Watch {
         if let (Some(reply), Some(member)) = (glanced, &mut self.fleet) {
             member.glanced(reply);
         }
+        lane
     }
 
     fn heard_info(
@@ -429,29 +497,6 @@ impl Watch {
         });
     }
 
-    /// Sends commands over a connection to that server that the pool holds anyway; `None` if none was to be
-    /// had. While the server moves, the others are to the one before.
-    async fn send(
-        &self,
-        server: &Arc<str>,
-        commands: &Pipeline,
-    ) -> Option<RedisResult<Vec<Value>>> {
-        let node = &self.node;
-        let limit = Some(node.settings().response_timeout);
-        let lane = node.lanes.any().filter(|carrier| carrier.socket.server == *server);
-        if let Some(carrier) = lane {
-            let mut redis = carrier.redis.clone();
-            let sent = redis.send_packed_commands(commands, 0, commands.len());
-            return Some(within(limit, sent).await);
-        }
-        let reply = match send_on_idle(node, server, commands) {
-            Some(reply) => reply,
-            // All are lent, or none is there yet.
-            None => send_on_next(node, server, commands).await?,
-        };
-        Some(within(limit, reply.answer()).await)
-    }
-
     /// Sets the limit by the best that is known: the registry, then the price law, then nothing but
     /// what the pool may ever have.
     fn steer(&mut self) {
@@ -498,7 +543,7 @@ impl Watch {
                 state.ledger.set_roomy(roomy && source != LimitedBy::FleetLease);
             }
             if let (false, Some(seen)) = (state.lost, seen) {
-                relent(state, seen, share, lost);
+                thaw(state, seen, share, lost);
             }
             state.shed_idle();
         });
@@ -520,57 +565,4 @@ impl Watch {
             self.node.context.watch_lost(self.node.address(), reason);
         }
     }
-}
-
-/// Lifts a limit that froze when the server refused, once the server has told that it has room.
-fn relent(state: &mut super::state::State, seen: &Seen, share: Option<usize>, lost: Instant) {
-    if !seen.sees_room(lost) {
-        return;
-    }
-    state.gate.room_seen(seen.sent);
-    let Some(frozen) = state.ledger.frozen().filter(|frozen| *frozen > 0) else { return };
-    if share.is_some_and(|share| share <= frozen) {
-        return;
-    }
-    state.ledger.thaw();
-    // A server that was only suspected may be a proxy that is full and silent: its next dial keeps its
-    // time.
-    if state.gate.failure().is_some_and(|failure| failure.outcome == Outcome::MaxClients) {
-        state.gate.allow_free_dial();
-    }
-}
-
-/// Sends on a connection that nobody has.
-fn send_on_idle(node: &Arc<Node>, server: &Arc<str>, commands: &Pipeline) -> Option<PendingReply> {
-    let connection = node.withdraw_one(|socket| socket.server == *server)?;
-    let reply = PendingReply::send(&connection.redis, commands.clone());
-    node.restore(connection);
-    Some(reply)
-}
-
-/// Sends on the next connection that is dialed or comes back.
-async fn send_on_next(
-    node: &Arc<Node>,
-    server: &Arc<str>,
-    commands: &Pipeline,
-) -> Option<PendingReply> {
-    /// Nobody waits for the reply any more, so that it must not be sent after that.
-    struct TakeBack<'a>(&'a Mailbox);
-    impl Drop for TakeBack<'_> {
-        fn drop(&mut self) {
-            self.0.take_back();
-        }
-    }
-    let reply = node.mailbox.leave(Arc::clone(server), commands.clone());
-    let _pending = TakeBack(&node.mailbox);
-    // One may have come back before it could know.
-    if let Some(connection) = node.withdraw_one(|socket| socket.server == *server) {
-        let sent = node.mailbox.take_back();
-        let reply = sent.map(|commands| PendingReply::send(&connection.redis, commands));
-        node.restore(connection);
-        if reply.is_some() {
-            return reply;
-        }
-    }
-    tokio::time::timeout(PENDING_FOR, reply).await.ok()?.ok()
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::Outcome;
 
+mod news;
+
 const MS: Duration = Duration::from_millis(1);
 
 fn gate() -> Gate {
@@ -142,14 +144,48 @@ async fn a_dropped_admission_gives_its_probe_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_failures_are_waited_out_until_the_fifth() {
+async fn other_failures_of_a_server_that_let_us_in_are_waited_out_until_the_fifth() {
     let (mut gate, mut now) = (gate(), Instant::now());
+    let met = approve(&mut gate, now);
+    gate.connected(met, true, Duration::ZERO, now);
     for n in 1..=5 {
         fail(&mut gate, Outcome::Refused, now);
         let expected = if n < 5 { BreakerState::Closed } else { BreakerState::Open };
         assert_eq!(gate.state(), expected, "after {n}");
         now = due(&mut gate, now);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_failed_dial_of_a_server_that_never_let_us_in_is_the_answer() {
+    for outcome in [Outcome::Refused, Outcome::Unreachable, Outcome::Timeout, Outcome::Loading] {
+        let (mut gate, now) = (gate(), Instant::now());
+        fail(&mut gate, outcome, now);
+        let Verdict::Refuse { retry_after, failure: Some(failure) } = gate.verdict(now) else {
+            panic!("{:?}", gate.verdict(now))
+        };
+        assert_eq!((failure.outcome, retry_after), (outcome, due(&mut gate, now) - now));
+        // Nobody has wanted the next one: whoever comes then waits for it, and hears of it.
+        let later = due(&mut gate, now) + Duration::from_secs(60);
+        assert_eq!(gate.verdict(later), Verdict::Wait);
+        fail(&mut gate, outcome, later);
+        assert!(refused_for(&gate, later).is_some());
+        let probe = due(&mut gate, later);
+        let dial = approve(&mut gate, probe);
+        assert!(refused_for(&gate, probe).is_some(), "while it is under way");
+        gate.connected(dial, true, MS, probe);
+        assert_eq!(gate.verdict(probe), Verdict::Wait);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_was_let_in_goes_on_with_its_patience_at_the_next_server() {
+    let (mut moving, now) = (gate(), Instant::now());
+    let met = approve(&mut moving, now);
+    moving.connected(met, true, MS, now);
+    moving.move_to(Server::alone("next", 7), now);
+    fail(&mut moving, Outcome::Refused, now);
+    assert_eq!(moving.verdict(now), Verdict::Wait);
 }
 
 #[tokio::test(start_paused = true)]
@@ -530,4 +566,27 @@ async fn a_refusal_tells_of_the_last_failure_whichever_pool_it_met() {
     };
     assert_eq!(retry_after, second - first);
     assert_eq!(failure.map(|failure| failure.outcome), Some(Outcome::Timeout));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_dial_that_waits_for_the_one_in_flight_is_told_of_its_end_however_long_the_back_off()
+{
+    let server = Server::alone("test", 7);
+    let slow = DialPolicy {
+        backoff: Some(Backoff::equal_jitter(Duration::from_secs(60), Duration::from_secs(60))),
+        breaker: Breaker::default(),
+        first_backoff: Backoff::default().base(),
+        connect_timeout: Duration::from_secs(2),
+    };
+    let [mut dials, mut freed] = [(); 2].map(|()| Gate::new(Arc::clone(&server), slow, 7));
+    let now = Instant::now();
+    let approval = approve(&mut dials, now);
+    freed.allow_free_dial();
+    assert!(due(&mut freed, now) < now + Duration::from_secs(4), "until the dial is given up");
+
+    let mut changed = tokio_test::task::spawn(server.schedule_changed());
+    tokio_test::assert_pending!(changed.poll());
+    dials.failed(approval, failure(Outcome::Refused), now);
+    tokio_test::assert_ready!(changed.poll());
+    let _free = approve(&mut freed, now);
 }

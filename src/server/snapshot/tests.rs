@@ -74,6 +74,8 @@ fn every_field_of_a_master_is_read() {
         tracking_clients: Some(3),
         rejected_connections: Some(17),
         total_connections_received: Some(1_520_034),
+        total_commands_processed: Some(988_172_201),
+        cpu_system: Some(Duration::from_millis(1_201_331)),
         role: Some(Role::Master),
         repl_offset: Some(90_112_500),
         repl_backlog_bytes: Some(1_048_576),
@@ -97,6 +99,8 @@ fn a_replica_tells_of_its_link() {
     assert_eq!(snapshot.master_sync_in_progress, Some(true));
     assert_eq!(snapshot.loading, Some(true));
     assert_eq!(snapshot.replicas, []);
+    let up = ServerSnapshot::parse("role:slave\nmaster_link_status:up\n");
+    assert_eq!(up.master_link_up, Some(true));
 }
 
 #[test]

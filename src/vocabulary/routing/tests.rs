@@ -355,6 +355,21 @@ fn what_belongs_to_all_keys_goes_with_every_part() {
 }
 
 #[test]
+fn of_a_kill_one_nodes_success_is_enough_and_of_all_else_that_every_node_is_asked_none_is() {
+    for (line, is_enough) in [
+        ("SCRIPT KILL", true),
+        ("FUNCTION KILL", true),
+        ("SCRIPT FLUSH", false),
+        ("FLUSHALL", false),
+    ] {
+        let (Route::Nodes(combine) | Route::Primaries(combine)) = route(&command(line)) else {
+            panic!("{line} goes to several")
+        };
+        assert_eq!(combine.one_is_enough(), is_enough, "{line}");
+    }
+}
+
+#[test]
 fn replies_are_combined() {
     let int = Value::Int;
     let name = |name: &str| Value::BulkString(name.into());

@@ -49,6 +49,15 @@ impl Report<'_> {
     fn notes(&self) -> Vec<String> {
         let Self { args, outcome, .. } = self;
         let mut notes = Vec::new();
+        if !outcome.floor_fits() {
+            notes.push(format!(
+                "{} processes × {} that no pressure takes back (min_limit, or the reserves) = {} do not fit \
+                 either: pools that give back what they can are refused all the same",
+                words::count(outcome.processes),
+                words::count(outcome.min_limit as u64),
+                words::count(outcome.floor),
+            ));
+        }
         if outcome.is_tight() {
             notes.push(format!(
                 "tight: the {} left are less than the reserve, or than one more surge",
@@ -95,6 +104,7 @@ impl Report<'_> {
                 "surge": outcome.surge,
                 "workers": outcome.workers,
                 "pool_size": outcome.pool_size,
+                "min_limit": outcome.min_limit,
                 "replicas": outcome.replicas,
                 "cluster_links": outcome.cluster_links,
                 "others": outcome.others,
@@ -111,6 +121,8 @@ impl Report<'_> {
                 "saturation": outcome.saturation(),
                 "surge_instances": outcome.surge_instances,
                 "processes": outcome.processes,
+                "floor": outcome.floor,
+                "floor_fits": outcome.floor_fits(),
                 "largest_pool_size": outcome.largest_pool_size,
                 "largest_instances": outcome.largest_instances,
             },

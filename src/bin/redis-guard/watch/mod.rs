@@ -1,6 +1,7 @@
 //! `redis-guard watch`.
 
 mod json;
+mod keys;
 mod poller;
 mod screen;
 mod server;
@@ -17,7 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use crate::cli::{Access, Exit, Output, duration};
+use crate::cli::{self, Access, Exit, Output, duration};
+use keys::Key;
 use poller::Poller;
 use screen::Screen;
 use server::Link;
@@ -33,9 +35,9 @@ const SIGTSTP: i32 = if cfg!(target_os = "linux") { 20 } else { 18 };
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct WatchArgs {
-    /// Servers to watch, such as redis://host:6379; the worst is shown first. One node of a cluster names the
-    /// others
-    #[arg(required = true, value_name = "URL")]
+    /// Servers to watch, redis://host:6379 or host:port; the worst is shown first. One node of a cluster names
+    /// the others [default: REDIS_URL]
+    #[arg(value_name = "URL")]
     urls: Vec<String>,
 
     /// The time between two looks
@@ -71,6 +73,8 @@ pub(crate) struct WatchArgs {
 }
 
 const AFTER_HELP: &str = "\
+On a terminal: q ends it, the arrows up and down look at one server of several.
+
 One connection a server, opened once and kept, so that it still works when the server is full. When
 it is lost, it is dialed again with back-off and jitter, one dial at a time.
 
@@ -95,8 +99,11 @@ fn interval_of(text: &str) -> Result<Duration, String> {
 
 pub(crate) async fn run(args: WatchArgs) -> Result<Exit, String> {
     let access = args.access.resolve()?;
-    let target = |url: &String| Target::parse(url, &access);
-    let targets = args.urls.iter().map(target).collect::<Result<Vec<_>, _>>()?;
+    let urls = cli::servers(args.urls.clone()).ok_or(cli::NO_SERVER)?;
+    let target = |(at, url): (usize, &String)| {
+        Target::parse(url, &access).map_err(|why| format!("URL no. {}: {why}", at + 1))
+    };
+    let targets = urls.iter().enumerate().map(target).collect::<Result<Vec<_>, _>>()?;
     let addresses = targets.iter().map(|target| target.server().to_string());
     let state = State::new(addresses, args.interval, args.top, args.fleet.clone());
     let (sender, updates) = mpsc::channel(64);
@@ -174,6 +181,8 @@ async fn live(
         tokio::spawn(poller.run(rounds.clone()));
     }
     let mut screen = Screen::live(args.output)?;
+    state.has_keys = screen.has_keys();
+    let mut keys = state.has_keys.then(keys::pressed);
     let mut suspended = signal(SignalKind::from_raw(SIGTSTP))?;
     let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -183,6 +192,13 @@ async fn live(
                 biased;
                 Some((server, update)) = updates.recv() => state.apply(server, update),
                 _ = suspended.recv() => screen.suspend()?,
+                Some(key) = next_key(keys.as_mut()) => match key {
+                    Key::Quit => return Ok(Exit::Fine),
+                    Key::Up | Key::Down => {
+                        state.choose(key == Key::Down);
+                        screen.show(&state, None).await?;
+                    }
+                },
                 _ = ticks.tick() => break,
             }
         }
@@ -203,6 +219,11 @@ async fn live(
         }
     }
     Ok(Exit::Fine)
+}
+
+/// Where there is no keyboard, none is waited for.
+async fn next_key(keys: Option<&mut mpsc::UnboundedReceiver<Key>>) -> Option<Key> {
+    keys?.recv().await
 }
 
 /// Somebody wants us to end: Ctrl-C, SIGTERM.

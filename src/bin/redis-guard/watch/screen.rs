@@ -12,7 +12,7 @@ use crossterm::terminal::{
 };
 
 use super::state::State;
-use super::{json, view};
+use super::{json, keys, view};
 use crate::cli::Output;
 
 /// Where nobody says how wide it is.
@@ -25,6 +25,7 @@ static ENTERED: AtomicBool = AtomicBool::new(false);
 pub(super) struct Screen {
     kind: Kind,
     colour: bool,
+    has_keys: bool,
     frames: u64,
 }
 
@@ -39,7 +40,7 @@ impl Screen {
     /// One frame, or one after the other.
     pub(super) fn blocks(output: Output) -> Self {
         let kind = if output == Output::Json { Kind::Json } else { Kind::Blocks };
-        Self { kind, colour: colour(), frames: 0 }
+        Self { kind, colour: colour(), has_keys: false, frames: 0 }
     }
 
     /// The alternate screen where stdout is a terminal that has one, until this is dropped.
@@ -53,11 +54,17 @@ impl Screen {
         Ok(screen)
     }
 
+    /// True where keys are heard.
+    pub(super) const fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
     /// Takes the terminal, also again after it was left.
-    fn enter(&self) -> io::Result<()> {
+    fn enter(&mut self) -> io::Result<()> {
         if self.kind != Kind::Live || ENTERED.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.has_keys = keys::take();
         let mut bytes = Vec::new();
         queue!(bytes, EnterAlternateScreen, Hide, Clear(ClearType::All))?;
         write(&bytes)
@@ -65,7 +72,7 @@ impl Screen {
 
     /// Ctrl-Z: the shell gets its own screen, and we ours when we go on. The default action of the
     /// signal would leave the shell in ours.
-    pub(super) fn suspend(&self) -> io::Result<()> {
+    pub(super) fn suspend(&mut self) -> io::Result<()> {
         leave();
         let stop = format!("kill -STOP {}", std::process::id());
         std::process::Command::new("sh").args(["-c", &stop]).status()?;
@@ -132,6 +139,7 @@ pub(super) fn leave() {
         let mut bytes = Vec::new();
         let _ = queue!(bytes, EndSynchronizedUpdate, Show, LeaveAlternateScreen);
         let _ = write(&bytes);
+        keys::give_back();
     }
 }
 

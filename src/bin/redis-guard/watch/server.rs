@@ -19,6 +19,8 @@ const EVENTS: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Server {
+    /// Among those that were given.
+    pub(super) place: usize,
     pub(super) address: String,
     pub(super) link: Link,
     /// The round it has answered last, and since when it owes an answer.
@@ -35,10 +37,12 @@ pub(super) struct Server {
     /// A second, since the look before.
     pub(super) rejections: Option<f64>,
     pub(super) churn: Option<f64>,
+    pub(super) commands: Option<f64>,
     /// Since the watch began.
     pub(super) new_rejections: Option<u64>,
     pub(super) rejections_history: History,
     pub(super) churn_history: History,
+    pub(super) commands_history: History,
     pub(super) holders: Option<Result<Holders, String>>,
     pub(super) holders_at: Option<Instant>,
     /// Where CLIENT LIST is asked for less often than INFO.
@@ -98,8 +102,9 @@ pub(super) enum Condition {
 }
 
 impl Server {
-    pub(super) fn new(address: String) -> Self {
+    pub(super) fn new(place: usize, address: String) -> Self {
         Self {
+            place,
             address,
             link: Link::Dialing,
             answered: 0,
@@ -110,9 +115,11 @@ impl Server {
             other_nodes: None,
             rejections: None,
             churn: None,
+            commands: None,
             new_rejections: None,
             rejections_history: History::default(),
             churn_history: History::default(),
+            commands_history: History::default(),
             holders: None,
             holders_at: None,
             holders_every: None,
@@ -173,10 +180,11 @@ impl Server {
     /// A place in the histories is taken, by a gap where there was no answer.
     pub(super) fn close_round(&mut self) {
         if !std::mem::take(&mut self.fresh) {
-            (self.rejections, self.churn) = (None, None);
+            (self.rejections, self.churn, self.commands) = (None, None, None);
         }
         self.rejections_history.push(self.rejections);
         self.churn_history.push(self.churn);
+        self.commands_history.push(self.commands);
     }
 
     fn down(&mut self, down: Down) {
@@ -205,6 +213,7 @@ impl Server {
         self.rejections =
             observation.new_rejections.zip(elapsed).map(|(new, time)| rate(new, time));
         self.churn = observation.connections_per_second;
+        self.commands = observation.commands_per_second;
         if let Some(new) = observation.new_rejections {
             self.new_rejections = Some(self.new_rejections.unwrap_or(0).saturating_add(new));
         }

@@ -21,6 +21,10 @@ pub(super) struct State {
     pub(super) top: usize,
     pub(super) fleet: Option<String>,
     pub(super) servers: Vec<Server>,
+    /// Somebody can press keys.
+    pub(super) has_keys: bool,
+    /// Of several servers the one that is looked at, by its place in `servers`.
+    chosen: Option<usize>,
 }
 
 /// What a poller has to tell.
@@ -57,8 +61,10 @@ impl State {
         top: usize,
         fleet: Option<String>,
     ) -> Self {
-        let servers = servers.map(Server::new).collect();
-        Self { now: Instant::now(), at: SystemTime::now(), interval, top, fleet, servers }
+        let servers = servers.enumerate().map(|(place, address)| Server::new(place, address));
+        let servers = servers.collect();
+        let (now, at) = (Instant::now(), SystemTime::now());
+        Self { now, at, interval, top, fleet, servers, has_keys: false, chosen: None }
     }
 
     pub(super) fn apply(&mut self, server: usize, update: Update) {
@@ -105,6 +111,25 @@ impl State {
     /// A frame has been shown.
     pub(super) fn shown(&mut self) {
         self.servers.iter_mut().for_each(|server| server.new_events.clear());
+    }
+
+    /// Looks at the next one, in the order in which they are shown, or at the one before; before the first one
+    /// at all of them.
+    pub(super) fn choose(&mut self, next: bool) {
+        let order: Vec<usize> = self.worst_first().iter().map(|server| server.place).collect();
+        let now = self.chosen.and_then(|chosen| order.iter().position(|place| *place == chosen));
+        let then = match (now, next) {
+            (None, true) => Some(0),
+            (None, false) => None,
+            (Some(now), true) => Some((now + 1).min(order.len() - 1)),
+            (Some(now), false) => now.checked_sub(1),
+        };
+        self.chosen = then.and_then(|then| order.get(then).copied()).filter(|_| order.len() > 1);
+    }
+
+    /// The one that is looked at.
+    pub(super) fn chosen(&self) -> Option<&Server> {
+        self.servers.get(self.chosen?)
     }
 
     /// Worst first: those without a connection, then by saturation; equals as they were given.

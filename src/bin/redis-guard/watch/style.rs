@@ -134,7 +134,7 @@ pub(super) fn fit(text: &str, most: usize) -> String {
 
 /// A line that may have words of the server's in it; see [`words::is_harmless`].
 pub(super) fn clean(text: &str) -> String {
-    const OURS: &str = "–·…→█▓▒░▁▂▃▄▅▆▇━─";
+    const OURS: &str = "–·…→↑↓█▓▒░▁▂▃▄▅▆▇━─";
     let harmless = |c: char| words::is_harmless(c) || OURS.contains(c);
     text.chars().map(|c| if harmless(c) { c } else { '\u{fffd}' }).collect()
 }

@@ -3,7 +3,7 @@
 mod tables;
 
 use redis_guard::doctor::WatchedMaster;
-use redis_guard::internal::words::{bytes, count};
+use redis_guard::internal::words::{bytes, count, percent};
 
 use super::server::{Condition, Down, HISTORY, History, Link, Server, as_f64, role};
 use super::state::State;
@@ -29,11 +29,17 @@ const UNKNOWN: &str = "–";
 /// shorter, then servers become one line each, then the best of them are left out.
 pub(super) fn view(state: &State, width: usize, height: usize, colour: bool) -> Vec<String> {
     let servers = state.worst_first();
+    let chosen = state.chosen();
     let blocks = |rows: usize, airy: bool| {
         let mut lines = head(state, width);
-        for server in &servers {
+        for server in servers.iter().filter(|it| chosen.is_none_or(|one| one.place == it.place)) {
             lines.push(Line::default());
             lines.extend(block(state, server, width, rows, airy));
+        }
+        if let Some(chosen) = chosen {
+            lines.push(Line::default());
+            let others = servers.iter().filter(|it| it.place != chosen.place);
+            lines.extend(others.map(|server| summary(state, server)));
         }
         lines
     };
@@ -62,12 +68,17 @@ fn head(state: &State, width: usize) -> Vec<Line> {
         1 => String::new(),
         many => format!("{many} servers · "),
     };
+    let keys = match (state.has_keys, state.servers.len()) {
+        (false, _) => "",
+        (true, 1) => " · q quits",
+        (true, _) => " · q quits, ↑↓ one server",
+    };
     let clock = humantime::format_rfc3339_seconds(state.at)
         .to_string()
         .replace('T', " ")
         .replace('Z', " UTC");
     let line = Line::of(Style::Bold, "redis-guard watch")
-        .with(Style::Dim, &format!("  {servers}every {every}"))
+        .with(Style::Dim, &format!("  {servers}every {every}{keys}"))
         .right(width, Style::Dim, &clock);
     vec![line]
 }
@@ -79,6 +90,10 @@ fn badge(condition: Condition, server: &Server) -> (Style, String) {
         Condition::Filling => (Style::WarnBadge, "FILLING UP"),
         Condition::NearlyFull => (Style::WarnBadge, "NEARLY FULL"),
         Condition::Loading => (Style::WarnBadge, "LOADING"),
+        // Hardly a command is served: it is not for want of clients.
+        Condition::Rejecting | Condition::Full if stands_still(server) => {
+            (Style::BadBadge, "FULL, NOT IDLE")
+        }
         Condition::Rejecting => (Style::BadBadge, "REJECTING"),
         Condition::Full => (Style::BadBadge, "FULL"),
         Condition::Silent(_) => (Style::BadBadge, "NO ANSWER"),
@@ -92,6 +107,10 @@ fn badge(condition: Condition, server: &Server) -> (Style, String) {
         },
     };
     (style, format!(" {text} "))
+}
+
+fn stands_still(server: &Server) -> bool {
+    server.current().is_some_and(|seen| seen.stands_still)
 }
 
 fn summary(state: &State, server: &Server) -> Line {
@@ -266,8 +285,14 @@ fn rates(server: &Server, width: usize) -> Vec<Line> {
     if words {
         rejections.push(Style::Dim, &format!(", {} in all", known(total)));
     }
-    let (history, accent) = (&server.churn_history, Style::Accent);
-    vec![rejections, line("churn", server.churn, history, Style::Plain, accent)]
+    let accent = Style::Accent;
+    let style = if stands_still(server) { Style::Bad } else { Style::Plain };
+    let mut commands = line("commands", server.commands, &server.commands_history, style, accent);
+    if words && let Some(cores) = server.current().and_then(|seen| seen.cpu_cores) {
+        commands.push(Style::Dim, &format!(", {} of a core", percent(cores)));
+    }
+    let churn = line("churn", server.churn, &server.churn_history, Style::Plain, accent);
+    vec![rejections, commands, churn]
 }
 
 fn rest(server: &Server) -> Line {

@@ -162,6 +162,29 @@ fn a_server_that_is_full_says_so_and_shows_who_holds_its_slots() {
 }
 
 #[test]
+fn a_server_that_refuses_and_serves_nobody_is_not_idle() {
+    let mut state = state(1);
+    let info = |rejected: u64, commands: u64| {
+        ServerSnapshot::parse(format!(
+            "connected_clients:100\r\nmaxclients:100\r\nrejected_connections:{rejected}\r\n\
+             total_commands_processed:{commands}\r\nused_cpu_sys:{rejected}\r\nused_cpu_user:0\r\n"
+        ))
+    };
+    let (mut observer, start) = (ServerObserver::default(), Instant::now());
+    state.apply(0, Update::Connected);
+    for second in 0..2 {
+        let seen = info(second, second * 3);
+        let seen = observer.observe(seen, start + Duration::from_secs(2 * second));
+        state.apply(0, Update::Observed(Box::new(Ok(seen))));
+    }
+    state.close_round();
+    let frame = text(&state, 120);
+    for part in [" FULL, NOT IDLE ", "commands", "1.5/s", "50.0 % of a core"] {
+        assert!(frame.contains(part), "{part}: {frame}");
+    }
+}
+
+#[test]
 fn almost_full_is_not_full() {
     let mut state = state(1);
     state.apply(0, Update::Connected);

@@ -14,7 +14,7 @@
 //! | `PUT /session/{id}` | goes on over the one connection; without it 503 | goes on while one of the 4 lives; then 503 |
 //! | `GET /limited` | the same: what cannot be counted is not let through | takes turns on the one connection that is kept for nobody; 503 at once for the rest |
 //!
-//! On the private listener: `/metrics`, `/status` (a page, for a browser), `/readyz`, `/doctor`
+//! What happens to the pool goes to stderr, a line each. On the private listener: `/metrics`, `/status` (a page, for a browser), `/readyz`, `/doctor`
 //! with the feature `doctor`,
 //! `POST /breaker/{open,closed,auto}`.
 
@@ -72,6 +72,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // What happens to the pool: its limit, the breaker, refused callers. To stderr, as stdout is for who started it.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -111,12 +113,13 @@ async fn run(args: Args) -> Result<(), Box<dyn StdError>> {
     if let Err(error) = pool.warm_up(open).await {
         eprintln!("axum_service: starting without Redis: {error}");
     }
+    let draining = Arc::new(Notify::new());
+    // Heard from before anybody knows that it serves.
+    let terminated = terminated(Arc::clone(&draining))?;
     println!("serving clients on {}", listener.local_addr()?);
     println!("serving operators on {admin_address}");
 
-    let draining = Arc::new(Notify::new());
-    let serving = axum::serve(listener, service(pool.clone()))
-        .with_graceful_shutdown(terminated(Arc::clone(&draining))?);
+    let serving = axum::serve(listener, service(pool.clone())).with_graceful_shutdown(terminated);
     tokio::select! {
         ended = serving.into_future() => ended?,
         () = async { draining.notified().await; sleep(DRAIN).await } => {

@@ -45,7 +45,7 @@ pub(crate) struct Cast<'a> {
 /// Its pool works; what it takes beside that is never used again.
 struct Leaking {
     _pool: Crowd,
-    leaked: Growing,
+    _leaked: Growing,
 }
 
 impl<'a> Cast<'a> {
@@ -68,7 +68,7 @@ impl<'a> Cast<'a> {
         let Some(pool) = self.restarted.take() else { return };
         let pace = Pace { between: interval, refused: AFTER_REFUSAL.max(interval), most: None };
         let leaked = Crowd::from(self.server, LEAKING).named("checkout");
-        self.leaking = Some(Leaking { _pool: pool, leaked: Growing::start(leaked, pace) });
+        self.leaking = Some(Leaking { _pool: pool, _leaked: Growing::start(leaked, pace) });
     }
 
     /// A new instance of `search` comes up.
@@ -78,10 +78,9 @@ impl<'a> Cast<'a> {
         self.newcomer = Some(Growing::start(crowd, pace));
     }
 
-    /// Stops the instance that leaks, and starts it again, for now without its leak. Returns what it had
-    /// leaked.
-    pub(crate) fn restart(&mut self) -> usize {
-        let leaked = self.leaking.take().map_or(0, |leaking| leaking.leaked.crowd.len());
+    /// Stops the instance that leaks, and starts it again, for now without its leak.
+    pub(crate) fn restart(&mut self) {
+        self.leaking = None;
         // Its pool comes up once the server has noticed.
         let pool = Crowd::from(self.server, LEAKING).named("checkout").busy_every(BUSY);
         for _ in 0..RESTART_TRIES {
@@ -93,7 +92,6 @@ impl<'a> Cast<'a> {
             }
         }
         self.restarted = Some(pool);
-        leaked
     }
 
     pub(crate) fn leaking_address() -> String {

@@ -1,5 +1,7 @@
 //! What happens, one thing after the other.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,15 +86,12 @@ pub(crate) async fn play(args: &Args) -> Result<(), Failure> {
     }
     sleep_until(voice.began() + args.length.mul_f64(MENDED_AT)).await;
 
-    mended(&voice, &server, &mut cast).await?;
+    mended(&voice, &server, &storefront, &mut cast).await?;
     all_clear(&voice, &url, &outside).await?;
     let now = storefront.now();
     voice.moment(
-        "Storefront",
-        &format!(
-            "has {} connections now. All in all it served {} requests; {} failed.",
-            now.live, now.served, now.failed
-        ),
+        "All in all",
+        &format!("storefront served {} requests; {} failed.", now.served, now.failed),
     );
     let end = voice.began() + args.length;
     if Instant::now() < end {
@@ -207,23 +206,47 @@ pub(crate) fn doctor_command(url: &str) -> String {
 }
 
 /// 3. What has been found is mended.
-async fn mended(voice: &Voice, server: &TestServer, cast: &mut Cast<'_>) -> Result<(), Failure> {
-    let before = server.admin().used_slots();
-    let leaked = block_in_place(|| cast.restart());
+async fn mended(
+    voice: &Voice,
+    server: &TestServer,
+    storefront: &Storefront,
+    cast: &mut Cast<'_>,
+) -> Result<(), Failure> {
+    let before = Slots::of(server);
+    block_in_place(|| cast.restart());
     until("the newcomer to be let in", LIMIT, || cast.newcomer_has().0 == WANTED).await?;
+    // What is told of it is to be true when the doctor looks, too.
+    until("storefront to grow", LIMIT, || storefront.is_at_its_most()).await?;
+    let after = Slots::of(server);
     voice.moment(
         "The fix:",
         &format!("checkout on {} is restarted, and its leak is gone.", Cast::leaking_address()),
     );
-    voice.and(&format!(
-        "{leaked} connections were leaked. In use before: {before} of {MAXCLIENTS} slots, now: {}.",
-        server.admin().used_slots()
-    ));
-    voice.and(&format!(
-        "search has its {WANTED} connections, after {} refusals.",
-        cast.newcomer_has().1
-    ));
+    voice.and(&format!("Of {MAXCLIENTS} slots before, {before}."));
+    voice.and(&format!("Now, {after}."));
+    voice.and(&format!("search was refused {} times until it had them.", cast.newcomer_has().1));
     Ok(())
+}
+
+/// Who holds the slots, by name, all of one look: figures of two would not add up.
+struct Slots(BTreeMap<String, usize>);
+
+impl Slots {
+    fn of(server: &TestServer) -> Self {
+        let mut slots = BTreeMap::new();
+        for client in server.admin().client_list() {
+            *slots.entry(client["name"].clone()).or_default() += 1;
+        }
+        Self(slots)
+    }
+}
+
+impl fmt::Display for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.0.iter().map(|(name, slots)| format!("{name} {slots}"));
+        let held = held.collect::<Vec<_>>().join(", ");
+        write!(f, "{} in use: {held}", self.0.values().sum::<usize>())
+    }
 }
 
 /// 4. The doctor agrees.
@@ -235,7 +258,7 @@ async fn all_clear(voice: &Voice, url: &str, outside: &Doctor) -> Result<(), Fai
         }
         report = outside.examine().await;
     }
-    voice.moment("Afterwards:", "what the doctor says now.");
+    voice.moment("Afterwards:", "what the doctor says now; one slot more is its own.");
     voice.typed(&format!("$ {}", doctor_command(url)));
     voice.verdict(&report);
     Ok(())

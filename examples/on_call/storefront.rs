@@ -96,6 +96,11 @@ impl Storefront {
         })
     }
 
+    /// Each pool has all that it may open.
+    pub(crate) fn is_at_its_most(&self) -> bool {
+        self.pools.iter().all(|pool| pool.status().live == MOST)
+    }
+
     pub(crate) fn now(&self) -> Now {
         let mut now = Now {
             live: 0,

@@ -12,9 +12,9 @@
 //!
 //! ```sh
 //! sudo apt-get install -y redis-server
-//! cargo run --release --example retry_storm                   # 105 s; starts its own server
-//! cargo run --release --example retry_storm -- --start warm   # four connections held beforehand
-//! cargo run --release --example retry_storm -- --help
+//! cargo storm                                                # 105 s; starts its own server
+//! cargo storm --start warm                                   # four connections held beforehand
+//! cargo storm --help                                         # the same as cargo run --release --example retry_storm -- …
 //! ```
 //!
 //! It prints a table and draws `target/retry_storm.svg`: the dials the server refused, and the

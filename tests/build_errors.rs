@@ -52,6 +52,16 @@ fn a_malformed_url_is_reported_without_its_password() {
     }
 }
 
+#[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+#[test]
+fn a_url_that_needs_tls_names_the_feature() {
+    let words = ["tls-rustls", "tls-native-tls", "redis-guard"];
+    one_problem(GuardedPool::builder("rediss://localhost"), &words);
+    one_problem(GuardedPool::cluster(["rediss://localhost"]), &words);
+    one_problem(GuardedPool::sentinel(["rediss://localhost"], "mymaster"), &words);
+    one_problem(GuardedPool::sentinel(["redis://h"], "m").connect_as("rediss://any"), &words);
+}
+
 /// Without its certificate check, TLS keeps out nobody: a build says that it wants that.
 #[cfg(feature = "tls-rustls")]
 #[test]

@@ -445,11 +445,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/observability")
 }
 
-/// The metrics of the README's table, a histogram's as its series, with their labels. (That the table
+/// The metrics of the guide's table, a histogram's as its series, with their labels. (That the table
 /// is what the crate emits is a test beside the names in the crate.)
 fn documented() -> BTreeMap<String, Vec<String>> {
-    let readme = include_str!("../README.md");
-    let rows = readme.lines().filter_map(|line| {
+    let guide = include_str!("../src/guide/operating.md");
+    let rows = guide.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`');
         let (kind, labels) = (cells.next()?, cells.next()?);
@@ -470,7 +470,7 @@ fn documented() -> BTreeMap<String, Vec<String>> {
             _ => {}
         }
     }
-    assert!(documented.len() > 30, "the README's table was not understood: {documented:?}");
+    assert!(documented.len() > 30, "the guide's table was not understood: {documented:?}");
     documented
 }
 

@@ -58,7 +58,9 @@ fn plan(args: &[&str]) -> Ran {
 
 fn plan_with(args: &[&str], env: &[(&str, &str)]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redis-guard"));
-    command.env_remove("REDISCLI_AUTH").env_remove("RUST_LOG").env_remove("NO_COLOR");
+    for name in ["REDIS_URL", "REDISCLI_AUTH", "RUST_LOG", "NO_COLOR"] {
+        command.env_remove(name);
+    }
     let Output { status, stdout, stderr } =
         command.arg("plan").args(args).envs(env.iter().copied()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -151,7 +153,7 @@ fn json_has_plain_numbers() {
         json["inputs"],
         json!({
             "maxclients": 10_000, "maxclients_from": "flag", "reserve": 200, "instances": 240,
-            "surge": { "instances": 0 }, "workers": 1, "pool_size": 50, "replicas": 0,
+            "surge": { "instances": 0 }, "workers": 1, "pool_size": 50, "min_limit": 2, "replicas": 0,
             "cluster_links": 0, "others": 0, "serverless": false,
         })
     );
@@ -159,7 +161,7 @@ fn json_has_plain_numbers() {
         json["results"],
         json!({
             "fits": false, "tight": false, "needed": 12_000, "available": 9_800, "headroom": 0,
-            "shortfall": 2_200, "saturation": 1.2, "surge_instances": 0, "processes": 240,
+            "shortfall": 2_200, "saturation": 1.2, "surge_instances": 0, "processes": 240, "floor": 480, "floor_fits": true,
             "largest_pool_size": 40, "largest_instances": 196,
         })
     );
@@ -170,6 +172,15 @@ fn json_has_plain_numbers() {
             "fits": true, "summary": "max_connections 50 → 40 frees 2,400 slots",
         })
     );
+}
+
+#[test]
+fn what_no_pressure_takes_back_is_told_where_it_does_not_fit() {
+    let plan = "--maxclients 10000 --instances 2000 --pool-size 16";
+    let note =
+        "2,000 processes × 8 that no pressure takes back (min_limit, or the reserves) = 16,000";
+    plan_line(&format!("{plan} --min-limit 8")).exited(2).says(&[note]);
+    assert!(!plan_line(plan).exited(2).stdout.contains("no pressure"));
 }
 
 #[test]
@@ -228,6 +239,19 @@ fn a_wrong_command_line_ends_with_64_and_says_what_is_wrong() {
         let ran = plan_line(line).exited(64).complains(&[words]);
         assert_eq!(ran.stdout, "", "{line}");
     }
+}
+
+#[test]
+fn the_server_may_be_named_by_host_and_port_or_by_the_environment() {
+    let server = TestServer::builder().maxclients(200).start().unwrap();
+    let address = format!("127.0.0.1:{}", server.port());
+    plan(&[&address, "--instances", "4"]).exited(0).says(&["4 × 16 = 64 fits 200 − 16"]);
+    let asked = plan_with(&["--instances", "4"], &[("REDIS_URL", &server.url())]);
+    asked.exited(0).says(&["4 × 16 = 64 fits 200 − 16"]);
+    let dead = [("REDIS_URL", "redis://127.0.0.1:1")];
+    plan_with(&["--instances", "4"], &dead).exited(3);
+    plan_with(&["--instances", "4", "--maxclients", "100"], &dead).exited(0);
+    plan_with(&["--instances", "4"], &[("REDIS_URL", "")]).exited(64).complains(&["REDIS_URL"]);
 }
 
 #[test]

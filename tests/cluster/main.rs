@@ -15,12 +15,14 @@ mod load;
 mod nodes;
 mod partition;
 mod pubsub;
+mod redis_rs;
 mod replicas;
 mod resharding;
 mod routing;
 mod same_answers;
 mod seeds;
 mod stopped;
+mod transaction;
 
 use redis_guard::redis::aio::ConnectionLike;
 use redis_guard::redis::{FromRedisValue, RedisError};

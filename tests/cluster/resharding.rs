@@ -53,6 +53,11 @@ async fn a_key_that_has_moved_already_is_asked_of_the_slots_new_node() {
     atomic.atomic().get(&moved).incr(&new, 1);
     let told: (String, u64) = soon("MULTI", atomic.query_async(&mut handle)).await.unwrap();
     assert_eq!(told, (moved.clone(), 2));
+    let mut whole = pipe();
+    whole.cmd("MULTI").get(&moved).incr(&new, 1).cmd("EXEC");
+    let told: (Value, Value, Value, (String, u64)) =
+        soon("MULTI", whole.query_async(&mut handle)).await.unwrap();
+    assert_eq!(told.3, (moved.clone(), 3));
     let script = Script::new("return redis.call('GET', KEYS[1])");
     for connection in [&mut handle, &mut pool.shared("another")] {
         let told = soon("a script", script.key(&moved).invoke_async::<String>(connection)).await;

@@ -183,6 +183,56 @@ async fn an_atomic_pipeline_of_two_slots_is_an_error_at_once_and_nothing_of_it_i
 }
 
 #[tokio::test]
+async fn a_pipeline_that_is_all_of_a_transaction_is_one_on_its_node() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+    let key = cluster.key_on(1);
+    let whole = |keys: &[&str]| {
+        let mut whole = pipe();
+        whole.cmd("MULTI");
+        keys.iter().for_each(|key| _ = whole.incr(*key, 1));
+        whole.cmd("EXEC");
+        whole
+    };
+    let (mut handle, mut lease) = (pool.shared("test"), pool.acquire("test").await.unwrap());
+
+    let queued = || Value::SimpleString("QUEUED".to_owned());
+    for (expected, told) in [
+        (1, soon("MULTI", handle.send_pipeline(&whole(&[&key, &key]))).await.unwrap()),
+        (3, soon("MULTI", whole(&[&key, &key]).query_async(&mut lease)).await.unwrap()),
+    ] {
+        let done = Value::Array(vec![Value::Int(expected), Value::Int(expected + 1)]);
+        assert_eq!(told, [Value::Okay, queued(), queued(), done]);
+    }
+    assert_eq!(stored(&cluster, &key), "4");
+    assert_eq!([0, 1, 2].map(|node| calls(&cluster, node, "exec")), [0, 2, 0]);
+
+    let two = whole(&[&key, &cluster.key_on(2)]);
+    let told = handle.send_pipeline(&two).await.unwrap_err();
+    assert!(told.to_string().contains("nothing was sent"), "{told}");
+    let mut apart = whole(&[&key]);
+    apart.incr(&key, 1);
+    let told = handle.send_pipeline(&apart).await.unwrap_err();
+    assert!(told.to_string().contains("use `acquire`"), "{told}");
+    assert_eq!(stored(&cluster, &key), "4");
+}
+
+#[tokio::test]
+async fn what_changes_nothing_goes_over_a_lane() {
+    let cluster = masters();
+    let pool = unhurried_pool(&cluster);
+    let mut handle = pool.shared("test");
+    for line in ["UNWATCH", "SELECT 0", "HELLO", "CLIENT GETNAME"] {
+        let _: Value = ask(&mut handle, line).await;
+    }
+    assert!(refused(&mut handle, "SELECT 1").await.to_string().contains("use `acquire`"));
+    let mut lease = pool.acquire("test").await.unwrap();
+    for line in ["UNWATCH", "HELLO", "CLIENT GETNAME"] {
+        let _: Value = ask(&mut lease, line).await;
+    }
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_be_split_is_an_error_at_once() {
     let cluster = masters();
     let pool = unhurried_pool(&cluster);

@@ -95,7 +95,7 @@ const MALFORMED: [&str; 7] = [
 fn a_malformed_url_alone() {
     for url in MALFORMED {
         let ended = Doctor::of(&[url]).run();
-        assert!([3, 64].contains(&ended.code), "{url}: {ended:#?}");
+        assert_eq!(ended.code, 64, "{url}: {ended:#?}");
         let said = format!("{}{}", ended.stdout, ended.stderr).to_lowercase();
         assert!(said.contains("url"), "{url}: {ended:#?}");
     }
@@ -106,7 +106,8 @@ fn a_malformed_url_beside_a_good_one() {
     let server = crate::server().start().unwrap();
     for url in MALFORMED {
         let report = Doctor::of(&[url, &server.url(), "--sample", "10ms"]).report();
-        assert_eq!((report.code, report.len()), (3, 2), "{url}: {report}");
+        assert_eq!((report.code, report.len()), (64, 2), "{url}: {report}");
+        assert_eq!(report.json["exit_code"], 64, "{url}: {report}");
         assert_eq!(report.server(0).verdict(), "bad_url", "{url}: {report}");
         report.server(0).level("failed", &["reachability.url"]);
         assert_eq!(report.server(1).verdict(), "nothing_wrong", "{url}: {report}");
@@ -129,9 +130,49 @@ fn the_password_of_a_malformed_url_is_not_shown() {
         for output in ["json", "text"] {
             let words = ["doctor", &url, &server.url(), "--output", output, "--sample", "10ms"];
             let ended = Doctor::words(&words).args(&["-vv"]).run();
-            assert!([0, 3].contains(&ended.code), "{ended:#?}");
+            assert!([0, 3, 64].contains(&ended.code), "{ended:#?}");
         }
     }
+}
+
+#[test]
+fn a_host_and_a_port_will_do() {
+    let server = crate::server().start().unwrap();
+    for host in ["127.0.0.1", "localhost"] {
+        for database in ["", "/1"] {
+            let address = format!("{host}:{}{database}", server.port());
+            let report = Doctor::of(&[&address]).report();
+            let seen = report.is(0, "nothing_wrong");
+            assert_eq!(seen.json["server"], format!("{host}:{}", server.port()), "{report}");
+        }
+    }
+}
+
+#[test]
+fn the_server_of_the_environment_is_examined_where_none_is_named() {
+    let [ours, named] = [(); 2].map(|()| crate::server().start().unwrap());
+    let ports = |doctor: Doctor| {
+        let report = doctor.env("REDIS_URL", &ours.url()).report();
+        assert_eq!((report.code, report.len()), (0, 1), "{report}");
+        let server = report.server(0).json["server"].as_str().unwrap().to_owned();
+        server.rsplit_once(':').unwrap().1.parse::<u16>().unwrap()
+    };
+    assert_eq!(ports(Doctor::of(&[])), ours.port());
+    assert_eq!(ports(Doctor::of(&[&named.url()])), named.port());
+    is_usage(&Doctor::of(&[]).env("REDIS_URL", "").run(), "REDIS_URL");
+    let bad = Doctor::of(&[]).env("REDIS_URL", &format!("http://:{SECRET}@127.0.0.1")).run();
+    assert_eq!(bad.code, 64, "{bad:#?}");
+}
+
+/// What is well has no reason, and what is worth a look is told as such.
+#[test]
+fn a_healthy_server_is_described_in_plain_words() {
+    let server = crate::server().arg("timeout", "0").arg("tcp-keepalive", "0").start().unwrap();
+    let ended = Doctor::words(&["doctor", &server.url(), "--sample", "10ms"]).run();
+    assert_eq!(ended.code, 0, "{ended:#?}");
+    let said = ended.stdout.split_once("nothing wrong: ").unwrap().1;
+    assert!(said.contains("\n  no check failed; worth a look: server."), "{said}");
+    assert!(!said.contains("because"), "{said}");
 }
 
 #[test]

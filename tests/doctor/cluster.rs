@@ -218,7 +218,7 @@ async fn the_full_node_of_a_pool_is_examined_over_a_connection_that_it_has() {
 
     let [seen] = report.servers.as_slice() else { panic!("{report:?}") };
     assert_eq!(seen.server, cluster.address(2), "{report}");
-    assert_eq!(seen.verdict.kind, VerdictKind::CeilingTooLow, "{report}");
+    assert_eq!(seen.verdict.kind, VerdictKind::Unused, "{report}");
     assert_eq!(seen.capacity.as_ref().and_then(|capacity| capacity.used), Some(40), "{report}");
     assert_eq!(cluster.node(2).admin().info_u64("total_connections_received"), before, "no dial");
 }

@@ -74,7 +74,7 @@ async fn a_full_server_is_examined_over_a_connection_that_a_pool_has() {
     let doctor = Doctor::new(Vec::<String>::new()).sample(SAMPLE);
     let report = doctor.examine_pool(&pool).await.unwrap();
     let [seen] = report.servers.as_slice() else { panic!("{report:?}") };
-    assert_eq!(seen.verdict.kind, VerdictKind::CeilingTooLow, "{report}");
+    assert_eq!(seen.verdict.kind, VerdictKind::Unused, "{report}");
     assert_eq!(seen.capacity.as_ref().and_then(|capacity| capacity.used), Some(12));
     assert_eq!(report.exit_code(false), 2, "it is connected, and full: {report}");
     assert_eq!(server.admin().info_u64("total_connections_received"), before, "no dial");

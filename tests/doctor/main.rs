@@ -15,6 +15,7 @@ mod denied;
 mod fake;
 mod fleets;
 mod full;
+mod generated;
 mod healthy;
 mod internal;
 mod leak;
@@ -30,6 +31,7 @@ mod stopped;
 mod storm;
 mod strange;
 mod tls;
+mod unused;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The binary, run as an operator runs it, and what it answers.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -112,7 +113,14 @@ impl Doctor {
         if examines && !self.args.iter().any(|arg| arg.starts_with("--sample")) {
             command.args(["--sample", "200ms"]);
         }
-        for name in ["REDISCLI_AUTH", "RUST_LOG", "NO_COLOR", "CLICOLOR_FORCE", "SSL_CERT_FILE"] {
+        for name in [
+            "REDIS_URL",
+            "REDISCLI_AUTH",
+            "RUST_LOG",
+            "NO_COLOR",
+            "CLICOLOR_FORCE",
+            "SSL_CERT_FILE",
+        ] {
             command.env_remove(name);
         }
         command.envs(self.env);
@@ -155,9 +163,12 @@ impl Doctor {
     }
 }
 
-/// Everything that CONFIG SET could have changed.
-fn settings(server: &TestServer) -> Reply {
-    server.admin().command(&["CONFIG", "GET", "*"]).expect("the admin may")
+/// Everything that CONFIG SET could have changed. Redis 8 lists it in another order each time.
+fn settings(server: &TestServer) -> BTreeMap<String, String> {
+    let Ok(Reply::Array(listed)) = server.admin().command(&["CONFIG", "GET", "*"]) else {
+        panic!("the admin may");
+    };
+    listed.chunks(2).map(|setting| (setting[0].text(), setting[1].text())).collect()
 }
 
 #[derive(Debug)]

@@ -18,6 +18,12 @@ fn a_storm_that_leaves_the_doctor_a_slot_now_and_then() {
     seen.shows("capacity.rejections", refused);
     assert!(server.admin().info_u64("rejected_connections") >= refused);
     assert!(seen.verdicts().contains(&"ceiling_too_low"), "who is let in has work: {report}");
+    assert_eq!(seen.json["capacity"]["stands_still"], false, "{report}");
+    assert!(seen.json["capacity"]["commands_per_second"].as_f64().unwrap() > 50.0, "{report}");
+    assert!(
+        seen.check("capacity.rejections").evidence.contains(" commands a second on "),
+        "{report}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::NAME;
 use crate::program::{Live, watch};
 use crate::support::server::poll;
-use crate::support::{Occupants, TestServer};
+use crate::support::{Crowd, Occupants, Storm, TestServer};
 
 const FAST: &[&str] = &["--interval", "200ms"];
 
@@ -49,6 +49,25 @@ fn a_server_that_fills_up_is_seen_to_over_one_connection() {
     occupants.free();
     live.until("room again", |it| it["condition"] == "fine");
     assert_eq!((connections(&server), server.admin().info_u64("rejected_connections")), (1, 1));
+}
+
+#[test]
+fn commands_and_processor_time_stand_beside_the_rejections() {
+    let server = TestServer::builder().maxclients(30).start().unwrap();
+    let live = live(&server.url(), &[]);
+    let busy = Crowd::from(&server, 1).open(10).busy();
+    let rate = |it: &Value| it["commands_per_second"].as_f64().unwrap_or(0.0);
+    let it = live.until("commands", |it| rate(it) > 50.0);
+    assert!(it["cpu_cores"].as_f64().unwrap() >= 0.0, "{it:#}");
+    assert_eq!(it["stands_still"], false);
+
+    let _still = busy.still();
+    let _occupants = server.fill();
+    let storm = Storm::from(&server, 1, 4);
+    let it = live.until("a server that stands still", |it| it["stands_still"] == true);
+    assert!(rate(&it) < 10.0, "its own are not among them: {it:#}");
+    drop(storm);
+    live.until("an end", |it| it["stands_still"] == false);
 }
 
 #[test]

@@ -257,6 +257,19 @@ fn wrong_usage_is_64() {
 }
 
 #[test]
+fn the_server_may_be_named_by_host_and_port_or_by_the_environment() {
+    let server = TestServer::start().unwrap();
+    let (code, seen) = json(&args(&format!("127.0.0.1:{}", server.port()), &[]));
+    assert_eq!((code, &seen["servers"][0]["connected"]), (0, &true.into()), "{seen:#}");
+
+    let mut command = watch(&[SHORT, &["--once", "--output", "json"]].concat());
+    let output = command.env("REDIS_URL", server.url()).output().unwrap();
+    let seen = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{seen}");
+    assert!(seen.contains(&format!("127.0.0.1:{}", server.port())), "{seen}");
+}
+
+#[test]
 fn help_tells_the_exit_codes() {
     let output = run(&["--help"]);
     let help = String::from_utf8(output.stdout).unwrap();

@@ -18,7 +18,7 @@ const HANG: Duration = Duration::from_secs(60);
 pub(crate) fn watch(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("watch").args(args).stdin(Stdio::null());
-    for variable in ["NO_COLOR", "REDISCLI_AUTH", "RUST_LOG"] {
+    for variable in ["NO_COLOR", "REDIS_URL", "REDISCLI_AUTH", "RUST_LOG"] {
         command.env_remove(variable);
     }
     command

@@ -46,6 +46,52 @@ fn the_live_view_takes_the_screen_and_ctrl_c_gives_it_back() {
 }
 
 #[test]
+fn q_ends_it_and_gives_the_terminal_back_as_it_was() {
+    let server = TestServer::start().unwrap();
+    let command = format!(
+        "stty -a | grep -o -- '-\\?icanon\\|-\\?echo\\b'; {PROGRAM} watch {} --interval 100ms; \
+         echo code=$?; stty -a | grep -o -- '-\\?icanon\\|-\\?echo\\b'",
+        server.url()
+    );
+    let Some(mut live) = in_a_terminal(&command) else { return };
+    let begun = live.until_output("a frame", |seen| seen.contains("\u{1b}[?2026l"));
+    assert!(begun.contains("q quits") && !begun.contains('↑'), "the hint: {begun:?}");
+    assert!(!begun.contains("-icanon"), "{begun:?}");
+
+    live.press(b"xq");
+
+    let (_, all) = live.until_its_end();
+    let (during, after) = all.split_once("code=0").unwrap_or_else(|| panic!("{all:?}"));
+    assert!(during.ends_with("\u{1b}[?1049l"), "{all:?}");
+    let before: Vec<&str> = all.lines().take(2).map(str::trim).collect();
+    let after: Vec<&str> = after.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(before, after, "{all:?}");
+}
+
+#[test]
+fn the_arrows_look_at_one_server_of_several() {
+    let [first, second] = [(); 2].map(|()| TestServer::start().unwrap());
+    let command =
+        format!("exec {PROGRAM} watch {} {} --interval 100ms --top 2", first.url(), second.url());
+    let Some(mut live) = in_a_terminal(&command) else { return };
+    let last = |seen: &str| seen.rsplit("\u{1b}[?2026h").nth(1).unwrap_or_default().to_owned();
+    let blocks = |seen: &str| last(seen).matches("rejections").count();
+    let begun = live.until_output("both servers", |seen| blocks(seen) == 2);
+    assert!(begun.contains("q quits, ↑↓ one server"), "{begun:?}");
+
+    live.press(b"\x1b[B");
+    live.until_output("one server", |seen| {
+        let ports = [&first, &second].map(|server| format!(":{}", server.port()));
+        blocks(seen) == 1 && ports.iter().all(|port| last(seen).contains(port))
+    });
+    live.press(b"\x1bOA");
+    live.until_output("both again", |seen| blocks(seen) == 2);
+
+    live.press(b"q");
+    assert_eq!(live.until_its_end().0, Some(0));
+}
+
+#[test]
 fn sigterm_gives_the_screen_back_too() {
     let server = TestServer::start().unwrap();
     // The shell waits, and tells us whom to end.

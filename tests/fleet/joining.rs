@@ -1,8 +1,10 @@
 //! Members who come, and what they get.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis_guard::{Event, Fleet, GuardedPool, LimitedBy};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::service::jain;
@@ -140,5 +142,64 @@ async fn callers_who_keep_their_leases_get_as_many_as_there_may_be() {
 
         println!("30 leases for good after {took:?}, with {occupied} of {slots} slots taken");
         assert_eq!(rejected(&server), 0);
+    }
+}
+
+/// A subscriber takes no heartbeat along.
+#[tokio::test]
+async fn subscribers_who_have_the_only_connections_left_starve_nobody() {
+    let begun = waits_behind_subscribers(|_| ()).await;
+    // What was granted before runs out after six seconds: until then nothing else would have been tried.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// The limit has frozen at what there was, which the share is, too.
+#[tokio::test]
+async fn nor_do_they_after_the_server_was_full() {
+    waits_behind_subscribers(|server| {
+        server.admin().set_maxclients(2);
+        close_all(server);
+        let refused = || (rejected(server) > 0).then_some(());
+        crate::support::server::poll(crate::waiting::HANG, refused).unwrap();
+        server.admin().set_maxclients(1_000);
+    })
+    .await;
+}
+
+/// Serves one after all connections were closed, behind three subscribers; returns since when it waited.
+async fn waits_behind_subscribers(before: impl Fn(&TestServer) + Send + 'static) -> Instant {
+    let server = Arc::new(TestServer::builder().maxclients(1_000).start().unwrap());
+    let pool = member(&server).acquire_timeout(Duration::from_secs(15)).build().unwrap();
+    let mut readers = JoinSet::new();
+    for _ in 0..3 {
+        let mut news = pool.pubsub("news").await.unwrap();
+        news.subscribe("news").await.unwrap();
+        readers.spawn(async move { while news.next().await.is_some() {} });
+    }
+    drop(pool.acquire("work").await.unwrap());
+    until("membership", &pool, || has_joined(&pool)).await;
+
+    let victim = Arc::clone(&server);
+    let fault = move || {
+        before(&victim);
+        close_all(&victim);
+    };
+    tokio::task::spawn_blocking(fault).await.unwrap();
+    let first_in_the_queue = || {
+        let status = pool.status();
+        let lost: u64 = status.connections_closed.values().sum();
+        let news = status.endpoints.iter().find(|endpoint| endpoint.name.as_str() == "news");
+        lost >= 4 && news.is_some_and(|news| news.in_use + news.waiting == 3)
+    };
+    until("the subscribers", &pool, first_in_the_queue).await;
+
+    let begun = Instant::now();
+    crate::support::ask_until_served(&pool).await;
+    begun
+}
+
+fn close_all(server: &TestServer) {
+    for kind in ["normal", "pubsub"] {
+        server.admin().text(&["CLIENT", "KILL", "TYPE", kind]);
     }
 }

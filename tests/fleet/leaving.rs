@@ -5,12 +5,19 @@ use std::time::Duration;
 use redis_guard::GuardedPool;
 use tokio::time::{Instant, sleep};
 
+use crate::slow_beats::SlowBeats;
 use crate::support::TestServer;
 use crate::waiting::{cmd, soon, until};
 use crate::{fleet, has_joined, member, members, rejected, service};
 
 /// What is left of a member's time at least, where it sends a heartbeat each 2 s that is good for 7 s.
 const LEFT: Duration = Duration::from_secs(4);
+
+async fn is_empty_and_stays_so(server: &TestServer) {
+    assert_eq!(members(server, "test"), 0);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(members(server, "test"), 0, "something came after the goodbye");
+}
 
 async fn joined(server: &TestServer) -> GuardedPool {
     let pool = member(server).build().unwrap();
@@ -89,6 +96,52 @@ async fn closing_under_load_leaves_nobody_behind() {
     }
 }
 
+/// It would register a pool again that has just left.
+#[tokio::test]
+async fn a_heartbeat_that_arrives_after_the_goodbye_leaves_nobody_behind() {
+    let server = TestServer::start().unwrap();
+    let slow = SlowBeats::start(&server).await;
+    let pool = slow.member();
+    pool.warm_up(4).await.unwrap();
+    until("membership", &pool, || has_joined(&pool)).await;
+    slow.hold();
+    soon("a heartbeat", slow.held()).await;
+
+    soon("closing", pool.close()).await;
+
+    is_empty_and_stays_so(&server).await;
+}
+
+#[tokio::test]
+async fn nor_does_the_first_one() {
+    let server = TestServer::start().unwrap();
+    let slow = SlowBeats::start(&server).await;
+    slow.hold();
+    let pool = slow.member();
+    drop(pool.acquire("test").await.unwrap());
+    soon("a heartbeat", slow.held()).await;
+
+    soon("closing", pool.close()).await;
+
+    is_empty_and_stays_so(&server).await;
+}
+
+/// The same over a lane.
+#[tokio::test]
+async fn nor_does_one_over_a_shared_connection() {
+    let server = TestServer::start().unwrap();
+    let slow = SlowBeats::start(&server).await;
+    let pool = slow.member();
+    let mut shared = pool.shared("test");
+    let _: String = cmd("PING").query_async(&mut shared).await.unwrap();
+    slow.hold();
+    soon("a heartbeat", slow.held()).await;
+
+    soon("closing", pool.close()).await;
+
+    is_empty_and_stays_so(&server).await;
+}
+
 #[tokio::test]
 async fn closing_while_all_leases_are_held_leaves_nobody_behind() {
     let server = TestServer::start().unwrap();
@@ -106,10 +159,7 @@ async fn closing_while_all_leases_are_held_leaves_nobody_behind() {
         drop(lease);
     }
     soon("closing", closing).await.unwrap();
-    is_empty_at_once(&server).await;
-    // Nor does anything come after it.
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(members(&server, "test"), 0);
+    is_empty_and_stays_so(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,10 +13,12 @@ mod waiting;
 mod crowd;
 mod damage;
 mod denied;
+mod held;
 mod joining;
 mod leaving;
 mod news;
 mod once;
+mod slow_beats;
 
 use std::time::Duration;
 

@@ -5,7 +5,8 @@ use axum::http::{Method, StatusCode};
 use redis_guard::GuardedPool;
 use redis_guard::axum::status_routes;
 
-use crate::support::TestServer;
+use crate::support::{Occupants, TestServer};
+use crate::waiting::until;
 use crate::{builder, get, send_with};
 
 fn app(pool: GuardedPool) -> Router {
@@ -26,7 +27,7 @@ async fn a_full_server_is_examined_over_the_pools_own_connection() {
     let seen = &report["servers"][0];
     assert_eq!(seen["capacity"]["used"], 24, "{seen}");
     assert_eq!(seen["capacity"]["free"], 0, "{seen}");
-    assert_eq!(seen["verdict"]["kind"], "ceiling_too_low", "{seen}");
+    assert_eq!(seen["verdict"]["kind"], "unused", "{seen}");
     // The occupants, the pool's connection and the test's own.
     assert_eq!(seen["holders"]["clients"], 24, "{seen}");
     assert_eq!(occupants.len(), 22);
@@ -51,10 +52,51 @@ async fn a_browser_gets_it_as_text() {
 }
 
 #[tokio::test]
-async fn without_a_connection_it_is_refused_like_anybody() {
+async fn with_nothing_live_it_is_503_and_tells_why() {
     let pool = GuardedPool::builder("redis://127.0.0.1:1").build().unwrap();
     let answer = get(&app(pool), "/doctor").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    let report = answer.json();
+    let seen = &report["servers"][0];
+    assert_eq!((&report["exit_code"], &seen["verdict"]["kind"]), (&3.into(), &"refused".into()));
+    assert_eq!(seen["checks"][0]["id"], "reachability.connect", "{seen:#}");
+    assert_eq!(seen["last_seen"], serde_json::Value::Null, "{seen:#}");
+}
+
+#[tokio::test]
+async fn with_nothing_live_it_quotes_the_server_and_says_how_old_the_rest_is() {
+    let server = TestServer::builder().maxclients(16).start().unwrap();
+    let pool = builder(&server).build().unwrap();
+    pool.warm_up(1).await.unwrap();
+    let mut occupants = Occupants::none(&server);
+    occupants.take(6);
+    let used = || pool.status().watch.observation.and_then(|seen| seen.snapshot.used());
+    until("a look", &pool, || used() == Some(8)).await;
+    // Nobody is let in from now on.
+    let admin = server.admin();
+    admin.set_maxclients(4);
+    let clients = admin.client_list();
+    let own = clients.iter().find(|client| client["name"].starts_with("redis-guard")).unwrap();
+    admin.text(&["CLIENT", "KILL", "ID", &own["id"]]);
+    until("the loss", &pool, || pool.status().live == 0).await;
+
+    let app = app(pool);
+    let answer = get(&app, "/doctor").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let report = answer.json();
+    let seen = &report["servers"][0];
+    assert_eq!(seen["verdict"]["kind"], "full", "{seen:#}");
+    assert!(seen["verdict"]["reasons"][0].as_str().unwrap().contains("max number of clients"));
+    let last = &seen["last_seen"];
+    assert_eq!((&last["used"], &last["maxclients"]), (&8.into(), &16.into()), "{seen:#}");
+    assert!(last["age_seconds"].as_f64().unwrap() > 0.0, "{seen:#}");
+    assert!(seen["capacity"].is_null() && seen["snapshot"].is_null(), "nothing is new: {seen:#}");
+
+    let text = send_with(&app, Method::GET, "/doctor", &[("accept", "text/html")]).await;
+    assert_eq!(text.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.body.contains("ERR max number of clients reached"), "{}", text.body);
+    assert!(text.body.contains("ago, and old: 8 of 16 slots in use"), "{}", text.body);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The example service, a process of its own, while its Redis fills up.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -245,4 +246,41 @@ fn a_flag_that_is_not_understood_is_named() {
         let words = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && words.contains(problem), "{args:?}: {words}");
     }
+}
+
+/// Who starts it reads where it serves from stdout, and nothing else.
+#[test]
+fn what_happens_to_its_pool_goes_to_stderr() {
+    let mut process = Command::new(program())
+        .args([
+            "--redis",
+            "redis://127.0.0.1:1",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(process.stdout.take().unwrap());
+    let mut said = String::new();
+    for _ in 0..2 {
+        stdout.read_line(&mut said).unwrap();
+    }
+    let kill = format!("kill -TERM {}", process.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    stdout.read_to_string(&mut said).unwrap();
+    let output = process.wait_with_output().unwrap();
+
+    let logged = String::from_utf8(output.stderr).unwrap();
+    assert!(logged.contains("dial failed pool=service server=127.0.0.1:1"), "{logged}");
+    assert!(!logged.contains('\u{1b}'), "no terminal: {logged}");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        matches!(lines[..], [clients, operators, "drained"]
+        if clients.starts_with("serving clients on") && operators.starts_with("serving operators on")),
+        "{said}"
+    );
 }

@@ -28,7 +28,9 @@ async fn status_is_the_pools_snapshot() {
     let mut page = get(&app(status_routes(pool.clone())), "/status").await.json();
 
     let mut snapshot = serde_json::to_value(pool.status()).unwrap();
-    page.as_object_mut().unwrap().remove("events");
+    for beside in ["events", "history"] {
+        assert!(page.as_object_mut().unwrap().remove(beside).is_some(), "{beside}");
+    }
     for status in [&mut page, &mut snapshot] {
         // Time went on.
         status["breaker"]["next_dial_in_seconds"].take();
@@ -53,6 +55,34 @@ async fn status_has_the_recent_events_with_their_time() {
     assert_eq!((&events[0]["live"], &events[1]["to"]), (&1.into(), &"open".into()));
     let at = events[0]["at"].as_f64().unwrap();
     assert!((before..=seconds()).contains(&at), "{at}");
+}
+
+/// For whoever opens the page when it is over.
+#[tokio::test]
+async fn status_has_what_was_refused_and_dialed_in_the_last_minutes() {
+    let server = TestServer::builder().maxclients(4).start().unwrap();
+    let _occupants = server.fill();
+    let pool = cold(&server).await;
+    for _ in 0..7 {
+        pool.acquire("a").await.unwrap_err();
+    }
+    let refused = || {
+        let endpoints = pool.status().endpoints;
+        endpoints.iter().flat_map(|endpoint| endpoint.rejected.values()).sum::<u64>()
+    };
+    let kept = || pool.recent_rates().iter().map(|rate| rate.refused).sum::<u64>();
+    until("its history", &pool, || kept() > 0).await;
+
+    let page = get(&app(status_routes(pool.clone())), "/status").await.json();
+
+    let column = |name: &str| page["history"][name].as_array().unwrap().clone();
+    let sum = |name: &str| column(name).iter().map(|it| it.as_u64().unwrap()).sum::<u64>();
+    assert!((7..=refused()).contains(&sum("refused")), "{page:#}");
+    let rows = column("age_seconds").len();
+    assert!((1..=320).contains(&rows), "{page:#}");
+    for name in ["seconds", "refused", "dials"] {
+        assert_eq!(column(name).len(), rows, "{name}");
+    }
 }
 
 /// What Chromium sends when somebody types an address.

@@ -34,7 +34,7 @@ impl Tree {
         let mut tree = Self::default();
         for (path, text) in sources {
             let parts: Vec<&str> = path.trim_end_matches(".rs").split('/').collect();
-            if matches!(parts[..], ["bin", ..] | [.., "tests"]) {
+            if matches!(parts[..], ["bin", ..] | [.., "tests" | "interleavings"]) {
                 continue;
             }
             let module = match parts[..] {

@@ -16,7 +16,6 @@ use crate::{
 /// Each changes the connection, or tells of it, and is answered well by a server with defaults.
 const TAKES: [&str; 25] = [
     "WATCH key",
-    "UNWATCH",
     "MULTI",
     "SELECT 1",
     "select 0",
@@ -29,6 +28,7 @@ const TAKES: [&str; 25] = [
     "CLIENT TRACKINGINFO",
     "CLIENT TRACKING ON BCAST",
     "CLIENT UNPAUSE",
+    "HELLO",
     "HELLO 2",
     "RESET",
     "SUBSCRIBE channel",
@@ -104,7 +104,7 @@ async fn each_of_these_takes_a_connection_until_the_drop_and_leaves_a_clean_one(
     }
 }
 
-/// The shared handles' table is the one that counts, and CLIENT besides; it is held against the server's own
+/// The shared handles' table is the one that counts, and CLIENT and HELLO besides; it is held against the server's own
 /// in the tests of shared connections.
 #[tokio::test]
 async fn whatever_a_shared_handle_refuses_takes_a_connection_and_nothing_else_does() {
@@ -124,7 +124,8 @@ async fn whatever_a_shared_handle_refuses_takes_a_connection_and_nothing_else_do
         let line = name.replace('|', " ");
         let told = soon(&line, handle.send(&crate::cmd(&line))).await;
         let is_refused = told.is_err_and(|error| error.to_string().contains("use `acquire`"));
-        let takes = is_refused || name == "client" || name.starts_with("client|");
+        let tells = ["client", "hello"].contains(&&*name) || name.starts_with("client|");
+        let takes = is_refused || tells;
         if takes {
             shared = lease(&pool, "test").await;
             taken += 1;

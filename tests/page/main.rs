@@ -16,6 +16,7 @@ mod waiting;
 mod browser;
 mod cluster;
 mod gone;
+mod kept;
 mod looks;
 mod numbers;
 mod overrides;

@@ -11,7 +11,7 @@ use crate::support::TestServer;
 use crate::waiting::soon;
 
 /// What every moment has to show, whatever else there is.
-const ALWAYS: [&str; 28] = [
+const ALWAYS: [&str; 30] = [
     "pool",
     "server",
     "max_connections",
@@ -32,6 +32,8 @@ const ALWAYS: [&str; 28] = [
     "watch.observation.ceiling",
     "watch.observation.new_rejections",
     "watch.observation.connections_per_second",
+    "watch.observation.commands_per_second",
+    "watch.observation.cpu_cores",
     "watch.observation.replicas_online",
     "watch.observation.snapshot.blocked_clients",
     "endpoints./limited.in_use",
@@ -79,9 +81,9 @@ fn written(path: &str, value: &Value) -> String {
         Value::Null => "–".to_owned(),
         Value::Bool(flag) => (if *flag { "yes" } else { "no" }).to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(ratio) if path == "watch.saturation" => {
+        Value::Number(ratio) if path == "watch.saturation" || path.ends_with("cpu_cores") => {
             match (ratio.as_f64().unwrap() * 1000.0 + 1e-6).floor() / 10.0 {
-                0.0 => "< 0.1 %".to_owned(),
+                0.0 if ratio.as_f64() > Some(0.0) => "< 0.1 %".to_owned(),
                 percent => format!("{percent} %"),
             }
         }

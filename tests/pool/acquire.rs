@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use redis::IntoConnectionInfo;
 use redis_guard::{
-    Backoff, BreakerState, Budget, Event, GuardedPool, Phase, Rejection, deadpool_redis, redis,
+    Backoff, Breaker, BreakerState, Budget, Event, GuardedPool, Phase, Rejection, deadpool_redis,
+    redis,
 };
 use tokio::time::{Instant, sleep};
 
@@ -131,7 +132,7 @@ async fn a_caller_that_waited_in_vain_hears_how_the_dials_fail() {
     server.stop();
     let slow = Backoff::without_jitter(HANG, HANG);
     let builder = unhurried(server.url()).backoff(slow).acquire_timeout(SHORT);
-    let pool = builder.build().unwrap();
+    let pool = builder.breaker(Breaker::default().failures(5)).build().unwrap();
 
     let error = soon("the timeout", pool.acquire("test")).await.unwrap_err();
 

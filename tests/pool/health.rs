@@ -94,7 +94,7 @@ async fn warm_up_of_a_stopped_server_fails_and_the_pool_dials_again_when_it_is_b
     server.stop();
     let pool = impatient(&server.url()).build().unwrap();
     let error = soon("the warm-up", pool.warm_up(1)).await.unwrap_err();
-    assert_eq!(error.reason(), "connect_failed");
+    assert_eq!(error.reason(), "breaker_open");
 
     server.restart().unwrap();
 

@@ -31,7 +31,11 @@ mod replaced;
 mod runtimes;
 mod schedule;
 mod stall;
+#[cfg(target_os = "linux")]
+mod tcp_settings;
 mod timeouts;
+mod transaction;
+mod unreachable;
 
 use redis_guard::{GuardedPool, GuardedPoolBuilder};
 use support::{TestServer, impatient};

@@ -8,7 +8,7 @@ use redis_guard::{AsyncCommands, GuardedConnection};
 use crate::pair_with;
 use crate::support::{Auth, Resp};
 use crate::support::{TestServer, Transport, impatient};
-use crate::waiting::{cmd, echo, field, id, let_pass, poll_once, soon, until};
+use crate::waiting::{HANG, cmd, echo, field, id, let_pass, poll_once, soon, until};
 
 /// Passes on the pool's clock where a reply is to be late, and is not over otherwise.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -159,4 +159,108 @@ async fn a_server_that_hangs_and_goes_on_is_used_again() {
         }
     };
     assert_eq!(soon("an answer", answered).await, "hello");
+}
+
+/// A lease and a handle, with a time of their own for each reply.
+async fn with_own(
+    pool: &redis_guard::GuardedPool,
+    time: Duration,
+) -> (GuardedConnection, redis_guard::SharedConnection) {
+    let (mut lease, mut handle) = (pool.acquire("test").await.unwrap(), pool.shared("test"));
+    lease.set_response_timeout(time);
+    handle.set_response_timeout(time);
+    (lease, handle)
+}
+
+#[tokio::test]
+async fn a_lease_and_a_handle_may_wait_for_less_than_the_pool() {
+    for multiplex in [false, true] {
+        let (server, pool) =
+            pair_with(4, |builder| builder.response_timeout(HANG).multiplex(multiplex));
+        let (mut lease, mut handle) = with_own(&pool, HANG).await;
+        // Whatever they have been before.
+        for _ in 0..2 {
+            assert_eq!(echo(&mut lease, "hello").await.unwrap(), "hello");
+            let _: String = cmd("ECHO hello").query_async(&mut handle).await.unwrap();
+            lease.set_response_timeout(SHORT);
+            handle.set_response_timeout(SHORT);
+            let (mut clone, late) = (handle.clone(), cmd("ECHO late"));
+            server.pause();
+            for _ in 0..2 {
+                let error = soon("the timeout", echo(&mut lease, "late")).await.unwrap_err();
+                assert!(error.is_timeout(), "{error}");
+                for handle in [&mut handle, &mut clone] {
+                    let told = soon("the timeout", late.query_async::<String>(handle)).await;
+                    let error = told.unwrap_err();
+                    assert!(error.is_timeout(), "{error}");
+                }
+            }
+            server.resume();
+            lease.set_response_timeout(HANG);
+            handle.set_response_timeout(HANG);
+            if multiplex {
+                soon("a connection", lease.make_exclusive()).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_and_a_handle_may_wait_for_longer_than_the_pool() {
+    for multiplex in [false, true] {
+        let (_server, pool) =
+            pair_with(4, |builder| builder.response_timeout(SHORT).multiplex(multiplex));
+        let (mut lease, mut handle) = with_own(&pool, HANG).await;
+        let slow = cmd("DEBUG SLEEP 0.3");
+        assert_eq!(soon("it", slow.query_async::<String>(&mut lease)).await.unwrap(), "OK");
+        assert_eq!(soon("it", slow.query_async::<String>(&mut handle)).await.unwrap(), "OK");
+        let mut clone = handle.clone();
+        assert_eq!(soon("it", slow.query_async::<String>(&mut clone)).await.unwrap(), "OK");
+        if multiplex {
+            lease.make_exclusive().await.unwrap();
+            assert_eq!(soon("it", slow.query_async::<String>(&mut lease)).await.unwrap(), "OK");
+        }
+        drop((lease, handle, clone));
+
+        // The next ones have the pool's again.
+        let (mut lease, mut handle) = (pool.acquire("test").await.unwrap(), pool.shared("test"));
+        assert!(slow.query_async::<String>(&mut lease).await.unwrap_err().is_timeout());
+        until("an answer", &pool, || {
+            pool.status().endpoints.iter().all(|e| e.shared_in_flight == 0)
+        })
+        .await;
+        assert!(slow.query_async::<String>(&mut handle).await.unwrap_err().is_timeout());
+    }
+}
+
+#[tokio::test]
+async fn a_blocking_command_waits_for_its_own_time_and_the_leases_or_the_handles() {
+    for multiplex in [false, true] {
+        let (server, pool) =
+            pair_with(4, |builder| builder.response_timeout(HANG).multiplex(multiplex));
+        let (mut lease, mut handle) = with_own(&pool, BELOW_A_SECOND).await;
+        let nothing: Option<(String, String)> = lease.blpop("list", 1.0).await.unwrap();
+        assert_eq!(nothing, None);
+        let nothing: Option<(String, String)> = handle.blpop("list", 1.0).await.unwrap();
+        assert_eq!(nothing, None);
+
+        server.pause();
+        let told = lease.blpop::<_, Option<(String, String)>>("list", 0.1);
+        assert!(soon("the timeout", told).await.unwrap_err().is_timeout());
+        server.resume();
+    }
+}
+
+#[tokio::test]
+async fn no_time_at_all_is_a_millisecond() {
+    let (server, pool) = pair_with(2, |builder| builder);
+    let (mut lease, mut handle) = with_own(&pool, Duration::ZERO).await;
+    server.pause();
+    assert!(soon("it", echo(&mut lease, "late")).await.unwrap_err().is_timeout());
+    // The lane has to be dialed first, which nobody answers now.
+    let late = cmd("ECHO late");
+    assert!(poll_once(&mut Box::pin(late.query_async::<String>(&mut handle))).is_pending());
+    server.resume();
+    lease.set_response_timeout(Duration::MAX);
+    assert_eq!(soon("it", echo(&mut lease, "hello")).await.unwrap(), "hello");
 }

@@ -151,6 +151,27 @@ async fn it_survives_client_kill_and_a_restart_and_says_that_messages_may_have_b
 }
 
 #[tokio::test]
+async fn to_unsubscribe_from_nothing_in_particular_is_to_forget_all_for_good() {
+    let server = TestServer::start().expect("redis-server");
+    let pool = unhurried(server.url()).build().unwrap();
+    let mut subscriber = pool.pubsub("orders").await.unwrap();
+    let none: [&str; 0] = [];
+    subscriber.subscribe(&["a", "b"]).await.unwrap();
+    subscriber.psubscribe(&["a*", "p*"]).await.unwrap();
+
+    subscriber.unsubscribe(&none).await.unwrap();
+    assert_eq!([publish(&server, "b", "1"), publish(&server, "pa", "2")], [0, 1]);
+    assert_eq!(payload(&mut subscriber).await, "2");
+    subscriber.punsubscribe(&none).await.unwrap();
+    subscriber.subscribe("kept").await.unwrap();
+
+    server.admin().text(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert!(matches!(next(&mut subscriber).await, PubSubEvent::Gap));
+    let published = ["a", "b", "pa", "kept"].map(|name| publish(&server, name, "3"));
+    assert_eq!(published, [0, 0, 0, 1]);
+}
+
+#[tokio::test]
 async fn a_subscription_made_on_a_lost_connection_says_gap_too() {
     let server = TestServer::start().expect("redis-server");
     let pool = unhurried(server.url()).build().unwrap();

@@ -40,6 +40,60 @@ async fn a_pool_serves_from_the_master() {
     pool.health().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_runs_on_the_master_and_on_the_next_one() {
+    let set = SentinelSet::start().unwrap();
+    for multiplex in [false, true] {
+        let pool = builder(&set).multiplex(multiplex).build().unwrap();
+        let master = set.master();
+        let increment = async || {
+            let told = pool.transaction("test", &["n"], async |conn, pipe| {
+                let n: Option<i64> = conn.get("n").await?;
+                let next = n.unwrap_or(0) + 1;
+                pipe.set("n", next).ignore().query_async::<Option<()>>(conn).await
+            });
+            soon("the transaction", told).await
+        };
+        increment().await.unwrap();
+        assert_ne!(set.server(master).admin().text(&["GET", "n"]), "");
+        set.fail_over();
+        until("the next master", &pool, || *pool.status().server == *set.address(set.master()))
+            .await;
+        while increment().await.is_err() {}
+        set.until_whole();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tcp_settings_hold_for_sentinels_and_for_the_servers_that_they_name() {
+    use crate::support::sockets::asked_after;
+    use redis_guard::redis::IntoConnectionInfo;
+    use redis_guard::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+
+    let set = SentinelSet::start().unwrap();
+    let long = Duration::from_secs(1_000);
+    let with = |url: &str, time| {
+        let keepalive = TcpKeepalive::new().with_time(time);
+        let settings = TcpSettings::default().set_keepalive(keepalive);
+        url.into_connection_info().unwrap().set_tcp_settings(settings)
+    };
+    let sentinels = set.sentinels().into_iter().map(|url| with(&url, long));
+    let pool = GuardedPool::sentinel(sentinels, set.name())
+        .connect_as(with("redis://any", long * 2))
+        .build()
+        .unwrap();
+    let _lease = pool.acquire("test").await.unwrap();
+
+    until("the subscription", &pool, || listens_to(&set, &pool).is_some()).await;
+    let listened = set.sentinel(listens_to(&set, &pool).unwrap());
+    until("the settings", &pool, || {
+        let to_sentinel = asked_after(listened.port(), long / 2);
+        (to_sentinel, asked_after(set.server(0).port(), long)) == (1, 1)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_pool_of_one_server_has_no_sentinels() {
     let server = TestServer::start().unwrap();

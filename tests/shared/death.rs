@@ -107,6 +107,8 @@ async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
     // For those that are not answered, below.
     let timeout = Duration::from_secs(5);
     let (server, pool) = pair_with(|builder| builder.shared_lanes(2).response_timeout(timeout));
+    // A first dial that is killed is an answer.
+    pool.warm_up(1).await.unwrap();
     let callers: Vec<_> = (0..16)
         .map(|_| {
             let mut handle = pool.shared("search");
@@ -116,7 +118,9 @@ async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
                     match send(&mut handle, "INCR n").await {
                         Ok(_) => ran += 1,
                         Err(error) if error.is_rejected() => panic!("{error}"),
-                        // Sent at the very moment of the kill it may also just not be answered.
+                        // Sent at the very moment of the kill it may also just not be answered: the driver ends while
+                        // another thread is handing it a command, and tokio's channel keeps that one, and those
+                        // behind it, for as long as anybody could send on it.
                         Err(error) if error.to_string().contains("no reply within") => {
                             unknown += 1;
                         }

@@ -27,8 +27,10 @@ const BLOCKING: [(&str, &str); 12] = [
 ];
 
 /// What may be shared although it is in one of the categories, and why.
-const SHARED: [(&str, &str); 34] = [
+const SHARED: [(&str, &str); 36] = [
     ("ping", "changes nothing"),
+    ("hello", "without a protocol it only tells"),
+    ("unwatch", "nothing is watched on a lane"),
     ("echo", "changes nothing"),
     ("command", "about the server"),
     ("command|count", "about the server"),
@@ -182,6 +184,7 @@ async fn every_command_about_the_connection_is_refused_or_known_to_be_harmless()
     }
     let _: String = ask(&mut pool.shared("test"), "PING").await;
     let mut refused = 0;
+    let documented = documented();
 
     for name in &names {
         let before = calls(&server, name);
@@ -196,10 +199,21 @@ async fn every_command_about_the_connection_is_refused_or_known_to_be_harmless()
             let error = RedisError::from(told.unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Client, "{name}");
             assert_eq!(calls(&server, name), before, "{name} was sent");
+            let word = name.rsplit('|').next().unwrap_or(name).to_uppercase();
+            assert!(documented.contains(&*word), "the documentation does not say that {name} is");
         }
     }
 
     assert!(refused >= 25, "{refused} of {names:?}");
+}
+
+/// The words in what a handle's documentation says of the commands that it refuses.
+fn documented() -> BTreeSet<&'static str> {
+    let source = include_str!("../../src/pool/shared_connection.rs");
+    let refused = source.split_once("**Commands that change the connection**").unwrap().1;
+    let refused = refused.split_once("are fine").unwrap().0;
+    let is_part = |letter: char| letter.is_ascii_uppercase() || letter == '-';
+    refused.split(|letter| !is_part(letter)).filter(|word| !word.is_empty()).collect()
 }
 
 #[tokio::test]

@@ -146,6 +146,12 @@ impl Crowd {
         self.busy_every(BUSY_INTERVAL)
     }
 
+    /// From now on nobody asks anything any more.
+    pub(crate) fn still(mut self) -> Self {
+        self.busy = None;
+        self
+    }
+
     /// From now on each asks something so often.
     pub(crate) fn busy_every(mut self, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));

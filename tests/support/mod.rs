@@ -11,6 +11,8 @@ pub(crate) mod name;
 pub(crate) mod replication;
 pub(crate) mod sentinel;
 pub(crate) mod server;
+#[cfg(target_os = "linux")]
+pub(crate) mod sockets;
 #[cfg(feature = "tls-rustls")]
 pub(crate) mod tls_proxy;
 pub(crate) mod vendor;

@@ -132,11 +132,11 @@ const NOT_OF_A_POOL: [&str; 10] = [
     "redis_guard_cluster_changes_total",
 ];
 
-/// A metric of the README's table: its name, kind, and labels beside the pool's.
+/// A metric of the guide's table: its name, kind, and labels beside the pool's.
 type Row = (&'static str, &'static str, BTreeSet<String>);
 
 fn rows() -> impl Iterator<Item = Row> {
-    include_str!("../../README.md").lines().filter_map(|line| {
+    include_str!("../../src/guide/operating.md").lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`');
         let (kind, labels) = (cells.next()?, cells.next()?);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use redis_guard::deadpool_redis::{self, PoolError, Runtime};
 use redis_guard::redis::{self, Client, ErrorKind, RedisError};
-use redis_guard::tower::{ByError, Classify, ClassifyError};
-use redis_guard::{Class, Error, Outcome, Rejection};
+use redis_guard::tower::{ByAnyError, ByError, Classify, ClassifyError, Fixed, GuardLayer};
+use redis_guard::{Class, Error, Guard, Outcome, Rejection};
 use tokio::time::timeout;
-use tower::{BoxError, ServiceExt};
+use tower::{BoxError, Layer, ServiceExt, service_fn};
 
 use crate::support::{LOADS_SLOWLY, SEVEN, TestServer, lacks};
 use crate::waiting::cmd;
@@ -240,11 +240,50 @@ async fn a_boxed_error_is_read_along_its_chain() {
         (elapsed, Some(Outcome::Timeout)),
         ("something else".into(), None),
         ("upstream said: ERR max number of clients reached".into(), Some(Outcome::MaxClients)),
+        (around("upstream said: ERR max number of clients reached"), Some(Outcome::MaxClients)),
+        (around(std::io::Error::from(std::io::ErrorKind::TimedOut)), Some(Outcome::Timeout)),
+        (around(std::io::Error::other(around(refused()))), Some(Outcome::Refused)),
+        (around(std::io::Error::other("the disk is full")), None),
     ] {
         assert_eq!(outcome(&error.class()), expected, "{error:?}");
     }
     assert_eq!(around(reply()).class(), Class::Worked);
     assert_eq!(BoxError::from("something else").class(), Class::Unknown);
+}
+
+/// The guarded service is none of Redis's: its errors are the sockets'.
+#[tokio::test]
+async fn the_errors_of_a_socket_are_read_wherever_they_are() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let connect = move || tokio::net::TcpStream::connect(("127.0.0.1", port));
+    let error = connect().await.unwrap_err();
+    assert_eq!(outcome(&error.class()), Some(Outcome::Refused), "{error}");
+
+    let guard = Guard::builder().build().unwrap();
+    let told = || guard.status().breaker.last_failure.map(|failure| failure.outcome);
+    let plain = GuardLayer::new(&guard, "plain").layer(service_fn(move |()| connect()));
+    assert!(plain.oneshot(()).await.is_err());
+    assert_eq!(told(), Some(Outcome::Refused));
+}
+
+#[tokio::test]
+async fn any_service_can_be_guarded_by_what_caused_its_error_or_by_a_closure() {
+    type Told = Option<Outcome>;
+    async fn heard<C>(classify: impl FnOnce(GuardLayer) -> GuardLayer<Fixed, C>) -> Told
+    where
+        C: Classify<Result<(), Around>> + Clone,
+    {
+        let guard = Guard::builder().build().unwrap();
+        let layer = classify(GuardLayer::new(&guard, "x"));
+        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let service = service_fn(move |()| async move { Err::<(), _>(Around(refused().into())) });
+        assert!(layer.layer(service).oneshot(()).await.is_err());
+        guard.status().breaker.last_failure.map(|failure| failure.outcome)
+    }
+    assert_eq!(heard(|layer| layer.classify(ByAnyError)).await, Some(Outcome::Refused));
+    let full = |_: &Around| failed(Outcome::MaxClients);
+    assert_eq!(heard(|layer| layer.classify_errors(full)).await, Some(Outcome::MaxClients));
+    assert_eq!(heard(|layer| layer.classify_errors(|_: &Around| Class::Unknown)).await, None);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use redis_guard::Event;
 use redis_guard::server::ServerEvent;
+use redis_guard::{Budget, Event};
 
 use crate::service::Service;
 use crate::support::TestServer;
-use crate::waiting::{cmd, let_pass, next, until};
+use crate::waiting::{self, cmd, let_pass, next, until};
 use crate::{builder, heard, rejected, warm};
 
 #[tokio::test]
@@ -42,6 +42,26 @@ async fn under_a_lowered_ceiling_the_pool_keeps_its_min_limit() {
     let last = seen();
     until("another look", &pool, || seen() != last).await;
     assert_eq!((pool.status().limit, pool.status().live), (12, 12));
+}
+
+/// What is promised to endpoints is theirs, whoever else is short; and half of the pool at most.
+#[tokio::test]
+async fn under_a_lowered_ceiling_the_pool_keeps_what_its_endpoints_were_promised() {
+    for (reserves, kept) in [([6, 5], 11), ([16, 10], 20)] {
+        let server = TestServer::builder().maxclients(100).start().unwrap();
+        let [checkout, search] = reserves.map(|reserve| Budget::max(20).reserve(reserve));
+        let pool = builder(&server).max_connections(40);
+        let pool = pool.endpoint("checkout", checkout).endpoint("search", search).build().unwrap();
+        waiting::soon("warming up", pool.warm_up(40)).await.unwrap();
+
+        server.admin().set_maxclients(u32::try_from(kept + 4).unwrap());
+
+        until("no more than the floor", &pool, || pool.status().live == kept).await;
+        let seen = || pool.status().watch.observation;
+        let last = seen();
+        until("another look", &pool, || seen() != last).await;
+        assert_eq!((pool.status().limit, pool.status().live), (kept, kept));
+    }
 }
 
 #[tokio::test]

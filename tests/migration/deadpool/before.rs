@@ -1,0 +1,164 @@
+//! A shop whose Redis is behind a pool of deadpool-redis.
+
+use std::fmt;
+use std::time::Duration;
+
+use deadpool_redis::redis::{self, AsyncCommands, Client, RedisError, Script};
+use deadpool_redis::{
+    Config, Connection, CreatePoolError, Pool, PoolConfig, PoolError, Runtime, TimeoutType,
+    Timeouts,
+};
+use futures_util::StreamExt;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const SESSION_TTL: u64 = 3600;
+
+/// At most three requests a user in a minute.
+const LIMITER: &str = "local n = redis.call('INCR', KEYS[1])
+    if n == 1 then redis.call('EXPIRE', KEYS[1], 60) end
+    return n <= tonumber(ARGV[1])";
+
+#[derive(Debug)]
+pub(crate) enum Error {
+    Pool(PoolError),
+    Redis(RedisError),
+    Settings(CreatePoolError),
+}
+
+impl Error {
+    pub(crate) fn status_code(&self) -> u16 {
+        match self {
+            Self::Pool(PoolError::Timeout(TimeoutType::Wait) | PoolError::Closed) => 503,
+            Self::Pool(PoolError::Backend(_)) => 502,
+            _ => 500,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool(error) => error.fmt(f),
+            Self::Redis(error) => error.fmt(f),
+            Self::Settings(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<PoolError> for Error {
+    fn from(error: PoolError) -> Self {
+        Self::Pool(error)
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<CreatePoolError> for Error {
+    fn from(error: CreatePoolError) -> Self {
+        Self::Settings(error)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Shop {
+    pool: Pool,
+    client: Client,
+}
+
+impl Shop {
+    pub(crate) async fn open(url: &str, connections: usize) -> Result<Self, Error> {
+        let mut config = Config::from_url(url);
+        let timeouts = Timeouts::wait_millis(2000);
+        config.pool = Some(PoolConfig { timeouts, ..PoolConfig::new(connections) });
+        let pool = config.create_pool(Some(Runtime::Tokio1))?;
+        let client = Client::open(url)?;
+        Ok(Self { pool, client })
+    }
+
+    async fn connection(&self) -> Result<Connection, PoolError> {
+        self.pool.get().await
+    }
+
+    pub(crate) async fn log_in(&self, session: &str, user: &str) -> Result<(), Error> {
+        let mut conn = self.connection().await?;
+        Ok(conn.set_ex(format!("session:{session}"), user, SESSION_TTL).await?)
+    }
+
+    pub(crate) async fn user(&self, session: &str) -> Result<Option<String>, Error> {
+        let mut conn = self.connection().await?;
+        Ok(conn.get(format!("session:{session}")).await?)
+    }
+
+    pub(crate) async fn admits(&self, user: &str) -> Result<bool, Error> {
+        let mut conn = self.connection().await?;
+        let limiter = Script::new(LIMITER);
+        Ok(limiter.key(format!("limit:{user}")).arg(3).invoke_async(&mut conn).await?)
+    }
+
+    pub(crate) async fn order(&self, order: &str) -> Result<(), Error> {
+        let mut conn = self.connection().await?;
+        Ok(conn.rpush("orders", order).await?)
+    }
+
+    /// Packs so many orders, as they come.
+    pub(crate) async fn pack(&self, orders: usize) -> Result<Vec<String>, Error> {
+        let mut conn = self.connection().await?;
+        conn.set_response_timeout(Duration::from_secs(40));
+        let mut packed = Vec::new();
+        while packed.len() < orders {
+            let order: Option<(String, String)> = conn.blpop("orders", 30.0).await?;
+            packed.extend(order.map(|(_, order)| order));
+        }
+        Ok(packed)
+    }
+
+    /// Takes one from the stock, if there is one.
+    pub(crate) async fn take(&self, item: &str) -> Result<bool, Error> {
+        let mut conn = self.connection().await?;
+        let key = format!("stock:{item}");
+        loop {
+            redis::cmd("WATCH").arg(&key).exec_async(&mut conn).await?;
+            let stock: Option<u64> = conn.get(&key).await?;
+            if stock.unwrap_or(0) == 0 {
+                redis::cmd("UNWATCH").exec_async(&mut conn).await?;
+                return Ok(false);
+            }
+            let mut transaction = redis::pipe();
+            transaction.atomic().decr(&key, 1).ignore().publish("sold", item).ignore();
+            if transaction.query_async::<Option<()>>(&mut conn).await?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// What is sold from now on.
+    pub(crate) async fn sales(&self) -> Result<UnboundedReceiver<String>, Error> {
+        let (sender, sales) = unbounded_channel();
+        let mut pubsub = self.client.get_async_pubsub().await?;
+        pubsub.subscribe("sold").await?;
+        tokio::spawn(async move {
+            while let Some(message) = pubsub.on_message().next().await {
+                if sender.send(message.get_payload().unwrap_or_default()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(sales)
+    }
+
+    /// For the metrics: connections, and how many of them are in use.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.size - status.available)
+    }
+
+    pub(crate) fn close(&self) {
+        self.pool.close();
+    }
+}

@@ -297,7 +297,7 @@ impl World<'_> {
                 instance.price.lost(live);
                 instance.member.lost(live);
             }
-            instance.gate.failed(approval, failure(outcome), now);
+            instance.gate.failed(approval, live == 0, failure(outcome), now);
         }
         self.dial(id);
     }

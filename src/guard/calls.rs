@@ -212,7 +212,7 @@ impl<W> Calls<W> {
             }
             (Pass::Probe { approval, .. }, Heard::Failed(failure)) => {
                 self.growing = false;
-                gate.failed(approval, failure, Instant::now());
+                gate.failed(approval, false, failure, Instant::now());
                 gate.take_transition()
             }
             (Pass::Probe { approval, .. }, Heard::Nothing) => {

@@ -15,10 +15,12 @@ use crate::vocabulary::Outcome;
 ///
 /// Defaults: 1 × "max number of clients reached" (the server said it, so there is nothing to
 /// confirm), 2 × suspected within 1 s (a single silent close can be a restart), 5 failures in a row
-/// of any other kind (a restart takes a few dials), or 1 at a server that has never let the pool or its
-/// process in: there is no restart to wait out, and whoever waits for that dial hears what became of it. (Behind
-/// sentinels it is 5 there, too: one may name the wrong server, and the next one knows better.) A
-/// count of zero is reported by [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
+/// of any other kind, or 1 with nothing live: whoever waits for that dial hears at once what became of it, and may
+/// try something else. (Behind sentinels it is 5 then, too: one may name the wrong server, and the next one knows
+/// better.) A count of zero is reported by [`build`](crate::GuardedPoolBuilder::build); [`u32::MAX`] never trips.
+///
+/// To have callers wait out a restart of up to a second instead, set `failures(5)`: of the five dials the
+/// last one is 0.75 to 1.5 s after the first, with the default [`Backoff`](crate::Backoff).
 ///
 /// ```
 /// use redis_guard::Breaker;
@@ -33,8 +35,8 @@ pub struct Breaker {
     suspected: u32,
     within: Duration,
     failures: u32,
-    /// At a server that has never let us in.
-    first_failures: u32,
+    /// With nothing live.
+    failures_with_none_live: u32,
 }
 
 impl Breaker {
@@ -55,11 +57,10 @@ impl Breaker {
         self
     }
 
-    /// Trip after `count` failures in a row of whatever kind, also at a server that has never let us in. Default
-    /// 5, and there 1.
+    /// Trip after `count` failures in a row of whatever kind, also with nothing live. Default 5, and then 1.
     #[must_use]
     pub const fn failures(mut self, count: u32) -> Self {
-        (self.failures, self.first_failures) = (count, count);
+        (self.failures, self.failures_with_none_live) = (count, count);
         self
     }
 
@@ -69,9 +70,9 @@ impl Breaker {
         (self.suspected, self.within)
     }
 
-    /// With a server that has never let us in, as patient as with any other.
-    pub(crate) const fn as_patient_at_first(mut self) -> Self {
-        self.first_failures = self.failures;
+    /// With nothing live, as patient as ever.
+    pub(crate) const fn as_patient_with_none_live(mut self) -> Self {
+        self.failures_with_none_live = self.failures;
         self
     }
 
@@ -79,9 +80,9 @@ impl Breaker {
         self.failures
     }
 
-    /// The same at a server that has never let us in.
-    pub(crate) const fn first_failures_to_trip(&self) -> u32 {
-        self.first_failures
+    /// The same with nothing live.
+    pub(crate) const fn failures_to_trip_with_none_live(&self) -> u32 {
+        self.failures_with_none_live
     }
 
     /// Trips as soon as either of two would.
@@ -91,7 +92,9 @@ impl Breaker {
             suspected: self.suspected.min(other.suspected),
             within: self.within.max(other.within),
             failures: self.failures.min(other.failures),
-            first_failures: self.first_failures.min(other.first_failures),
+            failures_with_none_live: self
+                .failures_with_none_live
+                .min(other.failures_with_none_live),
         }
     }
 
@@ -110,7 +113,7 @@ impl Breaker {
 impl Default for Breaker {
     fn default() -> Self {
         let within = Duration::from_secs(1);
-        Self { max_clients: 1, suspected: 2, within, failures: 5, first_failures: 1 }
+        Self { max_clients: 1, suspected: 2, within, failures: 5, failures_with_none_live: 1 }
     }
 }
 
@@ -221,13 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn at_a_server_that_has_never_let_us_in_the_first_trips_it_unless_it_is_set() {
+    fn with_nothing_live_the_first_failure_trips_it_unless_it_is_set() {
+        let trips_at = |breaker: Breaker| breaker.failures_to_trip_with_none_live();
         let default = Breaker::default();
-        assert_eq!(default.first_failures_to_trip(), 1);
-        assert_eq!(default.failures(2).first_failures_to_trip(), 2);
-        assert_eq!(default.failures(2).stricter(default).first_failures_to_trip(), 1);
-        assert_eq!(default.failures(3).as_patient_at_first().first_failures_to_trip(), 3);
-        assert_eq!(default.as_patient_at_first().first_failures_to_trip(), 5);
+        assert_eq!(trips_at(default), 1);
+        assert_eq!(trips_at(default.failures(2)), 2);
+        assert_eq!(trips_at(default.failures(2).stricter(default)), 1);
+        assert_eq!(trips_at(default.failures(3).as_patient_with_none_live()), 3);
+        assert_eq!(trips_at(default.as_patient_with_none_live()), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -437,7 +437,8 @@ fn failed(
             // The gate has the pace.
             state.ledger.retry_successors();
         }
-        state.gate.failed(approval, Arc::clone(&failure), now);
+        let none_live = state.ledger.live() == 0;
+        state.gate.failed(approval, none_live, Arc::clone(&failure), now);
         (state.gate.next_attempt_in(now), state.settle(), gone)
     };
     let News { limit, transition } = node.carry_out(wakes);

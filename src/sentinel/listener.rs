@@ -212,7 +212,7 @@ impl<'a> Dial<'a> {
                 connected
             }
             Err(failure) => {
-                sentinel.gate().failed(approval, Arc::clone(&failure), now);
+                sentinel.gate().failed(approval, true, Arc::clone(&failure), now);
                 set.failed(at, &failure);
                 None
             }

@@ -48,8 +48,6 @@ pub struct Gate {
     own_failures: u32,
     /// The moves in a row, and the last of them.
     moves: (u32, Option<Instant>),
-    /// It was let in, by this server or one before.
-    met: bool,
     rng: Rng,
     /// The state that [`take_transition`](Self::take_transition) told of last.
     announced: BreakerState,
@@ -148,7 +146,6 @@ impl Gate {
             own: None,
             own_failures: 0,
             moves: (0, None),
-            met: false,
             rng: Rng::with_seed(seed),
             announced: BreakerState::Closed,
             next: RefCell::default(),
@@ -266,13 +263,19 @@ impl Gate {
     pub fn connected(&mut self, approval: Approval, room: bool, took: Duration, now: Instant) {
         (self.own, self.own_failures) = (None, 0);
         self.moves.0 = 0;
-        self.met = true;
         let Approval { generation, server } = approval;
         server.change(|schedule| schedule.connected(generation, &self.policy, room, took, now));
     }
 
-    /// The dial failed: everybody backs off, or only this pool where it is its own trouble.
-    pub fn failed(&mut self, approval: Approval, failure: Arc<DialFailure>, now: Instant) {
+    /// The dial failed: everybody backs off, or only this pool where it is its own trouble. `none_live`: the
+    /// pool has no connection that lives, so that whoever waits for one waits for nothing else.
+    pub fn failed(
+        &mut self,
+        approval: Approval,
+        none_live: bool,
+        failure: Arc<DialFailure>,
+        now: Instant,
+    ) {
         let Approval { generation, server } = approval;
         if let Some(backoff) = self.own_backoff(failure.outcome) {
             let current = server.change(|schedule| {
@@ -285,8 +288,8 @@ impl Gate {
             }
         } else {
             (self.own, self.own_failures) = (None, 0);
-            let (policy, met) = (&self.policy, self.met);
-            server.change(|schedule| schedule.failed(generation, policy, met, failure, now));
+            let policy = &self.policy;
+            server.change(|schedule| schedule.failed(generation, policy, none_live, failure, now));
         }
     }
 

@@ -134,8 +134,8 @@ pub(super) struct Schedule {
     /// It has let a dial in, ever.
     met: bool,
     tripwire: Tripwire,
-    /// The breaker is open for no more than the first failures of a server that has never let us in.
-    is_first: bool,
+    /// The breaker is open for no more than the few failures that open it with nothing live.
+    is_early: bool,
     failures: u32,
     /// When the first of them was.
     failing_since: Option<Instant>,
@@ -188,7 +188,7 @@ impl Schedule {
             members: 0,
             met: false,
             tripwire: Tripwire::default(),
-            is_first: false,
+            is_early: false,
             failures: 0,
             failing_since: None,
             previous: Duration::ZERO,
@@ -316,20 +316,19 @@ impl Schedule {
         }
     }
 
-    /// The dial failed: everybody backs off. `met`: the pool was let in before, here or by another server in its
-    /// place.
+    /// The dial failed: everybody backs off. `none_live`: the pool has no connection that lives.
     pub(super) fn failed(
         &mut self,
         generation: u64,
         policy: &DialPolicy,
-        met: bool,
+        none_live: bool,
         failure: Arc<DialFailure>,
         now: Instant,
     ) {
         let Some(dial) = self.settle(generation, now) else { return };
         self.clear_gaps();
         if dial.failures == self.failures {
-            self.back_off(policy, met || self.met, failure, now);
+            self.back_off(policy, none_live, failure, now);
         }
     }
 
@@ -337,7 +336,7 @@ impl Schedule {
     fn back_off(
         &mut self,
         policy: &DialPolicy,
-        met: bool,
+        none_live: bool,
         failure: Arc<DialFailure>,
         now: Instant,
     ) {
@@ -358,9 +357,9 @@ impl Schedule {
         self.previous = backoff.delay(self.failures, self.previous, &mut self.rng);
         self.next_dial = Some(now + self.previous);
         let tripped = self.tripwire.failed(kind, &breaker, now);
-        let first = !met && self.failures >= breaker.first_failures_to_trip();
-        self.is_first = first && !tripped;
-        if tripped || first || self.state != BreakerState::Closed {
+        let early = none_live && self.failures >= breaker.failures_to_trip_with_none_live();
+        self.is_early = early && !tripped;
+        if tripped || early || self.state != BreakerState::Closed {
             self.state = BreakerState::Open;
         }
     }
@@ -369,7 +368,7 @@ impl Schedule {
         self.failures = 0;
         self.failing_since = None;
         self.tripwire = Tripwire::default();
-        self.is_first = false;
+        self.is_early = false;
         self.failure = None;
         self.next_dial = None;
         self.refused = None;
@@ -396,7 +395,7 @@ impl Schedule {
     ) {
         if era == self.generation && self.state == BreakerState::Closed {
             // A call says less than a dial.
-            self.back_off(policy, true, failure, now);
+            self.back_off(policy, false, failure, now);
         }
     }
 
@@ -470,10 +469,10 @@ impl Schedule {
     }
 
     /// Somebody comes when the next dial has been due for a while, for nobody has wanted it. Where only the first
-    /// ones have failed, that is long ago: the caller waits for this one. True if that is so.
+    /// ones have failed, with nothing live, that is long ago: the caller waits for this one. True if that is so.
     pub(super) fn begin_again(&mut self, pool: u64, now: Instant) -> bool {
         let is_due = self.due(pool).is_none_or(|due| due <= now);
-        let begins = self.is_first && is_due && self.state == BreakerState::Open;
+        let begins = self.is_early && is_due && self.state == BreakerState::Open;
         if begins && self.in_flight.is_empty() {
             self.state = BreakerState::Closed;
             return true;

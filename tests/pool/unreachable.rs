@@ -1,5 +1,5 @@
-//! A server that nobody of this process has ever reached: whoever waits for the first dial hears what became
-//! of it, and whoever comes after that hears it at once. One that has let the process in before may restart.
+//! A server that cannot be reached, with nothing live: whoever waits for the first dial hears what became of it,
+//! and whoever comes after that hears it at once. With something live, callers take turns on that.
 
 use std::time::Duration;
 
@@ -75,12 +75,32 @@ async fn a_server_that_hangs_is_told_of_after_one_dial() {
     drop(ask_until_served(&pool).await);
 }
 
+#[tokio::test]
+async fn a_server_that_has_served_and_is_gone_is_told_of_after_one_dial() {
+    for multiplex in [false, true] {
+        let server = TestServer::start().unwrap();
+        let pool = builder(&server).multiplex(multiplex).build().unwrap();
+        drop(soon("a lease", pool.acquire("test")).await.unwrap());
+        server.crash();
+        until("nothing live", &pool, || pool.status().live == 0).await;
+        let before: u64 = dials(&pool).values().sum();
+
+        let dialed = told(&pool, Outcome::Refused).await - before;
+
+        assert!(dialed <= 2, "{:?}", dials(&pool));
+        server.restart().unwrap();
+        drop(ask_until_served(&pool).await);
+        assert_eq!(pool.status().breaker.state, BreakerState::Closed);
+    }
+}
+
 /// Five dials, half a second apart: time enough for it to come back.
 #[tokio::test]
-async fn a_restart_is_waited_out() {
+async fn a_restart_is_waited_out_where_the_breaker_has_the_patience() {
     let server = TestServer::start().unwrap();
     let pause = Duration::from_millis(500);
-    let pool = builder(&server).backoff(Backoff::without_jitter(pause, pause)).build().unwrap();
+    let patient = builder(&server).backoff(Backoff::without_jitter(pause, pause));
+    let pool = patient.breaker(Breaker::default().failures(5)).build().unwrap();
     drop(soon("a lease", pool.acquire("test")).await.unwrap());
     server.crash();
     until("nothing live", &pool, || pool.status().live == 0).await;
@@ -98,25 +118,22 @@ async fn a_restart_is_waited_out() {
     assert!(pool.status().endpoints.iter().all(|endpoint| endpoint.rejected.is_empty()));
 }
 
-/// Another pool of the process that was let in is enough.
+/// A listener that is closed refuses dials, and what is open goes on.
 #[tokio::test]
-async fn what_the_process_knows_every_pool_of_it_knows() {
+async fn with_something_live_nobody_hears_of_a_failed_dial() {
     let server = TestServer::start().unwrap();
-    let pause = Duration::from_millis(500);
-    let pool = || builder(&server).backoff(Backoff::without_jitter(pause, pause)).build().unwrap();
-    let (first, second) = (pool(), pool());
-    drop(soon("a lease", first.acquire("test")).await.unwrap());
-    server.crash();
-    until("nothing live", &first, || first.status().live == 0).await;
+    let pool = builder(&server).build().unwrap();
+    let mut lease = soon("a lease", pool.acquire("test")).await.unwrap();
+    let () = cmd("CONFIG").arg("SET").arg("port").arg(0).query_async(&mut lease).await.unwrap();
 
-    let restart = async {
-        until("a failed dial", &second, || dials(&second).contains_key("refused")).await;
-        server.restart().unwrap();
+    let release = async {
+        until("a failed dial", &pool, || dials(&pool).contains_key("refused")).await;
+        assert_eq!(pool.status().breaker.state, BreakerState::Closed);
+        drop(lease);
     };
-    let (lease, ()) =
-        soon("service", async { tokio::join!(second.acquire("test"), restart) }).await;
+    let (other, ()) = soon("service", async { tokio::join!(pool.acquire("test"), release) }).await;
 
-    assert!(lease.is_ok());
+    assert!(other.is_ok(), "{:?}", other.map(drop));
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ impl GuardedPoolBuilder {
         let (first_backoff, breaker) = match self.topology {
             Topology::Single | Topology::Cluster(_) => (Backoff::default().base(), breaker),
             // One sentinel may name the wrong server, and the next one knows better.
-            Topology::Sentinel(_) => (FIRST_BACKOFF, breaker.as_patient_at_first()),
+            Topology::Sentinel(_) => (FIRST_BACKOFF, breaker.as_patient_with_none_live()),
         };
         let policy = DialPolicy { backoff, first_backoff, breaker, connect_timeout };
         let queue_limit = self.queue_limit.unwrap_or_else(|| {

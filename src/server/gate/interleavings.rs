@@ -121,11 +121,11 @@ fn a_pool_hears_of_its_free_dial_when_the_dial_before_it_ends() {
         let other = thread(move || {
             // The one dial that the schedule allows, or none: then there is a back-off already.
             if let Decision::Dial(approval) = full.ask(now) {
-                full.failed(approval, failure(Outcome::Refused), now);
+                full.failed(approval, false, failure(Outcome::Refused), now);
             }
         });
         let approval = approved(&mut freed, now);
-        freed.failed(approval, failure(Outcome::Refused), now);
+        freed.failed(approval, false, failure(Outcome::Refused), now);
         join(other);
     });
 }
@@ -137,7 +137,7 @@ fn what_a_caller_is_told_of_the_schedule_is_no_older_than_what_it_was_read_under
         let [mut dials, told] = [(); 2].map(|()| gate(&server));
         let other = thread(move || {
             let approval = approved(&mut dials, now);
-            dials.failed(approval, failure(Outcome::MaxClients), now);
+            dials.failed(approval, false, failure(Outcome::MaxClients), now);
         });
         told.verdict(now);
         let next = told.next_dial().as_of;

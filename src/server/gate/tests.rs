@@ -29,8 +29,13 @@ fn due(gate: &mut Gate, now: Instant) -> Instant {
 
 fn fail(gate: &mut Gate, outcome: Outcome, now: Instant) -> Option<Transition> {
     let approval = approve(gate, now);
-    gate.failed(approval, failure(outcome), now);
+    gate.failed(approval, false, failure(outcome), now);
     gate.take_transition()
+}
+
+fn fail_with_none_live(gate: &mut Gate, outcome: Outcome, now: Instant) {
+    let approval = approve(gate, now);
+    gate.failed(approval, true, failure(outcome), now);
 }
 
 fn refused_for(gate: &Gate, now: Instant) -> Option<Duration> {
@@ -114,7 +119,7 @@ async fn one_dial_at_a_time_and_the_probe_has_a_deadline() {
     let deadline = due(&mut gate, now);
     assert_eq!(deadline, now + Duration::from_secs(3));
     let second = approve(&mut gate, deadline);
-    gate.failed(slow, failure(Outcome::MaxClients), deadline);
+    gate.failed(slow, false, failure(Outcome::MaxClients), deadline);
     assert_eq!(gate.take_transition(), None, "stale");
     assert_eq!(gate.failures(), 0);
     gate.connected(second, true, MS, deadline);
@@ -157,10 +162,10 @@ async fn other_failures_of_a_server_that_let_us_in_are_waited_out_until_the_fift
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_failed_dial_of_a_server_that_never_let_us_in_is_the_answer() {
+async fn with_nothing_live_the_first_failed_dial_is_the_answer() {
     for outcome in [Outcome::Refused, Outcome::Unreachable, Outcome::Timeout, Outcome::Loading] {
         let (mut gate, now) = (gate(), Instant::now());
-        fail(&mut gate, outcome, now);
+        fail_with_none_live(&mut gate, outcome, now);
         let Verdict::Refuse { retry_after, failure: Some(failure) } = gate.verdict(now) else {
             panic!("{:?}", gate.verdict(now))
         };
@@ -168,7 +173,7 @@ async fn the_first_failed_dial_of_a_server_that_never_let_us_in_is_the_answer() 
         // Nobody has wanted the next one: whoever comes then waits for it, and hears of it.
         let later = due(&mut gate, now) + Duration::from_secs(60);
         assert_eq!(gate.verdict(later), Verdict::Wait);
-        fail(&mut gate, outcome, later);
+        fail_with_none_live(&mut gate, outcome, later);
         assert!(refused_for(&gate, later).is_some());
         let probe = due(&mut gate, later);
         let dial = approve(&mut gate, probe);
@@ -179,13 +184,15 @@ async fn the_first_failed_dial_of_a_server_that_never_let_us_in_is_the_answer() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_was_let_in_goes_on_with_its_patience_at_the_next_server() {
-    let (mut moving, now) = (gate(), Instant::now());
-    let met = approve(&mut moving, now);
-    moving.connected(met, true, MS, now);
-    moving.move_to(Server::alone("next", 7), now);
-    fail(&mut moving, Outcome::Refused, now);
-    assert_eq!(moving.verdict(now), Verdict::Wait);
+async fn with_something_live_it_takes_five_failures() {
+    let (mut gate, mut now) = (gate(), Instant::now());
+    for failures in 1..=5 {
+        fail(&mut gate, Outcome::Refused, now);
+        assert_eq!(refused_for(&gate, now).is_some(), failures == 5, "{failures}");
+        now = due(&mut gate, now);
+    }
+    let later = now + Duration::from_secs(60);
+    assert!(refused_for(&gate, later).is_some(), "until somebody has dialed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,7 +368,7 @@ async fn pools_take_turns() {
                 _ => None,
             })
             .unwrap();
-        gates[at].failed(approval, failure(Outcome::Refused), now);
+        gates[at].failed(approval, false, failure(Outcome::Refused), now);
         order.push(at);
     }
     // When the first dials nobody else has asked yet.
@@ -386,9 +393,9 @@ async fn four_at_once_where_there_is_room_and_one_refusal_ends_that() {
     gates[0].set_roomy(true);
     let mut dials: Vec<_> = (0..4).map(|n| approve(&mut gates[n % 2], now)).collect();
     assert!(matches!(gates[0].ask(now), Decision::WaitUntil(_)), "a fifth waits");
-    gates[0].failed(dials.remove(0), failure(Outcome::MaxClients), now);
+    gates[0].failed(dials.remove(0), false, failure(Outcome::MaxClients), now);
     // They started before it was known, and say nothing about after it.
-    gates[1].failed(dials.remove(0), failure(Outcome::MaxClients), now);
+    gates[1].failed(dials.remove(0), false, failure(Outcome::MaxClients), now);
     gates[0].connected(dials.remove(0), true, MS, now);
     gates[1].abandoned(dials.remove(0), now);
     assert_eq!((gates[0].failures(), gates[0].state()), (1, BreakerState::Open));
@@ -417,7 +424,7 @@ async fn the_longest_back_off_and_the_most_impatient_breaker_of_those_that_wait_
     let now = now + 200 * MS;
     let dial = approve(&mut quick, now);
     assert!(matches!(slow.ask(now), Decision::WaitUntil(_)));
-    quick.failed(dial, failure(Outcome::Refused), now);
+    quick.failed(dial, false, failure(Outcome::Refused), now);
     assert_eq!(due(&mut quick, now), now + 500 * MS);
     assert_eq!(slow.state(), BreakerState::Open, "after the second");
 }
@@ -491,7 +498,7 @@ async fn an_outcome_at_the_server_before_is_not_the_next_ones() {
     let before = approve(&mut moving, now);
     let theirs = approve(&mut gates[0], now);
     moving.move_to(Arc::clone(&gates[0].server), now);
-    moving.failed(before, failure(Outcome::MaxClients), now);
+    moving.failed(before, false, failure(Outcome::MaxClients), now);
     assert!(gates[0].is_current(&theirs));
     assert_eq!(gates[0].state(), BreakerState::Closed);
 }
@@ -586,7 +593,7 @@ async fn a_free_dial_that_waits_for_the_one_in_flight_is_told_of_its_end_however
 
     let mut changed = tokio_test::task::spawn(server.schedule_changed());
     tokio_test::assert_pending!(changed.poll());
-    dials.failed(approval, failure(Outcome::Refused), now);
+    dials.failed(approval, false, failure(Outcome::Refused), now);
     tokio_test::assert_ready!(changed.poll());
     let _free = approve(&mut freed, now);
 }

@@ -62,7 +62,7 @@ async fn a_dial_that_is_disregarded_makes_room_for_the_next_and_says_nothing() {
     gate.disregard();
     assert!(!gate.is_current(&stuck));
     let _next = approve(&mut gate, now);
-    gate.failed(stuck, failure(Outcome::MaxClients), now);
+    gate.failed(stuck, false, failure(Outcome::MaxClients), now);
     assert!(gate.is_calm());
 }
 
@@ -238,8 +238,8 @@ async fn a_server_that_lets_a_dial_in_and_refuses_its_password_has_a_slot() {
     let (mut gates, now) = (self::gates(2), Instant::now());
     gates[0].set_roomy(true);
     let [full, wrong] = [0, 1].map(|at| approve(&mut gates[at], now));
-    gates[0].failed(full, failure(Outcome::MaxClients), now);
-    gates[1].failed(wrong, failure(Outcome::Auth), now);
+    gates[0].failed(full, false, failure(Outcome::MaxClients), now);
+    gates[1].failed(wrong, false, failure(Outcome::Auth), now);
     assert!(!gates[0].is_calm(), "that dial began before");
 }
 
@@ -281,7 +281,7 @@ async fn after_a_failed_dial_the_back_off_alone_says_when() {
     gate.fleet_of(2_000);
     let dial = approve(&mut gate, now);
     gate.disconnected(now);
-    gate.failed(dial, failure(Outcome::Refused), now);
+    gate.failed(dial, false, failure(Outcome::Refused), now);
     assert_eq!(due(&mut gate, now), now + 2 * MS, "and not a spread of seconds");
 }
 

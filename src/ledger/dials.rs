@@ -22,6 +22,12 @@ impl<W> Ledger<W> {
         }
     }
 
+    /// Wants at least so many connections open although nobody waits for them, until they are or a dial fails:
+    /// not from a server that is full, whose slots are for those who wait.
+    pub(crate) fn keep_up(&mut self, connections: usize) {
+        self.kept_up = connections;
+    }
+
     /// Whether a dial would serve somebody and the limit has room for it. While the limit is frozen
     /// and nobody watches the server, the only way to learn that there is room again is to try: one
     /// dial per tick of the back-off, and only for a caller who waits.
@@ -48,8 +54,10 @@ impl<W> Ledger<W> {
         let waited_for = self.longest_waiting(limit.max(sockets + 1)).is_some()
             && self.dialing - self.dialing_fresh < self.servable();
         let goal = self.goals.iter().any(|goal| sockets < *goal);
+        let kept_up = sockets < self.kept_up && !self.is_frozen();
         waited_for
             || goal
+            || kept_up
             || self.fresh_due().is_some()
             || (self.dial_requested && self.idle == 0 && sockets < limit)
     }
@@ -144,6 +152,9 @@ impl<W> Ledger<W> {
         subtract(&mut self.dialing, 1);
         self.live += 1;
         self.room_made = false;
+        if self.live >= self.kept_up {
+            self.kept_up = 0;
+        }
         if !fresh {
             self.successor_connected();
             // Whoever was turned away meanwhile has it in this one.
@@ -163,6 +174,7 @@ impl<W> Ledger<W> {
         subtract(&mut self.dialing_fresh, usize::from(fresh));
         subtract(&mut self.dialing, 1);
         self.successor_dial_failed();
+        self.kept_up = 0;
         if full {
             self.room_lost |= std::mem::take(&mut self.room_made);
             self.freeze();

@@ -53,6 +53,8 @@ pub(crate) struct Ledger<W> {
     peak: usize,
     /// How many connections somebody wants live, each until its removal.
     goals: Vec<usize>,
+    /// So many are to be open although nobody waits for them.
+    kept_up: usize,
     replacing: Replacing,
     closed: bool,
 }
@@ -172,6 +174,7 @@ impl<W> Ledger<W> {
             room_made: false,
             room_lost: false,
             goals: Vec::new(),
+            kept_up: 0,
             replacing: Replacing::default(),
             closed: false,
         };

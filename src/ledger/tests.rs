@@ -325,6 +325,43 @@ fn goals_do_not_undo_each_other() {
 }
 
 #[test]
+fn what_is_kept_up_is_dialed_for_nobody_until_it_is_there_or_a_dial_fails() {
+    let mut ledger = stocked(4, 1, &[]);
+    ledger.keep_up(3);
+    assert!(ledger.wants_dial());
+    ledger.dial_started();
+    ledger.dial_started();
+    assert!(!ledger.wants_dial(), "both are on their way");
+    ledger.connected(false);
+    ledger.connected(false);
+    ledger.died(Closed::Otherwise);
+    assert!(!ledger.wants_dial(), "until it is asked for again");
+
+    ledger.keep_up(3);
+    ledger.dial_started();
+    ledger.dial_failed(false, false);
+    assert!(!ledger.wants_dial());
+
+    ledger.keep_up(usize::MAX);
+    for _ in 0..2 {
+        assert!(ledger.wants_dial());
+        ledger.dial_started();
+    }
+    assert!(!ledger.wants_dial(), "the limit");
+}
+
+#[test]
+fn at_a_full_server_nothing_is_kept_up() {
+    let mut ledger = stocked(4, 1, &[]);
+    ledger.dial_started();
+    ledger.dial_failed(true, false);
+    ledger.keep_up(3);
+    assert!(!ledger.wants_dial());
+    ledger.thaw();
+    assert!(ledger.wants_dial());
+}
+
+#[test]
 fn a_goal_is_tried_for_although_the_limit_is_frozen() {
     let mut ledger = stocked(8, 2, &[]);
     ledger.dial_started();

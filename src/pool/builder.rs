@@ -365,15 +365,17 @@ impl GuardedPoolBuilder {
         self
     }
 
-    /// How many idle connections `idle_timeout` leaves open. Default 1: a service that gives its last
+    /// How many connections are kept up although nobody needs them. Default 1: a service that gives its last
     /// connection back has to win a slot again, perhaps from a full server. As many as `max_connections`,
-    /// or more, keeps all. Under pressure the [adaptive limit](Self::adaptive_limit) or the
-    /// [fleet](Self::fleet) takes idle ones back all the same, down to [`min_limit`](Self::min_limit).
+    /// or more, keeps all.
     ///
-    /// They are kept up past their [`max_lifetime`](Self::max_lifetime): one that expires gets its successor
-    /// although nobody waits. They are dialed for callers only: none at the start, for which there is
-    /// [`warm_up`](crate::GuardedPool::warm_up), and none again that the server has closed, until somebody wants
-    /// it.
+    /// `idle_timeout` leaves so many idle ones open; one that expires gets its
+    /// [successor](Self::max_lifetime); and one that the server, a link or a failover has ended is dialed again within
+    /// a second or so. (In use or idle, so many are open; `bb8` and others count idle ones only.) The first ones are
+    /// dialed once a caller has had one, or by [`warm_up`](crate::GuardedPool::warm_up). For nobody a failed
+    /// dial is repeated after 30 s, and none is made at a server that was full when it was last dialed: its slots are
+    /// for those who wait. Under pressure the [adaptive limit](Self::adaptive_limit) or the
+    /// [fleet](Self::fleet) takes idle ones back all the same, down to [`min_limit`](Self::min_limit).
     pub fn min_idle(mut self, connections: usize) -> Self {
         self.settings.min_idle = connections;
         self

@@ -20,8 +20,8 @@ use super::watch;
 use crate::ledger::AccountId;
 use crate::telemetry::history::Counted;
 use crate::telemetry::status::CloseReason;
-use crate::vocabulary::Reason;
 use crate::vocabulary::reply::unanswered;
+use crate::vocabulary::{Outcome, Reason};
 
 /// A connection idle for longer is PINGed before it is lent again: NATs and load balancers forget
 /// connections without a word, the common ones after minutes, careless ones after one.
@@ -34,9 +34,9 @@ const REFUSALS_NAMED: usize = 8;
 /// How often everything is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long connections that are to be replaced are left alone after a dial failed. They work, so
-/// nobody waits for their successors.
-const REPLACE_RETRY: Duration = Duration::from_secs(30);
+/// How long after a failed dial the next one goes out for nobody: for the successor of a connection that
+/// works, or for one that is to be kept up.
+const RETRY_FOR_NOBODY: Duration = Duration::from_secs(30);
 
 /// Sweeps while there is something to look after.
 pub(super) fn run(node: Arc<Node>) -> Task {
@@ -66,7 +66,8 @@ async fn sweep(node: Arc<Node>) {
         let coarse = node.advance_coarse(now);
         // What another pool has learned of the server is told, though nobody waits.
         node.change(|state| state.swept(now.into_std(), SystemTime::now()));
-        replace_expired(&node, &mut retry, now);
+        outdate_expired(&node, now);
+        dial_for_nobody(&node, &mut retry, now);
         close_idle(&node, coarse);
         node.authenticate_free();
         check_idle(&node, coarse);
@@ -108,15 +109,26 @@ fn period(node: &Node) -> Duration {
 }
 
 /// Sees to it that what has outlived its lifetime is replaced; a subscriber listens for as long as it
-/// likes. `retry`: when the next successor is dialed while dials fail, for nobody waits for it.
-fn replace_expired(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
+/// likes.
+fn outdate_expired(node: &Arc<Node>, now: Instant) {
     let expired = |socket: &&Arc<Socket>| socket.expires <= now && !socket.is_subscriber();
     node.sockets().iter().filter(expired).for_each(|socket| socket.outdate(CloseReason::Lifetime));
-    if now >= *retry || node.lock().gate.failure().is_none() {
-        *retry = now + REPLACE_RETRY;
-        node.lock().ledger.retry_successors();
-    }
     node.count_outdated();
+}
+
+/// Lets successors, and what is to be kept up, be dialed. `retry`: when that is so next while dials fail. A pool that
+/// has never had a connection keeps none up.
+fn dial_for_nobody(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
+    node.change(|state| {
+        if now < *retry && state.gate.failure().is_some() {
+            return;
+        }
+        *retry = now + RETRY_FOR_NOBODY;
+        state.ledger.retry_successors();
+        if state.dials[Outcome::Connected as usize] > 0 {
+            state.ledger.keep_up(node.settings().min_idle);
+        }
+    });
 }
 
 /// Closes what was idle for too long, down to `min_idle`.

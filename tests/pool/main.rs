@@ -22,6 +22,7 @@ mod dirty;
 mod events;
 mod full;
 mod health;
+mod kept_up;
 mod leaks;
 mod limited;
 mod link;

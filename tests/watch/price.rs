@@ -33,8 +33,7 @@ async fn so_do_pools_of_one_process() {
 async fn newcomers_get_their_share(service: impl Fn(&TestServer) -> Service) {
     let server = TestServer::builder().maxclients(120).start().unwrap();
     let mut services: Vec<_> = (0..3).map(|_| service(&server)).collect();
-    let all = |services: &[Service]| services.iter().map(Service::live).sum::<usize>();
-    until("incumbents", &services[0].pool, || all(&services) > 85).await;
+    until("incumbents", &services[0].pool, || have_settled(&services)).await;
 
     let joined = Instant::now();
     services.extend((0..3).map(|_| service(&server)));
@@ -54,18 +53,22 @@ async fn newcomers_get_their_share(service: impl Fn(&TestServer) -> Service) {
     assert_eq!(rejected(&server), 0);
 }
 
+/// Most of the slots are taken, and no service may grow any further: what one may grow by yet was free before others
+/// came.
+fn have_settled(services: &[Service]) -> bool {
+    let settled = |service: &Service| {
+        let status = service.pool.status();
+        status.live >= status.limit && status.watch.saturation.is_some_and(|seen| seen > 0.7)
+    };
+    services.iter().map(Service::live).sum::<usize>() > 85 && services.iter().all(settled)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_without_a_guard_get_slots_that_the_pools_give_back() {
     let server = TestServer::builder().maxclients(120).start().unwrap();
     let services: Vec<_> = (0..3).map(|_| service(&server)).collect();
     let live = || services.iter().map(Service::live).sum::<usize>();
-    // What one may grow by yet was free before the clients came.
-    let settled = |service: &Service| {
-        let status = service.pool.status();
-        status.live >= status.limit && status.watch.saturation.is_some_and(|seen| seen > 0.7)
-    };
-    let all_settled = || live() > 85 && services.iter().all(settled);
-    until("incumbents", &services[0].pool, all_settled).await;
+    until("incumbents", &services[0].pool, || have_settled(&services)).await;
     let before = live();
 
     // As fast as the pools make room, and never into a full server.

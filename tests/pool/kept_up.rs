@@ -84,7 +84,7 @@ async fn a_server_that_is_gone_is_dialed_once_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_full_server_is_asked_once_at_most() {
+async fn a_full_server_is_asked_once_for_what_is_missing() {
     let server = TestServer::builder().maxclients(5).start().unwrap();
     let builder = impatient(&server.url()).max_connections(6).adaptive_limit(false).min_idle(KEPT);
     let pool = builder.build().unwrap();
@@ -93,7 +93,8 @@ async fn a_full_server_is_asked_once_at_most() {
     let refused = || server.admin().info_u64("rejected_connections");
     let before = refused();
     swept_twice(&pool).await;
-    assert!(refused() <= before + 1, "{:?}", dials(&pool));
+    // Where there was room, all that is missing is dialed at once.
+    assert!(refused() <= before + 2, "{:?}", dials(&pool));
 
     drop(occupants);
     let_pass(Duration::from_secs(31)).await;

@@ -245,6 +245,7 @@ async fn random_run(trouble: Trouble) -> (Arc<Run>, u64) {
         .max_connections(MAX)
         .acquire_timeout(Duration::from_millis(20))
         .backoff(Backoff::equal_jitter(Duration::from_millis(1), Duration::from_millis(20)))
+        .min_idle(2)
         .client_name(&name)
         .seed(seed);
     for (endpoint, budget) in ENDPOINTS {

@@ -33,6 +33,7 @@ const HOLD: Duration = Duration::from_millis(10);
 /// A member that stands for a process of its own.
 fn member(server: &TestServer) -> GuardedPoolBuilder {
     unhurried(server.url())
+        .min_idle(1)
         .own_gate(true)
         .max_connections(30)
         .acquire_timeout(Duration::from_secs(5))

@@ -23,7 +23,7 @@ fn pair(
     let builder = impatient(&format!("redis://app:first@127.0.0.1:{}", server.port()))
         .max_connections(connections)
         .max_lifetime(LIFETIME)
-        .min_idle(connections)
+        .idle_timeout(Duration::from_secs(3600))
         .leak_after(Duration::from_millis(40));
     (server, settings(builder).build().unwrap())
 }

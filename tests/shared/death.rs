@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis_guard::redis::{ErrorKind, RedisError};
-use redis_guard::{Error, Event};
+use redis_guard::{Breaker, Error, Event};
 use tokio::time::{sleep, timeout};
 
 use crate::proxy::Proxy;
@@ -106,9 +106,11 @@ async fn a_pipeline_in_flight_on_a_killed_lane_hears_the_same() {
 async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
     // For those that are not answered, below.
     let timeout = Duration::from_secs(5);
-    let (server, pool) = pair_with(|builder| builder.shared_lanes(2).response_timeout(timeout));
-    // A first dial that is killed is an answer.
-    pool.warm_up(1).await.unwrap();
+    // A dial that is killed, too, is waited out.
+    let (server, pool) = pair_with(|builder| {
+        let builder = builder.shared_lanes(2).response_timeout(timeout);
+        builder.breaker(Breaker::default().failures(u32::MAX))
+    });
     let callers: Vec<_> = (0..16)
         .map(|_| {
             let mut handle = pool.shared("search");

@@ -39,9 +39,11 @@ pub(crate) const HANG: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
 
 /// A pool whose timeouts only end a hang: a busy machine is slow to dial and slow to answer, and a
-/// test that is not about a timeout has nothing to say about that.
+/// test that is not about a timeout has nothing to say about that. What is closed stays so until
+/// somebody wants another, so that dials and clients can be counted.
 pub(crate) fn unhurried(url: impl redis::IntoConnectionInfo) -> GuardedPoolBuilder {
-    GuardedPool::builder(url).acquire_timeout(HANG).connect_timeout(HANG).response_timeout(HANG)
+    let builder = GuardedPool::builder(url).acquire_timeout(HANG).connect_timeout(HANG);
+    builder.response_timeout(HANG).min_idle(0)
 }
 
 /// The same, which backs off for no more than a millisecond, so that a test can see many dials.

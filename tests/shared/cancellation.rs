@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use crate::waiting::{HANG, cmd, dropped_after, soon, until};
 use crate::{
-    ask, at_rest, connections, endpoint, hold_writes, let_writes_go, pair, pair_with, send, sending,
+    ask, at_rest, connections, endpoint, hold_writes, lane_id, let_writes_go, pair, pair_with,
+    send, sending, until_read,
 };
 
 /// More polls than any of the futures below needs.
@@ -134,13 +135,15 @@ fn a_command_may_be_dropped_outside_of_a_runtime() {
     let (server, pool) = pair();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut handle = pool.shared("search");
-    runtime.block_on(async {
-        let _: String = ask(&mut handle, "PING").await;
-        hold_writes(&server);
-    });
+    let lane = runtime.block_on(lane_id(&mut handle));
+    hold_writes(&server);
     let set = cmd("SET k v");
     let mut pending = Box::pin(handle.send(&set));
-    runtime.block_on(async { assert!(crate::waiting::poll_once(&mut pending).is_pending()) });
+    runtime.block_on(async {
+        assert!(crate::waiting::poll_once(&mut pending).is_pending());
+        // One that is dropped before the driver has it is never sent.
+        until_read(&server, &pool, lane, "set").await;
+    });
 
     drop(pending);
 

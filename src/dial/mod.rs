@@ -1,6 +1,7 @@
 //! Dialing: from an address to an authenticated connection, or to what the server said instead.
 
 mod classify;
+mod ending;
 mod login;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod memory;
@@ -39,6 +40,7 @@ use classify::{Stage, classify, refusal};
 use tap::FirstBytes;
 use target::Progress;
 
+pub(crate) use ending::Ending;
 pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
@@ -118,6 +120,8 @@ pub(crate) struct Trace {
 pub(crate) struct Dialed {
     pub(crate) connection: MultiplexedConnection,
     pub(crate) driver: Driver,
+    /// Whom to tell of its end.
+    pub(crate) ending: Ending,
 }
 
 impl Dialed {
@@ -404,6 +408,7 @@ impl Dialer {
     ) -> Result<Dialed, RedisError> {
         // Response timeouts are the lease's: it knows which commands block.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let ending = tap.ending();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&login.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
@@ -435,7 +440,7 @@ impl Dialer {
             Some(_) => Ok(()),
             None => Err(closed()),
         }?;
-        Ok(Dialed { connection, driver })
+        Ok(Dialed { connection, driver, ending })
     }
 
     /// Authenticates and names a connection that is to become a subscriber's, whose driver can send

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ending::{Ending, KeptBack};
+
 /// How many of the first bytes are kept. A refusal is one line; the replies before it are short.
 const KEPT: usize = 4 * 1024;
 
@@ -22,12 +24,16 @@ const MOST: usize = 256 * 1024;
 /// closes, and over a Unix socket our own write then often fails first (`EPIPE`), with the line
 /// still unread. Reported at once, the error would end the dial before the line is read (half of
 /// 1,280 were missed so); held back, the next read brings the line and then the end.
+///
+/// Once it does not listen any more, the end is [told](Ending) before the driver hears of it.
 #[derive(Debug)]
 pub(crate) struct Tap<S> {
     stream: S,
     first_bytes: FirstBytes,
     received: usize,
     write_failed: bool,
+    ending: Ending,
+    kept_back: Option<KeptBack>,
 }
 
 /// What the tap has heard, shared with the dialer.
@@ -76,10 +82,28 @@ impl<S> Tap<S> {
             listening: AtomicBool::new(true),
             heard: Mutex::new(Vec::new()),
         }));
-        (
-            Self { stream, first_bytes: first_bytes.clone(), received: 0, write_failed: false },
-            first_bytes,
-        )
+        let tap = Self {
+            stream,
+            first_bytes: first_bytes.clone(),
+            received: 0,
+            write_failed: false,
+            ending: Ending::default(),
+            kept_back: None,
+        };
+        (tap, first_bytes)
+    }
+
+    /// Whom to tell of the end.
+    pub(crate) fn ending(&self) -> Ending {
+        self.ending.clone()
+    }
+
+    /// The stream has ended so: what the driver hears, and when.
+    fn end(&mut self, end: io::Result<()>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.ending.keep_back(end) {
+            Ok(kept_back) => self.kept_back.insert(kept_back).poll(cx),
+            Err(end) => Poll::Ready(end),
+        }
     }
 }
 
@@ -89,13 +113,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(kept_back) = &mut self.kept_back {
+            return kept_back.poll(cx);
+        }
         if self.received > MOST && self.first_bytes.is_listening() {
             return Poll::Ready(Err(io::Error::other(format!(
                 "the server sent more than {MOST} bytes before it was asked anything"
             ))));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+            return self.end(read, cx);
+        }
         if self.first_bytes.is_listening() {
             let bytes = &buf.filled()[before..];
             self.first_bytes.hear(bytes);
@@ -114,28 +144,41 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
         if self.write_failed {
             return Poll::Ready(Ok(buf.len()));
         }
+        if let Some(kept_back) = &mut self.kept_back {
+            return kept_back.poll(cx).map(|end| end.and_then(|()| Err(ended())));
+        }
         match ready!(Pin::new(&mut self.stream).poll_write(cx, buf)) {
             Err(_) if self.first_bytes.is_listening() => {
                 self.write_failed = true;
                 Poll::Ready(Ok(buf.len()))
             }
-            result => Poll::Ready(result),
+            Err(error) => self.end(Err(error), cx).map(|end| end.and_then(|()| Err(ended()))),
+            written => Poll::Ready(written),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kept_back) = &mut self.kept_back {
+            return kept_back.poll(cx);
+        }
         match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
             Err(_) if self.first_bytes.is_listening() => {
                 self.write_failed = true;
                 Poll::Ready(Ok(()))
             }
-            result => Poll::Ready(result),
+            Err(error) => self.end(Err(error), cx),
+            flushed => Poll::Ready(flushed),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// What a write hears after the end of what there is to read.
+fn ended() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }
 
 #[cfg(test)]

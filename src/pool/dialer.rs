@@ -460,7 +460,8 @@ fn doubt(outcome: Outcome) -> Option<Doubt> {
 
 /// Starts the connection's driver.
 fn open(slot: Slot, dialed: Dialed) -> Connection {
-    let Dialed { connection: redis, driver } = dialed;
+    let Dialed { connection: redis, driver, ending } = dialed;
+    slot.bury_at(&ending);
     let socket = start(slot, driver, false);
     Box::new(Owned { redis, socket })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::node::Node;
 use super::store::Socket;
+use crate::dial::Ending;
 
 /// One of the server's slots: counted as live until this is dropped, which is when the socket is
 /// closed.
@@ -16,6 +17,16 @@ impl Slot {
     /// For a socket that the ledger has counted as live.
     pub(super) fn new(node: Arc<Node>, socket: Arc<Socket>) -> Self {
         Self { node, socket }
+    }
+
+    /// Sees to it that nothing is sent on the socket any more once it has ended, nor is it lent.
+    pub(super) fn bury_at(&self, ending: &Ending) {
+        let (node, socket) = (Arc::clone(&self.node), Arc::clone(&self.socket));
+        ending.tell(move || {
+            // Its owner drops it once it is known to be dead, which is not to end the driver before its time.
+            socket.ends_by_itself();
+            node.change(|state| state.bury(&socket));
+        });
     }
 }
 

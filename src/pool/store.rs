@@ -468,6 +468,11 @@ impl Socket {
         }
     }
 
+    /// Its driver is about to end, and cannot be ended from outside any more.
+    pub(super) fn ends_by_itself(&self) {
+        *self.ending() = None;
+    }
+
     /// True for a connection that listens and is never lent.
     pub(super) fn is_subscriber(&self) -> bool {
         self.ending().as_ref().is_some_and(|ending| ending.listens)

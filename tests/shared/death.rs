@@ -120,9 +120,8 @@ async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
                     match send(&mut handle, "INCR n").await {
                         Ok(_) => ran += 1,
                         Err(error) if error.is_rejected() => panic!("{error}"),
-                        // Sent at the very moment of the kill it may also just not be answered: the driver ends while
-                        // another thread is handing it a command, and tokio's channel keeps that one, and those
-                        // behind it, for as long as anybody could send on it.
+                        // A thread that loses its processor while it hands over a command, for longer than an end is
+                        // kept back, and those behind it, may also just not be answered (`dial::ending`).
                         Err(error) if error.to_string().contains("no reply within") => {
                             unknown += 1;
                         }

@@ -26,7 +26,7 @@
 //! | there | here | where it is not set |
 //! |---|---|---|
 //! | `max_size` | [`max_connections`](GuardedPoolBuilder::max_connections) | 10, as there |
-//! | `min_idle` | [`min_idle`](GuardedPoolBuilder::min_idle), and so many are dialed by `build` | 1, and none is |
+//! | `min_idle` | [`min_idle`](GuardedPoolBuilder::min_idle), those in use included; so many are dialed by `build` | 1, and none is |
 //! | `connection_timeout` | [`acquire_timeout`](GuardedPoolBuilder::acquire_timeout) | 1 s instead of 30 s |
 //! | `max_lifetime` | [`max_lifetime`](GuardedPoolBuilder::max_lifetime); `None` is a year | 30 min, as there |
 //! | `idle_timeout` | [`idle_timeout`](GuardedPoolBuilder::idle_timeout); `None` is a year | 5 min instead of 10 min |

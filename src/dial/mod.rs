@@ -1,7 +1,7 @@
 //! Dialing: from an address to an authenticated connection, or to what the server said instead.
 
 mod classify;
-mod ending;
+mod end_notice;
 mod login;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod memory;
@@ -40,7 +40,7 @@ use classify::{Stage, classify, refusal};
 use tap::FirstBytes;
 use target::Progress;
 
-pub(crate) use ending::Ending;
+pub(crate) use end_notice::EndNotice;
 pub(crate) use login::Login;
 pub(crate) use notice::Notice;
 pub(crate) use stream::{LINK_TIMEOUT, Stream};
@@ -121,7 +121,7 @@ pub(crate) struct Dialed {
     pub(crate) connection: MultiplexedConnection,
     pub(crate) driver: Driver,
     /// Whom to tell of its end.
-    pub(crate) ending: Ending,
+    pub(crate) end_notice: EndNotice,
 }
 
 impl Dialed {
@@ -408,7 +408,7 @@ impl Dialer {
     ) -> Result<Dialed, RedisError> {
         // Response timeouts are the lease's: it knows which commands block.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let ending = tap.ending();
+        let end_notice = tap.end_notice();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&login.redis, tap, config).await?;
         let mut driver: Driver = Box::pin(driver);
@@ -440,7 +440,7 @@ impl Dialer {
             Some(_) => Ok(()),
             None => Err(closed()),
         }?;
-        Ok(Dialed { connection, driver, ending })
+        Ok(Dialed { connection, driver, end_notice })
     }
 
     /// Authenticates and names a connection that is to become a subscriber's, whose driver can send

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ending::{Ending, KeptBack};
+use super::end_notice::{EndNotice, KeptBack};
 
 /// How many of the first bytes are kept. A refusal is one line; the replies before it are short.
 const KEPT: usize = 4 * 1024;
@@ -25,14 +25,14 @@ const MOST: usize = 256 * 1024;
 /// still unread. Reported at once, the error would end the dial before the line is read (half of
 /// 1,280 were missed so); held back, the next read brings the line and then the end.
 ///
-/// Once it does not listen any more, the end is [told](Ending) before the driver hears of it.
+/// Once it does not listen any more, the end is [told](EndNotice) before the driver hears of it.
 #[derive(Debug)]
 pub(crate) struct Tap<S> {
     stream: S,
     first_bytes: FirstBytes,
     received: usize,
     write_failed: bool,
-    ending: Ending,
+    end_notice: EndNotice,
     kept_back: Option<KeptBack>,
 }
 
@@ -87,20 +87,20 @@ impl<S> Tap<S> {
             first_bytes: first_bytes.clone(),
             received: 0,
             write_failed: false,
-            ending: Ending::default(),
+            end_notice: EndNotice::default(),
             kept_back: None,
         };
         (tap, first_bytes)
     }
 
     /// Whom to tell of the end.
-    pub(crate) fn ending(&self) -> Ending {
-        self.ending.clone()
+    pub(crate) fn end_notice(&self) -> EndNotice {
+        self.end_notice.clone()
     }
 
     /// The stream has ended so: what the driver hears, and when.
     fn end(&mut self, end: io::Result<()>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.ending.keep_back(end) {
+        match self.end_notice.keep_back(end) {
             Ok(kept_back) => self.kept_back.insert(kept_back).poll(cx),
             Err(end) => Poll::Ready(end),
         }

@@ -57,7 +57,8 @@ impl Breaker {
         self
     }
 
-    /// Trip after `count` failures in a row of whatever kind, also with nothing live. Default 5, and then 1.
+    /// Trip after `count` failures in a row of whatever kind, with something live or nothing. Default 5, and 1 with
+    /// nothing live.
     #[must_use]
     pub const fn failures(mut self, count: u32) -> Self {
         (self.failures, self.failures_with_none_live) = (count, count);

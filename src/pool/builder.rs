@@ -370,11 +370,11 @@ impl GuardedPoolBuilder {
     /// or more, keeps all.
     ///
     /// `idle_timeout` leaves so many idle ones open; one that expires gets its
-    /// [successor](Self::max_lifetime); and one that the server, a link or a failover has ended is dialed again within
-    /// a second or so. (In use or idle, so many are open; `bb8` and others count idle ones only.) The first ones are
-    /// dialed once a caller has had one, or by [`warm_up`](crate::GuardedPool::warm_up). For nobody a failed
-    /// dial is repeated after 30 s, and none is made at a server that was full when it was last dialed: its slots are
-    /// for those who wait. Under pressure the [adaptive limit](Self::adaptive_limit) or the
+    /// [successor](Self::max_lifetime); one that the server, a link or a failover has ended is dialed again within
+    /// a second or so. Connections in use count, where `bb8` counts idle ones only. The first ones are dialed once a
+    /// caller has had one, or by [`warm_up`](crate::GuardedPool::warm_up). While nobody waits, a failed dial is
+    /// repeated after 30 s, and a server that was full when it was last dialed is not dialed: its slots are for those
+    /// who wait. Under pressure the [adaptive limit](Self::adaptive_limit) or the
     /// [fleet](Self::fleet) takes idle ones back all the same, down to [`min_limit`](Self::min_limit).
     pub fn min_idle(mut self, connections: usize) -> Self {
         self.settings.min_idle = connections;

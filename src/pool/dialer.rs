@@ -460,8 +460,8 @@ fn doubt(outcome: Outcome) -> Option<Doubt> {
 
 /// Starts the connection's driver.
 fn open(slot: Slot, dialed: Dialed) -> Connection {
-    let Dialed { connection: redis, driver, ending } = dialed;
-    slot.bury_at(&ending);
+    let Dialed { connection: redis, driver, end_notice } = dialed;
+    slot.bury_on_end(&end_notice);
     let socket = start(slot, driver, false);
     Box::new(Owned { redis, socket })
 }

@@ -34,9 +34,9 @@ const REFUSALS_NAMED: usize = 8;
 /// How often everything is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long after a failed dial the next one goes out for nobody: for the successor of a connection that
-/// works, or for one that is to be kept up.
-const RETRY_FOR_NOBODY: Duration = Duration::from_secs(30);
+/// How long after a failed dial the next background dial is made, which nobody waits for: the successor of a
+/// connection that works, or one that is to be kept up.
+const BACKGROUND_RETRY: Duration = Duration::from_secs(30);
 
 /// Sweeps while there is something to look after.
 pub(super) fn run(node: Arc<Node>) -> Task {
@@ -67,7 +67,7 @@ async fn sweep(node: Arc<Node>) {
         // What another pool has learned of the server is told, though nobody waits.
         node.change(|state| state.swept(now.into_std(), SystemTime::now()));
         outdate_expired(&node, now);
-        dial_for_nobody(&node, &mut retry, now);
+        allow_background_dials(&node, &mut retry, now);
         close_idle(&node, coarse);
         node.authenticate_free();
         check_idle(&node, coarse);
@@ -116,14 +116,14 @@ fn outdate_expired(node: &Arc<Node>, now: Instant) {
     node.count_outdated();
 }
 
-/// Lets successors, and what is to be kept up, be dialed. `retry`: when that is so next while dials fail. A pool that
-/// has never had a connection keeps none up.
-fn dial_for_nobody(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
+/// Lets successors, and what is to be kept up, be dialed. `retry`: when they may be next while dials fail. A pool
+/// that has never had a connection keeps none up.
+fn allow_background_dials(node: &Arc<Node>, retry: &mut Instant, now: Instant) {
     node.change(|state| {
         if now < *retry && state.gate.failure().is_some() {
             return;
         }
-        *retry = now + RETRY_FOR_NOBODY;
+        *retry = now + BACKGROUND_RETRY;
         state.ledger.retry_successors();
         if state.dials[Outcome::Connected as usize] > 0 {
             state.ledger.keep_up(node.settings().min_idle);

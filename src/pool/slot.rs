@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::node::Node;
 use super::store::Socket;
-use crate::dial::Ending;
+use crate::dial::EndNotice;
 
 /// One of the server's slots: counted as live until this is dropped, which is when the socket is
 /// closed.
@@ -20,10 +20,10 @@ impl Slot {
     }
 
     /// Sees to it that nothing is sent on the socket any more once it has ended, nor is it lent.
-    pub(super) fn bury_at(&self, ending: &Ending) {
+    pub(super) fn bury_on_end(&self, end_notice: &EndNotice) {
         let (node, socket) = (Arc::clone(&self.node), Arc::clone(&self.socket));
-        ending.tell(move || {
-            // Its owner drops it once it is known to be dead, which is not to end the driver before its time.
+        end_notice.tell(move || {
+            // Whoever owns it drops it once it is known to be dead, and that would end the driver too early.
             socket.ends_by_itself();
             node.change(|state| state.bury(&socket));
         });

@@ -121,7 +121,7 @@ async fn nothing_is_sent_twice_while_lanes_are_killed_all_the_time() {
                         Ok(_) => ran += 1,
                         Err(error) if error.is_rejected() => panic!("{error}"),
                         // A thread that loses its processor while it hands over a command, for longer than an end is
-                        // kept back, and those behind it, may also just not be answered (`dial::ending`).
+                        // kept back, and those behind it, may also just not be answered (`dial::end_notice`).
                         Err(error) if error.to_string().contains("no reply within") => {
                             unknown += 1;
                         }

@@ -3,8 +3,8 @@
 //! A command that is handed to the driver in the very moment in which the driver ends is not always answered: the end
 //! drops the channel's receiver, which takes out what is in the channel up to a place that is taken and not filled yet,
 //! and leaves what is behind it, whose senders would wait for the response timeout (`Drop for Rx` in tokio's
-//! `sync/mpsc/chan.rs`; eight commands at once were seen). So the driver is kept from the end for a moment in which
-//! nobody begins to hand over any more.
+//! `sync/mpsc/chan.rs`; eight commands at once were seen). So the driver hears of the end a moment later than the owner,
+//! after whose word nobody begins to hand over another.
 
 use std::fmt;
 use std::future::Future;
@@ -22,9 +22,9 @@ const KEPT_BACK: Duration = Duration::from_millis(5);
 
 /// Whom to tell of a connection's end; nobody, until somebody wants to hear.
 #[derive(Clone, Default)]
-pub(crate) struct Ending(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
+pub(crate) struct EndNotice(Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>);
 
-impl Ending {
+impl EndNotice {
     /// `hear` is called once, when the connection has ended and before its driver knows: from then on nothing is to be
     /// sent on it. It is not called where the driver is dropped.
     pub(crate) fn tell(&self, hear: impl Fn() + Send + Sync + 'static) {
@@ -43,9 +43,9 @@ impl Ending {
     }
 }
 
-impl fmt::Debug for Ending {
+impl fmt::Debug for EndNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ending").field("is_told", &self.0.get().is_some()).finish()
+        f.debug_struct("EndNotice").field("is_told", &self.0.get().is_some()).finish()
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
         first_bytes.close();
         let told = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&told);
-        tap.ending().tell(move || {
+        tap.end_notice().tell(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
         (tap, theirs, told)

@@ -207,3 +207,23 @@ async fn health_after_the_last_connection_was_lost_dials_again() {
 
     assert!(soon("the check", pool.health()).await.unwrap().latency.is_some());
 }
+
+/// So that nobody hands it a command while its driver ends; see `dial::end_notice`.
+#[tokio::test]
+async fn a_connection_that_the_server_has_closed_is_known_to_be_dead_before_its_driver_ends() {
+    let (server, pool) = pair(1);
+    // A thread that loses its processor just then may see the one with the other.
+    let mut seen = false;
+    for _ in 0..10 {
+        pool.warm_up(1).await.unwrap();
+        server.admin().command(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+        let closed = async {
+            while pool.status().live == 1 {
+                seen |= pool.status().idle == 0;
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("the close", closed).await;
+    }
+    assert!(seen, "the driver ended first");
+}

@@ -38,6 +38,9 @@ impl Admin {
     /// # Errors
     /// The server is stopped, paused for more than five seconds, or has dropped the connection.
     pub(crate) fn command(&self, args: &[&str]) -> io::Result<Reply> {
+        if let ["CLIENT", "LIST"] = args {
+            self.turn()?;
+        }
         let mut held = self.held();
         let connection = match held.as_mut() {
             Some(connection) => connection,
@@ -49,6 +52,12 @@ impl Admin {
             *held = None;
         }
         reply
+    }
+
+    /// Returns when the server no longer counts the connections that have ended before this: it
+    /// does so until the end of the turn in which it reads the end.
+    fn turn(&self) -> io::Result<Reply> {
+        self.command(&["CLIENT", "GETNAME"])
     }
 
     /// Runs one command and gives its reply as text.
@@ -80,6 +89,7 @@ impl Admin {
     /// What the server compares with `maxclients`.
     #[track_caller]
     pub(crate) fn used_slots(&self) -> u64 {
+        self.turn().expect("a server to ask");
         self.info_u64("connected_clients")
             + self.info_u64("connected_slaves")
             + self.info_u64("cluster_connections")

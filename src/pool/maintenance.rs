@@ -58,8 +58,7 @@ async fn look_after(running: Running) {
 async fn sweep(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(period(&node));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut refused, mut retry) = (Vec::new(), Instant::now());
-    let mut counted = counted_so_far(&node);
+    let mut retry = Instant::now();
     loop {
         ticks.tick().await;
         let now = Instant::now();
@@ -75,9 +74,8 @@ async fn sweep(node: Arc<Node>) {
         // Before the last publication, so that nothing is counted after it.
         let over = is_over(&node);
         publish(&node, longest);
-        report_refusals(&node, &mut refused);
-        let before = std::mem::replace(&mut counted, counted_so_far(&node));
-        node.context.history.add(counted.since(before), now);
+        report_refusals(&node);
+        record_rates(&node, now);
         if over {
             return;
         }
@@ -221,22 +219,26 @@ fn find_leaks(node: &Arc<Node>, now: Instant, coarse: u64) -> Duration {
     sweep.longest
 }
 
-fn counted_so_far(node: &Node) -> Counted {
-    let state = node.lock();
-    let refused = state.tallies.iter().flat_map(|tally| tally.rejected).sum();
-    Counted { refused, dials: state.dials.iter().sum() }
+/// Adds what has been counted since the last time to the history.
+fn record_rates(node: &Node, now: Instant) {
+    let new = {
+        let mut state = node.lock();
+        let refused = state.tallies.iter().flat_map(|tally| tally.rejected).sum();
+        let counted = Counted { refused, dials: state.dials.iter().sum() };
+        counted.since(std::mem::replace(&mut state.recorded, counted))
+    };
+    node.context.history.add(new, now);
 }
 
-/// One line a sweep for all callers that were refused since the last one. `before`: how many each
-/// endpoint had had refused by then.
-fn report_refusals(node: &Node, before: &mut Vec<[u64; Reason::ALL.len()]>) {
+/// One line a sweep for all callers that were refused since the last one.
+fn report_refusals(node: &Node) {
     let (mut refused, failure) = {
-        let state = node.lock();
-        before.resize(state.tallies.len(), [0; Reason::ALL.len()]);
+        let mut guard = node.lock();
+        let state = &mut *guard;
         let mut refused = Vec::new();
-        let tallies = state.tallies.iter().zip(before).enumerate();
-        for (account, (tally, before)) in tallies.filter(|(_, (now, old))| now.rejected != **old) {
-            let before = std::mem::replace(before, tally.rejected);
+        let tallies = state.tallies.iter_mut().enumerate();
+        for (account, tally) in tallies.filter(|(_, tally)| tally.rejected != tally.reported) {
+            let before = std::mem::replace(&mut tally.reported, tally.rejected);
             let new = Reason::ALL.into_iter().zip(tally.rejected.iter().zip(before));
             let endpoint = state.ledger.account_name(AccountId(account));
             refused.extend(

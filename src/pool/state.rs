@@ -21,6 +21,7 @@ use crate::dial::Notice;
 use crate::ledger::{AccountId, Fresh, Ledger, Ticket, Turn};
 use crate::server::gate::{Gate, Transition, Verdict};
 use crate::sync::oneshot;
+use crate::telemetry::history::Counted;
 use crate::telemetry::status::{CloseReason, LimitedBy, Transitions};
 use crate::vocabulary::Reason;
 use crate::{Endpoint, Outcome, Rejection};
@@ -44,6 +45,8 @@ pub(super) struct State {
     /// By account.
     pub(super) tallies: Vec<Tally>,
     pub(super) dials: [u64; Outcome::ALL.len()],
+    /// What of both the history has.
+    pub(super) recorded: Counted,
     pub(super) closed: [u64; CloseReason::ALL.len()],
     /// Error replies that say something about the server.
     pub(super) notices: [u64; Notice::ALL.len()],
@@ -85,6 +88,8 @@ pub(super) enum DialerTask {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) rejected: [u64; Reason::ALL.len()],
+    /// Those of them that the log has.
+    pub(super) reported: [u64; Reason::ALL.len()],
     pub(super) leaks_suspected: u64,
     pub(super) leaks_resolved: u64,
 }
@@ -157,6 +162,7 @@ impl State {
             moves: Moves::default(),
             tallies: Vec::new(),
             dials: [0; Outcome::ALL.len()],
+            recorded: Counted::default(),
             closed: [0; CloseReason::ALL.len()],
             notices: [0; Notice::ALL.len()],
             noticed: None,

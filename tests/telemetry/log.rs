@@ -3,7 +3,7 @@
 use redis_guard::{Backoff, redis};
 
 use crate::support::log::Log;
-use crate::waiting::{HANG, until};
+use crate::waiting::{HANG, ready, until};
 use crate::{builder, live_through_an_outage, server};
 
 /// Each line has all of these.
@@ -90,6 +90,40 @@ async fn refused_callers_are_one_warning_a_sweep_with_their_number_and_the_serve
         assert!(all.contains(whose), "endpoint, reason and number: {all}");
     }
     assert!(lines.len() <= 4, "{} lines for a thousand refusals", lines.len());
+}
+
+/// Those of before the first sweep, too, and those of between two runtimes.
+#[test]
+fn each_refused_caller_is_counted_once_in_the_log_and_the_history() {
+    let log = Log::default();
+    let _listening = log.listen(tracing::Level::WARN);
+    let server = server();
+    let _occupants = server.fill();
+    let pool = || builder(&server).backoff(Backoff::without_jitter(HANG, HANG)).build().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let other = pool();
+    runtime().block_on(async { other.acquire("first").await.unwrap_err() });
+
+    // The breaker is open already, so that no caller waits.
+    let pool = pool();
+    for total in [30, 60] {
+        ready(pool.acquire("early")).unwrap().unwrap_err();
+        runtime().block_on(async {
+            for _ in 1..30 {
+                pool.acquire("early").await.unwrap_err();
+            }
+            let kept = || pool.recent_rates().iter().map(|rate| rate.refused).sum::<u64>();
+            until("the history", &pool, || kept() >= total).await;
+            assert_eq!(kept(), total);
+        });
+    }
+
+    let lines = log.lines("early breaker_open");
+    let count = |line: &String| {
+        let after = line.split("early breaker_open ").nth(1).unwrap();
+        after.split('"').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(lines.iter().map(count).sum::<u64>(), 60, "{lines:#?}");
 }
 
 #[tokio::test]

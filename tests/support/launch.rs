@@ -7,7 +7,8 @@ use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -162,17 +163,16 @@ pub(super) fn free_ports() -> io::Result<Ports> {
     Ok(Ports { plain, tls, bus })
 }
 
-/// A port nobody listens on at the moment. Test processes start from different places, threads
-/// share the counter.
+/// A port nobody listens on at the moment. Test processes start from different places, and none takes a port
+/// twice: its server may be away only for a while, and pools know a server by its address.
 fn free_port() -> io::Result<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    let start = (nanos / 1_000).wrapping_add(process::id().wrapping_mul(7_919));
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let nanos = since.map_or(0, |since| since.subsec_nanos());
+        AtomicU32::new((nanos / 1_000).wrapping_add(process::id().wrapping_mul(7_919)))
+    });
     for _ in 0..PORTS.len() {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into())
-            % u32::from(PORTS.end - PORTS.start);
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS.end - PORTS.start);
         let port = PORTS.start + u16::try_from(offset).expect("an offset into a range of u16");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);

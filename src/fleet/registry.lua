@@ -36,7 +36,7 @@ local YIELD = 0.1 / 60000  -- of the ceiling a ms: how fast unguarded clients ma
 local CALM = 0.8           -- of what the fleet may use: below, whoever is hungry finds what it needs
 local BUSY_MS = 3000       -- between a member's beats, or this much a member where that is longer
 local BUSY_MS_EACH = 5
-local CALM_MS = 20000      -- the same when it has been calm for long, or less in a small fleet
+local CALM_MS = 30000      -- the same when it has been calm for long, or less in a small fleet
 local CALM_MS_EACH = 125
 local SPARE_MS = 4000      -- for a beat that is lost, and the next try 2 s later
 local COUNT_MAX = 1000000  -- connections; no record has more
@@ -330,7 +330,8 @@ local function beat(used, ceiling)
   -- As long again as the fleet has been calm: where it was busy a moment ago, it may soon be so again.
   local calm = math.min(calm_ms(n), now - state.busy)
   if calm > interval and not hungry then
-    if held > floor and taken > QUIET * usable then glance = interval end
+    -- Who has more than there would be for each in a fleet twice as large may have to give back soon.
+    if held > math.max(floor, cap / n / 2) and taken > QUIET * usable then glance = interval end
     interval = calm
   end
   local ttl = ttl_of(interval)

@@ -11,7 +11,7 @@ use crate::support::TestServer;
 use crate::waiting::until;
 use crate::{fleet, has_joined, member};
 
-/// Enough for beats that are 20 s apart, where it has been calm for long.
+/// Enough for beats that are 20 s apart on average, where it has been calm for long.
 const GHOSTS: usize = 160;
 
 /// The number of the last beat of the pool, the only member that is no ghost.

@@ -63,13 +63,13 @@ impl World {
 
 #[test]
 fn the_longer_a_fleet_is_calm_the_rarer_it_beats() {
-    let mut world = World::of(200, 400);
+    let mut world = World::of(250, 500);
     assert_eq!(world.beat(0, 2, false).interval, 3_000);
-    world.pass(10, 200, 2);
+    world.pass(10, 250, 2);
     assert_eq!(world.beat(0, 2, false).interval, 10_000);
-    world.pass(100, 200, 2);
+    world.pass(100, 250, 2);
     let calm = world.beat(0, 2, false);
-    assert_eq!((calm.interval, calm.ttl), (20_000, 34_000), "no rarer than that");
+    assert_eq!((calm.interval, calm.ttl), (30_000, 49_000), "no rarer than that");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_member_that_needs_more_beats_soon_and_the_others_need_not() {
     let hungry = world.beat(0, 2, true);
     assert!(hungry.limit > 2, "{hungry:?}");
     assert_eq!(hungry.interval, 3_000);
-    assert_eq!(world.beat(1, 2, false).interval, 20_000);
+    assert_eq!(world.beat(1, 2, false).interval, 25_000);
 }
 
 #[test]
@@ -97,10 +97,11 @@ fn where_slots_may_become_scarce_those_who_have_some_look_for_news() {
         let Pace { interval, glance, .. } = world.beat(0, live, false);
         (interval, glance)
     };
-    assert_eq!(with(&mut world, 30), (20_000, 3_000));
-    assert_eq!(with(&mut world, 2), (20_000, 0), "it has nothing to give back");
+    assert_eq!(with(&mut world, 30), (25_000, 3_000));
+    assert_eq!(with(&mut world, 2), (25_000, 0), "it has nothing to give back");
+    assert_eq!(with(&mut world, 10), (25_000, 0), "nor had it in a fleet twice as large");
     world.used = 3_000;
-    assert_eq!(with(&mut world, 30), (20_000, 0), "there is room");
+    assert_eq!(with(&mut world, 30), (25_000, 0), "there is room");
 }
 
 #[test]

@@ -48,15 +48,15 @@ const INFO_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a server that was short of slots is believed to be so by those who cannot ask.
 const TIGHT_LASTS: Duration = Duration::from_secs(15);
 
-/// How long an observation tells whether there is room: over the longest interval.
-const FRESH_FOR: Duration = Duration::from_secs(30);
+/// How long an observation tells whether there is room: over the longest interval, which is a calm fleet's.
+const FRESH_FOR: Duration = Duration::from_secs(45);
 
 /// After how long without a connection that nobody has the next command of a holder's takes a question along: longer
 /// than leases of requests are held.
 const HELD_AFTER: Duration = Duration::from_secs(1);
 
 /// After how long without a word from the server one more connection is dialed to ask over, where all are lent:
-/// over the longest interval between two questions that are answered.
+/// over the longest interval of a pool in no fleet.
 const MUTE_AFTER: Duration = Duration::from_secs(20);
 
 /// How old another pool's observation may be for the first step of a new pool: under the shortest

@@ -15,12 +15,12 @@ use crate::run::{Cost, Run};
 use crate::target::Target;
 
 /// The first beats come at once, and the registry gets to know its members; then a fleet at rest beats ever more
-/// rarely.
+/// rarely, until they are [`FLEET_INTERVAL`] apart.
 const SETTLE: Duration = Duration::from_secs(4);
-const FLEET_SETTLES: Duration = Duration::from_secs(30);
+const FLEET_SETTLES: Duration = Duration::from_secs(60);
 
 /// The longest interval of a fleet's heartbeats: in less, many a member has none.
-const FLEET_INTERVAL: Duration = Duration::from_secs(20);
+const FLEET_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Percent of a core of all workers, and of the server.
 type Cpu = (f64, f64);

@@ -27,12 +27,10 @@ use std::time::Duration;
 use redis_guard::{Budget, Error, GuardedPool, GuardedPubSub, PubSubEvent, Rejection};
 use support::{SEVEN, TestServer, lacks, program, unhurried};
 use tokio::time::timeout;
-use waiting::until;
-
-const SOON: Duration = Duration::from_secs(10);
+use waiting::{soon, until};
 
 async fn next(subscriber: &mut GuardedPubSub) -> PubSubEvent {
-    timeout(SOON, subscriber.next()).await.expect("an event").expect("open").expect("no error")
+    soon("an event", subscriber.next()).await.expect("open").expect("no error")
 }
 
 async fn payload(subscriber: &mut GuardedPubSub) -> String {
@@ -62,13 +60,7 @@ fn lacks_shards() -> bool {
 }
 
 async fn closed(pool: &GuardedPool, live: usize) {
-    timeout(SOON, async {
-        while pool.status().live != live {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("the sockets to be closed");
+    until("the sockets' end", pool, || pool.status().live == live).await;
 }
 
 #[tokio::test]
@@ -244,7 +236,9 @@ async fn closing_the_pool_ends_the_subscriber_and_its_socket() {
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     subscriber.subscribe("a").await.unwrap();
     let listening = tokio::spawn(async move { subscriber.next().await.is_none() });
-    timeout(SOON, pool.close()).await.expect("close does not wait for subscribers");
+    // Well below the `drain_timeout` that leases have.
+    let closing = timeout(Duration::from_secs(10), pool.close());
+    closing.await.expect("close does not wait for subscribers");
     assert!(listening.await.unwrap());
     until("its socket's end", &pool, || server.admin().clients_named("redis-guard") == 0).await;
 }
@@ -255,7 +249,7 @@ async fn dropping_the_last_pool_ends_the_subscriber() {
     let pool = unhurried(server.url()).build().unwrap();
     let mut subscriber = pool.pubsub("orders").await.unwrap();
     drop(pool);
-    assert!(timeout(SOON, subscriber.next()).await.expect("an end").is_none());
+    assert!(soon("the end", subscriber.next()).await.is_none());
 }
 
 #[tokio::test]
@@ -265,7 +259,7 @@ async fn a_subscriber_is_no_leak() {
     let mut events = pool.events();
     let _subscriber = pool.pubsub("orders").await.unwrap();
     let _leak = pool.acquire("leak").await.unwrap();
-    let leak = timeout(SOON, async {
+    let leak = soon("a leak", async {
         loop {
             match events.next().await {
                 Some(redis_guard::Event::LeakSuspected(leak)) => return leak.endpoint,
@@ -274,7 +268,7 @@ async fn a_subscriber_is_no_leak() {
             }
         }
     });
-    assert_eq!(leak.await.unwrap().as_str(), "leak");
+    assert_eq!(leak.await.as_str(), "leak");
     assert_eq!(pool.status().leaks.len(), 1);
 }
 

@@ -12,6 +12,7 @@ use crate::common::numbers::{float, millis, thousands};
 use crate::report::Run;
 use crate::samples::Sample;
 use crate::tally::Topology;
+use crate::verdict::{heap, rss};
 
 const WIDTH: u32 = 1_280;
 const HEAD: u32 = 48;
@@ -74,7 +75,13 @@ fn panels() -> Vec<(&'static str, Vec<Line>)> {
         })
     };
     vec![
-        ("memory, MiB", vec![line("RSS", BLUE, |s| Some(float(s.usage.rss_kib) / 1_024.0))]),
+        (
+            "memory, MiB",
+            vec![
+                line("of the system (RSS)", BLUE, |s| Some(rss(s))),
+                line("allocated", GREEN, |s| Some(heap(s))),
+            ],
+        ),
         (
             "open",
             vec![

@@ -18,7 +18,7 @@
 //!
 //! It prints what became of the calls and draws `target/soak.svg`: memory, file descriptors, tasks,
 //! latency and calls over time. It fails if
-//! - memory, file descriptors, tasks or the p99 of a GET have grown: in calm times (no fault, all kinds
+//! - the heap, memory, file descriptors, tasks or the p99 of a GET have grown: in calm times (no fault, all kinds
 //!   of callers served again, some time after that) of the last quarter against those of the first,
 //!   after a warm-up;
 //! - a call did not end within [half a minute](work::HANG), far above every timeout;
@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use peak_alloc::PeakAlloc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,6 +76,10 @@ use work::Crew;
 /// When nobody waits for anything any more, what is left is left for good.
 const GONE_WITHIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(10);
+
+/// Counts what is allocated and not yet freed.
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
 
 /// Panics anywhere but in the operator's thread, which says so itself.
 static PANICS: AtomicU64 = AtomicU64::new(0);

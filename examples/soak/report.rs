@@ -11,7 +11,7 @@ use crate::faults::Done;
 use crate::operator::Log;
 use crate::samples::{Sample, Usage};
 use crate::tally::{Count, Tally, Topology};
-use crate::verdict::{Ends, Verdict};
+use crate::verdict::{Ends, Slopes, Verdict};
 
 /// What a run was.
 pub(crate) struct Run {
@@ -100,8 +100,11 @@ fn verdict_table(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
             if row.is_fine() { row.why } else { "GREW" }
         )?;
     }
-    if let Some(slope) = verdict.rss_mib_per_hour {
-        writeln!(out, "memory, a line through all calm times: {slope:+.2} MiB an hour")?;
+    if let Some(Slopes { heap, rss }) = verdict.slopes {
+        writeln!(
+            out,
+            "a line through all calm times: heap {heap:+.2}, memory {rss:+.2} MiB an hour"
+        )?;
     }
     for finding in &verdict.findings {
         writeln!(out, "FOUND: {finding}")?;
@@ -110,8 +113,13 @@ fn verdict_table(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
 }
 
 fn usage(usage: &Usage) -> String {
-    let Usage { rss_kib, fds, tasks } = usage;
-    format!("{} KiB, {fds} file descriptors, {tasks} tasks", thousands(rss_kib))
+    let Usage { rss_kib, heap, fds, tasks } = usage;
+    let heap = heap / 1_024;
+    format!(
+        "{} KiB, {} KiB of them allocated, {fds} file descriptors, {tasks} tasks",
+        thousands(rss_kib),
+        thousands(heap)
+    )
 }
 
 fn reasons(count: &Count) -> String {
@@ -187,14 +195,15 @@ pub(crate) fn json(args: &Args, tally: &Tally, run: &Run) -> Value {
             "passed": verdict.passed(),
             "samples_compared": verdict.compared,
             "rows": rows,
-            "rss_mib_per_hour": verdict.rss_mib_per_hour,
+            "heap_mib_per_hour": verdict.slopes.map(|slopes| slopes.heap),
+            "rss_mib_per_hour": verdict.slopes.map(|slopes| slopes.rss),
             "findings": verdict.findings,
         },
     })
 }
 
 fn usage_json(usage: &Usage) -> Value {
-    json!({ "rss_kib": usage.rss_kib, "fds": usage.fds, "tasks": usage.tasks })
+    json!({ "rss_kib": usage.rss_kib, "heap_bytes": usage.heap, "fds": usage.fds, "tasks": usage.tasks })
 }
 
 fn sample(sample: &Sample) -> Value {
@@ -209,6 +218,7 @@ fn sample(sample: &Sample) -> Value {
         "at_seconds": sample.at.as_secs_f64(),
         "calm": sample.calm,
         "rss_kib": sample.usage.rss_kib,
+        "heap_bytes": sample.usage.heap,
         "fds": sample.usage.fds,
         "tasks": sample.usage.tasks,
         "sockets": sample.sockets,

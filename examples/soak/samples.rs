@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::Failure;
 use crate::operator::Shared;
 use crate::pools::Pools;
 use crate::tally::{Tally, Topology};
+use crate::{Failure, HEAP};
 
 /// What may leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) rss_kib: u64,
+    /// Allocated and not yet freed.
+    pub(crate) heap: usize,
     pub(crate) fds: usize,
     pub(crate) tasks: usize,
 }
@@ -26,6 +28,7 @@ impl Usage {
         let rss = rss.and_then(|line| line.split_whitespace().next()).ok_or("there is no VmRSS")?;
         Ok(Self {
             rss_kib: rss.parse()?,
+            heap: HEAP.current_usage(),
             // The folder that is read is one itself, each time.
             fds: fs::read_dir("/proc/self/fd")?.count(),
             tasks: Handle::current().metrics().num_alive_tasks(),
@@ -70,10 +73,13 @@ pub(crate) async fn watch(
         }
         let (served_now, failed_now) =
             (tally.sum(|count| count.served()), tally.sum(|count| count.failed() + count.hung()));
+        let mut usage = Usage::now()?;
+        // The records of the run itself.
+        usage.heap = usage.heap.saturating_sub(samples.capacity() * size_of::<Sample>());
         samples.push(Sample {
             at: shared.started.elapsed(),
             calm: calm && was_calm,
-            usage: Usage::now()?,
+            usage,
             sockets: pools.iter().map(Pools::sockets).sum(),
             served: served_now - served,
             failed: failed_now - failed,

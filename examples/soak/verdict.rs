@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::args::Args;
-use crate::common::numbers::millis;
+use crate::common::numbers::{float, millis};
 use crate::operator::Log;
 use crate::samples::{Sample, Usage};
 use crate::tally::{Tally, Topology};
@@ -35,8 +35,8 @@ pub(crate) struct Verdict {
     pub(crate) rows: Vec<Row>,
     /// Calm samples of the first quarter and of the last.
     pub(crate) compared: [usize; 2],
-    /// By a straight line through all calm samples after the warm-up.
-    pub(crate) rss_mib_per_hour: Option<f64>,
+    /// By straight lines through all calm samples after the warm-up, MiB an hour.
+    pub(crate) slopes: Option<Slopes>,
     pub(crate) findings: Vec<String>,
 }
 
@@ -44,6 +44,12 @@ impl Verdict {
     pub(crate) fn passed(&self) -> bool {
         !self.rows.is_empty() && self.findings.is_empty() && self.rows.iter().all(Row::is_fine)
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slopes {
+    pub(crate) heap: f64,
+    pub(crate) rss: f64,
 }
 
 /// What is left when all pools are closed and dropped.
@@ -88,10 +94,12 @@ pub(crate) fn of(
     let compared = [first.len(), last.len()];
     if compared.into_iter().any(|count| count < SAMPLES_MIN) {
         findings.push(format!("too few calm samples, {compared:?}: give it more --minutes"));
-        return Verdict { rows: Vec::new(), compared, rss_mib_per_hour: None, findings };
+        return Verdict { rows: Vec::new(), compared, slopes: None, findings };
     }
-    let rss_mib_per_hour = slope_per_hour(&calm(warm, end));
-    Verdict { rows: rows(&first, &last), compared, rss_mib_per_hour, findings }
+    let calm = calm(warm, end);
+    let slopes = slope_per_hour(&calm, &heap).zip(slope_per_hour(&calm, &rss));
+    let slopes = slopes.map(|(heap, rss)| Slopes { heap, rss });
+    Verdict { rows: rows(&first, &last), compared, slopes, findings }
 }
 
 fn rows(first: &[&Sample], last: &[&Sample]) -> Vec<Row> {
@@ -100,7 +108,8 @@ fn rows(first: &[&Sample], last: &[&Sample]) -> Vec<Row> {
         Row { what: what.to_owned(), unit, first, last, allowed: first + more, why }
     };
     let mut rows = vec![
-        row("memory", "MiB", &|s| mib(s), 6.0, "the allocator keeps what a busier moment needed"),
+        row("heap", "MiB", &heap, 1.0, "how many commands are on their way varies"),
+        row("memory", "MiB", &rss, 6.0, "the allocator keeps what a busier moment needed"),
         row("file descriptors", "", &|s| count(s.usage.fds), 4.0, "how many are idle varies"),
         row(
             "file descriptors beyond the pools' books",
@@ -129,9 +138,14 @@ fn rows(first: &[&Sample], last: &[&Sample]) -> Vec<Row> {
     rows
 }
 
-/// MiB.
-fn mib(sample: &Sample) -> f64 {
-    crate::common::numbers::float(sample.usage.rss_kib) / 1_024.0
+/// MiB that are allocated and not yet freed.
+pub(crate) fn heap(sample: &Sample) -> f64 {
+    count(sample.usage.heap) / 1_024.0 / 1_024.0
+}
+
+/// MiB that the process has of the system.
+pub(crate) fn rss(sample: &Sample) -> f64 {
+    float(sample.usage.rss_kib) / 1_024.0
 }
 
 fn count(n: usize) -> f64 {
@@ -148,12 +162,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Least squares.
-fn slope_per_hour(samples: &[&Sample]) -> Option<f64> {
+fn slope_per_hour(samples: &[&Sample], of: &dyn Fn(&Sample) -> f64) -> Option<f64> {
     let hours = |sample: &Sample| sample.at.as_secs_f64() / 3_600.0;
-    let (x, y) = (mean(samples, &hours), mean(samples, &mib));
+    let (x, y) = (mean(samples, &hours), mean(samples, of));
     let (mut above, mut below) = (0.0, 0.0);
     for sample in samples {
-        above += (hours(sample) - x) * (mib(sample) - y);
+        above += (hours(sample) - x) * (of(sample) - y);
         below += (hours(sample) - x).powi(2);
     }
     (below > 0.0).then_some(above / below)

@@ -65,7 +65,8 @@ async fn the_rate_of_new_connections_is_seen() {
 
     drop(server.fill_to_leave(server.admin().maxclients() - server.admin().used_slots() - 200));
 
-    let churns = |rate: Option<f64>| rate.is_some_and(|rate| rate > 20.0);
+    // They may take long, and the pool is not asked meanwhile.
+    let churns = |rate: Option<f64>| rate.is_some_and(|rate| rate > 4.0);
     heard("the churn", &pool, |seen| churns(seen.connections_per_second)).await;
 }
 

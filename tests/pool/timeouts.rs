@@ -14,8 +14,8 @@ use crate::waiting::{HANG, cmd, echo, field, id, let_pass, poll_once, soon, unti
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where nobody answers at all.
 const SHORT: Duration = Duration::from_millis(100);
-/// What a blocking command of a second is not held to.
-const BELOW_A_SECOND: Duration = Duration::from_millis(800);
+/// What a blocking command of three seconds is not held to, on a machine that may stand still for as long.
+const BELOW_THREE_SECONDS: Duration = Duration::from_millis(2_500);
 
 /// What the lease hears of these words, which the server reads only when their time is over.
 async fn late(server: &TestServer, lease: &mut GuardedConnection, words: &Pipeline) -> RedisError {
@@ -110,22 +110,22 @@ async fn a_connection_that_stays_silent_is_closed_and_replaced() {
 
 #[tokio::test]
 async fn a_blocking_command_waits_for_as_long_as_it_says_itself() {
-    let (server, pool) = pair_with(1, |builder| builder.response_timeout(BELOW_A_SECOND));
+    let (server, pool) = pair_with(1, |builder| builder.response_timeout(BELOW_THREE_SECONDS));
     let mut lease = pool.acquire("test").await.unwrap();
 
-    let nothing: Option<(String, String)> = lease.blpop("list", 1.0).await.unwrap();
+    let nothing: Option<(String, String)> = lease.blpop("list", 3.0).await.unwrap();
 
     assert_eq!(nothing, None);
     server.admin().text(&["RPUSH", "list", "one"]);
-    let one: Option<(String, String)> = lease.blpop("list", 1.0).await.unwrap();
+    let one: Option<(String, String)> = lease.blpop("list", 3.0).await.unwrap();
     assert_eq!(one, Some(("list".to_owned(), "one".to_owned())));
 }
 
 #[tokio::test]
 async fn a_pipeline_with_a_blocking_command_waits_for_it() {
-    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(BELOW_A_SECOND));
+    let (_server, pool) = pair_with(1, |builder| builder.response_timeout(BELOW_THREE_SECONDS));
     let mut lease = pool.acquire("test").await.unwrap();
-    let pipeline = words(&["BLPOP list 1", "ECHO after"]);
+    let pipeline = words(&["BLPOP list 3", "ECHO after"]);
 
     let (nothing, after): (Option<Vec<String>>, String) =
         pipeline.query_async(&mut lease).await.unwrap();
@@ -238,10 +238,10 @@ async fn a_blocking_command_waits_for_its_own_time_and_the_leases_or_the_handles
     for multiplex in [false, true] {
         let (server, pool) =
             pair_with(4, |builder| builder.response_timeout(HANG).multiplex(multiplex));
-        let (mut lease, mut handle) = with_own(&pool, BELOW_A_SECOND).await;
-        let nothing: Option<(String, String)> = lease.blpop("list", 1.0).await.unwrap();
+        let (mut lease, mut handle) = with_own(&pool, BELOW_THREE_SECONDS).await;
+        let nothing: Option<(String, String)> = lease.blpop("list", 3.0).await.unwrap();
         assert_eq!(nothing, None);
-        let nothing: Option<(String, String)> = handle.blpop("list", 1.0).await.unwrap();
+        let nothing: Option<(String, String)> = handle.blpop("list", 3.0).await.unwrap();
         assert_eq!(nothing, None);
 
         server.pause();

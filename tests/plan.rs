@@ -530,10 +530,16 @@ fn a_cluster_is_planned_for_the_node_with_the_least_room() {
     cluster.node(2).admin().set_maxclients(12);
     let occupants = cluster.node(2).fill();
     let ran = plan(&[&url, "--instances", "8", "--timeout", "1s"]);
+    let strict = plan(&[&url, "--instances", "8", "--timeout", "1s", "--strict"]);
+    // What the nodes have matters only to those who do not say it.
+    let told = ["--maxclients", "400", "--instances", "8", "--timeout", "1s", "--strict"];
+    let told = plan(&[&[url.as_str()], &told[..]].concat());
     cluster.node(1).resume();
     let full = format!("{} could not be asked (ERR max number of clients", cluster.address(2));
     let hung = format!("{} could not be asked", cluster.address(1));
     ran.exited(0).says(&["fits 400 − 16", &full, &hung]);
+    strict.exited(1).says(&["fits 400 − 16", &full, &hung]);
+    told.exited(0);
     drop(occupants);
 }
 

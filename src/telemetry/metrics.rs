@@ -190,7 +190,10 @@ impl Metrics {
         if let Some(sentinel) = &status.sentinel {
             let pool = || Label::new("pool", self.pool.clone());
             // Neither before one is connected for the first time, nor while the next one is tried.
-            let says = match (&sentinel.trouble, sentinel.sentinels.iter().any(|s| s.connected)) {
+            let connected = sentinel.sentinels.iter().any(|sentinel| sentinel.connected);
+            let says = match (&sentinel.trouble, connected) {
+                // A pool that is closed asks none, and no rule is to take them for lost.
+                _ if status.closed => Some(f64::NAN),
                 (Some(_), _) => Some(0.0),
                 (None, true) => Some(1.0),
                 (None, false) => None,

@@ -104,6 +104,9 @@ async fn a_failover_is_one_move_and_every_count_stays_right() {
 
     with(&set, |set| set.restart_sentinel(2).unwrap()).await;
     until("a sentinel", &pool, || kept.gauge(CONNECTED) == Some(1.0)).await;
+
+    soon("close", pool.close()).await;
+    until("nothing known of them", &pool, || kept.gauge(CONNECTED).is_some_and(f64::is_nan)).await;
     assert_eq!(kept.counter(MOVES), Some(1));
     assert_eq!(kept.series().fell, Vec::<String>::new());
 }

@@ -72,7 +72,8 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
 
-    /// End with 1 where it fits, but less is left than the reserve or one more surge
+    /// End with 1 where it fits, but less is left than the reserve or one more surge, or a node of the cluster may
+    /// have less room than those that told
     #[arg(long)]
     strict: bool,
 

@@ -89,6 +89,14 @@ impl Asked {
         self.cluster = Some(cluster);
     }
 
+    /// Whether a node may have less room than those that told.
+    pub(super) fn is_partial(&self) -> bool {
+        let unheard =
+            |Cluster { missed, refusal }: &Cluster| !missed.is_empty() || refusal.is_some();
+        self.cluster.as_ref().is_some_and(unheard)
+            || self.seen.iter().any(|seen| seen.snapshot.maxclients.is_none())
+    }
+
     /// What is said beside what is said of `tightest`.
     pub(super) fn notes(&self, tightest: &Seen) -> Vec<String> {
         let Some(cluster) = &self.cluster else { return Vec::new() };

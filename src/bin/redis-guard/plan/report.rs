@@ -34,11 +34,16 @@ impl Report<'_> {
     pub(super) fn exit(&self) -> Exit {
         if !self.outcome.fits() {
             Exit::Failed
-        } else if self.args.strict && self.outcome.is_tight() {
+        } else if self.args.strict && (self.outcome.is_tight() || self.is_partial()) {
             Exit::Warnings
         } else {
             Exit::Fine
         }
+    }
+
+    /// Not all nodes told their ceiling, and nobody else did.
+    fn is_partial(&self) -> bool {
+        self.args.maxclients.is_none() && self.asked.is_some_and(Asked::is_partial)
     }
 
     fn advice(&self) -> &'static [&'static str] {

@@ -53,6 +53,7 @@ impl Set {
         let set = SentinelSet::builder()
             .server(TestServer::builder().acl_user(USER, PASSWORD))
             .sentinel(TestServer::builder().acl_user(USER, PASSWORD))
+            .watchful()
             .publish_period_ms(if quick { PUBLISH_QUICK_MS } else { PUBLISH_MS })
             .start()?;
         let switches = set.switches();

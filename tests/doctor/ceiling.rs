@@ -61,7 +61,7 @@ fn a_ceiling_that_was_chosen_is_not_the_ulimits() {
 fn a_ceiling_lowered_under_those_who_are_connected() {
     let server = crate::server().maxclients(60).start().unwrap();
     let _busy = [2, 3, 4, 5].map(|host| Crowd::from(&server, host).open(6).busy());
-    let doctor = Doctor::of(&[&server.url(), "--sample", "3s"]).spawn();
+    let doctor = Doctor::of(&[&server.url(), "--sample", "6s"]).spawn();
     crate::until_it_waits(&server);
     server.admin().set_maxclients(20);
 

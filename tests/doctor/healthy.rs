@@ -95,9 +95,9 @@ fn every_node_of_a_cluster_in_one_report() {
 fn a_pool_that_takes_turns_and_is_not_busy() {
     let server = crate::server().maxclients(50).start().unwrap();
     let pool = Crowd::from(&server, 2).named("api").open(20);
-    crate::until_idle(&server, &[pool.source()], 1);
+    crate::until_idle(&server, &[pool.source()], 3);
     pool.ask(&["PING"]);
-    is_well(&server, &["--idle-after", "1s"]);
+    is_well(&server, &["--idle-after", "3s"]);
 }
 
 #[test]

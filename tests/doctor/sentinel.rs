@@ -32,12 +32,6 @@ fn until(set: &SentinelSet, question: &[&str], so: impl Fn(&str) -> bool) {
     seen.unwrap_or_else(|| panic!("{question:?} says {said}"));
 }
 
-/// A set whose sentinels a busy machine does not make doubt.
-#[track_caller]
-fn calm(builder: SentinelSetBuilder) -> SentinelSet {
-    builder.down_after_ms(60_000).start().unwrap()
-}
-
 /// One whose sentinels notice what goes.
 #[track_caller]
 fn watchful(builder: SentinelSetBuilder) -> SentinelSet {
@@ -59,7 +53,7 @@ fn told<'a>(server: &Server<'a>, pointer: &str) -> &'a Value {
 
 #[test]
 fn a_sentinel_leads_to_its_master_and_all_is_well() {
-    let set = calm(SentinelSet::builder());
+    let set = SentinelSet::start().unwrap();
     let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
 
     assert_eq!((report.code, report.len()), (0, 2), "{report}");
@@ -94,7 +88,7 @@ fn a_sentinel_leads_to_its_master_and_all_is_well() {
 
 #[test]
 fn three_sentinels_of_a_set_lead_to_one_master() {
-    let set = calm(SentinelSet::builder());
+    let set = SentinelSet::start().unwrap();
     let urls = set.sentinels();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let report = doctor(&urls).report_of(&servers(&set));
@@ -104,7 +98,7 @@ fn three_sentinels_of_a_set_lead_to_one_master() {
 
 #[test]
 fn all_masters_of_a_sentinel_or_the_one_that_is_asked_for() {
-    let set = calm(SentinelSet::builder());
+    let set = SentinelSet::start().unwrap();
     let other = TestServer::start().unwrap();
     set.also_watch("sessions", &other);
     let url = &set.sentinels()[0];
@@ -135,12 +129,12 @@ fn all_masters_of_a_sentinel_or_the_one_that_is_asked_for() {
 
 #[test]
 fn credentials_for_the_servers_are_not_the_sentinels() {
-    let set = calm(
-        SentinelSet::builder()
-            .replicas(1)
-            .server_password(SECRET)
-            .sentinel_password("for-sentinels"),
-    );
+    let set = SentinelSet::builder()
+        .replicas(1)
+        .server_password(SECRET)
+        .sentinel_password("for-sentinels")
+        .start()
+        .unwrap();
     let url = &set.sentinels()[0];
 
     let refused = doctor(&[url]).report();
@@ -163,7 +157,7 @@ fn credentials_for_the_servers_are_not_the_sentinels() {
 
 #[test]
 fn a_password_of_the_servers_alone_is_kept_from_the_sentinels() {
-    let set = calm(SentinelSet::builder().replicas(1).server_password(SECRET));
+    let set = SentinelSet::builder().replicas(1).server_password(SECRET).start().unwrap();
     let doctor = doctor(&[&set.sentinels()[0], "--connect-as", "redis://any"]);
     let report = doctor.env("REDISCLI_AUTH", SECRET).report();
     assert_eq!((report.code, report.len()), (0, 2), "{report}");
@@ -171,7 +165,8 @@ fn a_password_of_the_servers_alone_is_kept_from_the_sentinels() {
 
 #[test]
 fn a_sentinel_that_has_no_password_says_how_to_keep_it_for_the_servers() {
-    let set = calm(SentinelSet::builder().replicas(1).sentinels(1).server_password(SECRET));
+    let set =
+        SentinelSet::builder().replicas(1).sentinels(1).server_password(SECRET).start().unwrap();
     let report = doctor(&[&set.sentinels()[0]]).env("REDISCLI_AUTH", SECRET).report();
     assert!(report.is(3, "auth_failed").advice().contains("--connect-as"), "{report}");
 }
@@ -188,7 +183,7 @@ fn a_set_that_speaks_tls() {
     if crate::support::lacks_tls() {
         return;
     }
-    let set = calm(SentinelSet::builder().replicas(1).tls(true));
+    let set = SentinelSet::builder().replicas(1).tls(true).start().unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), set.server(0).ca_pem()).unwrap();
     let ca = file.path().to_str().unwrap();
@@ -243,7 +238,7 @@ fn one_sentinel_less_than_there_should_be() {
 
 #[test]
 fn two_sentinels_of_which_neither_may_be_lost() {
-    let set = calm(SentinelSet::builder().sentinels(2).replicas(1));
+    let set = SentinelSet::builder().sentinels(2).replicas(1).start().unwrap();
     let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let check = report.server(1).level("warning", &["sentinel.quorum"]).check("sentinel.quorum");
     assert!(check.fix.is_some_and(|fix| fix.contains("three sentinels")), "{check:?}");
@@ -251,7 +246,7 @@ fn two_sentinels_of_which_neither_may_be_lost() {
 
 #[test]
 fn a_quorum_of_more_than_there_are() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     set.sentinel(0).admin().text(&["SENTINEL", "SET", "mymaster", "quorum", "5"]);
     let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     let master = report.server(1);
@@ -266,7 +261,7 @@ fn a_quorum_of_more_than_there_are() {
 
 #[test]
 fn a_sentinel_that_does_not_know_the_master() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     set.sentinel(2).admin().text(&["SENTINEL", "REMOVE", "mymaster"]);
     let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
     assert_eq!(report.code, 2, "{report}");
@@ -310,7 +305,7 @@ fn replicas_that_would_not_be_chosen() {
 
 #[test]
 fn a_replica_with_less_room_than_the_master_needs() {
-    let set = calm(SentinelSet::builder().replicas(1).server(crate::server()));
+    let set = SentinelSet::builder().replicas(1).server(crate::server()).start().unwrap();
     let _clients = Crowd::from(set.server(0), 2).named("app").open(40).busy();
     set.server(1).admin().text(&["CONFIG", "SET", "maxclients", "30"]);
     let report = doctor(&[&set.sentinels()[0]]).report_of(&servers(&set));
@@ -320,7 +315,7 @@ fn a_replica_with_less_room_than_the_master_needs() {
 
 #[test]
 fn a_replica_that_is_full() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     set.server(1).admin().text(&["CONFIG", "SET", "maxclients", "20"]);
     let _occupants = set.server(1).fill();
     let report = doctor(&[&set.sentinels()[0]]).report();
@@ -332,7 +327,7 @@ fn a_replica_that_is_full() {
 #[test]
 fn a_sentinel_that_fills_up() {
     let limited = TestServer::builder().maxclients(40);
-    let set = calm(SentinelSet::builder().replicas(1).sentinel(limited));
+    let set = SentinelSet::builder().replicas(1).sentinel(limited).start().unwrap();
     let full = set.sentinel(2);
     let clients = || full.admin().client_list().len();
     let connect = || TcpStream::connect(("127.0.0.1", full.port())).unwrap();
@@ -347,7 +342,7 @@ fn a_sentinel_that_fills_up() {
 
 #[test]
 fn a_sentinel_that_hangs_is_a_line_and_the_rest_goes_on() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     set.sentinel(1).pause();
     let report = Doctor::of(&[&set.sentinels()[0], "--timeout", "2s"]).report_of(&servers(&set));
     set.sentinel(1).resume();
@@ -361,7 +356,7 @@ fn a_sentinel_that_hangs_is_a_line_and_the_rest_goes_on() {
 
 #[test]
 fn a_dead_sentinel_beside_one_that_lives() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     let report = doctor(&["redis://127.0.0.1:1", &set.sentinels()[0]]).report();
     assert_eq!((report.code, report.len()), (3, 3), "{report}");
     let verdicts = [0, 1, 2].map(|nth| report.server(nth).verdict());
@@ -382,7 +377,7 @@ fn after_a_failover_it_leads_to_the_new_master() {
 
 #[test]
 fn as_text_the_master_says_whose_it_is() {
-    let set = calm(SentinelSet::builder().replicas(1));
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     let ended = Doctor::words(&["doctor", &set.sentinels()[0]]).run();
     assert_eq!(ended.code, 0, "{ended:#?}");
     let at = format!("mymaster of the sentinel 127.0.0.1:{}", set.sentinel(0).port());

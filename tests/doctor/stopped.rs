@@ -34,7 +34,7 @@ fn a_process_that_stands_still() {
 }
 
 fn examined_for(server: &TestServer, time: &str) -> Running {
-    Doctor::of(&[&server.url(), "--timeout", "400ms", "--sample", time]).spawn()
+    Doctor::of(&[&server.url(), "--timeout", "1s", "--sample", time]).spawn()
 }
 
 /// At whatever command it has come to.
@@ -64,7 +64,7 @@ fn a_process_that_is_stopped_while_it_is_asked() {
 #[test]
 fn a_process_that_is_stopped_between_two_looks() {
     let server = crate::server().start().unwrap();
-    let doctor = examined_for(&server, "3s");
+    let doctor = examined_for(&server, "6s");
     crate::until_it_waits(&server);
     server.pause();
     let report = doctor.end().report();
@@ -88,7 +88,7 @@ fn a_server_that_dies_while_it_is_asked() {
 #[test]
 fn a_server_that_is_restarted_between_two_looks_is_not_dialed_again() {
     let server = crate::server().start().unwrap();
-    let doctor = examined_for(&server, "3s");
+    let doctor = examined_for(&server, "6s");
     crate::until_it_waits(&server);
     server.restart().unwrap();
     let report = doctor.end().report();

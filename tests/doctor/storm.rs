@@ -93,9 +93,10 @@ fn a_storm_on_a_server_that_a_leak_has_filled() {
     let server = crate::server().maxclients(40).start().unwrap();
     let _others = [2, 3, 4].map(|host| Crowd::from(&server, host).open(3).busy());
     let leaked = Crowd::from(&server, 9).named("checkout");
+    // For longer than half of the time until the doctor is let in.
     for _ in 0..29 {
         leaked.add(1);
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(std::time::Duration::from_millis(400));
     }
     crate::until_idle(&server, &[leaked.source()], 1);
     let _storm = Storm::from(&server, 8, 12).rages(50);

@@ -18,7 +18,7 @@ fn says(path: &str, text: &str) -> String {
 async fn a_move_and_sentinels_that_are_gone_are_shown() {
     let Some(mut browser) = Browser::start().await else { return };
     // Its master moves only where it is told to, however busy the machine is.
-    let set = SentinelSet::builder().replicas(1).down_after_ms(60_000).start().unwrap();
+    let set = SentinelSet::builder().replicas(1).start().unwrap();
     let builder = GuardedPool::sentinel(set.sentinels(), set.name()).name("shop");
     let pool = builder.acquire_timeout(HANG).build().unwrap();
     drop(waiting::soon("a lease", pool.acquire("cart")).await.unwrap());

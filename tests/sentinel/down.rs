@@ -68,7 +68,7 @@ async fn one_is_down_from_the_start() {
 /// It listens to another one, and hears of the failover from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_that_is_listened_to_goes() {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
     let pool = builder(&set).build().unwrap();
     soon("a write", write(&pool)).await.unwrap();
     until("the subscription", &pool, || listens_to(&set, &pool).is_some()).await;
@@ -89,7 +89,7 @@ async fn the_one_that_is_listened_to_goes() {
 /// The kernel still answers for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_that_is_listened_to_stands_still() {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
     let pool = builder(&set).build().unwrap();
     soon("a write", write(&pool)).await.unwrap();
     until("the subscription", &pool, || listens_to(&set, &pool).is_some()).await;
@@ -189,7 +189,7 @@ async fn all_go_while_the_master_lives() {
 /// Nobody could say where it is now.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_are_down_when_the_master_fails_and_come_back() {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
     let pool = builder(&set).build().unwrap();
     soon("a write", write(&pool)).await.unwrap();
 

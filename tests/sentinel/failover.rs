@@ -155,7 +155,7 @@ async fn a_failover_by_the_sentinel_that_is_listened_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_killed() {
-    let mut busy = Busy::start(SentinelSet::builder()).await;
+    let mut busy = Busy::start(SentinelSet::builder().watchful()).await;
 
     busy.set.server(0).crash();
     let new = busy.moved().await;
@@ -168,7 +168,7 @@ async fn a_master_that_is_killed() {
 /// When it wakes there are two masters for several seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_stands_still_and_wakes() {
-    let mut busy = Busy::start(SentinelSet::builder().publish_period_ms(1_500)).await;
+    let mut busy = Busy::start(SentinelSet::builder().watchful().publish_period_ms(1_500)).await;
 
     busy.set.server(0).pause();
     let new = busy.moved().await;

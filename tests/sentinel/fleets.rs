@@ -51,7 +51,7 @@ fn heartbeats(server: &TestServer) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_are_members_again_and_take_no_more_meanwhile() {
-    let set = Arc::new(SentinelSet::start().unwrap());
+    let set = Arc::new(SentinelSet::builder().watchful().start().unwrap());
     for server in set.servers() {
         server.admin().set_maxclients(40);
     }

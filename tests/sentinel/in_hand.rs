@@ -47,7 +47,7 @@ async fn retried(pool: &GuardedPool) {
 }
 
 async fn a_transaction_and_a_wait(end: End) {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
     let pool = builder(&set).build().unwrap();
     let mut transaction = pool.acquire("transaction").await.unwrap();
     let _: Value = cmd("MULTI").query_async(&mut transaction).await.unwrap();

@@ -19,7 +19,7 @@ fn moves(set: &SentinelSet, fail: impl FnOnce(), mend: impl FnOnce()) {
 
 #[test]
 fn a_set_fails_over_and_becomes_whole_again() {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
 
     moves(&set, || set.fail_over(), || ());
     let master = set.master();

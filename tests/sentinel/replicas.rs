@@ -29,7 +29,7 @@ fn number_of(set: &SentinelSet, port: u16) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_on_a_replica_and_never_on_the_master() {
-    let set = SentinelSet::start().unwrap();
+    let set = SentinelSet::builder().watchful().start().unwrap();
     let before = accepted(set.server(0));
     let pool = builder(&set).role(Role::Replica).build().unwrap();
 

@@ -17,7 +17,8 @@ const QUORUM: usize = 2;
 /// How long a server is silent before a sentinel takes it for down. Those that the quorum does not
 /// need wait twice as long: where three become candidates at once, each votes for itself, and the
 /// next election is two failover timeouts away.
-const DOWN_AFTER_MS: u32 = 500;
+/// No machine is so busy that its servers are silent for as long.
+const DOWN_AFTER_MS: u32 = 60_000;
 const FAILOVER_TIMEOUT_MS: u32 = 2_000;
 /// When a sentinel that was told to move the master is told again: on a busy machine it may have found no
 /// replica that was fit, and have given up.
@@ -124,8 +125,13 @@ impl SentinelSetBuilder {
         self
     }
 
-    /// How long a server is silent before a sentinel takes it for down; 400 ms otherwise, which on a
-    /// busy machine one may be that is well.
+    /// The sentinels move the master when it is silent for half a second, which on a busy machine one may be that is
+    /// well; otherwise the master moves only where the test tells them to.
+    pub(crate) fn watchful(self) -> Self {
+        self.down_after_ms(500)
+    }
+
+    /// How long a server is silent before a sentinel takes it for down; a minute otherwise.
     pub(crate) fn down_after_ms(mut self, down_after: u32) -> Self {
         self.down_after_ms = down_after;
         self

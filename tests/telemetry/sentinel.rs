@@ -12,10 +12,8 @@ use crate::support::log::Log;
 use crate::support::{HANG, SentinelSet};
 use crate::waiting::{next, soon, until};
 
-/// Its master moves only where a test moves it: on a busy machine servers are silent for longer than the
-/// sentinels would otherwise put up with.
 async fn set(sentinels: usize) -> Arc<SentinelSet> {
-    let builder = SentinelSet::builder().replicas(1).sentinels(sentinels).down_after_ms(60_000);
+    let builder = SentinelSet::builder().replicas(1).sentinels(sentinels);
     Arc::new(tokio::task::spawn_blocking(move || builder.start().unwrap()).await.unwrap())
 }
 

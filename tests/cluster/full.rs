@@ -7,7 +7,7 @@ use redis_guard::{AsyncCommands, GuardedPool, SharedConnection};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Cluster, dials};
-use crate::waiting::{soon, until};
+use crate::waiting::{HANG, soon, until};
 use crate::{builder, kill_all, masters, node_status, sockets, unhurried};
 
 const WORDS: &str = "max number of clients + cluster connections reached";
@@ -71,7 +71,8 @@ fn median<'a>(calls: impl Iterator<Item = &'a Call>) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_keys_fail_at_once_in_its_own_words_and_the_others_do_not_notice() {
     let cluster = masters();
-    let pool = builder(&cluster).build().unwrap();
+    // A machine that stands still for a while is not what the others are to notice.
+    let pool = builder(&cluster).response_timeout(HANG).build().unwrap();
     let before = calls_for(&cluster, &pool, Duration::from_secs(1)).await;
     assert!(before.iter().all(|call| call.error.is_none()));
 
@@ -89,7 +90,8 @@ async fn its_keys_fail_at_once_in_its_own_words_and_the_others_do_not_notice() {
         during.len()
     );
     assert!((3..=12).contains(&rejected), "{rejected} refused dials");
-    assert!(failed.iter().all(|call| call.node == FULL));
+    let elsewhere = failed.iter().find(|call| call.node != FULL);
+    assert!(elsewhere.is_none(), "{:?}", elsewhere.map(|call| &call.error));
     assert!(longest < AT_ONCE);
     assert!(median(failed.iter().copied()) < Duration::from_millis(20));
     let address = cluster.address(FULL);

@@ -22,7 +22,7 @@ pub(in crate::pool) struct Mailbox {
     /// There is a pending question; beside its lock, because every lease that ends looks.
     waits: AtomicBool,
     /// It has found no connection that nobody has for long, and may go over one that is held.
-    presses: AtomicBool,
+    urgent: AtomicBool,
     pending: Mutex<Option<Pending>>,
     /// What gives our share of the fleet's slots back, while we have one.
     goodbye: Mutex<Option<Cmd>>,
@@ -42,17 +42,17 @@ impl Mailbox {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves commands for the next connection to that server that passes by, or, if it `presses`, carries a
+    /// Leaves commands for the next connection to that server that passes by, or, if they are `urgent`, carries a
     /// command of its holder's.
     pub(super) fn leave(
         &self,
         server: Arc<str>,
         commands: Pipeline,
-        presses: bool,
+        urgent: bool,
     ) -> oneshot::Receiver<PendingReply> {
         let (reply, receiver) = oneshot::channel();
         *self.pending() = Some(Pending { server, commands, reply });
-        self.presses.store(presses, Ordering::Relaxed);
+        self.urgent.store(urgent, Ordering::Relaxed);
         self.waits.store(true, Ordering::Release);
         receiver
     }
@@ -63,9 +63,9 @@ impl Mailbox {
         Some(self.pending().take()?.commands)
     }
 
-    /// Sends what presses before the holder's next command on a connection that is as the dial left it.
+    /// Sends what is urgent before the holder's next command on a connection that is as the dial left it.
     pub(in crate::pool) fn pass_held(&self, connection: &Connection) {
-        if self.presses.load(Ordering::Relaxed) {
+        if self.urgent.load(Ordering::Relaxed) {
             self.pass(connection);
         }
     }

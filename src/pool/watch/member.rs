@@ -27,7 +27,7 @@ pub(super) struct Member {
     registry: (String, [String; 3]),
     joined: bool,
     /// Our share has run out only because there was no connection to beat over.
-    mute: bool,
+    unasked: bool,
     /// The server knows the script by its hash.
     loaded: bool,
     /// The registry was denied us, and is left alone until then.
@@ -46,7 +46,7 @@ impl Member {
             script: Script::new(SCRIPT),
             registry: (fleet.name().to_owned(), fleet::registry_keys(fleet.name())),
             joined: false,
-            mute: false,
+            unasked: false,
             loaded: false,
             not_before: now,
             trouble: None,
@@ -174,12 +174,12 @@ impl Member {
         self.report(node, trouble);
     }
 
-    /// Tells if our share has run out without another beat. `mute`: why there was no connection for one, which is
+    /// Tells if our share has run out without another beat. `unasked`: why there was no connection for one, which is
     /// nobody's failure.
-    pub(super) fn report_loss(&mut self, node: &Node, now: Instant, mute: Option<&str>) {
+    pub(super) fn report_loss(&mut self, node: &Node, now: Instant, unasked: Option<&str>) {
         if self.joined && self.membership.share(now).is_none() {
-            self.mute = mute.is_some() && self.trouble.is_none();
-            let reason = mute.unwrap_or("no heartbeat went out in time");
+            self.unasked = unasked.is_some() && self.trouble.is_none();
+            let reason = unasked.unwrap_or("no heartbeat went out in time");
             let trouble = self.trouble.clone().unwrap_or_else(|| reason.to_owned());
             self.report(node, Some(trouble));
         }
@@ -197,7 +197,7 @@ impl Member {
         let Some(fleet) = &node.settings().fleet else { return };
         let joined = self.membership.share(Instant::now()).is_some();
         // A trouble that the registry did not tell is not why a beat failed.
-        self.trouble = trouble.clone().filter(|_| !self.mute);
+        self.trouble = trouble.clone().filter(|_| !self.unasked);
         let status = FleetStatus::of(fleet, self.membership.last_share(), joined, trouble);
         let (before, joined) = (std::mem::replace(&mut self.joined, status.joined), status.joined);
         let (members, reason) = (status.members, status.trouble.clone().unwrap_or_default());
@@ -207,8 +207,8 @@ impl Member {
         }
         node.lock().steering.fleet = Some(status);
         let server = node.address();
-        let told = !self.mute;
-        self.mute &= !joined;
+        let told = !self.unasked;
+        self.unasked &= !joined;
         match (before, joined) {
             _ if !told => {}
             (false, true) => node.context.events.send(Event::FleetJoined { server, members }),

@@ -57,7 +57,7 @@ const HELD_AFTER: Duration = Duration::from_secs(1);
 
 /// After how long without a word from the server one more connection is dialed to ask over, where all are lent:
 /// over the longest interval of a pool in no fleet.
-const MUTE_AFTER: Duration = Duration::from_secs(20);
+const DIAL_TO_ASK_AFTER: Duration = Duration::from_secs(20);
 
 /// How old another pool's observation may be for the first step of a new pool: under the shortest
 /// interval.
@@ -92,7 +92,7 @@ pub(super) async fn run(node: Arc<Node>) {
 }
 
 /// Why nothing is heard of a server that may be well.
-fn why_mute(live: usize) -> &'static str {
+fn why_unasked(live: usize) -> &'static str {
     match live {
         0 => "no connection is open, so nothing could be asked",
         _ => "all connections are lent and carry nothing, so nothing could be asked over them",
@@ -118,9 +118,9 @@ struct Watch {
     /// So it is the other pools' turn to ask until then.
     waits_for_others: Option<Instant>,
     /// Nothing could be asked for long.
-    mute: bool,
+    unasked: bool,
     /// How many connections are wanted for that, so that there is one to ask over.
-    spare: Option<usize>,
+    extra: Option<usize>,
     /// When the pool was last seen to have lost a connection, or been refused one.
     lost: Instant,
 }
@@ -128,7 +128,7 @@ struct Watch {
 /// The next watch, on another runtime, knows nothing of what this one wanted; there is none for a pool that is closed.
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(goal) = self.spare {
+        if let Some(goal) = self.extra {
             self.node.change(|state| state.ledger.remove_goal(goal));
         }
         self.node.lock().heartbeat_in_flight = false;
@@ -161,8 +161,8 @@ impl Watch {
             denied_until: None,
             reserved: Reserved::default(),
             stuck_since: None,
-            mute: false,
-            spare: None,
+            unasked: false,
+            extra: None,
             waits_for_others: None,
             lost: now,
         }
@@ -198,11 +198,11 @@ impl Watch {
             // It may have been a step on the way up.
             self.node.lock().heed_calls();
         }
-        self.spare(now);
+        self.dial_to_ask(now);
         self.steer();
         self.node.after_heartbeat(lane);
         if let Some(member) = &mut self.fleet {
-            let why = self.stuck_since.map(|_| why_mute(sight.live));
+            let why = self.stuck_since.map(|_| why_unasked(sight.live));
             member.report_loss(&self.node, now, why);
         }
         let info = match self.info_due(&sight) {
@@ -231,26 +231,26 @@ impl Watch {
 
     /// Where nothing could be asked for long, one more connection is wanted to ask over, if the limit has room
     /// for it; if not, the status says why there is no word.
-    fn spare(&mut self, now: Instant) {
+    fn dial_to_ask(&mut self, now: Instant) {
         // The first word is asked for over the first caller's connection.
-        let mute = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER)
-            && self.seen.as_ref().is_some_and(|seen| now >= seen.at + MUTE_AFTER);
-        if !mute && !std::mem::take(&mut self.mute) {
+        let unasked = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER)
+            && self.seen.as_ref().is_some_and(|seen| now >= seen.at + DIAL_TO_ASK_AFTER);
+        if !unasked && !std::mem::take(&mut self.unasked) {
             return;
         }
-        self.mute = mute;
-        if mute && self.spare.is_some() {
+        self.unasked = unasked;
+        if unasked && self.extra.is_some() {
             return;
         }
-        let before = self.spare.take();
-        self.spare = self.node.change(|state| {
+        let before = self.extra.take();
+        self.extra = self.node.change(|state| {
             if let Some(before) = before {
                 state.ledger.remove_goal(before);
             }
             let counts = state.ledger.counts();
-            state.steering.mute = mute.then(|| why_mute(counts.live));
+            state.steering.unasked = unasked.then(|| why_unasked(counts.live));
             // Whoever has none has no use for one.
-            let wanted = mute && counts.live > 0 && counts.live < counts.limit;
+            let wanted = unasked && counts.live > 0 && counts.live < counts.limit;
             let goal = wanted.then_some(counts.live + 1)?;
             state.ledger.add_goal(goal);
             Some(goal)
@@ -346,8 +346,8 @@ impl Watch {
             commands.add_command(member.command(beat, reserved::slots(seen).unwrap_or(0)));
         }
         let glanced = glance.map(|glance| commands.add_command(glance)).is_some();
-        let presses = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER);
-        let sent = send(&self.node, server.address(), &commands, presses).await;
+        let urgent = self.stuck_since.is_some_and(|since| now >= since + HELD_AFTER);
+        let sent = send(&self.node, server.address(), &commands, urgent).await;
         self.stuck_since = sent.is_none().then(|| self.stuck_since.unwrap_or(now));
         // No connection was to be had; another pool may have one.
         self.waits_for_others = self.stuck_since.map(|_| Instant::now() + OTHERS_TURN);

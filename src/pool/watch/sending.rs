@@ -21,12 +21,12 @@ pub(super) struct Sent {
 }
 
 /// Sends commands over a connection to that server that the pool holds anyway; `None` if none was to be
-/// had. While the server moves, the others are to the one before. `presses`: one that is held will do.
+/// had. While the server moves, the others are to the one before. `urgent`: one that is held will do.
 pub(super) async fn send(
     node: &Arc<Node>,
     server: &Arc<str>,
     commands: &Pipeline,
-    presses: bool,
+    urgent: bool,
 ) -> Option<Sent> {
     let limit = Some(node.settings().response_timeout);
     let lane = node.lanes.any().filter(|carrier| carrier.socket.server == *server);
@@ -39,7 +39,7 @@ pub(super) async fn send(
     let reply = match send_on_idle(node, server, commands) {
         Some(reply) => reply,
         // All are lent, or none is there yet.
-        None => send_on_next(node, server, commands, presses).await?,
+        None => send_on_next(node, server, commands, urgent).await?,
     };
     let replies = within(limit, reply.answer()).await;
     Some(Sent { replies, lane: None })
@@ -53,12 +53,12 @@ fn send_on_idle(node: &Arc<Node>, server: &Arc<str>, commands: &Pipeline) -> Opt
     Some(reply)
 }
 
-/// Sends on the next connection that is dialed or comes back, or, if it `presses`, is used.
+/// Sends on the next connection that is dialed or comes back, or, if they are `urgent`, is used.
 async fn send_on_next(
     node: &Arc<Node>,
     server: &Arc<str>,
     commands: &Pipeline,
-    presses: bool,
+    urgent: bool,
 ) -> Option<PendingReply> {
     /// Nobody waits for the reply any more, so that it must not be sent after that.
     struct TakeBack<'a>(&'a Mailbox);
@@ -67,7 +67,7 @@ async fn send_on_next(
             self.0.take_back();
         }
     }
-    let reply = node.mailbox.leave(Arc::clone(server), commands.clone(), presses);
+    let reply = node.mailbox.leave(Arc::clone(server), commands.clone(), urgent);
     let _pending = TakeBack(&node.mailbox);
     // One may have come back before it could know.
     if let Some(connection) = node.withdraw_one(|socket| socket.server == *server) {

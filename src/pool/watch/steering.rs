@@ -16,14 +16,14 @@ pub(in crate::pool) struct Steering {
     /// Why the server cannot be watched, if that is so.
     pub(in crate::pool) trouble: Option<String>,
     /// Why nothing was asked for long, though the server may be well.
-    pub(in crate::pool) mute: Option<&'static str>,
+    pub(in crate::pool) unasked: Option<&'static str>,
     pub(in crate::pool) fleet: Option<FleetStatus>,
 }
 
 impl Steering {
     /// Why there is nothing newer of the server.
     pub(in crate::pool) fn why_unseen(&self) -> Option<String> {
-        self.trouble.clone().or_else(|| self.mute.map(str::to_owned))
+        self.trouble.clone().or_else(|| self.unasked.map(str::to_owned))
     }
 
     /// True if the limit was set since then for good, and not as a step on the way up.
